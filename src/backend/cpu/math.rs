@@ -1,0 +1,1 @@
+//! exp and log as polynomials, the same bits on every instruction set. STUB.

@@ -1,0 +1,335 @@
+//! The CPU backend: f32, weights packed once at load, our own micro-kernel; the oracle of every other backend.
+//!
+//! Operations run when they are enqueued, parallel over outputs and never over a reduction, so results do not depend on the number
+//! of threads. Every accumulation is a chain of fused multiply-adds in a fixed order, so AVX-512, AVX2 and the portable
+//! path give the same bits.
+
+mod adamw;
+mod attention;
+mod attention_backward;
+mod embed;
+mod gemm;
+mod linear;
+mod linear_backward;
+mod lm_head_loss;
+mod lm_head_sample;
+mod math;
+mod pages;
+mod rms_norm;
+mod rope;
+mod slots;
+mod swiglu;
+
+use std::sync::Arc;
+
+use super::*;
+use crate::error::{Error, Result};
+
+/// The CPU backend.
+pub struct CpuBackend {
+    pool: rayon::ThreadPool,
+    tensors: Vec<Option<TensorBuffer>>,
+    kv_pools: Vec<Option<pages::KvBuffer>>,
+    linears: Vec<linear::LinearWeights>,
+    vectors: Vec<Vec<f32>>,
+    tables: Vec<embed::TableBuffer>,
+    ropes: Vec<rope::RopeBuffer>,
+    slots: slots::SlotStore,
+    plan: Arc<BatchPlan>,
+}
+
+/// A tensor's storage.
+struct TensorBuffer {
+    spec: TensorSpec,
+    data: Data,
+}
+
+/// Elements of a tensor: activations and f32 alike are f32 here.
+enum Data {
+    F32(Vec<f32>),
+    U32(Vec<u32>),
+}
+
+impl CpuBackend {
+    /// A backend with `threads` worker threads (0: as many as there are cores).
+    pub fn new(threads: usize) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("cpu-{i}"))
+            .build()
+            .map_err(|e| Error::Unsupported(format!("{threads} threads: {e}")))?;
+        Ok(Self {
+            pool,
+            tensors: Vec::new(),
+            kv_pools: Vec::new(),
+            linears: Vec::new(),
+            vectors: Vec::new(),
+            tables: Vec::new(),
+            ropes: Vec::new(),
+            slots: slots::SlotStore::default(),
+            plan: Arc::default(),
+        })
+    }
+
+    fn tensor_buffer(&self, t: Tensor) -> Result<&TensorBuffer> {
+        self.tensors
+            .get(t.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| Error::Internal(format!("tensor {} does not exist", t.0)))
+    }
+
+    /// The width of a tensor's rows.
+    fn width(&self, t: Tensor) -> Result<usize> {
+        Ok(self.tensor_buffer(t)?.spec.width)
+    }
+
+    /// Checks that `t` holds at least `rows` rows of exactly `width` (or at least `width` where `at_least`).
+    fn check(&self, op: &str, t: Tensor, rows: usize, width: usize) -> Result<()> {
+        let spec = self.tensor_buffer(t)?.spec;
+        if spec.rows < rows || spec.width != width {
+            return Err(Error::Internal(format!(
+                "{op}: tensor {} is [{}, {}], expected [>= {rows}, {width}]",
+                spec.name, spec.rows, spec.width
+            )));
+        }
+        Ok(())
+    }
+
+    /// An f32 tensor's elements.
+    fn f32(&self, t: Tensor) -> Result<&[f32]> {
+        match &self.tensor_buffer(t)?.data {
+            Data::F32(v) => Ok(v),
+            Data::U32(_) => Err(Error::Internal(format!("tensor {} holds u32", t.0))),
+        }
+    }
+
+    /// Takes an f32 tensor's elements out, so that an operation can write them while it reads others; give them back with
+    /// [`CpuBackend::put`].
+    fn take(&mut self, t: Tensor) -> Result<Vec<f32>> {
+        match self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut).map(|b| &mut b.data) {
+            Some(Data::F32(v)) => Ok(std::mem::take(v)),
+            _ => Err(Error::Internal(format!("tensor {} is not an f32 tensor", t.0))),
+        }
+    }
+
+    /// Gives back what [`CpuBackend::take`] took.
+    fn put(&mut self, t: Tensor, values: Vec<f32>) {
+        if let Some(b) = self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut) {
+            b.data = Data::F32(values);
+        }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn describe(&self) -> String {
+        format!("cpu ({}, {} threads)", gemm::instruction_set(), self.pool.current_num_threads())
+    }
+
+    fn arithmetic(&self) -> String {
+        format!("{} {}", std::env::consts::ARCH, gemm::instruction_set())
+    }
+
+    fn bytes_in_use(&self) -> usize {
+        let tensors: usize = self.tensors.iter().flatten().map(|t| t.spec.rows * t.spec.width * 4).sum();
+        let kv: usize = self.kv_pools.iter().flatten().map(|k| k.bytes()).sum();
+        let linears: usize = self.linears.iter().map(|l| l.bytes()).sum();
+        let vectors: usize = self.vectors.iter().map(|v| v.len() * 4).sum();
+        let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
+        let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
+        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+    }
+
+    fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
+        let len = spec.rows * spec.width;
+        let data = match spec.element {
+            // NaN, so that an operation that reads what nobody wrote is found by every test.
+            Element::Activation | Element::F32 => Data::F32(vec![f32::NAN; len]),
+            Element::U32 => Data::U32(vec![u32::MAX; len]),
+        };
+        let buffer = Some(TensorBuffer { spec, data });
+        let index = match self.tensors.iter().position(Option::is_none) {
+            Some(i) => {
+                self.tensors[i] = buffer;
+                i
+            }
+            None => {
+                self.tensors.push(buffer);
+                self.tensors.len() - 1
+            }
+        };
+        Ok(Tensor(index as u32))
+    }
+
+    fn free(&mut self, tensor: Tensor) {
+        if let Some(t) = self.tensors.get_mut(tensor.0 as usize) {
+            *t = None;
+        }
+    }
+
+    fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool> {
+        self.kv_pools.push(Some(pages::KvBuffer::new(spec)));
+        Ok(KvPool(self.kv_pools.len() as u32 - 1))
+    }
+
+    fn free_kv_pool(&mut self, pool: KvPool) {
+        if let Some(p) = self.kv_pools.get_mut(pool.0 as usize) {
+            *p = None;
+        }
+    }
+
+    fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear> {
+        let weights = linear::LinearWeights::pack(&self.pool, spec)?;
+        self.linears.push(weights);
+        Ok(Linear(self.linears.len() as u32 - 1))
+    }
+
+    fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector> {
+        let mut v = vec![0.0; values.rows * values.cols];
+        for (row, out) in v.chunks_exact_mut(values.cols.max(1)).enumerate() {
+            values.row_into(row, out);
+        }
+        self.vectors.push(v);
+        Ok(Vector(self.vectors.len() as u32 - 1))
+    }
+
+    fn load_table(&mut self, values: WeightView<'_>) -> Result<Table> {
+        self.tables.push(embed::TableBuffer::new(values));
+        Ok(Table(self.tables.len() as u32 - 1))
+    }
+
+    fn load_rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<RopeTable> {
+        self.ropes.push(rope::RopeBuffer::new(cos, sin, half)?);
+        Ok(RopeTable(self.ropes.len() as u32 - 1))
+    }
+
+    fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()> {
+        self.slots.set_layout(layout)
+    }
+
+    fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot> {
+        self.slots.create(spec)
+    }
+
+    fn drop_slot(&mut self, slot: Slot) {
+        self.slots.drop_slot(slot);
+    }
+
+    fn write_slot(&mut self, slot: Slot, part: PartId, matrix: LoraMatrix, values: &[f32]) -> Result<()> {
+        self.slots.write(slot, SlotRole::Weights, part, matrix, values)
+    }
+
+    fn read_slot(
+        &mut self,
+        slot: Slot,
+        role: SlotRole,
+        part: PartId,
+        matrix: LoraMatrix,
+    ) -> Result<Vec<f32>> {
+        self.slots.read(slot, role, part, matrix)
+    }
+
+    fn copy_slot(&mut self, from: Slot, to: Slot) -> Result<()> {
+        self.slots.copy(from, to)
+    }
+
+    fn attach_optimizer(&mut self, slot: Slot) -> Result<()> {
+        self.slots.attach_optimizer(slot)
+    }
+
+    fn detach_optimizer(&mut self, slot: Slot) {
+        self.slots.detach_optimizer(slot);
+    }
+
+    fn write_moment(
+        &mut self,
+        slot: Slot,
+        role: SlotRole,
+        part: PartId,
+        matrix: LoraMatrix,
+        values: &[f32],
+    ) -> Result<()> {
+        self.slots.write(slot, role, part, matrix, values)
+    }
+
+    fn begin(&mut self, plan: Arc<BatchPlan>) -> Result<()> {
+        self.plan = plan;
+        Ok(())
+    }
+
+    fn enqueue(&mut self, op: Op) -> Result<()> {
+        match op {
+            Op::Embed { table, out } => embed::run(self, table, out),
+            Op::GatherRows { x, out } => embed::gather(self, x, out),
+            Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
+            Op::RmsNorm { x, weight, eps, out, gathered } => {
+                rms_norm::forward(self, x, weight, eps, out, gathered)
+            }
+            Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
+                rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
+            }
+            Op::LinearForward { linear, group, x, shrink, residual, y } => {
+                linear::forward(self, linear, group, x, shrink, residual, y)
+            }
+            Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
+                linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            }
+            Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
+            Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),
+            Op::AttentionPacked { qkv, heads, out } => attention::packed(self, qkv, heads, out),
+            Op::AttentionPackedBackward { qkv, heads, out, dout, dqkv } => {
+                attention_backward::run(self, qkv, heads, out, dout, dqkv)
+            }
+            Op::AttentionPaged { qkv, kv, layer, heads, out } => {
+                attention::paged(self, qkv, kv, layer, heads, out)
+            }
+            Op::CopyPages { kv } => pages::copy(self, kv),
+            Op::SwiGlu { gate_up, out } => swiglu::forward(self, gate_up, out),
+            Op::SwiGluBackward { gate_up, dout, dgate_up } => swiglu::backward(self, gate_up, dout, dgate_up),
+            Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden } => {
+                lm_head_loss::run(self, hidden, lm_head, workspace, out, dhidden)
+            }
+            Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } => {
+                lm_head_sample::run(self, hidden, lm_head, workspace, tokens, logprobs)
+            }
+            Op::GradNorms { slots, out } => adamw::norms(self, &slots, out),
+            Op::AdamW { steps, norms } => adamw::step(self, &steps, norms),
+            Op::ZeroGrad { slots } => adamw::zero_grad(self, &slots),
+        }
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>> {
+        let width = self.width(tensor)?;
+        let data = self.f32(tensor)?;
+        data.get(..rows * width).map(<[f32]>::to_vec).ok_or_else(|| {
+            Error::Internal(format!("download of {rows} rows from a tensor of {}", data.len() / width.max(1)))
+        })
+    }
+
+    fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>> {
+        let width = self.width(tensor)?;
+        match &self.tensor_buffer(tensor)?.data {
+            Data::U32(v) => v.get(..rows * width).map(<[u32]>::to_vec),
+            Data::F32(_) => None,
+        }
+        .ok_or_else(|| Error::Internal(format!("download of {rows} u32 rows from tensor {}", tensor.0)))
+    }
+
+    fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()> {
+        let mut data = self.take(tensor)?;
+        if values.len() > data.len() {
+            self.put(tensor, data);
+            return Err(Error::Internal(format!(
+                "upload of {} values into tensor {}",
+                values.len(),
+                tensor.0
+            )));
+        }
+        data[..values.len()].copy_from_slice(values);
+        self.put(tensor, data);
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! The backend contract: opaque handles, coarse operations that are enqueued, and nothing that returns a value to the
+//! host except an explicit download.
+//!
+//! A step is: upload one [`BatchPlan`] with [`Backend::begin`], [`Backend::enqueue`] a list of [`Op`]s that read it,
+//! [`Backend::submit`], and later [`Backend::download_f32`] / [`Backend::download_u32`] of the few tensors the host wants.
+//! Between `begin` and a download the host learns nothing, so a backend may defer, capture and replay.
+//!
+//! Numerical promise of every backend (`docs`: "same bits"): the value of an output row depends only on that row's own
+//! inputs, its own sequence and its own slot; never on the other rows of the batch, the number of threads, the page layout or
+//! the batch limits. Reductions run in one fixed order; the unit of gradient reduction is one sequence.
+
+mod op;
+mod plan;
+mod slot;
+mod weights;
+
+pub mod cpu;
+pub mod recording;
+
+pub use op::*;
+pub use plan::*;
+pub use slot::*;
+pub use weights::*;
+
+use crate::error::Result;
+
+/// A two-dimensional activation or workspace buffer `[rows, width]`, owned by the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tensor(pub u32);
+
+/// A pool of KV pages for all layers, owned by the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KvPool(pub u32);
+
+/// What a tensor's elements are. The backend chooses how it stores an activation (f32 on the CPU, bf16 on a GPU).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// A hidden state or gradient; stored as the backend likes.
+    Activation,
+    /// Always f32: LoRA shrinks `h`, logits, losses, norms.
+    F32,
+    /// Always u32: token ids, flags.
+    U32,
+}
+
+/// Shape and purpose of a tensor to allocate.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorSpec {
+    /// For the memory plan and for error messages, e.g. `"layer.gate_up"`.
+    pub name: &'static str,
+    /// Capacity in rows; a step uses as many as its plan says.
+    pub rows: usize,
+    /// Elements in a row.
+    pub width: usize,
+    /// Element type.
+    pub element: Element,
+}
+
+/// Shape of a KV pool: K and V of every layer for `pages` pages.
+#[derive(Clone, Copy, Debug)]
+pub struct KvSpec {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Pages in the pool.
+    pub pages: usize,
+    /// Tokens in one page.
+    pub page_tokens: usize,
+    /// `num_key_value_heads * head_dim`.
+    pub kv_width: usize,
+}
+
+/// A device that holds weights, adapters and activations, and executes [`Op`]s.
+pub trait Backend {
+    /// What it is, for a person: `"cpu (avx512f, 2 threads)"`.
+    fn describe(&self) -> String;
+
+    /// The instruction set or architecture on which results are bit for bit reproducible, e.g. `"x86-64 avx512f+fma"`.
+    fn arithmetic(&self) -> String;
+
+    /// Bytes held at present: weights, slots, tensors, pages.
+    fn bytes_in_use(&self) -> usize;
+
+    // ---- memory: before the work, never inside a step ----
+
+    /// Allocates a tensor; its contents are unspecified (tests poison them).
+    fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor>;
+    /// Gives a tensor back.
+    fn free(&mut self, tensor: Tensor);
+    /// Allocates the pages of a KV cache.
+    fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool>;
+    /// Gives a KV pool back.
+    fn free_kv_pool(&mut self, pool: KvPool);
+
+    // ---- frozen weights ----
+
+    /// Loads linears that share one input, concatenated by rows; see [`LinearSpec`].
+    fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear>;
+    /// Loads a vector, such as the weight of a norm, to f32 precision at least of its source.
+    fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector>;
+    /// Loads an embedding table `[vocab, hidden]`.
+    fn load_table(&mut self, values: WeightView<'_>) -> Result<Table>;
+    /// Loads a rotary table: `cos` and `sin`, each `[positions, rotary_dim / 2]`, row-major.
+    fn load_rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<RopeTable>;
+
+    // ---- slots ----
+
+    /// Fixes, once, which outputs of which linear group an adapter may change.
+    fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()>;
+    /// Makes a slot with all-zero A and B and no optimizer state. Slot 0, the base, always exists and has no parts.
+    fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot>;
+    /// Frees a slot and its optimizer state.
+    fn drop_slot(&mut self, slot: Slot);
+    /// Overwrites one matrix of a slot from row-major f32: A is `[rank, inputs]`, B is `[outputs of the part, rank]`.
+    fn write_slot(&mut self, slot: Slot, part: PartId, matrix: LoraMatrix, values: &[f32]) -> Result<()>;
+    /// Reads one matrix in the same layout: the weights, the gradient sum, or a moment of AdamW.
+    fn read_slot(&mut self, slot: Slot, role: SlotRole, part: PartId, matrix: LoraMatrix)
+    -> Result<Vec<f32>>;
+    /// Makes `to` equal to `from`: same spec required; the optimizer state too where `from` has one, none otherwise.
+    fn copy_slot(&mut self, from: Slot, to: Slot) -> Result<()>;
+    /// Gives a slot zeroed gradients and moments (keeps them zeroed if it has them already).
+    fn attach_optimizer(&mut self, slot: Slot) -> Result<()>;
+    /// Frees gradients and moments.
+    fn detach_optimizer(&mut self, slot: Slot);
+    /// Overwrites a moment from row-major f32, to resume training.
+    fn write_moment(
+        &mut self,
+        slot: Slot,
+        role: SlotRole,
+        part: PartId,
+        matrix: LoraMatrix,
+        values: &[f32],
+    ) -> Result<()>;
+
+    // ---- work ----
+
+    /// Uploads the plan that the operations enqueued after it read, until the next `begin`.
+    fn begin(&mut self, plan: std::sync::Arc<BatchPlan>) -> Result<()>;
+    /// Appends an operation. Errors are those the host can see (shapes, unknown handles); nothing is computed for the host.
+    fn enqueue(&mut self, op: Op) -> Result<()>;
+    /// Everything enqueued so far may run; returns without waiting for it where the device allows.
+    fn submit(&mut self) -> Result<()>;
+    /// Waits for the submitted work and copies the first `rows` rows of an activation or f32 tensor to the host.
+    fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>>;
+    /// Likewise for a u32 tensor.
+    fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>>;
+    /// Overwrites the first rows of a tensor (tests, and inputs that are not tokens).
+    fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()>;
+}

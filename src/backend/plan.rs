@@ -1,0 +1,128 @@
+//! The plan of one step: everything that changes between steps, uploaded once and read by every operation.
+
+use super::slot::Slot;
+
+/// A packed batch: rows sorted by slot, then by sequence, then by position. Nothing is padded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BatchPlan {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Absolute position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// Exact row ranges by slot: ascending, contiguous, covering all rows. Several segments may name the same slot.
+    pub segments: Vec<Segment>,
+    /// Exact row ranges by sequence: ascending, contiguous, covering all rows, each inside one segment.
+    pub sequences: Vec<Sequence>,
+    /// Page numbers of all sequences, one after another; `Sequence::pages` says which are whose.
+    pub page_table: Vec<u32>,
+    /// Page contents to copy before anything else in the step ([`Op::CopyPages`](super::Op::CopyPages)).
+    pub page_copies: Vec<PageCopy>,
+    /// Rows whose hidden state the lm_head sees, ascending. Only these get logits.
+    pub logit_rows: Vec<u32>,
+    /// For [`Op::LmHeadLoss`](super::Op::LmHeadLoss): one label for each of `logit_rows`.
+    pub labels: Vec<Label>,
+    /// For [`Op::LmHeadSample`](super::Op::LmHeadSample): the draws of this step.
+    pub draws: Vec<Draw>,
+    /// Members of the draws' groups: index into `logit_rows` and weight.
+    pub draw_rows: Vec<DrawRow>,
+}
+
+impl BatchPlan {
+    /// Rows in the step.
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// Rows `start..end` belong to `slot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The adapter.
+    pub slot: Slot,
+    /// First row.
+    pub start: u32,
+    /// One past the last row.
+    pub end: u32,
+}
+
+/// Rows `start..end` are consecutive tokens of one sequence, the first at position `first_position`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// First row.
+    pub start: u32,
+    /// One past the last row.
+    pub end: u32,
+    /// Absolute position of the first row (0 in training and scoring).
+    pub first_position: u32,
+    /// First entry in `page_table`; page `i` of the sequence holds positions `i * page_tokens ..`.
+    pub pages_start: u32,
+    /// One past its last entry in `page_table`; equal to `pages_start` where there are no pages.
+    pub pages_end: u32,
+}
+
+/// The first `tokens` tokens of page `from` are copied to page `to`, in all layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCopy {
+    /// Source page.
+    pub from: u32,
+    /// Destination page.
+    pub to: u32,
+    /// How many tokens of it.
+    pub tokens: u32,
+}
+
+/// What a logit row is asked to predict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Label {
+    /// The token that follows.
+    pub token: u32,
+    /// `c_t / Z`: the factor of this token's negative log-likelihood in the loss whose gradient is taken. Any real.
+    pub coefficient: f32,
+}
+
+/// One token to draw, from one row or from a weighted mixture of rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    /// First member in `draw_rows`.
+    pub rows_start: u32,
+    /// One past the last member.
+    pub rows_end: u32,
+    /// The draw's identity; see [`uniform`].
+    pub key: u64,
+    /// Absolute position of the token that is drawn.
+    pub position: u32,
+    /// Softmax temperature; 0 takes the most likely token (ties: the lower id).
+    pub temperature: f32,
+    /// Keep only the `top_k` most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep a token iff the mass of strictly better ones (ties by lower id) is below this; 1 or more keeps all.
+    pub top_p: f32,
+}
+
+/// A member of a draw's group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrawRow {
+    /// Index into `logit_rows`.
+    pub logit_row: u32,
+    /// Its share of the mixture; the shares of a group sum to 1.
+    pub weight: f32,
+}
+
+/// The uniform number in (0, 1) for one candidate token of one draw: a pure function, so a draw does not depend on
+/// the batch, the vocabulary order, or which tokens were considered before it.
+///
+/// Two rounds of the SplitMix64 finaliser (Steele, Lea, Flood 2014) over key, position and token; the top 24 bits, centred.
+#[inline(always)]
+pub fn uniform(key: u64, position: u32, token: u32) -> f32 {
+    let seed = mix(key ^ (u64::from(position).wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let bits = mix(seed ^ (u64::from(token).wrapping_add(1)).wrapping_mul(0xd1b5_4a32_d192_ed03)) >> 40;
+    (bits as f32 + 0.5) * (1.0 / 16_777_216.0)
+}
+
+/// The SplitMix64 finaliser.
+#[inline(always)]
+pub fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,67 @@
+//! One error type for the whole crate: what failed, where, what was found, what was expected.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error a user can act on. `Display` is one line that names the file and the field where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused: missing file, no permission, full disk.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Something the user gave us is wrong: `place` names file and field, `problem` what was found and expected.
+    #[error("{place}: {problem}")]
+    Input {
+        /// File, line and field, as far as known.
+        place: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// The command line itself is wrong (exit code 2).
+    #[error("{0}")]
+    Usage(String),
+    /// Something this build or device cannot do.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// A plan that does not fit into the memory it may use.
+    #[error("memory: {0}")]
+    Memory(String),
+    /// A loss, gradient or logit that is not finite.
+    #[error("not a finite number: {0}")]
+    NotFinite(String),
+    /// A broken promise between our own modules; never the user's fault.
+    #[error("internal error (please report): {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// An [`Error::Input`] at `place`.
+    pub fn input(place: impl ToString, problem: impl ToString) -> Self {
+        Error::Input { place: place.to_string(), problem: problem.to_string() }
+    }
+
+    /// An [`Error::Input`] about a file.
+    pub fn file(path: &Path, problem: impl ToString) -> Self {
+        Error::Input { place: path.display().to_string(), problem: problem.to_string() }
+    }
+
+    /// An [`Error::Io`] for `path`, to be used with `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Error::Io { path: path.to_path_buf(), source }
+    }
+
+    /// The process exit code: 2 for wrong usage, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+}
