@@ -1,1 +1,7 @@
-//! STUB.
+//! Runs: configuration, run folder, journal, checkpoints, resume.
+
+mod config;
+mod output;
+
+pub use config::*;
+pub use output::*;

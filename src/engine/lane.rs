@@ -1,0 +1,180 @@
+//! Lanes: straight-line recipes over one shared engine.
+//!
+//! A recipe is an async function that holds a [`Scope`]. `sample`, `score` and `train` enqueue and wait; the engine fuses what all lanes and all
+//! questions have queued. Every completed call is journalled under the scope's path and call number, so a resumed run executes the
+//! same code and is answered from the journal up to where it stopped. Within one scope calls are numbered in program order;
+//! concurrent work takes a child scope each, so that numbers never depend on who finished first.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use futures::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::request::*;
+use crate::adapter::Snapshot;
+use crate::error::{Error, Result};
+
+/// The engine as recipes see it. Tests script it.
+pub trait Service {
+    /// Draws a sample.
+    fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>>;
+    /// Scores a sequence.
+    fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>>;
+    /// Trains an adapter.
+    fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>>;
+    /// Makes an adapter.
+    fn create(&self, source: AdapterSource) -> Result<AdapterId>;
+    /// Forgets an adapter.
+    fn drop_adapter(&self, adapter: AdapterId) -> Result<()>;
+    /// An adapter's numbers; with the optimizer's state if asked for.
+    fn snapshot(&self, adapter: AdapterId, moments: bool) -> Result<Snapshot>;
+    /// Overwrites an adapter's numbers (and optimizer state if the snapshot has one).
+    fn restore(&self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()>;
+}
+
+/// A journalled call's result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// Of [`Scope::sample`].
+    Samples(Vec<Sample>),
+    /// Of [`Scope::score`].
+    Scores(Vec<Score>),
+    /// Of [`Scope::train`]; the adapters' numbers are kept beside the journal.
+    Trained(Vec<Vec<StepMetrics>>),
+}
+
+/// Where completed calls are kept.
+pub trait Journal {
+    /// The result of a call completed before, if it was.
+    fn replay(&self, call: &str) -> Result<Option<Entry>>;
+    /// Keeps a completed call.
+    fn record(&self, call: &str, entry: &Entry) -> Result<()>;
+    /// Keeps adapters as they are after a training call, durably, before its [`Journal::record`].
+    fn save_adapters(&self, call: &str, adapters: &[Snapshot]) -> Result<()>;
+    /// What [`Journal::save_adapters`] kept.
+    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>>;
+}
+
+/// A journal that keeps nothing.
+pub struct NoJournal;
+
+impl Journal for NoJournal {
+    fn replay(&self, _call: &str) -> Result<Option<Entry>> {
+        Ok(None)
+    }
+    fn record(&self, _call: &str, _entry: &Entry) -> Result<()> {
+        Ok(())
+    }
+    fn save_adapters(&self, _call: &str, _adapters: &[Snapshot]) -> Result<()> {
+        Ok(())
+    }
+    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
+        Err(Error::Internal(format!("nothing is journalled for {call}")))
+    }
+}
+
+/// A place in a lane's program: a path such as `multiagent/seed-0/iteration-1/train/q-00017` and a call counter.
+pub struct Scope {
+    service: Rc<dyn Service>,
+    journal: Rc<dyn Journal>,
+    path: String,
+    calls: Cell<u32>,
+}
+
+impl Scope {
+    /// The root of a lane.
+    pub fn new(lane: impl Into<String>, service: Rc<dyn Service>, journal: Rc<dyn Journal>) -> Self {
+        Self { service, journal, path: lane.into(), calls: Cell::new(0) }
+    }
+
+    /// A scope of its own for concurrent work. `name` must be unique among the children.
+    pub fn child(&self, name: impl AsRef<str>) -> Self {
+        Self {
+            service: self.service.clone(),
+            journal: self.journal.clone(),
+            path: format!("{}/{}", self.path, name.as_ref()),
+            calls: Cell::new(0),
+        }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The engine, for what needs no journal (creating and snapshotting adapters).
+    pub fn service(&self) -> &dyn Service {
+        &*self.service
+    }
+
+    fn next_call(&self) -> String {
+        let n = self.calls.get();
+        self.calls.set(n + 1);
+        format!("{}#{n}", self.path)
+    }
+
+    /// Draws all of `requests`, together with whatever else is queued; results in the order of the requests.
+    pub async fn sample(&self, requests: Vec<SampleRequest>) -> Result<Vec<Sample>> {
+        let call = self.next_call();
+        match self.journal.replay(&call)? {
+            Some(Entry::Samples(samples)) if samples.len() == requests.len() => return Ok(samples),
+            Some(_) => return Err(replay_mismatch(&call)),
+            None => {}
+        }
+        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.sample(r)).collect();
+        let samples = futures::future::try_join_all(waiting).await?;
+        self.journal.record(&call, &Entry::Samples(samples.clone()))?;
+        Ok(samples)
+    }
+
+    /// Scores all of `requests`.
+    pub async fn score(&self, requests: Vec<ScoreRequest>) -> Result<Vec<Score>> {
+        let call = self.next_call();
+        match self.journal.replay(&call)? {
+            Some(Entry::Scores(scores)) if scores.len() == requests.len() => return Ok(scores),
+            Some(_) => return Err(replay_mismatch(&call)),
+            None => {}
+        }
+        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.score(r)).collect();
+        let scores = futures::future::try_join_all(waiting).await?;
+        self.journal.record(&call, &Entry::Scores(scores.clone()))?;
+        Ok(scores)
+    }
+
+    /// Trains adapters together. With `keep_moments` the journal keeps the optimizer's state too.
+    pub async fn train(
+        &self,
+        requests: Vec<TrainRequest>,
+        keep_moments: bool,
+    ) -> Result<Vec<Vec<StepMetrics>>> {
+        let call = self.next_call();
+        let adapters: Vec<AdapterId> = requests.iter().map(|r| r.adapter).collect();
+        match self.journal.replay(&call)? {
+            Some(Entry::Trained(metrics)) if metrics.len() == requests.len() => {
+                let snapshots = self.journal.load_adapters(&call)?;
+                for (&adapter, snapshot) in adapters.iter().zip(&snapshots) {
+                    self.service.restore(adapter, snapshot)?;
+                }
+                return Ok(metrics);
+            }
+            Some(_) => return Err(replay_mismatch(&call)),
+            None => {}
+        }
+        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.train(r)).collect();
+        let metrics = futures::future::try_join_all(waiting).await?;
+        let snapshots =
+            adapters.iter().map(|&a| self.service.snapshot(a, keep_moments)).collect::<Result<Vec<_>>>()?;
+        self.journal.save_adapters(&call, &snapshots)?;
+        self.journal.record(&call, &Entry::Trained(metrics.clone()))?;
+        Ok(metrics)
+    }
+}
+
+fn replay_mismatch(call: &str) -> Error {
+    Error::input(
+        format!("journal, call {call}"),
+        "the journalled result does not fit the call; the run was made with another configuration or program",
+    )
+}

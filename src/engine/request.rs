@@ -1,0 +1,186 @@
+//! What callers ask of the engine and what they get back. Token ids only.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::Snapshot;
+
+/// An adapter as callers name it. Stays valid while its slot moves, is cloned or is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AdapterId(pub u32);
+
+impl AdapterId {
+    /// The base model.
+    pub const BASE: AdapterId = AdapterId(0);
+}
+
+/// How tokens are drawn; names and meanings are OpenAI's and Hugging Face's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamplingParams {
+    /// Softmax temperature; 0 is greedy.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of tokens whose mass reaches p; 1 keeps all.
+    pub top_p: f32,
+    /// At most this many new tokens.
+    pub max_tokens: u32,
+}
+
+/// Ends a generation by what its text says. The engine knows no text: it hands over tokens and is told when to stop.
+pub trait StopRule {
+    /// Equal ids mean equal rules; part of a request's identity.
+    fn id(&self) -> u64;
+    /// A fresh watcher for one sample: given the next token, true if the sample ends with it.
+    fn watch(&self) -> Box<dyn FnMut(u32) -> bool>;
+}
+
+/// One sample to draw.
+#[derive(Clone)]
+pub struct SampleRequest {
+    /// The adapter; or several with weights that sum to 1, whose distributions are mixed at every step.
+    pub adapters: Vec<(AdapterId, f32)>,
+    /// Prompt tokens, at least one.
+    pub prompt: Arc<[u32]>,
+    /// How to draw.
+    pub params: SamplingParams,
+    /// Identity of the draw (`engine::draw_key`): the same key, prompt and weights give the same sample, whoever asks.
+    pub key: u64,
+    /// Stop strings, if any; the model's end-of-sequence tokens always stop.
+    pub stop: Option<Rc<dyn StopRule>>,
+}
+
+/// Why a sample ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// An end-of-sequence token or a stop string.
+    Stop,
+    /// `max_tokens` or the model's context was reached.
+    Length,
+}
+
+/// A drawn sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// New tokens, an end-of-sequence token included if one was drawn.
+    pub tokens: Vec<u32>,
+    /// Natural-log probability of each under the unmodified distribution (temperature 1, no truncation).
+    pub logprobs: Vec<f32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// A sequence to score.
+#[derive(Clone, Debug)]
+pub struct ScoreRequest {
+    /// The adapter.
+    pub adapter: AdapterId,
+    /// At least one token.
+    pub tokens: Arc<[u32]>,
+}
+
+/// Scores of a sequence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// For tokens 1.. : natural-log probability given those before (one fewer than tokens).
+    pub logprobs: Vec<f32>,
+    /// For tokens 1.. : whether it was the most likely one.
+    pub is_argmax: Vec<bool>,
+}
+
+/// A sequence to train on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainSequence {
+    /// Tokens.
+    pub tokens: Vec<u32>,
+    /// Weight of the loss of predicting each token; the first is never predicted. Any real number.
+    pub weights: Vec<f32>,
+}
+
+/// AdamW settings of one adapter. Defaults are PyTorch's, except weight decay 0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the denominator.
+    pub epsilon: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Gradient norm clip; infinite for none.
+    pub max_grad_norm: f32,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+    }
+}
+
+/// Some optimizer steps of one adapter. Step i minimises `Σ w·nll / Σ w` over its sequences.
+#[derive(Clone, Debug)]
+pub struct TrainRequest {
+    /// The adapter (not the base).
+    pub adapter: AdapterId,
+    /// The data.
+    pub sequences: Arc<[TrainSequence]>,
+    /// For each optimizer step, in order: indices into `sequences`, in the adapter's own order, and the learning rate.
+    pub steps: Vec<TrainStep>,
+    /// AdamW settings.
+    pub optimizer: Optimizer,
+    /// Zero the moments first; otherwise go on from where the adapter's last training stopped.
+    pub fresh_moments: bool,
+}
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainStep {
+    /// Indices into the request's sequences.
+    pub sequences: Vec<u32>,
+    /// Learning rate.
+    pub learning_rate: f32,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// 1-based, within the request.
+    pub step: u32,
+    /// `Σ w·nll / Σ w` of the step's batch before the update.
+    pub loss: f32,
+    /// Gradient norm before clipping.
+    pub grad_norm: f32,
+    /// Learning rate used.
+    pub learning_rate: f32,
+    /// Tokens in the batch (with or without loss).
+    pub tokens: u64,
+}
+
+/// Where a new adapter's numbers come from.
+#[derive(Clone, Debug)]
+pub enum AdapterSource {
+    /// Numbers made or loaded elsewhere.
+    Snapshot(Arc<Snapshot>),
+    /// A copy of another adapter, without its optimizer state.
+    Clone(AdapterId),
+}
+
+/// A stable hash of what makes a draw the draw it is: seed, iteration, purpose, question's content, agent, round, sample. Not the arm,
+/// so arms that still share weights share generations. (FNV-1a over length-prefixed fields, then the SplitMix64 finaliser.)
+pub fn draw_key(fields: &[&[u8]]) -> u64 {
+    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut eat = |bytes: &[u8]| {
+        for &b in bytes {
+            h = (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    for f in fields {
+        eat(&(f.len() as u64).to_le_bytes());
+        eat(f);
+    }
+    crate::backend::mix(h)
+}

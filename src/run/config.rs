@@ -1,0 +1,315 @@
+//! The configuration of a run, as it stands in TOML. A run is arms × seeds; unknown keys are errors.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The whole file. Every section has defaults; `[[arm]]` entries override any of them by dotted path.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// The base model.
+    pub model: ModelSection,
+    /// Questions, prompts, extraction, equality, splits.
+    pub task: TaskSection,
+    /// The debate.
+    pub debate: DebateSection,
+    /// How answers are drawn.
+    pub sampling: SamplingSection,
+    /// The agents' adapters.
+    pub adapter: AdapterSection,
+    /// Finetuning; `[training.critic]` overrides for critics.
+    pub training: TrainingSection,
+    /// Iterations, seeds, checkpoints, device.
+    pub run: RunSection,
+    /// What is measured on dev and test questions.
+    pub eval: EvalSection,
+    /// The arms; none means one arm `multiagent`.
+    pub arm: Vec<ArmSection>,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSection {
+    /// A Hugging Face model folder, or `embedded`.
+    pub path: String,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self { path: "embedded".into() }
+    }
+}
+
+/// `[task]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TaskSection {
+    /// A built-in task (`arithmetic`, `gsm8k`) whose settings the other keys override, or `custom`.
+    pub name: String,
+    /// JSONL with the questions (not for generated tasks). Split by hash unless `dev_data` or `test_data` is given.
+    pub data: Option<String>,
+    /// JSONL of dev questions.
+    pub dev_data: Option<String>,
+    /// JSONL of test questions.
+    pub test_data: Option<String>,
+    /// Field that holds the question.
+    pub question_field: String,
+    /// Field that holds the reference answer.
+    pub answer_field: String,
+    /// Folder of prompt templates (first.jinja, summary.jinja, debate.jinja, debate-concat.jinja), or a built-in name.
+    pub prompts: Option<String>,
+    /// How an answer is read from a response: `boxed`, `last-number`, `number-after`, `choice`, `regex`.
+    pub extraction: Option<String>,
+    /// The pattern of `regex` (first group), or the marker of `number-after`.
+    pub pattern: Option<String>,
+    /// How the reference answer is read from its field: `whole`, `last-number`, `after-hashes`, or an extraction.
+    pub reference: Option<String>,
+    /// When two answers are the same: `exact`, `number`, `choice`.
+    pub equality: Option<String>,
+    /// Training questions used in each iteration.
+    pub train_questions: usize,
+    /// Dev questions.
+    pub dev_questions: usize,
+    /// Test questions (0: the test split is not touched).
+    pub test_questions: usize,
+    /// arithmetic: operands are 0 ..= max_operand.
+    pub max_operand: u32,
+    /// arithmetic: number of terms, e.g. 3 for `a+b*c-d*e`.
+    pub terms: u32,
+}
+
+impl Default for TaskSection {
+    fn default() -> Self {
+        Self {
+            name: "arithmetic".into(),
+            data: None,
+            dev_data: None,
+            test_data: None,
+            question_field: "question".into(),
+            answer_field: "answer".into(),
+            prompts: None,
+            extraction: None,
+            pattern: None,
+            reference: None,
+            equality: None,
+            train_questions: 150,
+            dev_questions: 200,
+            test_questions: 0,
+            max_operand: 29,
+            terms: 4,
+        }
+    }
+}
+
+/// `[debate]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DebateSection {
+    /// N.
+    pub agents: usize,
+    /// M, the first answers included.
+    pub rounds: usize,
+    /// Others' answers: `summary` (written by the base model) or `concatenate`.
+    pub others: String,
+    /// A question's vote counts as a pseudo-label if at least this many agents agree; 0 means more than half (2·top > N), 1 keeps all.
+    pub min_agreement: usize,
+    /// Ties of the final vote: `random` (seeded by the question), `first`, or `largest` (official code).
+    pub ties: String,
+}
+
+impl Default for DebateSection {
+    fn default() -> Self {
+        Self { agents: 3, rounds: 2, others: "summary".into(), min_agreement: 0, ties: "random".into() }
+    }
+}
+
+/// `[sampling]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingSection {
+    /// Temperature of answers.
+    pub temperature: f32,
+    /// Nucleus mass.
+    pub top_p: f32,
+    /// 0 keeps all.
+    pub top_k: u32,
+    /// New tokens of an answer.
+    pub max_tokens: u32,
+    /// New tokens of a summary.
+    pub summary_max_tokens: u32,
+    /// Stop strings.
+    pub stop: Vec<String>,
+}
+
+impl Default for SamplingSection {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            max_tokens: 160,
+            summary_max_tokens: 120,
+            stop: vec![],
+        }
+    }
+}
+
+/// `[adapter]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdapterSection {
+    /// LoRA rank.
+    pub rank: usize,
+    /// LoRA alpha; the scale is alpha / rank.
+    pub alpha: f32,
+    /// `all-linear` or module suffixes.
+    pub targets: Vec<String>,
+    /// alpha / sqrt(rank) instead.
+    pub rslora: bool,
+}
+
+impl Default for AdapterSection {
+    fn default() -> Self {
+        Self { rank: 16, alpha: 32.0, targets: vec!["all-linear".into()], rslora: false }
+    }
+}
+
+/// `[training]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingSection {
+    /// Peak learning rate.
+    pub learning_rate: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// AdamW.
+    pub adam_beta1: f32,
+    /// AdamW.
+    pub adam_beta2: f32,
+    /// AdamW.
+    pub adam_epsilon: f32,
+    /// Gradient clip.
+    pub max_grad_norm: f32,
+    /// Passes over the iteration's data.
+    pub num_epochs: usize,
+    /// Sequences in an optimizer step of one adapter; 0 is all.
+    pub batch_size: usize,
+    /// `constant`, `linear` or `cosine`.
+    pub lr_scheduler: String,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f32,
+    /// Shuffle each epoch.
+    pub shuffle: bool,
+    /// w: the share of corrected trajectories in a critic's data.
+    pub critic_mix: f32,
+    /// `ratio` (floor(min(|D-|/w, |D+|/(1-w)))) or `coin-flip` (official code).
+    pub critic_mix_rule: String,
+    /// `final` trains critics on their last turn, `all` on every assistant turn.
+    pub critic_loss: String,
+    /// Each iteration starts from `previous` adapters or from the `base`.
+    pub start_from: String,
+    /// Keep the optimizer's moments across iterations.
+    pub keep_moments: bool,
+    /// Overrides for critics, by the keys above.
+    pub critic: BTreeMap<String, toml::Value>,
+}
+
+impl Default for TrainingSection {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            num_epochs: 2,
+            batch_size: 16,
+            lr_scheduler: "constant".into(),
+            warmup_ratio: 0.0,
+            shuffle: true,
+            critic_mix: 0.5,
+            critic_mix_rule: "ratio".into(),
+            critic_loss: "final".into(),
+            start_from: "previous".into(),
+            keep_moments: false,
+            critic: BTreeMap::new(),
+        }
+    }
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunSection {
+    /// `default`, `paper` or `official-code`: fills in debate and training choices not given.
+    pub preset: String,
+    /// L.
+    pub iterations: usize,
+    /// One run of every arm for each seed.
+    pub seeds: Vec<u64>,
+    /// `auto`, `cpu`, `cuda`, `cuda:N`, `emulator`.
+    pub device: String,
+    /// CPU threads; 0 is all.
+    pub threads: usize,
+    /// Memory limit such as `4GiB`; empty is what the plan needs.
+    pub memory: String,
+    /// Most rows in a training micro-batch; 0 is no limit.
+    pub micro_batch_rows: usize,
+    /// Most rows in a sampling step.
+    pub step_rows: usize,
+    /// Most sequences sampled at once.
+    pub max_sequences: usize,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self {
+            preset: "default".into(),
+            iterations: 2,
+            seeds: vec![0],
+            device: "auto".into(),
+            threads: 0,
+            memory: String::new(),
+            micro_batch_rows: 2048,
+            step_rows: 512,
+            max_sequences: 192,
+        }
+    }
+}
+
+/// `[eval]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Of `greedy`, `single`, `majority`, `debate`.
+    pub methods: Vec<String>,
+    /// Samples in `majority`; 0 is the number of agents.
+    pub majority_samples: usize,
+    /// Evaluate the base before the first iteration too.
+    pub before: bool,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self {
+            methods: ["greedy", "single", "majority", "debate"].map(String::from).to_vec(),
+            majority_samples: 0,
+            before: true,
+        }
+    }
+}
+
+/// `[[arm]]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArmSection {
+    /// Unique name; the lane's name.
+    pub name: String,
+    /// `multiagent` or `single-agent`.
+    pub recipe: String,
+    /// Overrides by dotted path, e.g. `"debate.rounds" = 3`.
+    #[serde(default)]
+    pub set: BTreeMap<String, toml::Value>,
+}
