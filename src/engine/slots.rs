@@ -55,19 +55,16 @@ impl SlotTable {
         }
     }
 
-    /// What adapters of this model may change.
-    pub fn layout(&self) -> &AdapterLayout {
-        &self.layout
-    }
-
-    /// Adapters at present, the base not counted.
-    pub fn len(&self) -> usize {
-        self.adapters.len()
-    }
-
-    /// Whether there is only the base.
-    pub fn is_empty(&self) -> bool {
-        self.adapters.is_empty()
+    /// Adapters that no backend knows of, to try what needs ids only.
+    #[cfg(test)]
+    pub fn with_adapters(adapters: &[(AdapterId, Slot, WeightsId)]) -> Self {
+        let mut table = Self::new(AdapterLayout::default());
+        for &(id, slot, weights) in adapters {
+            let spec = SlotSpec::default();
+            table.adapters.insert(id, Adapter { slot, spec, weights, steps: None, training: false });
+            table.hold(weights, slot);
+        }
+        table
     }
 
     /// An adapter's weights id. Refused while the adapter is trained.
