@@ -1,7 +1,7 @@
 """The model in PyTorch: a Llama decoder with tied embeddings, a batched sampler, and its Hugging Face form."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -193,6 +193,9 @@ def load(folder):
     return network.eval()
 
 
-def describe(shape):
-    """The shape as a plain dictionary, for checkpoints."""
-    return asdict(shape)
+def from_checkpoint(path):
+    """A Network from a checkpoint of train.py, with its weights rounded to bfloat16 as on export."""
+    state = torch.load(path, weights_only=False)
+    network = Network(Shape(**state["shape"]))
+    network.load_state_dict({name: value.bfloat16().float() for name, value in state["network"].items()})
+    return network.eval()

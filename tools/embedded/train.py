@@ -8,6 +8,7 @@ to be learned (dialogues.py). Checkpoints (weights, optimizers, step) go to the 
 import argparse
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -149,7 +150,7 @@ def main():
             if (step + 1) % arguments.every == 0 or step + 1 == arguments.steps:
                 line += "".join(f" dev@{r} {quick_check(net, text, r):.3f}" for r in sorted(set(arguments.operands)))
                 torch.save({"step": step + 1, "network": net.state_dict(), "sampled": source.sampled,
-                            "shape": network.describe(net.shape),
+                            "shape": asdict(net.shape),
                             "optimizers": [o.state_dict() for o in optimizers]},
                            arguments.output / f"step{step + 1}.pt")
             print(line, file=log, flush=True)
