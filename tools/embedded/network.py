@@ -119,15 +119,14 @@ class Network(nn.Module):
                 token = logits.argmax(-1)
             else:
                 token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
-            going = []
-            for j, value in enumerate(token.tolist()):
-                if value == end:
-                    results[rows[j]] = written[rows[j]]
-                else:
-                    written[rows[j]].append(value)
-                    going.append(j)
-            if not going:
+            for row, value in zip(rows, token.tolist()):
+                if row in written and value == end:
+                    results[row] = written.pop(row)
+                elif row in written:
+                    written[row].append(value)
+            if not written:
                 return
+            going = [j for j, row in enumerate(rows) if row in written]
             ids = token[:, None]
             if len(going) < 0.75 * len(rows):
                 cache, pad, ids = cache[:, :, going], pad[going], ids[going]
