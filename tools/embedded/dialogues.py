@@ -106,9 +106,9 @@ class Source:
         return q, made_up(self.rng, q, count)
 
     def draw(self):
-        """One conversation: first answers in 60 % (80 % until there are sampled solutions), else summaries (30 %) or
+        """One conversation: first answers in 60 % (93 % until there are sampled solutions), else summaries (30 %) or
         debates (70 %)."""
-        first = 0.6 if self.sampled else 0.8
+        first = 0.6 if self.sampled else 0.93
         if self.rng.random() < first:
             q = self.question()
             return [("user", prompt("first", question=q.text), False), ("assistant", solve(self.rng, q).text, True)]

@@ -94,12 +94,17 @@ class Work:
         return value
 
     def sum(self, x, y, final=None):
-        """x+y (y may be negative), at once or leading part first; `final` overrides the result."""
+        """x+y (y may be negative), at once, leading part first, or by size where the result is negative; `final`
+        overrides the result."""
         sign, size = ("-", -y) if y < 0 else ("+", y)
         unit = 100 if size >= 100 else 10
         head, rest = size // unit * unit, size % unit
         middle = ""
-        if size >= 10 and rest and self.rng.random() < 0.25:
+        if x + y < 0 and self.rng.random() < 0.5:
+            large, small = max(abs(x), size), min(abs(x), size)
+            middle = f"-({large}{'+' if x < 0 and y < 0 else '-'}{small})="
+            value = self._value(x + y)
+        elif size >= 10 and rest and self.rng.random() < 0.25:
             x_then = self._value(x - head if y < 0 else x + head)
             middle = f"{x_then}{sign}{rest}="
             value = self._value(x_then - rest if y < 0 else x_then + rest)

@@ -85,7 +85,8 @@ def quick_check(net, text, operands):
     return right / 600
 
 
-def rate(step, steps, warmup=100, decay=0.3):
+def rate(step, steps, decay, warmup=100):
+    """Factor on the learning rates."""
     return min(1.0, (step + 1) / warmup, (steps - step) / (decay * steps))
 
 
@@ -99,6 +100,7 @@ def main():
                         help="operand ranges (each 0..R-1) to draw questions from, alike often (default 20 20 30)")
     parser.add_argument("--muon-rate", type=float, default=0.02, help="Muon's rate, for matrices (default 0.02)")
     parser.add_argument("--adam-rate", type=float, default=3e-3, help="AdamW's rate, for the rest (default 3e-3)")
+    parser.add_argument("--decay", type=float, default=0.65, help="last part of the training, in which rates fall (default 0.65)")
     parser.add_argument("--write-at", type=float, nargs="*", default=[0.3, 0.65],
                         help="parts of the training after which the model writes solutions (default 0.3 0.65)")
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints (default 250)")
@@ -141,7 +143,7 @@ def main():
         loss.backward()
         for optimizer, base in zip(optimizers, bases):
             for group in optimizer.param_groups:
-                group["lr"] = base * rate(step, arguments.steps)
+                group["lr"] = base * rate(step, arguments.steps, arguments.decay)
             optimizer.step()
             optimizer.zero_grad()
         total, count = total + loss.item(), count + 1
