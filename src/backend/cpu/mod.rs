@@ -9,6 +9,7 @@ mod attention;
 mod attention_backward;
 mod embed;
 mod gemm;
+mod lanes;
 mod linear;
 mod linear_backward;
 mod lm_head_loss;
@@ -17,6 +18,7 @@ mod math;
 mod pages;
 mod rms_norm;
 mod rope;
+mod rows;
 mod slots;
 mod swiglu;
 
@@ -167,7 +169,7 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool> {
-        self.kv_pools.push(Some(pages::KvBuffer::new(spec)));
+        self.kv_pools.push(Some(pages::KvBuffer::new(spec)?));
         Ok(KvPool(self.kv_pools.len() as u32 - 1))
     }
 
