@@ -1,8 +1,9 @@
 //! Sixteen f32 lanes on AVX-512, on AVX2 with FMA, and on arrays: the vocabulary in which the operations are written once.
 //!
 //! Every method is one IEEE 754 operation a lane (or exact integer work), so the three instruction sets give the same bits.
-//! Kernels are declared with [`simd!`](self::simd), which compiles their body once for each instruction set; all that the body calls
-//! must be `#[inline(always)]`, so that it is compiled with the same features.
+//! Kernels are declared with [`simd!`](self::simd), which compiles their body once for each instruction set. All that the body calls
+//! on lanes must be `#[inline(always)]`, so that it is compiled with the same features: no closures (nor `map`) over lanes, since
+//! an intrinsic is not inlined into a function without its feature and each would become a call.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -179,6 +180,9 @@ pub trait Simd: Copy {
     /// Up to sixteen values; the lanes beyond are `fill`.
     #[inline(always)]
     fn load_or(self, x: &[f32], fill: f32) -> Self::V {
+        if let Some(x) = x.first_chunk() {
+            return self.load(x);
+        }
         let mut lanes = [fill; 16];
         lanes[..x.len()].copy_from_slice(x);
         self.load(&lanes)
@@ -187,6 +191,9 @@ pub trait Simd: Copy {
     /// Writes the first `out.len()` lanes, at most sixteen.
     #[inline(always)]
     fn store_some(self, out: &mut [f32], v: Self::V) {
+        if let Some(out) = out.first_chunk_mut() {
+            return self.store(out, v);
+        }
         let lanes = self.array(v);
         out.copy_from_slice(&lanes[..out.len()]);
     }
@@ -448,14 +455,11 @@ impl Simd for Avx2 {
         // SAFETY: AVX2 by the token.
         unsafe {
             let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-            let lanes = |mask: u32| {
-                let set = _mm256_and_si256(_mm256_set1_epi32(mask as i32), bits);
-                _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bits))
-            };
-            (
-                _mm256_blendv_ps(other.0, v.0, lanes(mask & 0xff)),
-                _mm256_blendv_ps(other.1, v.1, lanes(mask >> 8)),
-            )
+            let low = _mm256_and_si256(_mm256_set1_epi32((mask & 0xff) as i32), bits);
+            let high = _mm256_and_si256(_mm256_set1_epi32((mask >> 8) as i32), bits);
+            let low = _mm256_castsi256_ps(_mm256_cmpeq_epi32(low, bits));
+            let high = _mm256_castsi256_ps(_mm256_cmpeq_epi32(high, bits));
+            (_mm256_blendv_ps(other.0, v.0, low), _mm256_blendv_ps(other.1, v.1, high))
         }
     }
     #[inline(always)]

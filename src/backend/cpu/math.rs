@@ -21,8 +21,13 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let n = s.sub_i(s.bits(shifted), s.splat_i(0x4b40_0000));
     let half = s.shr::<1>(n);
     let rest = s.sub_i(n, half);
-    let power = |n| s.from_bits(s.shl::<23>(s.add_i(n, s.splat_i(127))));
-    s.mul(s.mul(p, power(half)), power(rest))
+    s.mul(s.mul(p, power(s, half)), power(s, rest))
+}
+
+/// `2^n`, n the exponent of a normal number.
+#[inline(always)]
+fn power<S: Simd>(s: S, n: S::I) -> S::V {
+    s.from_bits(s.shl::<23>(s.add_i(n, s.splat_i(127))))
 }
 
 /// Natural logarithm of each lane (the polynomial of Cephes' `logf`). `ln(0) = -inf`, `ln(inf) = inf`, NaN below zero.
@@ -74,29 +79,22 @@ pub fn ln1<S: Simd>(s: S, x: f32) -> f32 {
     s.array(ln(s, s.splat(x)))[0]
 }
 
-/// Sums `f(i, lanes of x)` over a row: four accumulators of sixteen lanes by turns, then a fixed tree. A remainder is
-/// filled up with zeros, for which `f` must return zero.
+/// `Σ x y` over a row: four accumulators of sixteen lanes by turns, then a fixed tree. A remainder is filled up with zeros.
 #[inline(always)]
-pub fn sum_by<S: Simd>(s: S, x: &[f32], y: &[f32], f: impl Fn(S::V, S::V, S::V) -> S::V) -> f32 {
+pub fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
     let mut acc = [s.splat(0.0); 4];
     let (xs, x_rest) = x.as_chunks::<{ 4 * LANES }>();
     let (ys, y_rest) = y[..x.len()].as_chunks::<{ 4 * LANES }>();
     for (x, y) in xs.iter().zip(ys) {
         let (x, y) = (x.as_chunks::<LANES>().0, y.as_chunks::<LANES>().0);
         for (a, (x, y)) in acc.iter_mut().zip(x.iter().zip(y)) {
-            *a = f(s.load(x), s.load(y), *a);
+            *a = s.fma(s.load(x), s.load(y), *a);
         }
     }
     for (a, (x, y)) in acc.iter_mut().zip(x_rest.chunks(LANES).zip(y_rest.chunks(LANES))) {
-        *a = f(s.load_or(x, 0.0), s.load_or(y, 0.0), *a);
+        *a = s.fma(s.load_or(x, 0.0), s.load_or(y, 0.0), *a);
     }
     s.sum(s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
-}
-
-/// `Σ x y` in the order of [`sum_by`].
-#[inline(always)]
-pub fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
-    sum_by(s, x, y, |x, y, acc| s.fma(x, y, acc))
 }
 
 simd! {
@@ -174,7 +172,15 @@ mod tests {
         }
         assert!(worst < 1.5, "worst error {worst} ulp");
         let mut special = [0.0; 16];
-        special[..7].copy_from_slice(&[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -0.0, -200.0, 200.0, -103.0]);
+        special[..7].copy_from_slice(&[
+            f32::NEG_INFINITY,
+            f32::INFINITY,
+            f32::NAN,
+            -0.0,
+            -200.0,
+            200.0,
+            -103.0,
+        ]);
         exp_all(Level::detect(), &mut special);
         assert_eq!(special[..2], [0.0, f32::INFINITY]);
         assert!(special[2].is_nan());

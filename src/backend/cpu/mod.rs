@@ -38,6 +38,8 @@ pub struct CpuBackend {
     ropes: Vec<rope::RopeBuffer>,
     slots: slots::SlotStore,
     plan: Arc<BatchPlan>,
+    /// Workspace of operations, grown on demand and kept: its contents mean nothing between operations.
+    scratch: Vec<f32>,
 }
 
 /// A tensor's storage.
@@ -70,6 +72,7 @@ impl CpuBackend {
             ropes: Vec::new(),
             slots: slots::SlotStore::default(),
             plan: Arc::default(),
+            scratch: Vec::new(),
         })
     }
 
@@ -138,7 +141,7 @@ impl Backend for CpuBackend {
         let vectors: usize = self.vectors.iter().map(|v| v.len() * 4).sum();
         let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
         let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
-        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes() + self.scratch.len() * 4
     }
 
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {

@@ -1,5 +1,5 @@
 //! Root mean square norm and its backward. Sums over a row run over four accumulators of sixteen lanes and one tree
-//! ([`math::sum_by`]).
+//! ([`math::dot`]).
 
 use super::lanes::{LANES, Level, Simd, simd};
 use super::*;
@@ -31,7 +31,6 @@ simd! {
     /// `dx = (dx if accumulate) + rstd * (w dy - x * rstd² * mean(w dy x))`; without `dy`, dx holds it.
     fn backward_rows[](s, x: &[f32], w: &[f32], eps: f32, dy: Option<&[f32]>, dx: &mut [f32], accumulate: bool) {
         let d = w.len();
-        // One sixteen-lane step; a macro-like closure would hide that x, w and dy are loaded the same way everywhere.
         for (row, dx) in dx.chunks_exact_mut(d).enumerate() {
             let x = &x[row * d..][..d];
             let rstd = rstd(s, x, eps);
@@ -44,7 +43,10 @@ simd! {
             for (i, dx) in dx.chunks_mut(LANES).enumerate() {
                 let at = i * LANES..i * LANES + dx.len();
                 let old = s.load_or(dx, 0.0);
-                let dy = dy.map_or(old, |dy| s.load_or(&dy[row * d..][at.clone()], 0.0));
+                let dy = match dy {
+                    Some(dy) => s.load_or(&dy[row * d..][at.clone()], 0.0),
+                    None => old,
+                };
                 let (x, w) = (s.load_or(&x[at.clone()], 0.0), s.load_or(&w[at], 0.0));
                 let g = s.mul(rstd, s.fnma(x, c, s.mul(w, dy)));
                 s.store_some(dx, if accumulate { s.add(old, g) } else { g });
@@ -77,7 +79,14 @@ fn weight(c: &CpuBackend, weight: Vector, width: usize) -> Result<&[f32]> {
 }
 
 /// [`Op::RmsNorm`].
-pub fn forward(c: &mut CpuBackend, x: Tensor, w: Vector, eps: f32, out: Tensor, gathered: bool) -> Result<()> {
+pub fn forward(
+    c: &mut CpuBackend,
+    x: Tensor,
+    w: Vector,
+    eps: f32,
+    out: Tensor,
+    gathered: bool,
+) -> Result<()> {
     let rows = count(&c.plan, gathered);
     let d = c.width(out)?;
     rows::write(c, "rms_norm", out, rows, d, |c, out| {

@@ -11,9 +11,9 @@ const SERIAL: usize = 1 << 16;
 /// where two operands are the same tensor that may not be.
 pub fn read<'a>(c: &'a CpuBackend, op: &str, t: Tensor, rows: usize, width: usize) -> Result<&'a [f32]> {
     c.check(op, t, rows, width)?;
-    c.f32(t)?.get(..rows * width).ok_or_else(|| {
-        Error::Internal(format!("{op}: tensor {} is read and written by one operation", t.0))
-    })
+    c.f32(t)?
+        .get(..rows * width)
+        .ok_or_else(|| Error::Internal(format!("{op}: tensor {} is read and written by one operation", t.0)))
 }
 
 /// Takes tensor `out` out (checked to hold `[rows, width]`), lets `f` write its first `rows` rows, and gives it back

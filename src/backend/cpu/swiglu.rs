@@ -10,6 +10,12 @@ fn sigmoid<S: Simd>(s: S, g: S::V) -> S::V {
     s.div(one, s.add(one, math::exp(s, s.sub(s.splat(0.0), g))))
 }
 
+/// `silu(gate) * up`.
+#[inline(always)]
+fn value<S: Simd>(s: S, gate: S::V, up: S::V) -> S::V {
+    s.mul(s.mul(gate, sigmoid(s, gate)), up)
+}
+
 /// The gradients of gate and up.
 #[inline(always)]
 fn gradients<S: Simd>(s: S, gate: S::V, up: S::V, dout: S::V) -> (S::V, S::V) {
@@ -25,11 +31,10 @@ simd! {
             let (gate, up) = row.split_at(f);
             let ((gates, gate), (ups, up)) = (gate.as_chunks::<LANES>(), up.as_chunks::<LANES>());
             let (outs, out) = out.as_chunks_mut::<LANES>();
-            let apply = |g, u| s.mul(s.mul(g, sigmoid(s, g)), u);
             for ((g, u), o) in gates.iter().zip(ups).zip(outs) {
-                s.store(o, apply(s.load(g), s.load(u)));
+                s.store(o, value(s, s.load(g), s.load(u)));
             }
-            s.store_some(out, apply(s.load_or(gate, 0.0), s.load_or(up, 0.0)));
+            s.store_some(out, value(s, s.load_or(gate, 0.0), s.load_or(up, 0.0)));
         }
     }
 }
@@ -45,19 +50,10 @@ simd! {
             {
                 let at = i * LANES..i * LANES + dout.len();
                 let (gate, up) = halves.map_or((&*dgate, &*dup), |(g, u)| (&g[at.clone()], &u[at]));
-                // Whole chunks skip the copy that a remainder needs.
-                let load = |x: &[f32]| x.first_chunk().map_or_else(|| s.load_or(x, 0.0), |x| s.load(x));
-                let (g, u) = gradients(s, load(gate), load(up), load(dout));
-                match (dgate.first_chunk_mut(), dup.first_chunk_mut()) {
-                    (Some(dgate), Some(dup)) => {
-                        s.store(dgate, g);
-                        s.store(dup, u);
-                    }
-                    _ => {
-                        s.store_some(dgate, g);
-                        s.store_some(dup, u);
-                    }
-                }
+                let (g, u) =
+                    gradients(s, s.load_or(gate, 0.0), s.load_or(up, 0.0), s.load_or(dout, 0.0));
+                s.store_some(dgate, g);
+                s.store_some(dup, u);
             }
         }
     }
