@@ -224,78 +224,78 @@ impl Simd for Portable {
     type V = [f32; 16];
     type I = [i32; 16];
 
-    #[inline(always)]
+    #[inline(never)]
     fn splat(self, x: f32) -> Self::V {
         [x; 16]
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load(self, x: &[f32; 16]) -> Self::V {
         *x
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_half(self, x: &[f32; 8]) -> Self::V {
         let mut v = [0.0; 16];
         v[..8].copy_from_slice(x);
         v
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store(self, out: &mut [f32; 16], v: Self::V) {
         *out = v;
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store_half(self, out: &mut [f32; 8], v: Self::V) {
         out.copy_from_slice(&v[..8]);
     }
-    #[inline(always)]
+    #[inline(never)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a + b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sub(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a - b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a * b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn div(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a / b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn fma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
         for l in 0..16 {
             c[l] = a[l].mul_add(b[l], c[l]);
         }
         c
     }
-    #[inline(always)]
+    #[inline(never)]
     fn fnma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
         for l in 0..16 {
             c[l] = (-a[l]).mul_add(b[l], c[l]);
         }
         c
     }
-    #[inline(always)]
+    #[inline(never)]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, mut y: Self::V) -> Self::V {
         for l in 0..16 {
             y[l] = if a[l] < b[l] { x[l] } else { y[l] };
         }
         y
     }
-    #[inline(always)]
+    #[inline(never)]
     fn mask_ge(self, a: Self::V, b: Self::V) -> u32 {
         (0..16).fold(0, |mask, l| mask | (u32::from(a[l] >= b[l]) << l))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn keep(self, mask: u32, v: Self::V, mut other: Self::V) -> Self::V {
         for l in 0..16 {
             if mask >> l & 1 == 1 {
@@ -304,43 +304,43 @@ impl Simd for Portable {
         }
         other
     }
-    #[inline(always)]
+    #[inline(never)]
     fn splat_i(self, x: i32) -> Self::I {
         [x; 16]
     }
-    #[inline(always)]
+    #[inline(never)]
     fn bits(self, v: Self::V) -> Self::I {
         v.map(|x| x.to_bits() as i32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn from_bits(self, v: Self::I) -> Self::V {
         v.map(|x| f32::from_bits(x as u32))
     }
-    #[inline(always)]
+    #[inline(never)]
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_sub)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn shl<const N: i32>(self, a: Self::I) -> Self::I {
         a.map(|x| x << N)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn shr<const N: i32>(self, a: Self::I) -> Self::I {
         a.map(|x| x >> N)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn to_f32(self, a: Self::I) -> Self::V {
         a.map(|x| x as f32)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sum(self, v: Self::V) -> f32 {
         fold(v, |a, b| a + b)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn largest(self, v: Self::V) -> f32 {
         fold(v, |a, b| if a > b { a } else { b })
     }
