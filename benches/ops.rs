@@ -64,6 +64,10 @@ fn attention(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("decode", format!("{rows}x{context}")), |bench| {
             bench.iter(|| run(&mut b, &op));
         });
+        let op = Op::Rope { qkv, table, heads: HEADS, kv: Some((kv, 0)) };
+        group.bench_function(BenchmarkId::new("rope and KV write", format!("{rows}x{context}")), |bench| {
+            bench.iter(|| run(&mut b, &op));
+        });
     }
     for (sequences, tokens) in [(8, 100), (8, 300), (4, 700)] {
         let mut b = CpuBackend::new(0).unwrap();

@@ -155,7 +155,7 @@ pub trait Simd: Copy {
     /// The bits of each lane.
     fn bits(self, v: Self::V) -> Self::I;
     /// The inverse of [`Simd::bits`].
-    fn from_bits(self, v: Self::I) -> Self::V;
+    fn of_bits(self, v: Self::I) -> Self::V;
     /// Wrapping `a + b`.
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Wrapping `a - b`.
@@ -319,7 +319,7 @@ impl Simd for Portable {
         v.map(|x| x.to_bits() as i32)
     }
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
-    fn from_bits(self, v: Self::I) -> Self::V {
+    fn of_bits(self, v: Self::I) -> Self::V {
         v.map(|x| f32::from_bits(x as u32))
     }
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
@@ -479,7 +479,7 @@ impl Simd for Avx2 {
         unsafe { (_mm256_castps_si256(v.0), _mm256_castps_si256(v.1)) }
     }
     #[inline(always)]
-    fn from_bits(self, v: Self::I) -> Self::V {
+    fn of_bits(self, v: Self::I) -> Self::V {
         // SAFETY: AVX2 by the token.
         unsafe { (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1)) }
     }
@@ -616,7 +616,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_castps_si512(v) }
     }
     #[inline(always)]
-    fn from_bits(self, v: Self::I) -> Self::V {
+    fn of_bits(self, v: Self::I) -> Self::V {
         // SAFETY: AVX-512 by the token.
         unsafe { _mm512_castsi512_ps(v) }
     }
@@ -687,7 +687,7 @@ mod tests {
         let heads = Heads { heads: 6, kv_heads: 2, head_dim: 40, scale: 0.16, window: Some(70) };
         let (rows, d, v) = (150, heads.qkv_width(), 301);
         let mut c = CpuBackend::new(1).unwrap();
-        let mut tensor = |c: &mut CpuBackend, rows: usize, width: usize, seed: u64| {
+        let tensor = |c: &mut CpuBackend, rows: usize, width: usize, seed: u64| {
             let spec = TensorSpec { name: "t", rows, width, element: Element::Activation };
             let t = c.tensor(spec).unwrap();
             c.upload_f32(t, &values(rows * width, seed)).unwrap();
