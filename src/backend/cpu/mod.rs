@@ -11,6 +11,8 @@ mod embed;
 pub mod gemm;
 mod linear;
 mod linear_backward;
+#[cfg(test)]
+mod linear_tests;
 mod lm_head_loss;
 mod lm_head_sample;
 mod lora;
