@@ -69,13 +69,18 @@ pub struct KvSpec {
     pub kv_width: usize,
 }
 
-/// A device that holds weights, adapters and activations, and executes [`Op`]s.
-pub trait Backend {
+/// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
+pub trait Backend: std::any::Any {
     /// What it is, for a person: `"cpu (avx512f, 2 threads)"`.
     fn describe(&self) -> String;
 
     /// The instruction set or architecture on which results are bit for bit reproducible, e.g. `"x86-64 avx512f+fma"`.
     fn arithmetic(&self) -> String;
+
+    /// Bytes of one [`Element::Activation`], in tensors and KV pages.
+    fn activation_bytes(&self) -> usize {
+        4
+    }
 
     /// Bytes held at present: weights, slots, tensors, pages.
     fn bytes_in_use(&self) -> usize;
