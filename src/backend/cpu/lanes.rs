@@ -200,7 +200,7 @@ pub trait Simd: Copy {
 }
 
 /// Applies `f` to the lanes of two arrays.
-#[inline(always)]
+#[inline]
 fn zip<T: Copy, U: Copy + Default>(a: [T; 16], b: [T; 16], f: impl Fn(T, T) -> U) -> [U; 16] {
     let mut out = [U::default(); 16];
     for l in 0..16 {
@@ -210,7 +210,7 @@ fn zip<T: Copy, U: Copy + Default>(a: [T; 16], b: [T; 16], f: impl Fn(T, T) -> U
 }
 
 /// Folds by the tree of [`Simd::sum`].
-#[inline(always)]
+#[inline]
 fn fold(mut x: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
         for l in 0..half {
@@ -220,82 +220,84 @@ fn fold(mut x: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     x[0]
 }
 
+// On x86-64 this path serves only CPUs without FMA, where each lane is a call anyway: inlining it would double the code of
+// the kernels and the time to compile them.
 impl Simd for Portable {
     type V = [f32; 16];
     type I = [i32; 16];
 
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn splat(self, x: f32) -> Self::V {
         [x; 16]
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn load(self, x: &[f32; 16]) -> Self::V {
         *x
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn load_half(self, x: &[f32; 8]) -> Self::V {
         let mut v = [0.0; 16];
         v[..8].copy_from_slice(x);
         v
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn store(self, out: &mut [f32; 16], v: Self::V) {
         *out = v;
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn store_half(self, out: &mut [f32; 8], v: Self::V) {
         out.copy_from_slice(&v[..8]);
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a + b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sub(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a - b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a * b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn div(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a / b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn fma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
         for l in 0..16 {
             c[l] = a[l].mul_add(b[l], c[l]);
         }
         c
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn fnma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
         for l in 0..16 {
             c[l] = (-a[l]).mul_add(b[l], c[l]);
         }
         c
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, mut y: Self::V) -> Self::V {
         for l in 0..16 {
             y[l] = if a[l] < b[l] { x[l] } else { y[l] };
         }
         y
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn mask_ge(self, a: Self::V, b: Self::V) -> u32 {
         (0..16).fold(0, |mask, l| mask | (u32::from(a[l] >= b[l]) << l))
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn keep(self, mask: u32, v: Self::V, mut other: Self::V) -> Self::V {
         for l in 0..16 {
             if mask >> l & 1 == 1 {
@@ -304,43 +306,43 @@ impl Simd for Portable {
         }
         other
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn splat_i(self, x: i32) -> Self::I {
         [x; 16]
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn bits(self, v: Self::V) -> Self::I {
         v.map(|x| x.to_bits() as i32)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn from_bits(self, v: Self::I) -> Self::V {
         v.map(|x| f32::from_bits(x as u32))
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_sub)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn shl<const N: i32>(self, a: Self::I) -> Self::I {
         a.map(|x| x << N)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn shr<const N: i32>(self, a: Self::I) -> Self::I {
         a.map(|x| x >> N)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn to_f32(self, a: Self::I) -> Self::V {
         a.map(|x| x as f32)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sum(self, v: Self::V) -> f32 {
         fold(v, |a, b| a + b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn largest(self, v: Self::V) -> f32 {
         fold(v, |a, b| if a > b { a } else { b })
     }
