@@ -5,6 +5,8 @@
 //! path give the same bits.
 
 mod adamw;
+#[cfg(test)]
+mod adamw_tests;
 mod attention;
 mod attention_backward;
 mod embed;
@@ -12,6 +14,8 @@ pub mod gemm;
 mod lanes;
 mod linear;
 mod linear_backward;
+#[cfg(test)]
+mod linear_tests;
 mod lm_head_loss;
 mod lm_head_sample;
 mod lora;

@@ -119,6 +119,11 @@ pub(super) struct Tile {
     pub ldy: usize,
     /// Start from what is in `y` instead of 0.
     pub accumulate: bool,
+    /// What to bring into the second-level cache meanwhile: for each k, the next `ahead_step` values (up to 32). Only a hint, so it
+    /// may point anywhere.
+    pub ahead: *const f32,
+    /// 0 for nothing.
+    pub ahead_step: usize,
 }
 
 /// A tile for a fixed number of rows and columns.
@@ -142,7 +147,7 @@ impl Kernels {
     /// For all k, i < rows, j < cols, the elements of [`Tile`]'s formula must be readable, and y's writable and not accessed by
     /// anyone else.
     pub unsafe fn tile(self, rows: usize, cols: usize, tile: &Tile) {
-        debug_assert!(cols % 16 == 0);
+        debug_assert!(cols.is_multiple_of(16));
         let mut j = 0;
         while j < cols {
             let wide = cols - j >= 32;
