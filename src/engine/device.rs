@@ -50,7 +50,8 @@ impl Device {
             training: None,
             norms: None,
             lm_head_rows: options.lm_head_rows,
-            limit: options.memory_limit,
+            // Kernels keep a little memory of their own that no plan knows of.
+            limit: options.memory_limit.map(|limit| limit + limit / 32),
         };
         device.prepare(Mode::Inference, options.max_rows, plan.shrink_width)?;
         Ok(device)
@@ -59,6 +60,19 @@ impl Device {
     /// The backend.
     pub fn backend(&mut self) -> &mut dyn Backend {
         &mut *self.backend
+    }
+
+    /// Whether what is held now keeps to the memory limit; `what` has just been taken.
+    pub fn check_limit(&self, what: &str) -> Result<()> {
+        let held = self.backend.bytes_in_use();
+        match self.limit {
+            Some(limit) if held > limit => Err(Error::Memory(format!(
+                "with {what}, {} ({held} bytes) are needed, the limit is {}",
+                human(held),
+                human(limit)
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The model.
