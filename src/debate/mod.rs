@@ -188,7 +188,8 @@ impl Table {
             let running = work(i, question, scope.child(&question.id));
             async move { Ok::<_, Error>((i, running.await?)) }
         });
-        let mut done: Vec<(usize, T)> = stream::iter(started).buffer_unordered(self.window).try_collect().await?;
+        let mut done: Vec<(usize, T)> =
+            stream::iter(started).buffer_unordered(self.window).try_collect().await?;
         done.sort_unstable_by_key(|(i, _)| *i);
         Ok(done.into_iter().map(|(_, result)| result).collect())
     }
@@ -203,7 +204,8 @@ impl Table {
     ) -> Result<Debate> {
         let asked = self.task.prompts.first(question.subject())?;
         let mut chats = vec![vec![Message::user(asked.clone())]; self.agents];
-        let prompts = (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
+        let prompts =
+            (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
         let answers = Answers { question, occasion, round: 1, adapters: &society.generators };
         let mut rounds = vec![self.round(scope, answers, &mut chats, prompts).await?];
         for round in 2..=self.rounds {
@@ -254,12 +256,15 @@ impl Table {
         }
         let mut requests = Vec::new();
         for (n, others) in others.iter().enumerate() {
-            let request = prompts.summary(subject, others).map(Message::user).and_then(|m| self.codec.prompt(&[m]))?;
-            let fits = !others.is_empty() && request.len() < self.codec.max_positions();
-            let key = occasion.key("summary", question, n, round, 0);
-            requests.push(fits.then(|| {
-                self.request(AdapterId::BASE, request.into(), key, self.sampling.summary_max_tokens)
-            }));
+            let mut request = None;
+            if !others.is_empty() {
+                let prompt = self.codec.prompt(&[Message::user(prompts.summary(subject, others)?)])?;
+                let key = occasion.key("summary", question, n, round, 0);
+                request = (prompt.len() < self.codec.max_positions()).then(|| {
+                    self.request(AdapterId::BASE, prompt.into(), key, self.sampling.summary_max_tokens)
+                });
+            }
+            requests.push(request);
         }
         let summaries = self.draw(scope, requests).await?;
         others
@@ -380,16 +385,19 @@ impl Table {
     }
 
     /// Draws what is requested, in one call.
-    async fn draw(&self, scope: &Scope, requests: Vec<Option<SampleRequest>>) -> Result<Vec<Option<Utterance>>> {
+    async fn draw(
+        &self,
+        scope: &Scope,
+        requests: Vec<Option<SampleRequest>>,
+    ) -> Result<Vec<Option<Utterance>>> {
         let prompts: Vec<_> = requests.iter().map(|r| r.as_ref().map(|r| r.prompt.clone())).collect();
         let mut samples = scope.sample(requests.into_iter().flatten().collect()).await?.into_iter();
         prompts
             .into_iter()
             .map(|prompt| {
                 let Some(prompt) = prompt else { return Ok(None) };
-                let sample = samples
-                    .next()
-                    .ok_or_else(|| Error::Internal("fewer samples than requests".into()))?;
+                let sample =
+                    samples.next().ok_or_else(|| Error::Internal("fewer samples than requests".into()))?;
                 self.utterance(prompt, sample).map(Some)
             })
             .collect()

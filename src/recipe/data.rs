@@ -231,7 +231,10 @@ mod tests {
                     if minus > 0 && plus > 0 {
                         let taken = s.corrected_taken + s.confirmed_taken;
                         let most = (minus as f64 / f64::from(w)).min(plus as f64 / (1.0 - f64::from(w)));
-                        assert!(taken as f64 <= most + 1e-4 && taken as f64 > most - 1.0 - 1e-4, "{minus} {plus} {w}");
+                        assert!(
+                            taken as f64 <= most + 1e-4 && taken as f64 > most - 1.0 - 1e-4,
+                            "{minus} {plus} {w}"
+                        );
                         assert!((s.corrected_taken as f64 - f64::from(w) * taken as f64).abs() <= 0.5 + 1e-4);
                     }
                 }

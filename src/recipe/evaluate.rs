@@ -98,7 +98,9 @@ pub async fn evaluate(
                 }
             )?;
             let shown = match &debate {
-                Some(debate) if i == 0 => Some(graded(record(debate)?, answers, &debate.id, &debate.vote.answer)),
+                Some(debate) if i == 0 => {
+                    Some(graded(record(debate)?, answers, &debate.id, &debate.vote.answer))
+                }
                 _ => None,
             };
             answered(shown);
@@ -207,7 +209,8 @@ fn answered_by(
         .zip(exams)
         .map(|(q, e)| {
             let turns = turns(e);
-            let right: Vec<bool> = turns.iter().map(|t| answers.is_right(&q.id, t.answer.as_deref())).collect();
+            let right: Vec<bool> =
+                turns.iter().map(|t| answers.is_right(&q.id, t.answer.as_deref())).collect();
             Ok(json!({
                 "id": q.id,
                 "question": q.text,
@@ -343,9 +346,17 @@ impl Examiner {
                 self.output.event(Event::Debate { lane: self.lane.clone(), transcript });
             }
         };
-        let result =
-            evaluate(&self.table, &scope, questions, society, occasion, self.methods, &self.answers, &answered)
-                .await?;
+        let result = evaluate(
+            &self.table,
+            &scope,
+            questions,
+            society,
+            occasion,
+            self.methods,
+            &self.answers,
+            &answered,
+        )
+        .await?;
         for (method, records) in &result.transcripts {
             self.output.transcripts(&self.lane, iteration, &format!("{split}-{method}"), records)?;
         }
