@@ -120,3 +120,21 @@ fn gsm8k_reads_its_own_format() {
     ));
     assert_eq!(task.reader.read("it is $1,063.").as_deref(), Some("1063"));
 }
+
+/// With `COLLOQUY_GSM8K` naming the folder of train.jsonl and test.jsonl as published.
+#[test]
+fn gsm8k_as_published_loads() {
+    let Ok(folder) = std::env::var("COLLOQUY_GSM8K") else {
+        println!("skipped: COLLOQUY_GSM8K is not set");
+        return;
+    };
+    let mut section = example("gsm8k.toml").task;
+    section.data = Some(format!("{folder}/train.jsonl"));
+    section.test_data = Some(format!("{folder}/test.jsonl"));
+    (section.train_questions, section.dev_questions, section.test_questions) = (6000, 700, 1319);
+    let Loaded { questions, answers, .. } = load(&section).unwrap();
+    let all = questions.train.iter().chain(&questions.dev).chain(&questions.test);
+    assert!(all.clone().all(|q| answers.reference(&q.id).is_some()));
+    assert_eq!(answers.reference(&questions.test[0].id), Some("18"));
+    assert_eq!(all.count(), 8019);
+}

@@ -7,6 +7,7 @@
 mod record;
 mod vote;
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -326,22 +327,22 @@ impl Table {
         Ok(Round { turns, vote })
     }
 
-    /// First answers outside a debate: sample `s` of agent `s mod N`, so that the first N are those of a debate's first round. With
-    /// `greedy` the most likely answer of each agent.
+    /// First answers outside a debate: sample `s` is agent `s mod N`'s, and the first N are those of a debate's first round. With
+    /// `greedy` the most likely answers instead.
     pub async fn first_answers(
         &self,
         scope: &Scope,
         question: &Question,
         society: &Society,
         occasion: Occasion,
-        samples: usize,
+        samples: Range<usize>,
         greedy: bool,
     ) -> Result<Vec<Turn>> {
         let asked = self.task.prompts.first(question.subject())?;
         let messages = vec![Message::user(asked.clone())];
         let prompt: Arc<[u32]> = self.codec.prompt(&messages)?.into();
         self.fits_first(question, &prompt)?;
-        let requests = (0..samples).map(|s| {
+        let requests = samples.clone().map(|s| {
             let (agent, sample) = (s % self.agents, s / self.agents);
             let key = if greedy { 0 } else { occasion.key("answer", question, agent, 1, sample) };
             let mut request =
@@ -352,9 +353,8 @@ impl Table {
             Some(request)
         });
         let drawn = self.draw(scope, requests.collect()).await?;
-        Ok(drawn
-            .into_iter()
-            .enumerate()
+        Ok(samples
+            .zip(drawn)
             .map(|(s, response)| Turn {
                 agent: s % self.agents,
                 prompt: asked.clone(),
@@ -384,14 +384,18 @@ impl Table {
         }
     }
 
-    /// Draws what is requested, in one call.
+    /// Draws what is requested, in one call (none if nothing is).
     async fn draw(
         &self,
         scope: &Scope,
         requests: Vec<Option<SampleRequest>>,
     ) -> Result<Vec<Option<Utterance>>> {
         let prompts: Vec<_> = requests.iter().map(|r| r.as_ref().map(|r| r.prompt.clone())).collect();
-        let mut samples = scope.sample(requests.into_iter().flatten().collect()).await?.into_iter();
+        let requests: Vec<_> = requests.into_iter().flatten().collect();
+        if requests.is_empty() {
+            return Ok(vec![None; prompts.len()]);
+        }
+        let mut samples = scope.sample(requests).await?.into_iter();
         prompts
             .into_iter()
             .map(|prompt| {

@@ -108,10 +108,10 @@ pub fn critic_sets(
         }
         let was_right = first.answer.as_deref() == *label;
         let kind = if was_right { "confirmed" } else { "corrected" };
-        let mut example = Example::of_turn(debate, last, kind);
-        if let (Some(e), CriticLoss::All) = (example.take_if(|_| loss == CriticLoss::All), loss) {
-            example = e.with_all_turns(codec)?;
-        }
+        let example = match Example::of_turn(debate, last, kind) {
+            Some(example) if loss == CriticLoss::All => example.with_all_turns(codec)?,
+            example => example,
+        };
         if was_right { confirmed.extend(example) } else { corrected.extend(example) }
     }
     Ok((corrected, confirmed))

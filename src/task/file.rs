@@ -228,9 +228,9 @@ mod tests {
     #[test]
     fn one_file_is_split_by_hash() {
         let files = Files::new();
-        let section = section(files.write("all.jsonl", &lines(0..500)), [300, 40, 30]);
+        let section = section(files.write("all.jsonl", &lines(0..500)), [300, 20, 30]);
         let Loaded { questions, answers, .. } = load(&section).unwrap();
-        assert_eq!((questions.train.len(), questions.dev.len(), questions.test.len()), (300, 40, 30));
+        assert_eq!((questions.train.len(), questions.dev.len(), questions.test.len()), (300, 20, 30));
         assert!(questions.train.iter().all(|q| Split::of_question(&q.text) == Split::Train));
         assert!(questions.dev.iter().all(|q| Split::of_question(&q.text) == Split::Dev));
         let q = &questions.test[0];
