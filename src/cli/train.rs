@@ -1,0 +1,371 @@
+//! `colloquy train`: adapters, each on its own data, all in the same batches.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+use futures::future::try_join_all;
+use serde_json::json;
+
+use super::common::{Common, ModelArgs, name_value};
+use super::records;
+use super::screen::Screen;
+use super::session::{Session, Wanted};
+use crate::adapter;
+use crate::engine::{AdapterId, AdapterSource, Optimizer, Service, TrainRequest, TrainSequence};
+use crate::error::{Error, Result};
+use crate::recipe::{Schedule, schedule};
+use crate::run::write_lines;
+
+/// Options of `train`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Finetune adapters, each on its own data, in the same batches",
+    long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
+                  optimizer, and comes out as if it had been trained alone, bit for bit.",
+    after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]` (targets joined by `+`).
+Data, JSON Lines, one of:
+  {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}  assistant turns carry the loss; \"weight\": 0 leaves a turn out
+  {\"prompt\": …, \"completion\": …}                               the completion carries the loss
+  {\"text\": …}                                                  every token does
+  {\"tokens\": […], \"weights\": […]}                              as given (default 1); needs no tokenizer
+Any training option can be set for one adapter: --learning-rate critic-0=2e-7
+Output: DIR/NAME/adapter_config.json, adapter_model.safetensors; DIR/metrics.jsonl with adapter, step, loss,
+grad_norm (before clipping), learning_rate, tokens.
+
+Example:
+  colloquy train --model embedded --adapter a=new:rank=8 --data a=chats.jsonl --output trained"
+)]
+pub struct Args {
+    /// A Hugging Face model folder, or `embedded`.
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// An adapter to train and what it starts from. May be repeated.
+    #[arg(long = "adapter", value_name = "NAME=SOURCE", required = true)]
+    adapters: Vec<String>,
+    /// An adapter's training data. One for each adapter.
+    #[arg(long = "data", value_name = "NAME=FILE", required = true)]
+    data: Vec<String>,
+    /// Folder for the results.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Replace results in --output if it exists.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    training: TrainingArgs,
+    /// Most rows (tokens) in a micro-batch; 0 is no limit. Never changes results.
+    #[arg(long, default_value_t = 2048, value_name = "ROWS", help_heading = "Device")]
+    micro_batch_rows: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Training options; each may be given for all adapters (`VALUE`) and for single ones (`NAME=VALUE`).
+#[derive(ClapArgs, Debug)]
+#[command(next_help_heading = "Training ([NAME=]VALUE)")]
+struct TrainingArgs {
+    /// Peak learning rate [default: 1e-4].
+    #[arg(long, value_name = "X")]
+    learning_rate: Vec<String>,
+    /// Decoupled weight decay [default: 0].
+    #[arg(long, value_name = "X")]
+    weight_decay: Vec<String>,
+    /// Decay of the first moment [default: 0.9].
+    #[arg(long, value_name = "X")]
+    adam_beta1: Vec<String>,
+    /// Decay of the second moment [default: 0.999].
+    #[arg(long, value_name = "X")]
+    adam_beta2: Vec<String>,
+    /// Added to the denominator [default: 1e-8].
+    #[arg(long, value_name = "X")]
+    adam_epsilon: Vec<String>,
+    /// Gradient norm clip; 0 does not clip [default: 1].
+    #[arg(long, value_name = "X")]
+    max_grad_norm: Vec<String>,
+    /// Passes over the data [default: 1].
+    #[arg(long, value_name = "N", conflicts_with = "max_steps")]
+    num_epochs: Vec<String>,
+    /// Optimizer steps, instead of epochs; the data repeats as needed.
+    #[arg(long, value_name = "N")]
+    max_steps: Vec<String>,
+    /// Sequences in one optimizer step; 0 is all [default: 8].
+    #[arg(long, value_name = "N")]
+    batch_size: Vec<String>,
+    /// constant, linear or cosine [default: constant].
+    #[arg(long, value_name = "NAME")]
+    lr_scheduler: Vec<String>,
+    /// Share of the steps that warm up [default: 0].
+    #[arg(long, value_name = "X")]
+    warmup_ratio: Vec<String>,
+    /// Shuffle each epoch [default: true].
+    #[arg(long, value_name = "true|false")]
+    shuffle: Vec<String>,
+}
+
+/// One option's values: for all adapters, and for single ones.
+struct Setting<'a> {
+    option: &'a str,
+    values: BTreeMap<Option<&'a str>, &'a str>,
+}
+
+impl<'a> Setting<'a> {
+    fn read(option: &'a str, texts: &'a [String], adapters: &[&str]) -> Result<Self> {
+        let mut values = BTreeMap::new();
+        for text in texts {
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (Some(name), value),
+                None => (None, text.as_str()),
+            };
+            if let Some(name) = name
+                && !adapters.contains(&name)
+            {
+                return Err(Error::Usage(format!(
+                    "--{option} {text}: no adapter is called `{name}`; there are {}",
+                    adapters.join(", ")
+                )));
+            }
+            if values.insert(name, value).is_some() {
+                return Err(Error::Usage(format!("--{option} {text}: given twice")));
+            }
+        }
+        Ok(Self { option, values })
+    }
+
+    /// The value for an adapter, checked.
+    fn get<T: std::str::FromStr + Copy>(
+        &self,
+        adapter: &str,
+        default: T,
+        expected: &str,
+        good: impl Fn(T) -> bool,
+    ) -> Result<T> {
+        let Some(text) = self.values.get(&Some(adapter)).or_else(|| self.values.get(&None)) else {
+            return Ok(default);
+        };
+        text.parse().ok().filter(|v| good(*v)).ok_or_else(|| {
+            Error::Usage(format!("--{} {text}: expected {expected}", self.option))
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Scheduler {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+impl std::str::FromStr for Scheduler {
+    type Err = ();
+    fn from_str(s: &str) -> Result<Self, ()> {
+        match s {
+            "constant" => Ok(Self::Constant),
+            "linear" => Ok(Self::Linear),
+            "cosine" => Ok(Self::Cosine),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Scheduler {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+impl TrainingArgs {
+    /// The schedule's settings and the optimizer's for one adapter.
+    fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Schedule, Optimizer)> {
+        let setting = |option, texts| Setting::read(option, texts, adapters);
+        let number = |option, texts, default: f32, expected: &str, good: fn(f32) -> bool| -> Result<f32> {
+            setting(option, texts)?.get(adapter, default, expected, |v: f32| v.is_finite() && good(v))
+        };
+        let at_least_0 = |v: f32| v >= 0.0;
+        let share = |v: f32| (0.0..1.0).contains(&v);
+        let whole = "a whole number";
+        let clip = number("max-grad-norm", &self.max_grad_norm, 1.0, "a number >= 0", at_least_0)?;
+        let max_steps =
+            setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
+        let scheduler = setting("lr-scheduler", &self.lr_scheduler)?.get(
+            adapter,
+            Scheduler::Constant,
+            "constant, linear or cosine",
+            |_| true,
+        )?;
+        let schedule = Schedule {
+            learning_rate: number("learning-rate", &self.learning_rate, 1e-4, "a number >= 0", at_least_0)?,
+            num_epochs: setting("num-epochs", &self.num_epochs)?
+                .get(adapter, 1, "at least 1", |n: usize| n >= 1)?,
+            max_steps: (max_steps > 0).then_some(max_steps),
+            batch_size: setting("batch-size", &self.batch_size)?.get(adapter, 8, whole, |_: usize| true)?,
+            lr_scheduler: scheduler.name().to_string(),
+            warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", |v| {
+                (0.0..=1.0).contains(&v)
+            })?,
+            shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
+        };
+        let optimizer = Optimizer {
+            beta1: number("adam-beta1", &self.adam_beta1, 0.9, "a number >= 0 and < 1", share)?,
+            beta2: number("adam-beta2", &self.adam_beta2, 0.999, "a number >= 0 and < 1", share)?,
+            epsilon: number("adam-epsilon", &self.adam_epsilon, 1e-8, "a number > 0", |v| v > 0.0)?,
+            weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
+            max_grad_norm: if clip == 0.0 { f32::INFINITY } else { clip },
+        };
+        Ok((schedule, optimizer))
+    }
+}
+
+/// What an adapter starts from.
+enum Source {
+    Folder(PathBuf),
+    New(adapter::NewAdapter),
+}
+
+fn parse_source(option: &str, text: &str) -> Result<Source> {
+    let Some(settings) = text.strip_prefix("new").filter(|s| s.is_empty() || s.starts_with(':')) else {
+        return Ok(Source::Folder(text.into()));
+    };
+    let wrong = |setting: &str, expected: &str| {
+        Error::Usage(format!("--adapter {option}: `{setting}`: expected {expected}"))
+    };
+    let mut new = adapter::NewAdapter::default();
+    for setting in settings.trim_start_matches(':').split(',').filter(|s| !s.is_empty()) {
+        let (key, value) = setting.split_once('=').ok_or_else(|| wrong(setting, "KEY=VALUE"))?;
+        match key {
+            "rank" => {
+                new.rank = value
+                    .parse()
+                    .ok()
+                    .filter(|r| (1..=crate::backend::MAX_RANK).contains(r))
+                    .ok_or_else(|| wrong(setting, "a rank from 1 to 128"))?;
+            }
+            "alpha" => {
+                new.alpha = value
+                    .parse()
+                    .ok()
+                    .filter(|a: &f32| a.is_finite() && *a > 0.0)
+                    .ok_or_else(|| wrong(setting, "a number > 0"))?;
+            }
+            "targets" => new.targets = value.split('+').map(String::from).collect(),
+            "init-seed" => new.seed = value.parse().map_err(|_| wrong(setting, "a whole number"))?,
+            "rslora" => new.rslora = value.parse().map_err(|_| wrong(setting, "true or false"))?,
+            _ => return Err(wrong(setting, "one of rank, alpha, targets, init-seed, rslora")),
+        }
+    }
+    Ok(Source::New(new))
+}
+
+/// An adapter to train.
+struct Job {
+    name: String,
+    id: AdapterId,
+    request: TrainRequest,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let screen = Rc::new(Screen::new());
+    let mut sources = Vec::new();
+    for text in &args.adapters {
+        let (name, source) = name_value("adapter", text)?;
+        if sources.iter().any(|(n, _)| *n == name) {
+            return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
+        }
+        sources.push((name, parse_source(text, source)?));
+    }
+    let names: Vec<&str> = sources.iter().map(|(n, _)| *n).collect();
+    let mut data = BTreeMap::new();
+    for text in &args.data {
+        let (name, file) = name_value("data", text)?;
+        if !names.contains(&name) {
+            return Err(Error::Usage(format!("--data {text}: no adapter is called `{name}`")));
+        }
+        if data.insert(name, PathBuf::from(file)).is_some() {
+            return Err(Error::Usage(format!("--data {text}: adapter `{name}` has data already")));
+        }
+    }
+    if let Some(name) = names.iter().find(|n| !data.contains_key(*n)) {
+        return Err(Error::Usage(format!("adapter `{name}` has no data: give --data {name}=FILE")));
+    }
+    let settings = names.iter().map(|n| args.training.of(n, &names)).collect::<Result<Vec<_>>>()?;
+    if args.output.exists() && !args.force {
+        return Err(Error::file(
+            &args.output,
+            "exists already; choose another --output, or --force to replace results in it",
+        ));
+    }
+    let read = names.iter().map(|n| records::read(&data[n], &["weights"])).collect::<Result<Vec<_>>>()?;
+
+    let ranks = sources.iter().map(|(_, s)| if let Source::New(n) = s { n.rank } else { 1 });
+    let defaults = crate::run::RunSection::default();
+    let wanted = Wanted {
+        model: args.model.clone(),
+        adapters: sources
+            .iter()
+            .filter_map(|(n, s)| match s {
+                Source::Folder(folder) => Some((n.to_string(), folder.clone())),
+                Source::New(_) => None,
+            })
+            .collect(),
+        training: true,
+        more_adapters: (sources.iter().filter(|(_, s)| matches!(s, Source::New(_))).count(), ranks.max().unwrap_or(1)),
+        limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
+    };
+    let session = Session::open(&wanted, &args.common, &screen)?;
+    session.show_plan(&screen);
+    let layout = session.engine.with(|e| e.model().layout().clone());
+
+    let mut jobs = Vec::new();
+    for (((name, source), records), (plan, optimizer)) in sources.iter().zip(&read).zip(settings) {
+        let id = match source {
+            Source::Folder(_) => session.adapters[*name],
+            Source::New(new) => {
+                let snapshot = adapter::initialise(new, &layout)?;
+                session.engine.create(AdapterSource::Snapshot(Arc::new(snapshot)))?
+            }
+        };
+        let mut sequences = Vec::new();
+        for record in records {
+            if let Some(other) = record.adapter.as_deref().filter(|a| a != name) {
+                return Err(record.error("adapter", format!("found `{other}`, but this is the data of `{name}`")));
+            }
+            let (tokens, weights) = session.tokens(record, false)?;
+            if weights.iter().skip(1).all(|w| *w == 0.0) {
+                return Err(record.error("", "nothing in it carries loss"));
+            }
+            sequences.push(TrainSequence { tokens, weights });
+        }
+        let seed = args.common.seed.unwrap_or(0);
+        let steps = schedule(&plan, sequences.len(), &[&seed.to_le_bytes(), b"train", name.as_bytes()]);
+        let request =
+            TrainRequest { adapter: id, sequences: sequences.into(), steps, optimizer, fresh_moments: true };
+        jobs.push(Job { name: name.to_string(), id, request });
+    }
+
+    let steps: usize = jobs.iter().map(|j| j.request.steps.len()).sum();
+    screen.line(&format!("train    {} adapters, {steps} optimizer steps", jobs.len()));
+    let engine = session.engine.clone();
+    let output = args.output.clone();
+    session.drive(async move {
+        let results = try_join_all(jobs.iter().map(|j| engine.train(j.request.clone()))).await?;
+        let mut lines = Vec::new();
+        for (job, metrics) in jobs.iter().zip(&results) {
+            lines.extend(metrics.iter().map(|m| {
+                json!({"adapter": job.name, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
+                       "learning_rate": m.learning_rate, "tokens": m.tokens})
+            }));
+            let snapshot = engine.snapshot(job.id, false)?;
+            adapter::write(&output.join(&job.name), &snapshot, &layout, &args.model)?;
+        }
+        write_lines(&output.join("metrics.jsonl"), &lines)
+    })?;
+    screen.line(&format!("written  {}", args.output.display()));
+    Ok(())
+}
