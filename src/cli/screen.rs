@@ -23,6 +23,10 @@ impl Paint {
     pub fn stderr() -> Self {
         Self(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
     }
+    /// None.
+    pub fn plain() -> Self {
+        Self(false)
+    }
     fn with(self, code: &str, text: &str) -> String {
         if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }

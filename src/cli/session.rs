@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::common::{Common, ModelArgs, choose_device, name_value};
 use super::records::{Content, Record};
 use super::screen::{Screen, bytes};
-use crate::adapter;
+use crate::adapter::AdapterOrigin;
 use crate::backend::cpu::CpuBackend;
 use crate::engine::*;
 use crate::error::{Error, Result};
@@ -23,8 +23,8 @@ pub const EMBEDDED: &str = "embedded";
 pub struct Wanted {
     /// Folder or `embedded`.
     pub model: String,
-    /// Names and PEFT folders.
-    pub adapters: Vec<(String, PathBuf)>,
+    /// Names and where they come from.
+    pub adapters: Vec<(String, AdapterOrigin)>,
     /// Will adapters be trained?
     pub training: bool,
     /// Adapters the memory plan counts on beyond those named, and their rank.
@@ -37,25 +37,26 @@ impl Wanted {
     /// For inference with what the options name.
     pub fn from_args(args: &ModelArgs) -> Result<Self> {
         let mut model = args.model.clone();
-        let mut adapters: Vec<(String, PathBuf)> = Vec::new();
+        let mut adapters: Vec<(String, AdapterOrigin)> = Vec::new();
         if let Some(society) = &args.society {
             let society = Society::find(society, args.lane.as_deref())?;
             model = Some(society.model);
-            adapters = society.adapters;
+            adapters =
+                society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
         }
         for text in &args.adapters {
             let (name, folder) = name_value("adapter", text)?;
             if adapters.iter().any(|(n, _)| n == name) {
                 return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
             }
-            adapters.push((name.to_string(), folder.into()));
+            adapters.push((name.to_string(), AdapterOrigin::Folder(folder.into())));
         }
         let model = model.ok_or_else(|| {
             Error::Usage("no model: give --model DIR, --model embedded or --society DIR".into())
         })?;
         let defaults = crate::run::RunSection::default();
         let limits = (defaults.micro_batch_rows, defaults.step_rows, defaults.max_sequences);
-        Ok(Self { model, adapters, training: false, more_adapters: (0, 16), limits })
+        Ok(Self { model, adapters, training: false, more_adapters: (0, 1), limits })
     }
 }
 
@@ -180,10 +181,10 @@ impl Session {
         let snapshots = wanted
             .adapters
             .iter()
-            .map(|(name, folder)| Ok((name.clone(), adapter::read(folder, model.layout())?)))
+            .map(|(name, origin)| Ok((name.clone(), origin.snapshot(model.layout())?)))
             .collect::<Result<Vec<_>>>()?;
         let ranks = snapshots.iter().flat_map(|(_, s)| s.spec.parts.iter().flatten().map(|p| p.rank));
-        let max_rank = ranks.chain([wanted.more_adapters.1]).max().unwrap_or(16);
+        let max_rank = ranks.chain([wanted.more_adapters.1]).max().unwrap_or(1);
         let (micro_batch_rows, max_rows, max_sequences) = wanted.limits;
         let engine_options = EngineOptions {
             max_rows: max_rows.max(max_sequences),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use futures::future::try_join_all;
@@ -13,8 +12,8 @@ use super::common::{Common, ModelArgs, name_value};
 use super::records;
 use super::screen::Screen;
 use super::session::{Session, Wanted};
-use crate::adapter;
-use crate::engine::{AdapterId, AdapterSource, Optimizer, Service, TrainRequest, TrainSequence};
+use crate::adapter::{AdapterOrigin, write_peft};
+use crate::engine::{AdapterId, Optimizer, Service, TrainRequest, TrainSequence};
 use crate::error::{Error, Result};
 use crate::recipe::{Schedule, schedule};
 use crate::run::write_lines;
@@ -222,46 +221,6 @@ impl TrainingArgs {
     }
 }
 
-/// What an adapter starts from.
-enum Source {
-    Folder(PathBuf),
-    New(adapter::NewAdapter),
-}
-
-fn parse_source(option: &str, text: &str) -> Result<Source> {
-    let Some(settings) = text.strip_prefix("new").filter(|s| s.is_empty() || s.starts_with(':')) else {
-        return Ok(Source::Folder(text.into()));
-    };
-    let wrong = |setting: &str, expected: &str| {
-        Error::Usage(format!("--adapter {option}: `{setting}`: expected {expected}"))
-    };
-    let mut new = adapter::NewAdapter::default();
-    for setting in settings.trim_start_matches(':').split(',').filter(|s| !s.is_empty()) {
-        let (key, value) = setting.split_once('=').ok_or_else(|| wrong(setting, "KEY=VALUE"))?;
-        match key {
-            "rank" => {
-                new.rank = value
-                    .parse()
-                    .ok()
-                    .filter(|r| (1..=crate::backend::MAX_RANK).contains(r))
-                    .ok_or_else(|| wrong(setting, "a rank from 1 to 128"))?;
-            }
-            "alpha" => {
-                new.alpha = value
-                    .parse()
-                    .ok()
-                    .filter(|a: &f32| a.is_finite() && *a > 0.0)
-                    .ok_or_else(|| wrong(setting, "a number > 0"))?;
-            }
-            "targets" => new.targets = value.split('+').map(String::from).collect(),
-            "init-seed" => new.seed = value.parse().map_err(|_| wrong(setting, "a whole number"))?,
-            "rslora" => new.rslora = value.parse().map_err(|_| wrong(setting, "true or false"))?,
-            _ => return Err(wrong(setting, "one of rank, alpha, targets, init-seed, rslora")),
-        }
-    }
-    Ok(Source::New(new))
-}
-
 /// An adapter to train.
 struct Job {
     name: String,
@@ -275,12 +234,12 @@ pub fn run(args: Args) -> Result<()> {
     let mut sources = Vec::new();
     for text in &args.adapters {
         let (name, source) = name_value("adapter", text)?;
-        if sources.iter().any(|(n, _)| *n == name) {
+        if sources.iter().any(|(n, _)| n == name) {
             return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
         }
-        sources.push((name, parse_source(text, source)?));
+        sources.push((name.to_string(), AdapterOrigin::parse(source)?));
     }
-    let names: Vec<&str> = sources.iter().map(|(n, _)| *n).collect();
+    let names: Vec<&str> = sources.iter().map(|(n, _)| n.as_str()).collect();
     let mut data = BTreeMap::new();
     for text in &args.data {
         let (name, file) = name_value("data", text)?;
@@ -303,19 +262,12 @@ pub fn run(args: Args) -> Result<()> {
     }
     let read = names.iter().map(|n| records::read(&data[n], &["weights"])).collect::<Result<Vec<_>>>()?;
 
-    let ranks = sources.iter().map(|(_, s)| if let Source::New(n) = s { n.rank } else { 1 });
     let defaults = crate::run::RunSection::default();
     let wanted = Wanted {
         model: args.model.clone(),
-        adapters: sources
-            .iter()
-            .filter_map(|(n, s)| match s {
-                Source::Folder(folder) => Some((n.to_string(), folder.clone())),
-                Source::New(_) => None,
-            })
-            .collect(),
+        adapters: sources.clone(),
         training: true,
-        more_adapters: (sources.iter().filter(|(_, s)| matches!(s, Source::New(_))).count(), ranks.max().unwrap_or(1)),
+        more_adapters: (0, 1),
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };
     let session = Session::open(&wanted, &args.common, &screen)?;
@@ -323,14 +275,8 @@ pub fn run(args: Args) -> Result<()> {
     let layout = session.engine.with(|e| e.model().layout().clone());
 
     let mut jobs = Vec::new();
-    for (((name, source), records), (plan, optimizer)) in sources.iter().zip(&read).zip(settings) {
-        let id = match source {
-            Source::Folder(_) => session.adapters[*name],
-            Source::New(new) => {
-                let snapshot = adapter::initialise(new, &layout)?;
-                session.engine.create(AdapterSource::Snapshot(Arc::new(snapshot)))?
-            }
-        };
+    for ((name, records), (plan, optimizer)) in names.iter().zip(&read).zip(settings) {
+        let id = session.adapters[*name];
         let mut sequences = Vec::new();
         for record in records {
             if let Some(other) = record.adapter.as_deref().filter(|a| a != name) {
@@ -362,7 +308,7 @@ pub fn run(args: Args) -> Result<()> {
                        "learning_rate": m.learning_rate, "tokens": m.tokens})
             }));
             let snapshot = engine.snapshot(job.id, false)?;
-            adapter::write(&output.join(&job.name), &snapshot, &layout, &args.model)?;
+            write_peft(&output.join(&job.name), &snapshot, &layout, &args.model)?;
         }
         write_lines(&output.join("metrics.jsonl"), &lines)
     })?;
