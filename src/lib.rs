@@ -16,6 +16,7 @@
 //! | [`engine`] | lanes, memory plan, packed batches, sampler, trainer: token ids only, no text |
 //! | [`model`] | config.json to `ModelConfig`, safetensors to weights, forward, backward |
 //! | [`adapter`] | PEFT folders in and out, initialisation |
+//! | [`files`] | files read without trust and written whole; safetensors |
 //! | [`backend`] | the operation list and the CPU backend |
 //! | [`error`] | one error type |
 
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod debate;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod measure;
 pub mod model;
 pub mod prompt;

@@ -77,6 +77,11 @@ pub trait Backend {
     /// The instruction set or architecture on which results are bit for bit reproducible, e.g. `"x86-64 avx512f+fma"`.
     fn arithmetic(&self) -> String;
 
+    /// Bytes of one [`Element::Activation`], in tensors and KV pages.
+    fn activation_bytes(&self) -> usize {
+        4
+    }
+
     /// Bytes held at present: weights, slots, tensors, pages.
     fn bytes_in_use(&self) -> usize;
 

@@ -1,7 +1,24 @@
 //! The engine: lanes, memory plan, packed batches, sampler, trainer. It knows token ids only, no text.
+//!
+//! [`Engine`] owns a backend, a model and the adapters' slots. Requests queue in the [`Sampler`](sampler), the scorer and the trainer; [`Engine::step`] fuses
+//! what is queued into one packed batch. Lanes share an engine through [`EngineHandle`]; [`run_lanes`] drives both.
 
+mod device;
+#[allow(clippy::module_inception)]
+mod engine;
+mod handle;
+mod kv;
 mod lane;
+mod plan;
 mod request;
+mod sampler;
+mod scorer;
+mod slots;
+mod trainer;
 
+pub use engine::*;
+pub use handle::*;
 pub use lane::*;
+pub use plan::*;
 pub use request::*;
+pub use sampler::{SamplerStats, Submitted};

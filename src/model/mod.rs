@@ -1,5 +1,92 @@
 //! Models: config.json to [`ModelConfig`], safetensors to weights on a backend, forward and backward as lists of operations.
+//!
+//! A [`Model`] holds handles only; its weights lie in the backend that loaded them. [`Activations`] are the buffers of one
+//! kind of step. What a step does is straight-line code in `forward.rs` and `backward.rs`, one operation a line.
 
+mod activations;
+mod backward;
 mod config;
+mod files;
+mod forward;
+mod load;
 
+pub use activations::*;
 pub use config::*;
+pub use files::*;
+pub use load::*;
+
+use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector};
+
+/// Linear groups in a layer; group `layer * GROUPS_PER_LAYER + kind`.
+pub const GROUPS_PER_LAYER: usize = 4;
+
+/// The linear groups of a layer, in the order of their [`GroupId`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// q, k and v, which share the normed input of the attention.
+    Qkv,
+    /// The attention's output projection.
+    O,
+    /// gate and up, which share the normed input of the MLP.
+    GateUp,
+    /// The MLP's output projection.
+    Down,
+}
+
+impl GroupKind {
+    /// This group of a layer.
+    pub fn of(self, layer: usize) -> GroupId {
+        GroupId((layer * GROUPS_PER_LAYER + self as usize) as u32)
+    }
+}
+
+/// A decoder whose weights lie in a backend.
+#[derive(Clone, Debug)]
+pub struct Model {
+    config: ModelConfig,
+    heads: Heads,
+    layout: AdapterLayout,
+    /// `[V, d]`.
+    embedding: Table,
+    rope: RopeTable,
+    layers: Vec<Layer>,
+    /// `[d]`.
+    norm: Vector,
+    /// `[V, d]`.
+    lm_head: Linear,
+    training: bool,
+}
+
+/// A decoder layer's weights.
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    /// `[d]`.
+    input_norm: Vector,
+    /// `[(H + 2 K) D, d]`.
+    qkv: Linear,
+    /// `[d, H D]`.
+    o: Linear,
+    /// `[d]`.
+    post_norm: Vector,
+    /// `[2 f, d]`.
+    gate_up: Linear,
+    /// `[d, f]`.
+    down: Linear,
+}
+
+impl Model {
+    /// What it is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Everything an adapter may change in it.
+    pub fn layout(&self) -> &AdapterLayout {
+        &self.layout
+    }
+
+    /// Whether it was loaded with what the backward needs.
+    pub fn training(&self) -> bool {
+        self.training
+    }
+}

@@ -1,0 +1,193 @@
+//! The loops around a register tile: row chunks and panel groups as tasks, then k-blocks, panels, row blocks.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::{Kernels, PANEL, Packed, Tile, scratch, transpose};
+
+/// f32 that several tasks write, each its own part.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Shared<'a> {
+    start: *mut f32,
+    len: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a pointer and a length; whoever makes slices of it promises that they do not overlap.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// Shares a slice.
+    pub fn new(values: &'a mut [f32]) -> Self {
+        Self { start: values.as_mut_ptr(), len: values.len(), lifetime: PhantomData }
+    }
+
+    /// Shares memory that need not be initialised.
+    ///
+    /// # Safety
+    /// `len` f32 at `start` must be owned by the caller for `'a`.
+    pub unsafe fn from_raw(start: *mut f32, len: usize) -> Self {
+        Self { start, len, lifetime: PhantomData }
+    }
+
+    /// `len` values from `offset` on, to write.
+    ///
+    /// # Safety
+    /// Nobody else may access them while the slice lives.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, offset: usize, len: usize) -> &'a mut [f32] {
+        assert!(offset + len <= self.len, "{offset} + {len} of {}", self.len);
+        // SAFETY: in bounds; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
+    }
+
+    /// `len` values from `offset` on, to read.
+    ///
+    /// # Safety
+    /// They must be initialised, and nobody may write them while the slice lives.
+    pub unsafe fn read(&self, offset: usize, len: usize) -> &'a [f32] {
+        assert!(offset + len <= self.len, "{offset} + {len} of {}", self.len);
+        // SAFETY: in bounds; not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(offset), len) }
+    }
+}
+
+/// Rows divided into blocks of at most one tile's rows, as equal as possible.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend::cpu) struct Blocks {
+    rows: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Blocks {
+    /// Divides `rows`.
+    pub fn new(rows: usize, most: usize) -> Self {
+        Self { rows, count: rows.div_ceil(most) }
+    }
+
+    /// The rows of a block.
+    pub fn range(&self, block: usize) -> Range<usize> {
+        block * self.rows / self.count..(block + 1) * self.rows / self.count
+    }
+
+    /// The block that holds a row.
+    pub fn of(&self, row: usize) -> usize {
+        ((row + 1) * self.count - 1) / self.rows
+    }
+}
+
+/// Packs one block of x `[rows, inputs]` as `[inputs][rows of the block]`, where the tile broadcasts neighbours. The block lies at
+/// `first row * inputs`.
+///
+/// # Safety
+/// Nobody else may access this block's place in `packed` meanwhile.
+pub(in crate::backend::cpu) unsafe fn pack_block(
+    blocks: &Blocks,
+    block: usize,
+    x: &[f32],
+    inputs: usize,
+    packed: Shared<'_>,
+) {
+    let r = blocks.range(block);
+    // SAFETY: the caller's promise.
+    let target = unsafe { packed.slice(r.start * inputs, r.len() * inputs) };
+    transpose(&x[r.start * inputs..r.end * inputs], r.len(), inputs, inputs, target, r.len());
+}
+
+/// k-steps that run over all row blocks before the next k-steps begin: a panel's k-block stays in cache.
+const K_BLOCK: usize = 512;
+/// Bytes of packed x that a task goes through for each panel; it should stay in the second-level cache.
+const CHUNK_BYTES: usize = 768 << 10;
+/// The most rows of a task.
+const CHUNK_ROWS: usize = 512;
+
+/// One product `x Wᵀ`, divided into tasks of some panels by some row blocks.
+pub(in crate::backend::cpu) struct Product<'a> {
+    kernels: Kernels,
+    w: &'a Packed,
+    /// Row blocks of x.
+    pub blocks: Blocks,
+    chunk_blocks: usize,
+    chunks: usize,
+    group: usize,
+    groups: usize,
+}
+
+impl<'a> Product<'a> {
+    /// Plans the product of `rows` rows for `threads` threads.
+    pub fn new(kernels: Kernels, w: &'a Packed, rows: usize, threads: usize) -> Self {
+        let blocks = Blocks::new(rows, kernels.max_rows());
+        let chunk_rows = (CHUNK_BYTES / 4 / w.inputs.clamp(1, K_BLOCK)).min(CHUNK_ROWS);
+        let chunks = rows.div_ceil(chunk_rows).min(blocks.count);
+        let chunk_blocks = blocks.count.div_ceil(chunks);
+        let chunks = blocks.count.div_ceil(chunk_blocks);
+        // Some panels at a time, so that a k-block of x serves them all; but enough tasks for every thread.
+        let group = (w.panels() * chunks / (8 * threads)).clamp(1, 4);
+        Self { kernels, w, blocks, chunk_blocks, chunks, group, groups: w.panels().div_ceil(group) }
+    }
+
+    /// How many tasks.
+    pub fn tasks(&self) -> usize {
+        self.groups * self.chunks
+    }
+
+    /// Roughly, the multiply-adds of the whole; reading a weight from memory counts as some.
+    pub fn cost(&self) -> usize {
+        (self.blocks.rows + 8) * self.w.outputs * self.w.inputs
+    }
+
+    /// Runs one task over `x`, packed by [`pack_block`]. For each panel, `start(panel, rows, column)` may write the initial values of
+    /// `column` `[rows][PANEL]` and return true, or return false for zeros; `finish` takes the result.
+    pub fn run(
+        &self,
+        task: usize,
+        x: &[f32],
+        start: impl Fn(usize, Range<usize>, &mut [f32]) -> bool,
+        finish: impl Fn(usize, Range<usize>, &[f32]),
+    ) {
+        let (chunk, group) = (task / self.groups, task % self.groups);
+        let blocks = chunk * self.chunk_blocks..self.blocks.count.min((chunk + 1) * self.chunk_blocks);
+        let rows = self.blocks.range(blocks.start).start..self.blocks.range(blocks.end - 1).end;
+        let panels = group * self.group..self.w.panels().min((group + 1) * self.group);
+        let inputs = self.w.inputs;
+        assert!(x.len() >= rows.end * inputs, "packed x");
+        scratch(panels.len() * rows.len() * PANEL, |columns| {
+            let size = rows.len() * PANEL;
+            let mut started = [false; 4];
+            for (i, panel) in panels.clone().enumerate() {
+                started[i] = start(panel, rows.clone(), &mut columns[i * size..][..size]);
+                if inputs == 0 && !started[i] {
+                    columns[i * size..][..size].fill(0.0);
+                }
+            }
+            for k in (0..inputs).step_by(K_BLOCK) {
+                let steps = K_BLOCK.min(inputs - k);
+                for (i, panel) in panels.clone().enumerate() {
+                    let w = &self.w.panel(panel)[k * PANEL..][..steps * PANEL];
+                    let column = &mut columns[i * size..][..size];
+                    for block in blocks.clone() {
+                        let r = self.blocks.range(block);
+                        let tile = Tile {
+                            k: steps,
+                            x: x[r.start * inputs + k * r.len()..].as_ptr(),
+                            ldx: r.len(),
+                            w: w.as_ptr(),
+                            ldw: PANEL,
+                            y: column[(r.start - rows.start) * PANEL..].as_mut_ptr(),
+                            ldy: PANEL,
+                            accumulate: k > 0 || started[i],
+                        };
+                        // SAFETY: x holds the block `[inputs][r.len()]` (asserted), w `steps` rows of a panel, y the block's rows.
+                        unsafe { self.kernels.tile(r.len(), PANEL, &tile) };
+                    }
+                }
+            }
+            for (i, panel) in panels.enumerate() {
+                finish(panel, rows.clone(), &columns[i * size..][..size]);
+            }
+        });
+    }
+}

@@ -1,0 +1,181 @@
+//! The model on its backend, and the passes the engine makes over it: one plan up, a list of operations, one submit, the wanted numbers down.
+
+use std::sync::Arc;
+
+use super::plan::{EngineOptions, MemoryPlan, human};
+use crate::backend::{
+    AdamWStep, Backend, BatchPlan, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec,
+};
+use crate::error::{Error, Result};
+use crate::model::{Activations, Mode, Model};
+
+/// Activations and their capacity.
+struct Workspace {
+    activations: Activations,
+    rows: usize,
+    shrink: usize,
+}
+
+/// A model, its backend, and buffers.
+pub struct Device {
+    backend: Box<dyn Backend>,
+    model: Model,
+    kv: KvPool,
+    inference: Option<Workspace>,
+    training: Option<Workspace>,
+    /// f32 `[adapters, 1]`.
+    norms: Option<(Tensor, usize)>,
+    lm_head_rows: usize,
+    limit: Option<usize>,
+}
+
+impl Device {
+    /// Takes what sampling needs; what training needs comes with the first training.
+    pub fn new(
+        mut backend: Box<dyn Backend>,
+        model: Model,
+        options: &EngineOptions,
+        plan: &MemoryPlan,
+    ) -> Result<Self> {
+        let config = model.config();
+        let kv = backend.kv_pool(KvSpec {
+            layers: config.num_layers,
+            pages: plan.kv_pages,
+            page_tokens: options.page_tokens,
+            kv_width: config.heads().kv_width(),
+        })?;
+        let mut device = Self {
+            backend,
+            model,
+            kv,
+            inference: None,
+            training: None,
+            norms: None,
+            lm_head_rows: options.lm_head_rows,
+            limit: options.memory_limit,
+        };
+        device.prepare(Mode::Inference, options.max_rows, plan.shrink_width)?;
+        Ok(device)
+    }
+
+    /// The backend.
+    pub fn backend(&mut self) -> &mut dyn Backend {
+        &mut *self.backend
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Runs a sampling step: the token and log-probability of each draw.
+    pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+        let draws = plan.draws.len();
+        let rows = plan.rows();
+        self.prepare(Mode::Inference, rows, shrink)?;
+        let workspace = &self.inference.as_ref().expect("prepared").activations;
+        self.backend.begin(Arc::new(plan))?;
+        self.model.forward_sample(&mut *self.backend, workspace, self.kv)?;
+        self.backend.submit()?;
+        if draws == 0 {
+            return Ok((vec![], vec![]));
+        }
+        let tokens = self.backend.download_u32(workspace.tokens, draws)?;
+        let logprobs = self.backend.download_f32(workspace.logprobs, draws)?;
+        Ok((tokens, logprobs))
+    }
+
+    /// Runs a scoring step: for each logit row its negative log-likelihood, and 1 or 0 for whether the label was the most likely token.
+    pub fn score(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        let logit_rows = plan.logit_rows.len();
+        self.prepare(Mode::Inference, plan.rows(), shrink)?;
+        let workspace = &self.inference.as_ref().expect("prepared").activations;
+        self.backend.begin(Arc::new(plan))?;
+        self.model.forward_score(&mut *self.backend, workspace)?;
+        self.backend.submit()?;
+        self.backend.download_f32(workspace.losses, logit_rows)
+    }
+
+    /// Runs a training micro-batch, which adds to the slots' gradients; the losses as in [`Device::score`].
+    pub fn accumulate(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        let logit_rows = plan.logit_rows.len();
+        self.prepare(Mode::Training, plan.rows(), shrink)?;
+        let workspace = &self.training.as_ref().expect("prepared").activations;
+        self.backend.begin(Arc::new(plan))?;
+        self.model.forward_backward(&mut *self.backend, workspace)?;
+        self.backend.submit()?;
+        self.backend.download_f32(workspace.losses, logit_rows)
+    }
+
+    /// Makes an optimizer step of all these adapters in one launch; their gradient norms. A slot whose norm is not finite is left as it was.
+    pub fn optimize(&mut self, steps: Vec<AdamWStep>) -> Result<Vec<f32>> {
+        let count = steps.len();
+        let slots: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
+        let norms = self.norms(count)?;
+        self.backend.enqueue(Op::GradNorms { slots, out: norms })?;
+        self.backend.enqueue(Op::AdamW { steps, norms })?;
+        self.backend.submit()?;
+        self.backend.download_f32(norms, count)
+    }
+
+    /// Zeroes gradients.
+    pub fn zero_gradients(&mut self, slots: Vec<Slot>) -> Result<()> {
+        self.backend.enqueue(Op::ZeroGrad { slots })?;
+        self.backend.submit()
+    }
+
+    fn norms(&mut self, count: usize) -> Result<Tensor> {
+        if let Some((tensor, capacity)) = self.norms {
+            if capacity >= count {
+                return Ok(tensor);
+            }
+            self.backend.free(tensor);
+        }
+        let capacity = count.next_power_of_two();
+        self.norms = None;
+        let tensor = self.backend.tensor(TensorSpec {
+            name: "gradient norms",
+            rows: capacity,
+            width: 1,
+            element: Element::F32,
+        })?;
+        self.norms = Some((tensor, capacity));
+        Ok(tensor)
+    }
+
+    /// Makes sure that buffers for `rows` rows exist; the memory limit holds.
+    pub fn prepare(&mut self, mode: Mode, rows: usize, shrink: usize) -> Result<()> {
+        let place = match mode {
+            Mode::Inference => &mut self.inference,
+            Mode::Training => &mut self.training,
+        };
+        let (had_rows, had_shrink) = place.as_ref().map_or((0, 0), |w| (w.rows, w.shrink));
+        if had_rows >= rows && had_shrink >= shrink {
+            return Ok(());
+        }
+        let (rows, shrink) = (rows.max(had_rows), shrink.max(had_shrink));
+        let activation_bytes = self.backend.activation_bytes();
+        let config = self.model.config();
+        let bytes = |rows, shrink| {
+            Activations::bytes(config, rows, rows, self.lm_head_rows, shrink, mode, activation_bytes)
+        };
+        if let Some(limit) = self.limit {
+            let others = self.backend.bytes_in_use() - if had_rows > 0 { bytes(had_rows, had_shrink) } else { 0 };
+            let needed = others + bytes(rows, shrink);
+            if needed > limit {
+                return Err(Error::Memory(format!(
+                    "a batch of {rows} rows needs {} ({needed} bytes) in all, the limit is {}",
+                    human(needed),
+                    human(limit)
+                )));
+            }
+        }
+        if let Some(old) = place.take() {
+            old.activations.free(&mut *self.backend);
+        }
+        let activations =
+            Activations::new(&mut *self.backend, &self.model, rows, rows, self.lm_head_rows, shrink, mode)?;
+        *place = Some(Workspace { activations, rows, shrink });
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! One model, its adapters, and all that is asked of them, a step at a time.
+
+use futures::channel::oneshot;
+
+use super::device::Device;
+use super::plan::{EngineOptions, MemoryPlan};
+use super::request::*;
+use super::sampler::{Sampler, SamplerLimits, SamplerStats, Submitted};
+use super::scorer::Scorer;
+use super::slots::SlotTable;
+use super::trainer::Trainer;
+use crate::adapter::Snapshot;
+use crate::backend::{Backend, Slot};
+use crate::error::{Error, Result};
+use crate::model::{Mode, Model, ModelConfig};
+
+/// What an engine has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Of the sampler.
+    pub sampling: SamplerStats,
+    /// Training micro-batches.
+    pub micro_batches: u64,
+    /// Optimizer launches.
+    pub optimizer_steps: u64,
+    /// Scoring batches.
+    pub score_batches: u64,
+}
+
+/// A model on a backend with its adapters, sampler, scorer and trainer. A value: several live side by side.
+pub struct Engine {
+    device: Device,
+    plan: MemoryPlan,
+    slots: SlotTable,
+    sampler: Sampler,
+    scorer: Scorer,
+    trainer: Trainer,
+    optimizer_steps: u64,
+    score_batches: u64,
+}
+
+impl Engine {
+    /// Plans the memory, then takes what sampling needs. `model` must have been loaded into `backend`.
+    pub fn new(backend: Box<dyn Backend>, model: Model, options: EngineOptions) -> Result<Self> {
+        let config = model.config();
+        let plan = MemoryPlan::new(
+            config,
+            model.layout(),
+            backend.bytes_in_use(),
+            backend.activation_bytes(),
+            &options,
+        )?;
+        let (context, vocab) = (config.max_positions, config.vocab_size);
+        let limits = SamplerLimits {
+            max_rows: options.max_rows,
+            max_sequences: options.max_sequences,
+            max_group: options.lm_head_rows.min(options.max_sequences),
+            context,
+            vocab,
+            eos: config.eos_token_ids.clone(),
+        };
+        Ok(Self {
+            slots: SlotTable::new(model.layout().clone()),
+            sampler: Sampler::new(limits, plan.kv_pages, options.page_tokens),
+            scorer: Scorer::new(options.max_rows, context, vocab),
+            trainer: Trainer::new(options.micro_batch_rows, context, vocab),
+            device: Device::new(backend, model, &options, &plan)?,
+            plan,
+            optimizer_steps: 0,
+            score_batches: 0,
+        })
+    }
+
+    /// The memory plan.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// The model.
+    pub fn config(&self) -> &ModelConfig {
+        self.device.model().config()
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        self.device.model()
+    }
+
+    /// The backend, e.g. to describe it. Slots are the engine's own.
+    pub fn backend(&mut self) -> &mut dyn Backend {
+        self.device.backend()
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> EngineStats {
+        EngineStats {
+            sampling: self.sampler.stats(),
+            micro_batches: self.trainer.micro_batches(),
+            optimizer_steps: self.optimizer_steps,
+            score_batches: self.score_batches,
+        }
+    }
+
+    /// KV pages that sequences hold, and pages that only the cache remembers.
+    pub fn kv_pages(&self) -> (usize, usize) {
+        (self.sampler.kv().in_use(), self.sampler.kv().cached())
+    }
+
+    /// Does a step of what is most urgent: scoring, then sampling, then training, so that the training of all lanes falls together. False if there is
+    /// nothing to do. An error here is the engine's; a request's own error goes to who waits for it.
+    pub fn step(&mut self) -> Result<bool> {
+        if self.scorer.has_work() {
+            self.score_step()?;
+        } else if self.sampler.has_work() {
+            self.sample_step()?;
+        } else if self.trainer.has_work() {
+            self.train_step()?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Queues a sample, or answers it from memory.
+    pub fn sample(&mut self, request: SampleRequest) -> Result<Submitted> {
+        self.sampler.submit(request, &self.slots)
+    }
+
+    /// Queues a sequence to score.
+    pub fn score(&mut self, request: ScoreRequest) -> Result<oneshot::Receiver<Result<Score>>> {
+        self.scorer.submit(request, &self.slots)
+    }
+
+    /// Queues training. Until it is complete nobody else may use the adapter.
+    pub fn train(&mut self, request: TrainRequest) -> Result<oneshot::Receiver<Result<Vec<StepMetrics>>>> {
+        if !self.device.model().training() {
+            return Err(Error::Internal("training asked of a model that was loaded for inference".into()));
+        }
+        self.trainer.check(&request)?;
+        let adapter = request.adapter;
+        let slot = self.slots.begin_training(adapter)?;
+        let attached = self.slots.attach_optimizer(self.device.backend(), adapter, request.fresh_moments);
+        if request.steps.is_empty() || attached.is_err() {
+            self.slots.end_training(adapter);
+            attached?;
+            let (waiter, receiver) = oneshot::channel();
+            let _ = waiter.send(Ok(vec![]));
+            return Ok(receiver);
+        }
+        Ok(self.trainer.submit(request, slot))
+    }
+
+    /// Makes an adapter.
+    pub fn create(&mut self, source: &AdapterSource) -> Result<AdapterId> {
+        self.slots.create(self.device.backend(), source)
+    }
+
+    /// Forgets an adapter.
+    pub fn drop_adapter(&mut self, adapter: AdapterId) -> Result<()> {
+        self.slots.drop_adapter(self.device.backend(), adapter)?;
+        self.forget_dead_weights();
+        Ok(())
+    }
+
+    /// An adapter's numbers; with the optimizer's state if asked for.
+    pub fn snapshot(&mut self, adapter: AdapterId, moments: bool) -> Result<Snapshot> {
+        self.slots.snapshot(self.device.backend(), adapter, moments)
+    }
+
+    /// Overwrites an adapter's numbers.
+    pub fn restore(&mut self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()> {
+        self.slots.restore(self.device.backend(), adapter, snapshot)?;
+        self.forget_dead_weights();
+        Ok(())
+    }
+
+    fn sample_step(&mut self) -> Result<()> {
+        let Some(mut batch) = self.sampler.schedule(&self.slots)? else { return Ok(()) };
+        let plan = std::mem::take(&mut batch.plan);
+        let (tokens, logprobs) = self.device.sample(plan, self.slots.widest_shrink())?;
+        self.sampler.commit(batch, &tokens, &logprobs)
+    }
+
+    fn score_step(&mut self) -> Result<()> {
+        let Some(mut batch) = self.scorer.schedule(&self.slots)? else { return Ok(()) };
+        let shrink = self.slots.widest_shrink();
+        if let Err(e) = self.device.prepare(Mode::Inference, batch.plan.rows(), shrink) {
+            self.scorer.refuse(batch, &e.to_string());
+            return Ok(());
+        }
+        let plan = std::mem::take(&mut batch.plan);
+        let losses = self.device.score(plan, shrink)?;
+        self.score_batches += 1;
+        self.scorer.commit(batch, &losses);
+        Ok(())
+    }
+
+    /// One micro-batch; or, if that left adapters with a complete batch, their optimizer step.
+    fn train_step(&mut self) -> Result<()> {
+        let steps = self.trainer.ready(&self.slots)?;
+        if !steps.is_empty() {
+            let norms = self.device.optimize(steps.clone())?;
+            self.optimizer_steps += 1;
+            let failed = self.trainer.stepped(&steps, &norms, &mut self.slots)?;
+            self.forget_dead_weights();
+            return self.zero_gradients(failed);
+        }
+        let shrink = self.slots.widest_shrink();
+        let most_rows = self.trainer.most_rows();
+        let mut batch = self.trainer.schedule();
+        if let Err(e) = self.device.prepare(Mode::Training, most_rows, shrink) {
+            let failed = self.trainer.refuse(batch, &e.to_string(), &mut self.slots);
+            return self.zero_gradients(failed);
+        }
+        let plan = std::mem::take(&mut batch.plan);
+        let losses = if plan.rows() == 0 { vec![] } else { self.device.accumulate(plan, shrink)? };
+        let failed = self.trainer.commit(batch, &losses, &mut self.slots);
+        self.zero_gradients(failed)
+    }
+
+    fn zero_gradients(&mut self, slots: Vec<Slot>) -> Result<()> {
+        if slots.is_empty() { Ok(()) } else { self.device.zero_gradients(slots) }
+    }
+
+    /// Drops what is cached under weights that are gone.
+    fn forget_dead_weights(&mut self) {
+        for weights in self.slots.take_dead() {
+            self.sampler.forget(weights);
+            self.scorer.forget(weights);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The memory plan: who will need how much, computed and printed before anything is allocated.
+
+use std::fmt;
+
+use super::slots::widest_shrink;
+use crate::backend::{AdapterLayout, MAX_RANK, PartSpec, SlotSpec, padded_rank};
+use crate::error::{Error, Result};
+use crate::model::{Activations, Mode, ModelConfig};
+
+/// How large the KV cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvBudget {
+    /// What the memory limit leaves; without a limit at most 1 GiB. Never more than all sequences can use.
+    Auto,
+    /// This many pages.
+    Pages(usize),
+    /// As many pages as fit into this many bytes.
+    Bytes(usize),
+}
+
+/// Limits of an engine. They change speed and memory, never results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Most rows in a sampling or scoring step (a longer sequence to score gets a step of its own).
+    pub max_rows: usize,
+    /// Most sequences sampled at once.
+    pub max_sequences: usize,
+    /// Most rows in a training micro-batch (a longer sequence gets one of its own); 0 is no limit.
+    pub micro_batch_rows: usize,
+    /// Tokens in a KV page.
+    pub page_tokens: usize,
+    /// Size of the KV cache.
+    pub kv: KvBudget,
+    /// Rows of logits that exist at once; also the most members of a draw group.
+    pub lm_head_rows: usize,
+    /// Adapters that the plan counts on. More may be made while there is memory.
+    pub adapters: usize,
+    /// Their rank. Larger ones may be made while there is memory.
+    pub max_rank: usize,
+    /// Count on training.
+    pub training: bool,
+    /// Most bytes in all.
+    pub memory_limit: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            max_rows: 512,
+            max_sequences: 192,
+            micro_batch_rows: 2048,
+            page_tokens: 16,
+            kv: KvBudget::Auto,
+            lm_head_rows: 64,
+            adapters: 0,
+            max_rank: 16,
+            training: false,
+            memory_limit: None,
+        }
+    }
+}
+
+/// A line of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanLine {
+    /// Who needs it.
+    pub consumer: &'static str,
+    /// How much.
+    pub bytes: usize,
+    /// Why that much.
+    pub detail: String,
+}
+
+/// Who needs how much memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// One line a consumer.
+    pub lines: Vec<PlanLine>,
+    /// Pages of the KV cache.
+    pub kv_pages: usize,
+    /// Width of the shrinks.
+    pub shrink_width: usize,
+    /// Rows of the training activations at first; they grow for longer sequences.
+    pub training_rows: usize,
+}
+
+impl MemoryPlan {
+    /// The plan for a model whose weights take `weights` bytes on a backend whose activations take `activation_bytes` an element; or
+    /// [`Error::Memory`] with the smallest limit that would do.
+    pub fn new(
+        config: &ModelConfig,
+        layout: &AdapterLayout,
+        weights: usize,
+        activation_bytes: usize,
+        options: &EngineOptions,
+    ) -> Result<Self> {
+        check(options)?;
+        let o = options;
+        let spec = full_spec(layout, o.max_rank);
+        let shrink_width = widest_shrink(layout, &spec);
+        let numbers = padded_numbers(layout, o.max_rank);
+        let activations = |rows: usize, logit_rows, chunk, mode| {
+            Activations::bytes(config, rows, logit_rows, chunk, shrink_width, mode, activation_bytes)
+        };
+        let logits = o.lm_head_rows * config.vocab_size * 4;
+        let training_rows = if o.micro_batch_rows == 0 { config.max_positions } else { o.micro_batch_rows };
+        let training = if o.training {
+            activations(training_rows, training_rows, o.lm_head_rows, Mode::Training) - logits
+        } else {
+            0
+        };
+        let slots = o.adapters * numbers * 4;
+        let fixed = [
+            ("weights", weights, format!("{} parameters, as loaded", config.parameters())),
+            ("adapters", slots, format!("{} of rank {}", o.adapters, o.max_rank)),
+            (
+                "optimizer",
+                if o.training { 3 * slots } else { 0 },
+                "gradients and two moments of each adapter".to_string(),
+            ),
+            (
+                "sampling activations",
+                activations(o.max_rows, o.max_rows, o.lm_head_rows, Mode::Inference) - logits,
+                format!("{} rows", o.max_rows),
+            ),
+            ("training activations", training, format!("{training_rows} rows, more for longer sequences")),
+            (
+                "logits",
+                if o.training { 2 * logits } else { logits },
+                format!("{} rows of {}", o.lm_head_rows, config.vocab_size),
+            ),
+        ];
+        let fixed_bytes: usize = fixed.iter().map(|l| l.1).sum();
+
+        let page_bytes =
+            2 * config.num_layers * config.heads().kv_width() * o.page_tokens * activation_bytes;
+        let one_context = config.max_positions.div_ceil(o.page_tokens);
+        let most = o.max_sequences * one_context;
+        let (kv_pages, fewest) = match o.kv {
+            KvBudget::Pages(pages) => (pages, pages),
+            KvBudget::Bytes(bytes) => {
+                if bytes / page_bytes < one_context {
+                    return Err(Error::Memory(format!(
+                        "a KV cache of {} does not hold one context of {} tokens, which takes {}",
+                        human(bytes),
+                        config.max_positions,
+                        human(one_context * page_bytes)
+                    )));
+                }
+                (bytes / page_bytes, bytes / page_bytes)
+            }
+            KvBudget::Auto => {
+                let room = match o.memory_limit {
+                    Some(limit) => limit.saturating_sub(fixed_bytes),
+                    None => (1 << 30).max(one_context * page_bytes),
+                };
+                ((room / page_bytes).min(most), one_context)
+            }
+        };
+        let mut lines: Vec<PlanLine> = fixed
+            .into_iter()
+            .map(|(consumer, bytes, detail)| PlanLine { consumer, bytes, detail })
+            .filter(|l| l.bytes > 0)
+            .collect();
+        lines.push(PlanLine {
+            consumer: "KV cache",
+            bytes: kv_pages * page_bytes,
+            detail: format!("{kv_pages} pages of {} tokens, {} each", o.page_tokens, human(page_bytes)),
+        });
+        let plan = Self { lines, kv_pages, shrink_width, training_rows };
+        if let Some(limit) = o.memory_limit
+            && (kv_pages < fewest || plan.total() > limit)
+        {
+            return Err(Error::Memory(format!(
+                "the limit is {}, but this needs at least {} ({} bytes): {}",
+                human(limit),
+                human(fixed_bytes + fewest * page_bytes),
+                fixed_bytes + fewest * page_bytes,
+                plan.lines
+                    .iter()
+                    .filter(|l| l.consumer != "KV cache")
+                    .map(|l| format!("{} {}", l.consumer, human(l.bytes)))
+                    .chain([format!("KV cache {}", human(fewest * page_bytes))])
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )));
+        }
+        Ok(plan)
+    }
+
+    /// All bytes.
+    pub fn total(&self) -> usize {
+        self.lines.iter().map(|l| l.bytes).sum()
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{:<22}{:>11}  {}", line.consumer, human(line.bytes), line.detail)?;
+        }
+        write!(f, "{:<22}{:>11}", "in all", human(self.total()))
+    }
+}
+
+fn check(o: &EngineOptions) -> Result<()> {
+    let wrong = |field: &str, problem: String| Err(Error::input(format!("engine options, {field}"), problem));
+    if o.max_sequences == 0 || o.page_tokens == 0 || o.lm_head_rows == 0 {
+        return wrong("max_sequences, page_tokens, lm_head_rows", "must be at least 1".into());
+    }
+    if o.max_rows < o.max_sequences {
+        return wrong(
+            "max_rows",
+            format!(
+                "{} is less than max_sequences {}: each sequence needs a row in every step",
+                o.max_rows, o.max_sequences
+            ),
+        );
+    }
+    if o.kv == KvBudget::Pages(0) {
+        return wrong("kv", "a cache of no pages".into());
+    }
+    if o.max_rank == 0 || o.max_rank > MAX_RANK {
+        return wrong("max_rank", format!("{} is not from 1 to {MAX_RANK}", o.max_rank));
+    }
+    Ok(())
+}
+
+fn full_spec(layout: &AdapterLayout, rank: usize) -> SlotSpec {
+    SlotSpec { parts: layout.parts().map(|_| Some(PartSpec { rank, scale: 1.0 })).collect() }
+}
+
+fn padded_numbers(layout: &AdapterLayout, rank: usize) -> usize {
+    layout.parts().map(|(_, _, group, part)| padded_rank(rank) * (group.inputs + part.outputs)).sum()
+}
+
+/// Bytes as people read them.
+pub fn human(bytes: usize) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", units[unit]) }
+}

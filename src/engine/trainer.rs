@@ -1,0 +1,337 @@
+//! The trainer: optimizer steps of many adapters at once.
+//!
+//! A micro-batch takes one sequence after another from all requests in turn, each adapter's own in its own order and only those of its current
+//! optimizer step. An adapter steps when its batch is complete, together with all others that are. What an adapter learns depends on its own request alone.
+
+use futures::channel::oneshot;
+
+use super::request::{AdapterId, StepMetrics, TrainRequest};
+use super::scorer::{check_tokens, push_packed};
+use super::slots::{SlotTable, name};
+use crate::backend::{AdamWStep, BatchPlan, Label, Slot};
+use crate::error::{Error, Result};
+
+/// Where a request's metrics are delivered.
+type Waiter = oneshot::Sender<Result<Vec<StepMetrics>>>;
+
+/// A request under way.
+struct Active {
+    request: TrainRequest,
+    slot: Slot,
+    /// For each sequence, the rows that are needed: up to the one that predicts its last token with a weight.
+    rows: Vec<usize>,
+    /// For each step, the sum of its weights.
+    totals: Vec<f64>,
+    /// The current step, and how many of its sequences have been in a micro-batch.
+    step: usize,
+    next: usize,
+    /// `Σ w·nll` of the current step so far, in the order of its sequences.
+    loss: f64,
+    metrics: Vec<StepMetrics>,
+    waiter: Waiter,
+}
+
+impl Active {
+    /// The current step's sequences that have not been in a micro-batch; indices into the request's.
+    fn remaining(&self) -> &[u32] {
+        &self.request.steps[self.step].sequences[self.next..]
+    }
+
+    fn is_step_complete(&self) -> bool {
+        self.remaining().is_empty()
+    }
+
+    /// Rows of the step with most of them.
+    fn most_rows(&self) -> usize {
+        let rows =
+            |step: &super::TrainStep| step.sequences.iter().map(|&s| self.rows[s as usize]).sum::<usize>();
+        self.request.steps.iter().map(rows).max().unwrap_or(0)
+    }
+}
+
+/// A sequence of a micro-batch.
+struct Taken {
+    adapter: AdapterId,
+    slot: Slot,
+    sequence: u32,
+}
+
+/// A micro-batch's plan and whose sequences it holds, in the order of its rows.
+pub struct MicroBatch {
+    /// The plan; no rows if the sequences have no weights.
+    pub plan: BatchPlan,
+    taken: Vec<Taken>,
+}
+
+/// Requests under way, in order of arrival.
+pub struct Trainer {
+    /// Most rows of a micro-batch; 0 is no limit.
+    max_rows: usize,
+    context: usize,
+    vocab: usize,
+    active: Vec<Active>,
+    /// The request whose turn it is.
+    turn: usize,
+    micro_batches: u64,
+}
+
+impl Trainer {
+    /// Nothing to do yet.
+    pub fn new(max_rows: usize, context: usize, vocab: usize) -> Self {
+        Self { max_rows, context, vocab, active: Vec::new(), turn: 0, micro_batches: 0 }
+    }
+
+    /// Whether anything is to be trained.
+    pub fn has_work(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Micro-batches so far.
+    pub fn micro_batches(&self) -> u64 {
+        self.micro_batches
+    }
+
+    /// What is wrong with a request, if anything.
+    pub fn check(&self, request: &TrainRequest) -> Result<()> {
+        let adapter = name(request.adapter);
+        for (i, sequence) in request.sequences.iter().enumerate() {
+            let place = format!("training data of {adapter}, sequence {i}");
+            check_tokens(&place, &sequence.tokens, self.context, self.vocab)?;
+            let (tokens, weights) = (sequence.tokens.len(), sequence.weights.len());
+            if tokens != weights {
+                return Err(Error::input(place, format!("{tokens} tokens but {weights} weights")));
+            }
+            if let Some(w) = sequence.weights.iter().find(|w| !w.is_finite()) {
+                return Err(Error::input(place, format!("a weight of {w}")));
+            }
+        }
+        for (i, step) in request.steps.iter().enumerate() {
+            let place = format!("training of {adapter}, step {}", i + 1);
+            let count = request.sequences.len();
+            if let Some(s) = step.sequences.iter().find(|&&s| s as usize >= count) {
+                return Err(Error::input(place, format!("sequence {s} of {count}")));
+            }
+            if !step.learning_rate.is_finite() {
+                return Err(Error::input(place, format!("a learning rate of {}", step.learning_rate)));
+            }
+            let total = total_weight(request, i);
+            if total == 0.0 {
+                return Err(Error::input(
+                    place,
+                    "the weights of its tokens sum to 0: there is no loss to minimise",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a checked request with at least one step whose adapter is at `slot`.
+    pub fn submit(
+        &mut self,
+        request: TrainRequest,
+        slot: Slot,
+    ) -> oneshot::Receiver<Result<Vec<StepMetrics>>> {
+        let (waiter, receiver) = oneshot::channel();
+        let rows = request
+            .sequences
+            .iter()
+            .map(|s| s.weights.iter().skip(1).rposition(|&w| w != 0.0).map_or(0, |last| last + 1))
+            .collect();
+        let totals = (0..request.steps.len()).map(|i| total_weight(&request, i)).collect();
+        let metrics = Vec::with_capacity(request.steps.len());
+        self.active.push(Active {
+            request,
+            slot,
+            rows,
+            totals,
+            step: 0,
+            next: 0,
+            loss: 0.0,
+            metrics,
+            waiter,
+        });
+        receiver
+    }
+
+    /// Rows that the largest micro-batch of the present requests can have.
+    pub fn most_rows(&self) -> usize {
+        let all: usize = self.active.iter().map(Active::most_rows).sum();
+        let longest = self.active.iter().flat_map(|a| a.rows.iter().copied()).max().unwrap_or(0);
+        if self.max_rows == 0 { all } else { all.min(self.max_rows).max(longest) }
+    }
+
+    /// The next micro-batch: one sequence after another from all requests in turn, until a sequence doesn't fit.
+    pub fn schedule(&mut self) -> MicroBatch {
+        let mut taken: Vec<Taken> = Vec::new();
+        let mut rows = 0;
+        let mut idle = 0; // requests in a row that had nothing to give
+        while idle < self.active.len() {
+            self.turn %= self.active.len();
+            let active = &mut self.active[self.turn];
+            match active.remaining().first() {
+                None => idle += 1,
+                Some(&sequence) => {
+                    let more = active.rows[sequence as usize];
+                    if self.max_rows > 0 && rows > 0 && rows + more > self.max_rows {
+                        break;
+                    }
+                    rows += more;
+                    active.next += 1;
+                    idle = 0;
+                    taken.push(Taken { adapter: active.request.adapter, slot: active.slot, sequence });
+                }
+            }
+            self.turn += 1;
+        }
+        self.micro_batches += 1;
+        taken.sort_by_key(|t| t.slot); // stable: an adapter's own order stays
+        let mut plan = BatchPlan::default();
+        for t in &taken {
+            let active = self.find(t.adapter).expect("it gave the sequence");
+            let sequence = &active.request.sequences[t.sequence as usize];
+            let rows = active.rows[t.sequence as usize];
+            if rows == 0 {
+                continue;
+            }
+            let total = active.totals[active.step];
+            let (start, _) = push_packed(&mut plan, t.slot, &sequence.tokens[..rows]);
+            for (i, &weight) in sequence.weights[1..=rows].iter().enumerate() {
+                if weight != 0.0 {
+                    plan.logit_rows.push(start + i as u32);
+                    let coefficient = (f64::from(weight) / total) as f32;
+                    plan.labels.push(Label { token: sequence.tokens[i + 1], coefficient });
+                }
+            }
+        }
+        MicroBatch { plan, taken }
+    }
+
+    /// Takes a micro-batch's losses, (negative log-likelihood, most likely or not) a logit row. A request with a loss that is not finite is
+    /// told and ends; the slots whose gradients are to be zeroed.
+    pub fn commit(&mut self, batch: MicroBatch, losses: &[f32], slots: &mut SlotTable) -> Vec<Slot> {
+        let mut losses = losses.chunks_exact(2).map(|l| l[0]);
+        let mut failed: Vec<(AdapterId, Error)> = Vec::new();
+        for t in batch.taken {
+            let place = self.place(t.adapter).expect("it gave the sequence");
+            let active = &mut self.active[place];
+            let sequence = &active.request.sequences[t.sequence as usize];
+            for &weight in sequence.weights.iter().skip(1).filter(|&&w| w != 0.0) {
+                let nll = losses.next().unwrap_or(f32::NAN);
+                active.loss += f64::from(weight) * f64::from(nll);
+                if !nll.is_finite() && failed.last().is_none_or(|f| f.0 != t.adapter) {
+                    let (step, sequence) = (active.step + 1, t.sequence);
+                    let place = name(t.adapter);
+                    failed.push((
+                        t.adapter,
+                        Error::NotFinite(format!(
+                            "the loss of {place}, step {step}, sequence {sequence} is {nll}"
+                        )),
+                    ));
+                }
+            }
+        }
+        failed.into_iter().filter_map(|(adapter, error)| self.end(adapter, Err(error), slots)).collect()
+    }
+
+    /// A micro-batch can't be run: its requests end. The slots whose gradients are to be zeroed.
+    pub fn refuse(&mut self, batch: MicroBatch, why: &str, slots: &mut SlotTable) -> Vec<Slot> {
+        let mut adapters: Vec<AdapterId> = batch.taken.iter().map(|t| t.adapter).collect();
+        adapters.dedup();
+        adapters.into_iter().filter_map(|a| self.end(a, Err(Error::Memory(why.into())), slots)).collect()
+    }
+
+    /// The optimizer steps of all adapters whose batch is complete, by slot.
+    pub fn ready(&self, slots: &SlotTable) -> Result<Vec<AdamWStep>> {
+        let mut steps = Vec::new();
+        for active in self.active.iter().filter(|a| a.is_step_complete()) {
+            let optimizer = active.request.optimizer;
+            steps.push(AdamWStep {
+                slot: active.slot,
+                step: slots.next_step(active.request.adapter)?,
+                learning_rate: active.request.steps[active.step].learning_rate,
+                beta1: optimizer.beta1,
+                beta2: optimizer.beta2,
+                epsilon: optimizer.epsilon,
+                weight_decay: optimizer.weight_decay,
+                max_grad_norm: optimizer.max_grad_norm,
+            });
+        }
+        steps.sort_by_key(|s| s.slot);
+        Ok(steps)
+    }
+
+    /// The steps of [`Trainer::ready`] were made, with these gradient norms. Requests that are complete are told; so are those with a norm that
+    /// is not finite, whose gradients are to be zeroed.
+    pub fn stepped(
+        &mut self,
+        steps: &[AdamWStep],
+        norms: &[f32],
+        slots: &mut SlotTable,
+    ) -> Result<Vec<Slot>> {
+        let mut zero = Vec::new();
+        for (step, &norm) in steps.iter().zip(norms) {
+            let Some(active) = self.active.iter_mut().find(|a| a.slot == step.slot) else { continue };
+            let adapter = active.request.adapter;
+            if !norm.is_finite() {
+                let error = Error::NotFinite(format!(
+                    "the gradient norm of {}, step {} is {norm}",
+                    name(adapter),
+                    active.step + 1
+                ));
+                zero.extend(self.end(adapter, Err(error), slots));
+                continue;
+            }
+            slots.stepped(adapter)?;
+            let done = &active.request.steps[active.step];
+            let tokens = |&s: &u32| active.request.sequences[s as usize].tokens.len() as u64;
+            active.metrics.push(StepMetrics {
+                step: active.step as u32 + 1,
+                loss: (active.loss / active.totals[active.step]) as f32,
+                grad_norm: norm,
+                learning_rate: step.learning_rate,
+                tokens: done.sequences.iter().map(tokens).sum(),
+            });
+            (active.step, active.next, active.loss) = (active.step + 1, 0, 0.0);
+            if active.step == active.request.steps.len() {
+                let metrics = std::mem::take(&mut active.metrics);
+                self.end(adapter, Ok(metrics), slots);
+            }
+        }
+        Ok(zero)
+    }
+
+    fn place(&self, adapter: AdapterId) -> Option<usize> {
+        self.active.iter().position(|a| a.request.adapter == adapter)
+    }
+
+    fn find(&self, adapter: AdapterId) -> Option<&Active> {
+        self.place(adapter).map(|p| &self.active[p])
+    }
+
+    /// Ends a request; its slot.
+    fn end(
+        &mut self,
+        adapter: AdapterId,
+        result: Result<Vec<StepMetrics>>,
+        slots: &mut SlotTable,
+    ) -> Option<Slot> {
+        let place = self.place(adapter)?;
+        let active = self.active.remove(place);
+        if place < self.turn {
+            self.turn -= 1;
+        }
+        slots.end_training(adapter);
+        let _ = active.waiter.send(result);
+        Some(active.slot)
+    }
+}
+
+/// Sum of the weights of a step, in the order of its sequences. The first token of a sequence is never predicted.
+fn total_weight(request: &TrainRequest, step: usize) -> f64 {
+    request.steps[step]
+        .sequences
+        .iter()
+        .flat_map(|&s| request.sequences[s as usize].weights.iter().skip(1))
+        .map(|&w| f64::from(w))
+        .sum()
+}

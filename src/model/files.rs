@@ -1,0 +1,158 @@
+//! The files of a model: a Hugging Face folder, or the model that is compiled into the program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use crate::backend::WeightView;
+use crate::error::{Error, Result};
+use crate::files::{Bytes, TensorFile};
+
+/// Everything a model consists of, mapped and with checked safetensors headers; nothing is read yet.
+pub struct ModelFiles {
+    place: String,
+    texts: BTreeMap<&'static str, Bytes>,
+    shards: Vec<TensorFile>,
+    shard_of: BTreeMap<String, usize>,
+}
+
+/// The file that must be there.
+const CONFIG: &str = "config.json";
+/// The files beside the weights that we read, where there are any.
+const TEXTS: [&str; 5] =
+    [CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl ModelFiles {
+    /// Opens a model folder.
+    pub fn open(folder: &Path) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(Error::file(folder, "found no folder, expected a model folder with config.json"));
+        }
+        let mut texts = BTreeMap::new();
+        for name in TEXTS {
+            let path = folder.join(name);
+            if name == CONFIG || path.exists() {
+                texts.insert(name, Bytes::open(&path)?);
+            }
+        }
+        let single = folder.join(SINGLE);
+        let index = folder.join(INDEX);
+        let place = folder.display().to_string();
+        if single.exists() {
+            return Self::new(place, texts, vec![TensorFile::open(&single)?], None);
+        }
+        if !index.exists() {
+            return Err(Error::file(
+                folder,
+                format!("found no weights, expected {SINGLE} or {INDEX}; other formats are not read"),
+            ));
+        }
+        let weight_map = read_index(&index)?;
+        let names: BTreeSet<&String> = weight_map.values().collect();
+        let shards =
+            names.iter().map(|name| TensorFile::open(&folder.join(name))).collect::<Result<Vec<_>>>()?;
+        let numbers: BTreeMap<&String, usize> = names.iter().enumerate().map(|(i, &n)| (n, i)).collect();
+        let shard_of = weight_map.iter().map(|(tensor, shard)| (tensor.clone(), numbers[shard])).collect();
+        Self::new(place, texts, shards, Some(shard_of))
+    }
+
+    fn new(
+        place: String,
+        texts: BTreeMap<&'static str, Bytes>,
+        shards: Vec<TensorFile>,
+        index: Option<BTreeMap<String, usize>>,
+    ) -> Result<Self> {
+        let shard_of = match index {
+            Some(index) => index,
+            None => shards[0].names().map(|name| (name.to_string(), 0)).collect(),
+        };
+        for (tensor, &shard) in &shard_of {
+            if shards[shard].shape(tensor).is_none() {
+                return Err(Error::input(
+                    format!("{}, tensor {tensor}", shards[shard].place()),
+                    format!("missing, expected it here by {INDEX}"),
+                ));
+            }
+        }
+        Ok(Self { place, texts, shards, shard_of })
+    }
+
+    /// Names the model in errors and manifests: its folder.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Names one of its files in errors.
+    pub fn file_place(&self, name: &str) -> String {
+        format!("{}/{name}", self.place)
+    }
+
+    /// config.json.
+    pub fn config(&self) -> &[u8] {
+        &self.texts[CONFIG]
+    }
+
+    /// One of generation_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja, if the model has it.
+    pub fn text(&self, name: &str) -> Option<&[u8]> {
+        self.texts.get(name).map(|b| &**b)
+    }
+
+    /// Every file with its name and contents, in a fixed order: for the hashes of a manifest.
+    pub fn contents(&self) -> impl Iterator<Item = (String, &[u8])> {
+        let texts = self.texts.iter().map(|(name, bytes)| (name.to_string(), &**bytes));
+        let shards = self.shards.iter().map(|s| {
+            let name = Path::new(s.place()).file_name().unwrap_or_default();
+            (name.to_string_lossy().into_owned(), s.bytes())
+        });
+        texts.chain(shards)
+    }
+
+    /// All tensors' names, sorted.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.shard_of.keys().map(String::as_str)
+    }
+
+    /// A float vector or matrix of exactly this shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<WeightView<'_>> {
+        match self.shard_of.get(name) {
+            Some(&shard) => self.shards[shard].view(name, shape),
+            None => Err(Error::input(self.tensor_place(name), format!("missing, expected shape {shape:?}"))),
+        }
+    }
+
+    /// Names a tensor in errors.
+    pub fn tensor_place(&self, name: &str) -> String {
+        match (self.shard_of.get(name), &*self.shards) {
+            (Some(&shard), _) => format!("{}, tensor {name}", self.shards[shard].place()),
+            (None, [single]) => format!("{}, tensor {name}", single.place()),
+            _ => format!("{}/{INDEX}, tensor {name}", self.place),
+        }
+    }
+}
+
+/// Reads the `weight_map` of an index: tensor to shard, every shard a plain file name.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = Bytes::open(path)?;
+    let index: Index = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::file(path, format!("found {e}, expected an object with weight_map")))?;
+    if index.weight_map.is_empty() {
+        return Err(Error::file(path, "field weight_map: found no tensors, expected at least one"));
+    }
+    for (tensor, shard) in &index.weight_map {
+        let mut parts = Path::new(shard).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(n)), None) if n == shard.as_str())
+            && !shard.contains('\\');
+        if !plain {
+            return Err(Error::file(
+                path,
+                format!("field weight_map.{tensor}: found {shard:?}, expected a file name inside the folder"),
+            ));
+        }
+    }
+    Ok(index.weight_map)
+}

@@ -1,0 +1,138 @@
+//! The forward pass: sampling over pages, scoring and training over packed sequences. All are the same layers.
+
+use super::activations::LayerActivations;
+use super::{Activations, GroupKind, Layer, Mode, Model};
+use crate::backend::{Backend, GroupId, KvPool, Linear, Op, Tensor, Vector};
+use crate::error::{Error, Result};
+
+impl Model {
+    /// Enqueues a sampling step: prefill and decode rows alike, over pages. Draws land in `acts.tokens` and `acts.logprobs`.
+    pub fn forward_sample(&self, backend: &mut dyn Backend, acts: &Activations, kv: KvPool) -> Result<()> {
+        backend.enqueue(Op::CopyPages { kv })?;
+        self.decoder(backend, acts, Some(kv))?;
+        self.final_norm(backend, acts)?;
+        backend.enqueue(Op::LmHeadSample {
+            hidden: acts.hidden,
+            lm_head: self.lm_head,
+            workspace: acts.logits,
+            tokens: acts.tokens,
+            logprobs: acts.logprobs,
+        })
+    }
+
+    /// Enqueues a scoring step over packed sequences. Results land in `acts.losses`.
+    pub fn forward_score(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
+        self.forward_loss(backend, acts, None)
+    }
+
+    /// Enqueues a training micro-batch over packed sequences: losses land in `acts.losses`, gradients are added to the slots'.
+    pub fn forward_backward(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
+        if !self.training || acts.mode != Mode::Training {
+            return Err(Error::Internal("training with a model or activations made for inference".into()));
+        }
+        self.forward_loss(backend, acts, Some(acts.hidden))?;
+        self.backward(backend, acts)
+    }
+
+    /// Packed forward and the loss of the labels.
+    fn forward_loss(
+        &self,
+        backend: &mut dyn Backend,
+        acts: &Activations,
+        dhidden: Option<Tensor>,
+    ) -> Result<()> {
+        self.decoder(backend, acts, None)?;
+        self.final_norm(backend, acts)?;
+        backend.enqueue(Op::LmHeadLoss {
+            hidden: acts.hidden,
+            lm_head: self.lm_head,
+            workspace: acts.logits,
+            out: acts.losses,
+            dhidden,
+        })
+    }
+
+    /// Embedding and all layers; the residual stream ends in `acts.x`.
+    fn decoder(&self, backend: &mut dyn Backend, acts: &Activations, kv: Option<KvPool>) -> Result<()> {
+        backend.enqueue(Op::Embed { table: self.embedding, out: acts.layers[0].x_in })?; // [R, d]
+        for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate() {
+            let x_out = acts.layers.get(i + 1).map_or(acts.x, |next| next.x_in);
+            self.layer(backend, acts, i, layer, a, x_out, kv)?;
+        }
+        Ok(())
+    }
+
+    fn layer(
+        &self,
+        backend: &mut dyn Backend,
+        acts: &Activations,
+        i: usize,
+        layer: &Layer,
+        a: &LayerActivations,
+        x_out: Tensor,
+        kv: Option<KvPool>,
+    ) -> Result<()> {
+        use GroupKind::{Down, GateUp, O, Qkv};
+        let heads = self.heads;
+
+        // Attention: x_mid = x_in + o(attention(rope(qkv(norm(x_in)))))
+        self.norm(backend, a.x_in, layer.input_norm, acts.normed)?; // [R, d]
+        linear(backend, layer.qkv, Qkv.of(i), acts.normed, a.shrink[Qkv as usize], None, a.qkv)?; // [R, (H + 2 K) D]
+        let pages = kv.map(|kv| (kv, i as u32));
+        backend.enqueue(Op::Rope { qkv: a.qkv, table: self.rope, heads, kv: pages })?;
+        backend.enqueue(match kv {
+            Some(kv) => Op::AttentionPaged { qkv: a.qkv, kv, layer: i as u32, heads, out: a.attention },
+            None => Op::AttentionPacked { qkv: a.qkv, heads, out: a.attention },
+        })?; // [R, H D]
+        linear(backend, layer.o, O.of(i), a.attention, a.shrink[O as usize], Some(a.x_in), a.x_mid)?; // [R, d]
+
+        // MLP: x_out = x_mid + down(swiglu(gate_up(norm(x_mid))))
+        self.norm(backend, a.x_mid, layer.post_norm, acts.normed)?; // [R, d]
+        linear(
+            backend,
+            layer.gate_up,
+            GateUp.of(i),
+            acts.normed,
+            a.shrink[GateUp as usize],
+            None,
+            a.gate_up,
+        )?; // [R, 2 f]
+        backend.enqueue(Op::SwiGlu { gate_up: a.gate_up, out: acts.act })?; // [R, f]
+        linear(backend, layer.down, Down.of(i), acts.act, a.shrink[Down as usize], Some(a.x_mid), x_out) // [R, d]
+    }
+
+    /// The rows that get logits, through the final norm.
+    fn final_norm(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
+        backend.enqueue(Op::GatherRows { x: acts.x, out: acts.gathered })?; // [L, d]
+        backend.enqueue(Op::RmsNorm {
+            x: acts.gathered,
+            weight: self.norm,
+            eps: self.config.rms_norm_eps,
+            out: acts.hidden,
+            gathered: true,
+        }) // [L, d]
+    }
+
+    /// `out = norm(x)` over all rows.
+    pub(super) fn norm(
+        &self,
+        backend: &mut dyn Backend,
+        x: Tensor,
+        weight: Vector,
+        out: Tensor,
+    ) -> Result<()> {
+        backend.enqueue(Op::RmsNorm { x, weight, eps: self.config.rms_norm_eps, out, gathered: false })
+    }
+}
+
+fn linear(
+    backend: &mut dyn Backend,
+    linear: Linear,
+    group: GroupId,
+    x: Tensor,
+    shrink: Tensor,
+    residual: Option<Tensor>,
+    y: Tensor,
+) -> Result<()> {
+    backend.enqueue(Op::LinearForward { linear, group: Some(group), x, shrink: Some(shrink), residual, y })
+}

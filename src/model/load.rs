@@ -1,0 +1,194 @@
+//! From files to a backend: each weight is checked, handed over as it lies in its file, and forgotten.
+
+use std::collections::BTreeSet;
+
+use super::{Layer, Model, ModelConfig, ModelFiles, RopeConfig, RopeScaling};
+use crate::backend::{AdapterLayout, Backend, GroupLayout, Linear, LinearSpec, PartLayout, Vector};
+use crate::error::{Error, Result};
+use crate::files::widen;
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Also load what [`Model::forward_backward`] needs: on the CPU a second packing of every matrix.
+    pub training: bool,
+    /// Use no more than this many positions of the model's context, which shortens the rotary table.
+    pub max_positions: Option<usize>,
+}
+
+impl Model {
+    /// Loads all weights into `backend` and tells it what adapters may change.
+    pub fn load(
+        files: &ModelFiles,
+        mut config: ModelConfig,
+        backend: &mut dyn Backend,
+        options: LoadOptions,
+    ) -> Result<Self> {
+        if let Some(limit) = options.max_positions {
+            config.max_positions = config.max_positions.min(limit.max(1));
+        }
+        let heads = config.heads();
+        let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+        let (q, kv) = (heads.q_width(), heads.kv_width());
+        let mut loader = Loader { files, backend, used: BTreeSet::new() };
+
+        let embedding_name = "model.embed_tokens.weight";
+        let table = loader.files.tensor(embedding_name, &[v, d])?;
+        loader.used.insert(embedding_name.into());
+        let embedding = loader.backend.load_table(table)?;
+
+        let mut layers = Vec::new();
+        for i in 0..config.num_layers {
+            let name = |module: &str| format!("model.layers.{i}.{module}");
+            let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+            let mut group = |parts: &[(&str, usize)], inputs, bias, backward| {
+                let parts: Vec<(String, usize)> = parts.iter().map(|&(m, n)| (name(m), n)).collect();
+                loader.linear(&parts, inputs, bias, backward)
+            };
+            let training = options.training;
+            // Nothing below the first layer's q, k and v wants a gradient.
+            let qkv = group(&qkv, d, config.attention_bias, training && i > 0)?;
+            let o = group(&[("self_attn.o_proj", d)], q, config.attention_bias, training)?;
+            let gate_up = group(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], d, config.mlp_bias, training)?;
+            let down = group(&[("mlp.down_proj", d)], f, config.mlp_bias, training)?;
+            layers.push(Layer {
+                input_norm: loader.vector(&name("input_layernorm.weight"), d)?,
+                qkv,
+                o,
+                post_norm: loader.vector(&name("post_attention_layernorm.weight"), d)?,
+                gate_up,
+                down,
+            });
+        }
+        let norm = loader.vector("model.norm.weight", d)?;
+
+        let lm_head_name = if config.tie_word_embeddings { embedding_name } else { "lm_head.weight" };
+        let weights = loader.files.tensor(lm_head_name, &[v, d])?;
+        loader.used.insert(lm_head_name.into());
+        let lm_head = loader.backend.load_linear(LinearSpec {
+            parts: &[weights],
+            bias: None,
+            backward: options.training,
+        })?;
+        loader.check_unused(&config)?;
+
+        let (cos, sin) = rope_table(&config.rope, config.head_dim, config.max_positions);
+        let rope = backend.load_rope(&cos, &sin, config.head_dim / 2)?;
+        let layout = adapter_layout(&config);
+        backend.adapter_layout(&layout)?;
+        Ok(Self { config, heads, layout, embedding, rope, layers, norm, lm_head, training: options.training })
+    }
+}
+
+/// Hands tensors over and remembers which.
+struct Loader<'a> {
+    files: &'a ModelFiles,
+    backend: &'a mut dyn Backend,
+    used: BTreeSet<String>,
+}
+
+impl Loader<'_> {
+    fn vector(&mut self, name: &str, len: usize) -> Result<Vector> {
+        let view = self.files.tensor(name, &[len])?;
+        self.used.insert(name.into());
+        self.backend.load_vector(view)
+    }
+
+    /// A linear group: modules `(name, outputs)` that share `inputs`, stacked by rows.
+    fn linear(
+        &mut self,
+        modules: &[(String, usize)],
+        inputs: usize,
+        bias: bool,
+        backward: bool,
+    ) -> Result<Linear> {
+        let mut parts = Vec::with_capacity(modules.len());
+        let mut biases = Vec::new();
+        for (module, outputs) in modules {
+            let name = format!("{module}.weight");
+            parts.push(self.files.tensor(&name, &[*outputs, inputs])?);
+            self.used.insert(name);
+            if bias {
+                let name = format!("{module}.bias");
+                biases.extend(widen(self.files.tensor(&name, &[*outputs])?));
+                self.used.insert(name);
+            }
+        }
+        let bias = bias.then_some(biases.as_slice());
+        self.backend.load_linear(LinearSpec { parts: &parts, bias, backward })
+    }
+
+    /// A tensor that nothing reads means that config.json describes another model than the weights.
+    fn check_unused(&self, config: &ModelConfig) -> Result<()> {
+        let harmless = |name: &str| {
+            // Old Llama files store the frequencies; a tied lm_head may be stored a second time.
+            name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+        };
+        match self.files.tensor_names().find(|name| !self.used.contains(*name) && !harmless(name)) {
+            Some(name) => Err(Error::input(
+                self.files.tensor_place(name),
+                format!(
+                    "found a tensor that a {} model of config.json's shape does not have",
+                    config.model_type
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What adapters may change in a model of this shape: every linear but the lm_head, named as in transformers.
+pub fn adapter_layout(config: &ModelConfig) -> AdapterLayout {
+    let heads = config.heads();
+    let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, heads.q_width(), heads.kv_width());
+    let group = |layer: usize, inputs: usize, modules: &[(&str, usize)]| {
+        let mut start = 0;
+        let parts = modules
+            .iter()
+            .map(|&(module, outputs)| {
+                let part = PartLayout { module: format!("model.layers.{layer}.{module}"), start, outputs };
+                start += outputs;
+                part
+            })
+            .collect();
+        GroupLayout { inputs, outputs: start, parts }
+    };
+    let groups = (0..config.num_layers)
+        .flat_map(|i| {
+            // In the order of `GroupKind`.
+            [
+                group(i, d, &[("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)]),
+                group(i, q, &[("self_attn.o_proj", d)]),
+                group(i, d, &[("mlp.gate_proj", f), ("mlp.up_proj", f)]),
+                group(i, f, &[("mlp.down_proj", d)]),
+            ]
+        })
+        .collect();
+    AdapterLayout { groups }
+}
+
+/// cos and sin, each `[positions, head_dim / 2]`. Frequencies and angles are rounded to f32 where transformers rounds them
+/// (large positions make that visible); the functions themselves are taken in f64.
+pub fn rope_table(rope: &RopeConfig, head_dim: usize, positions: usize) -> (Vec<f32>, Vec<f32>) {
+    let half = head_dim / 2;
+    let frequencies: Vec<f32> = (0..half)
+        .map(|i| {
+            let exponent = (2 * i) as f32 / head_dim as f32;
+            let frequency = 1.0 / f64::from(rope.theta).powf(f64::from(exponent)) as f32;
+            match rope.scaling {
+                RopeScaling::None => frequency,
+                RopeScaling::Linear { factor } => frequency / factor,
+            }
+        })
+        .collect();
+    let mut cos = Vec::with_capacity(positions * half);
+    let mut sin = Vec::with_capacity(positions * half);
+    for position in 0..positions {
+        for frequency in &frequencies {
+            let angle = f64::from(position as f32 * frequency);
+            cos.push(angle.cos() as f32);
+            sin.push(angle.sin() as f32);
+        }
+    }
+    (cos, sin)
+}
