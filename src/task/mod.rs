@@ -1,1 +1,146 @@
-//! STUB.
+//! Tasks: questions and where they come from, how answers are read, and the key that grades them.
+//!
+//! A [`Question`] carries no answer. The reference answers live in an [`AnswerKey`], which loading a task returns apart and which only
+//! measurement holds: training code has no value from which it could learn one.
+
+mod answer;
+mod arithmetic;
+mod file;
+mod number;
+mod split;
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+pub use answer::{Equality, Extraction, Reader};
+pub use arithmetic::Arithmetic;
+pub use split::{Split, content_hash, question_id};
+
+use crate::error::{Error, Result};
+use crate::prompt::{Prompts, Subject};
+use crate::run::TaskSection;
+
+/// Names of the built-in tasks; `custom` is a task with every key given.
+pub const BUILT_IN: [&str; 2] = ["arithmetic", "gsm8k"];
+
+/// A question, without its answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// Hash of its text.
+    pub id: String,
+    /// Its text: what makes it the question it is.
+    pub text: String,
+    /// The record's other fields, the answer left out; templates may show them.
+    pub fields: Map<String, Value>,
+}
+
+impl Question {
+    /// A question with this text and no other fields.
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { id: question_id(&text), text, fields: Map::new() }
+    }
+
+    /// As templates see it.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { question: &self.text, fields: &self.fields }
+    }
+}
+
+/// How a task asks and how it reads answers.
+pub struct Task {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its prompt templates.
+    pub prompts: Prompts,
+    /// Its extraction and equality.
+    pub reader: Reader,
+}
+
+/// The questions of a run, disjoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Questions {
+    /// Debated and learned from.
+    pub train: Vec<Question>,
+    /// For measuring, as often as one likes.
+    pub dev: Vec<Question>,
+    /// For measuring at the end.
+    pub test: Vec<Question>,
+}
+
+/// Reference answers by question, in canonical form. Grades; never shown to a recipe.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnswerKey(HashMap<String, String>);
+
+impl AnswerKey {
+    /// From (question id, canonical answer) pairs.
+    pub fn new(answers: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(answers.into_iter().collect())
+    }
+
+    /// The reference answer of a question, if the key has one.
+    pub fn reference(&self, id: &str) -> Option<&str> {
+        self.0.get(id).map(String::as_str)
+    }
+
+    /// Whether a canonical answer is right. No answer is wrong.
+    pub fn is_right(&self, id: &str, answer: Option<&str>) -> bool {
+        answer.is_some() && self.reference(id) == answer
+    }
+}
+
+/// A loaded task.
+pub struct Loaded {
+    /// How to ask and to read.
+    pub task: Task,
+    /// The questions.
+    pub questions: Questions,
+    /// The answers, apart.
+    pub answers: AnswerKey,
+}
+
+/// `[task]` with the choices of the built-in task it names where it makes none of its own.
+pub fn resolve(section: &TaskSection) -> Result<TaskSection> {
+    let mut section = section.clone();
+    let (prompts, extraction, reference, equality) = match section.name.as_str() {
+        "arithmetic" => ("arithmetic", "last-number", "whole", "number"),
+        "gsm8k" => ("gsm8k", "boxed, last-number", "after-hashes", "number"),
+        "custom" => ("math", "boxed", "whole", "exact"),
+        other => {
+            return Err(Error::input(
+                "task.name",
+                format!("`{other}` is none of {}, custom", BUILT_IN.join(", ")),
+            ));
+        }
+    };
+    section.prompts.get_or_insert_with(|| prompts.into());
+    section.extraction.get_or_insert_with(|| extraction.into());
+    section.reference.get_or_insert_with(|| reference.into());
+    section.equality.get_or_insert_with(|| equality.into());
+    Ok(section)
+}
+
+/// Prompts, extraction and equality, without questions (for questions asked by hand).
+pub fn open(section: &TaskSection) -> Result<Task> {
+    let section = resolve(section)?;
+    let prompts = Prompts::load(section.prompts.as_deref().unwrap_or("math"))?;
+    Ok(Task { name: section.name.clone(), prompts, reader: Reader::new(&section)? })
+}
+
+/// Loads a task with its questions and answers: the splits are disjoint and as large as asked, or it is an error.
+pub fn load(section: &TaskSection) -> Result<Loaded> {
+    let section = resolve(section)?;
+    let task = open(&section)?;
+    let (questions, answers) = if section.name == "arithmetic" && section.data.is_none() {
+        Arithmetic::new(&section)?.questions(&section)?
+    } else {
+        file::questions(&section, &task.reader)?
+    };
+    Ok(Loaded { task, questions, answers })
+}
+
+/// The files a task reads, for a run's manifest.
+pub fn data_files(section: &TaskSection) -> Vec<std::path::PathBuf> {
+    file::files(section)
+}
