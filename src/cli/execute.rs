@@ -1,0 +1,306 @@
+//! What `run` and `resume` share: check everything, open the folder, start the lanes, show what happens.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use super::common::{Common, choose_device};
+use super::live;
+use super::run::lanes;
+use super::screen::{Paint, Screen};
+use super::session::{Session, Wanted};
+use crate::engine::{Scope, run_lanes};
+use crate::error::{Error, Result};
+use crate::recipe::{self, Lane as LaneWork};
+use crate::report;
+use crate::run::*;
+use crate::task::{self, AnswerKey};
+use crate::text::Codec;
+
+/// Where a run's results go.
+pub enum Place {
+    /// To a folder that is made.
+    New {
+        /// The folder.
+        folder: PathBuf,
+        /// Replace an earlier run.
+        force: bool,
+    },
+    /// To the folder of an interrupted run.
+    Resume {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// An arm with its questions.
+struct ArmWork {
+    arm: Arm,
+    loaded: Rc<task::Loaded>,
+}
+
+/// Runs a plan to its end.
+pub fn execute(plan: &Plan, place: Place) -> Result<()> {
+    let began = Instant::now();
+    let screen = Rc::new(Screen::new());
+    let run = &plan.config.run;
+    choose_device(&run.device, "run.device")?;
+    if let Place::New { folder, force: false } = &place
+        && folder.exists()
+    {
+        return Err(Error::file(folder, "exists already; choose another --output, or --force to replace it"));
+    }
+    let arms = load_arms(plan)?;
+    let session = open_session(plan, &screen)?;
+    let codec: Rc<dyn Codec> = match &session.tokenizer {
+        Some(t) => t.clone(),
+        None => {
+            return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need"));
+        }
+    };
+    session.show_plan(&screen);
+    for work in &arms {
+        recipe::check(&work.arm.config, &work.loaded, codec.clone())?;
+    }
+
+    let manifest = manifest(plan, &arms, &session)?;
+    let (folder, resumed) = match &place {
+        Place::New { folder, force } => (RunFolder::create(folder, *force)?, false),
+        Place::Resume { folder } => (RunFolder::open(folder)?, true),
+    };
+    if resumed {
+        check_manifest(folder.path(), &manifest, &screen)?;
+    } else {
+        folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
+        folder.write_json("splits.json", &splits(&arms))?;
+        // Last: a folder with a manifest has all it takes to resume.
+        folder.write_json("manifest.json", &manifest)?;
+    }
+    screen.line(&format!("folder   {}", folder.path().display()));
+
+    let result = run_all(plan, &arms, &session, codec, &folder, &screen);
+    screen.clear();
+    if let Err(e) = result {
+        screen.line(&format!("the run stopped; what is complete is kept. Go on with:\n  {}", resume_command(&folder)));
+        return Err(e);
+    }
+    let summary = report::write(folder.path())?;
+    println!("{summary}");
+    screen.line(&format!(
+        "done in {:.0} s. Everything is in {}: metrics.jsonl, transcripts/, data/, adapters/.",
+        began.elapsed().as_secs_f64(),
+        folder.path().display()
+    ));
+    screen.line(&format!(
+        "Watch the trained agents debate:\n  colloquy debate --society {}",
+        quoted(folder.path())
+    ));
+    Ok(())
+}
+
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.+:".contains(c));
+    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
+fn resume_command(folder: &RunFolder) -> String {
+    format!("colloquy resume {}", quoted(folder.path()))
+}
+
+fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
+    let mut arms: Vec<ArmWork> = Vec::new();
+    for arm in &plan.arms {
+        let same = arms.iter().find(|other| other.arm.config.task == arm.config.task);
+        let loaded = match same {
+            Some(other) => other.loaded.clone(),
+            None => Rc::new(task::load(&arm.config.task)?),
+        };
+        arms.push(ArmWork { arm: arm.clone(), loaded });
+    }
+    Ok(arms)
+}
+
+/// The model in an engine whose memory plan counts on all lanes' adapters.
+pub fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
+    let run = &plan.config.run;
+    let seeds = run.seeds.len();
+    let adapters = plan.arms.iter().map(|a| seeds * recipe::adapters(&a.recipe, &a.config)).sum();
+    let rank = plan.arms.iter().map(|a| a.config.adapter.rank).max().unwrap_or(1);
+    let wanted = Wanted {
+        model: plan.config.model.path.clone(),
+        adapters: vec![],
+        training: true,
+        more_adapters: (adapters, rank),
+        limits: (run.micro_batch_rows, run.step_rows, run.max_sequences),
+    };
+    let common = Common {
+        device: Some(run.device.clone()),
+        threads: Some(run.threads),
+        memory: (!run.memory.is_empty()).then(|| run.memory.clone()),
+        seed: None,
+    };
+    Session::open(&wanted, &common, screen)
+}
+
+fn run_all(
+    plan: &Plan,
+    arms: &[ArmWork],
+    session: &Session,
+    codec: Rc<dyn Codec>,
+    folder: &RunFolder,
+    screen: &Rc<Screen>,
+) -> Result<()> {
+    let layout = Rc::new(session.engine.with(|e| e.model().layout().clone()));
+    let base = plan.config.model.path.clone();
+    let writer_layout = layout.clone();
+    let write_adapter: AdapterWriter = Box::new(move |path, snapshot| {
+        crate::adapter::write_peft(path, snapshot, &writer_layout, &base)
+    });
+    let show = Show::new(screen.clone(), arms);
+    let recorder = Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
+    let output: Rc<dyn Output> = Rc::new(recorder);
+    let mut futures = Vec::new();
+    for work in arms {
+        for &seed in &plan.config.run.seeds {
+            let lane = Lane { arm: work.arm.name.clone(), seed };
+            let (journal, warning) = FileJournal::open(&folder.journal(), &lane.name())?;
+            if let Some(warning) = warning {
+                screen.line(&format!("warning: {warning}"));
+            }
+            if !journal.is_empty() {
+                screen.line(&format!("resume   {}: {} calls in the journal", lane.name(), journal.len()));
+            }
+            let scope = Scope::new(lane.name(), Rc::new(session.engine.clone()), Rc::new(journal));
+            futures.push(recipe::run_arm(
+                &work.arm.recipe,
+                LaneWork {
+                    name: lane.name(),
+                    seed,
+                    scope,
+                    config: Rc::new(work.arm.config.clone()),
+                    loaded: work.loaded.clone(),
+                    codec: codec.clone(),
+                    layout: layout.clone(),
+                    output: output.clone(),
+                },
+            )?);
+        }
+    }
+    run_lanes(&session.engine, futures)
+}
+
+/// Turns events into what is seen.
+struct Show {
+    screen: Rc<Screen>,
+    answers: Vec<Rc<task::Loaded>>,
+    debates: Cell<usize>,
+    shown_in: RefCell<Vec<String>>,
+}
+
+impl Show {
+    fn new(screen: Rc<Screen>, arms: &[ArmWork]) -> Self {
+        let answers = arms.iter().map(|a| a.loaded.clone()).collect();
+        Self { screen, answers, debates: Cell::new(0), shown_in: RefCell::default() }
+    }
+
+    fn event(&self, event: Event) {
+        match event {
+            Event::Phase { lane, name, total } => self.screen.phase(&lane, &name, total),
+            Event::Advance { lane, done } => self.screen.advance(&lane, done),
+            Event::Note { lane, text } => self.screen.line(&format!("{lane}: {text}")),
+            Event::Debate { lane, transcript } => self.debate(&lane, &transcript),
+        }
+    }
+
+    /// The first debate of the run, whole.
+    fn debate(&self, lane: &str, transcript: &Value) {
+        if self.debates.replace(self.debates.get() + 1) > 0 {
+            return;
+        }
+        self.shown_in.borrow_mut().push(lane.to_string());
+        let paint = Paint::stderr();
+        let id = transcript["id"].as_str().unwrap_or_default();
+        let keys: Vec<&AnswerKey> = self.answers.iter().map(|l| &l.answers).collect();
+        let right = keys.iter().find_map(|k| k.reference(id));
+        let title = live::heading(&format!("the first debate, of {lane}"));
+        self.screen.line(&format!("{}\n{}", paint.dim(&title), live::debate(transcript, right, paint).trim_end()));
+        self.screen.line(&paint.dim(&"─".repeat(78)));
+    }
+}
+
+/// What a run is: enough to know whether resuming it gives what it would have given.
+fn manifest(plan: &Plan, arms: &[ArmWork], session: &Session) -> Result<Value> {
+    let model: Map<String, Value> =
+        session.files.contents().map(|(name, bytes)| (name, json!(sha256(bytes)))).collect();
+    let mut data = Map::new();
+    let mut prompts = Map::new();
+    for work in arms {
+        for path in task::data_files(&work.arm.config.task) {
+            data.insert(path.display().to_string(), json!(sha256_file(&path)?));
+        }
+        let sources: Map<String, Value> = work
+            .loaded
+            .task
+            .prompts
+            .sources()
+            .iter()
+            .map(|(name, text)| (name.clone(), json!(sha256(text.as_bytes()))))
+            .collect();
+        prompts.insert(work.arm.name.clone(), Value::Object(sources));
+    }
+    let created =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    Ok(json!({
+        "schema": SCHEMA,
+        "program": {"name": "colloquy", "version": env!("CARGO_PKG_VERSION"), "commit": option_env!("COLLOQUY_COMMIT")},
+        "created": created,
+        "device": session.device,
+        "arithmetic": session.arithmetic,
+        "lanes": lanes(plan).iter().map(Lane::name).collect::<Vec<_>>(),
+        "seeds": plan.config.run.seeds,
+        "model": {"path": plan.config.model.path, "sha256": model},
+        "data_sha256": data,
+        "prompts_sha256": prompts,
+        "splits": "splits.json",
+    }))
+}
+
+/// Refuses to resume with another model, data or prompts; warns where only the bits may differ.
+fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<()> {
+    let then = read_manifest(folder)?;
+    let place = folder.join("manifest.json");
+    for (key, what) in [("model", "the model"), ("data_sha256", "the data"), ("prompts_sha256", "the prompts")] {
+        if then[key] != now[key] {
+            return Err(Error::input(
+                format!("{}: {key}", place.display()),
+                format!("{what} changed since the run began; resuming would mix two runs"),
+            ));
+        }
+    }
+    for (key, what) in [("program", "another version of the program"), ("arithmetic", "other arithmetic")] {
+        if then[key] != now[key] {
+            screen.line(&format!(
+                "warning: the run began with {what} ({}, now {}); bits may differ from an uninterrupted run",
+                then[key], now[key]
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Ids of all questions, by arm.
+fn splits(arms: &[ArmWork]) -> Value {
+    let ids = |questions: &[task::Question]| questions.iter().map(|q| json!(q.id)).collect::<Vec<_>>();
+    let by_arm: Map<String, Value> = arms
+        .iter()
+        .map(|work| {
+            let q = &work.loaded.questions;
+            (work.arm.name.clone(), json!({"train": ids(&q.train), "dev": ids(&q.dev), "test": ids(&q.test)}))
+        })
+        .collect();
+    Value::Object(by_arm)
+}
