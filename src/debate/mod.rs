@@ -1,1 +1,430 @@
-//! STUB.
+//! The debate of Multiagent Finetuning (arXiv 2501.05707, section 2.1): N agents answer a question; in every later round each
+//! reads what the others said in the round before and answers again; the last round's answers vote.
+//!
+//! Rounds are synchronous: an agent never reads a same-round answer. The agent's own last answer is in its history, not in what it reads.
+//! Generators answer round 1, critics the later ones; the base model writes the summaries.
+
+mod record;
+mod vote;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+pub use record::{Debate, Round, Turn, Utterance};
+pub use vote::{Ties, Vote};
+
+use crate::engine::{AdapterId, Finish, Sample, SampleRequest, SamplingParams, Scope, draw_key};
+use crate::error::{Error, Result};
+use crate::run::{DebateSection, SamplingSection};
+use crate::task::{Question, Task};
+use crate::text::{Codec, Message};
+
+/// Why an agent has no response.
+const OUTGROWN: &str = "the prompt outgrew the context";
+const SUMMARY_OUTGROWN: &str = "the summary's prompt outgrew the context";
+
+/// Who debates: the adapters of N agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Society {
+    /// Write first answers.
+    pub generators: Vec<AdapterId>,
+    /// Write all later ones.
+    pub critics: Vec<AdapterId>,
+}
+
+impl Society {
+    /// N.
+    pub fn agents(&self) -> usize {
+        self.generators.len()
+    }
+
+    /// N agents that all are `adapter`.
+    pub fn uniform(adapter: AdapterId, agents: usize) -> Self {
+        Self { generators: vec![adapter; agents], critics: vec![adapter; agents] }
+    }
+}
+
+/// What a draw belongs to, besides the question, agent, round and sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occasion {
+    /// The run's seed.
+    pub seed: u64,
+    /// The iteration.
+    pub iteration: usize,
+    /// `train`, `dev`, `test`, …: draws for different purposes never coincide.
+    pub purpose: &'static str,
+}
+
+impl Occasion {
+    /// The draw key of one sample (or tie). The arm is not part of it.
+    pub fn key(&self, kind: &str, question: &Question, agent: usize, round: usize, sample: usize) -> u64 {
+        let number = |n: usize| (n as u64).to_le_bytes();
+        draw_key(&[
+            &self.seed.to_le_bytes(),
+            &number(self.iteration),
+            self.purpose.as_bytes(),
+            kind.as_bytes(),
+            question.text.as_bytes(),
+            &number(agent),
+            &number(round),
+            &number(sample),
+        ])
+    }
+}
+
+/// What agents read of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// A summary written by the base model.
+    Summary,
+    /// The responses themselves.
+    Concatenate,
+}
+
+/// The protocol, ready to be held over any question.
+pub struct Table {
+    codec: Rc<dyn Codec>,
+    task: Rc<Task>,
+    sampling: SamplingSection,
+    agents: usize,
+    rounds: usize,
+    others: Others,
+    ties: Ties,
+    window: usize,
+}
+
+impl Table {
+    /// From the configuration. `sequences` is how many the engine samples at once: about two rounds of that many agents are kept in
+    /// flight, so that the batch stays full and the first debates end early.
+    pub fn new(
+        codec: Rc<dyn Codec>,
+        task: Rc<Task>,
+        debate: &DebateSection,
+        sampling: &SamplingSection,
+        sequences: usize,
+    ) -> Result<Self> {
+        let one_of = |key: &str, value: &str, known: &str| {
+            Error::input(format!("debate.{key}"), format!("`{value}` is none of {known}"))
+        };
+        for (key, value) in [("agents", debate.agents), ("rounds", debate.rounds)] {
+            if value == 0 {
+                return Err(Error::input(format!("debate.{key}"), "found 0, expected at least 1"));
+            }
+        }
+        Ok(Self {
+            codec,
+            task,
+            sampling: sampling.clone(),
+            agents: debate.agents,
+            rounds: debate.rounds,
+            others: match debate.others.as_str() {
+                "summary" => Others::Summary,
+                "concatenate" => Others::Concatenate,
+                other => return Err(one_of("others", other, "summary, concatenate")),
+            },
+            ties: Ties::named(&debate.ties)
+                .ok_or_else(|| one_of("ties", &debate.ties, "random, first, largest"))?,
+            window: (2 * sequences).div_ceil(debate.agents).max(1),
+        })
+    }
+
+    /// N.
+    pub fn agents(&self) -> usize {
+        self.agents
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> &dyn Codec {
+        &*self.codec
+    }
+
+    /// Before any work: every question's first prompt must fit the context, and every template must render.
+    pub fn check<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Result<()> {
+        let prompts = &self.task.prompts;
+        let mut rehearsed = self.rounds == 1;
+        for question in questions {
+            let first = self.codec.prompt(&[Message::user(prompts.first(question.subject())?)])?;
+            self.fits_first(question, &first)?;
+            if !rehearsed {
+                match (self.agents, self.others) {
+                    (1, _) => prompts.alone(question.subject())?,
+                    (_, Others::Concatenate) => prompts.debate_concat(question.subject(), &["…"])?,
+                    (_, Others::Summary) => {
+                        prompts.summary(question.subject(), &["…"])?;
+                        prompts.debate(question.subject(), "…")?
+                    }
+                };
+                rehearsed = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn fits_first(&self, question: &Question, prompt: &[u32]) -> Result<()> {
+        let most = self.codec.max_positions();
+        if prompt.len() < most {
+            return Ok(());
+        }
+        let shown: String = question.text.chars().take(60).collect();
+        Err(Error::input(
+            format!("question {} ({shown:?})", question.id),
+            format!("its prompt has {} tokens, but the model's context is {most}", prompt.len()),
+        ))
+    }
+
+    /// Runs `work` on every question, each in a child scope of its own, many at a time; results in the order of the questions.
+    pub async fn each<'a, T, F>(
+        &self,
+        scope: &Scope,
+        questions: &'a [Question],
+        work: impl Fn(usize, &'a Question, Scope) -> F,
+    ) -> Result<Vec<T>>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let started = questions.iter().enumerate().map(|(i, question)| {
+            let running = work(i, question, scope.child(&question.id));
+            async move { Ok::<_, Error>((i, running.await?)) }
+        });
+        let mut done: Vec<(usize, T)> = stream::iter(started).buffer_unordered(self.window).try_collect().await?;
+        done.sort_unstable_by_key(|(i, _)| *i);
+        Ok(done.into_iter().map(|(_, result)| result).collect())
+    }
+
+    /// One debate.
+    pub async fn debate(
+        &self,
+        scope: &Scope,
+        question: &Question,
+        society: &Society,
+        occasion: Occasion,
+    ) -> Result<Debate> {
+        let asked = self.task.prompts.first(question.subject())?;
+        let mut chats = vec![vec![Message::user(asked.clone())]; self.agents];
+        let prompts = (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
+        let answers = Answers { question, occasion, round: 1, adapters: &society.generators };
+        let mut rounds = vec![self.round(scope, answers, &mut chats, prompts).await?];
+        for round in 2..=self.rounds {
+            let said = &rounds[round - 2];
+            let prompts = self.read_others(scope, question, occasion, round, said).await?;
+            let answers = Answers { question, occasion, round, adapters: &society.critics };
+            rounds.push(self.round(scope, answers, &mut chats, prompts).await?);
+        }
+        let vote = rounds[rounds.len() - 1].vote.clone();
+        Ok(Debate {
+            id: question.id.clone(),
+            question: question.text.clone(),
+            agreement: vote.votes as f64 / self.agents as f64,
+            vote,
+            rounds,
+        })
+    }
+
+    /// What each agent is asked in a later round: it reads the others' responses of the round before.
+    async fn read_others(
+        &self,
+        scope: &Scope,
+        question: &Question,
+        occasion: Occasion,
+        round: usize,
+        said: &Round,
+    ) -> Result<Vec<Asked>> {
+        let subject = question.subject();
+        let prompts = &self.task.prompts;
+        let others: Vec<Vec<&str>> = (0..self.agents)
+            .map(|n| {
+                let others = said.turns.iter().filter(|turn| turn.agent != n);
+                others.filter_map(|turn| Some(turn.response.as_ref()?.text.as_str())).collect()
+            })
+            .collect();
+        if self.others == Others::Concatenate {
+            return others
+                .iter()
+                .map(|others| {
+                    let text = if others.is_empty() {
+                        prompts.alone(subject)?
+                    } else {
+                        prompts.debate_concat(subject, others)?
+                    };
+                    Ok(Asked { text, summary: None, missing: None })
+                })
+                .collect();
+        }
+        let mut requests = Vec::new();
+        for (n, others) in others.iter().enumerate() {
+            let request = prompts.summary(subject, others).map(Message::user).and_then(|m| self.codec.prompt(&[m]))?;
+            let fits = !others.is_empty() && request.len() < self.codec.max_positions();
+            let key = occasion.key("summary", question, n, round, 0);
+            requests.push(fits.then(|| {
+                self.request(AdapterId::BASE, request.into(), key, self.sampling.summary_max_tokens)
+            }));
+        }
+        let summaries = self.draw(scope, requests).await?;
+        others
+            .iter()
+            .zip(summaries)
+            .map(|(others, summary)| {
+                if others.is_empty() {
+                    return Ok(Asked { text: prompts.alone(subject)?, summary: None, missing: None });
+                }
+                let Some(summary) = summary else {
+                    return Ok(Asked { text: String::new(), summary: None, missing: Some(SUMMARY_OUTGROWN) });
+                };
+                let text = prompts.debate(subject, &summary.text)?;
+                Ok(Asked { text, summary: Some(summary), missing: None })
+            })
+            .collect()
+    }
+
+    /// One round: every agent answers what it was asked, after its own earlier turns in `chats`, which grow by both.
+    async fn round(
+        &self,
+        scope: &Scope,
+        answers: Answers<'_>,
+        chats: &mut [Vec<Message>],
+        asked: Vec<Asked>,
+    ) -> Result<Round> {
+        let Answers { question, occasion, round, adapters } = answers;
+        let mut requests = Vec::new();
+        let mut turns = Vec::new();
+        for (agent, asked) in asked.into_iter().enumerate() {
+            let mut messages = chats[agent].clone();
+            if round > 1 {
+                messages.push(Message::user(asked.text.clone()));
+            }
+            let prompt = if asked.missing.is_none() { self.codec.prompt(&messages)? } else { vec![] };
+            if round == 1 {
+                self.fits_first(question, &prompt)?;
+            }
+            let outgrown = (prompt.len() >= self.codec.max_positions()).then_some(OUTGROWN);
+            let missing = asked.missing.or(outgrown);
+            let key = occasion.key("answer", question, agent, round, 0);
+            requests.push(
+                missing
+                    .is_none()
+                    .then(|| self.request(adapters[agent], prompt.into(), key, self.sampling.max_tokens)),
+            );
+            let (prompt, summary) = (asked.text, asked.summary);
+            turns.push(Turn { agent, prompt, summary, response: None, answer: None, missing, messages });
+        }
+        for (turn, response) in turns.iter_mut().zip(self.draw(scope, requests).await?) {
+            let Some(response) = response else { continue };
+            turn.answer = self.task.reader.read(&response.text);
+            chats[turn.agent].clone_from(&turn.messages);
+            chats[turn.agent].push(Message::assistant(response.text.clone()));
+            turn.response = Some(response);
+        }
+        let key = occasion.key("tie", question, 0, round, 0);
+        let vote = Vote::of(turns.iter().map(|t| t.answer.as_deref()), self.ties, key);
+        Ok(Round { turns, vote })
+    }
+
+    /// First answers outside a debate: sample `s` of agent `s mod N`, so that the first N are those of a debate's first round. With
+    /// `greedy` the most likely answer of each agent.
+    pub async fn first_answers(
+        &self,
+        scope: &Scope,
+        question: &Question,
+        society: &Society,
+        occasion: Occasion,
+        samples: usize,
+        greedy: bool,
+    ) -> Result<Vec<Turn>> {
+        let asked = self.task.prompts.first(question.subject())?;
+        let messages = vec![Message::user(asked.clone())];
+        let prompt: Arc<[u32]> = self.codec.prompt(&messages)?.into();
+        self.fits_first(question, &prompt)?;
+        let requests = (0..samples).map(|s| {
+            let (agent, sample) = (s % self.agents, s / self.agents);
+            let key = if greedy { 0 } else { occasion.key("answer", question, agent, 1, sample) };
+            let mut request =
+                self.request(society.generators[agent], prompt.clone(), key, self.sampling.max_tokens);
+            if greedy {
+                request.params = SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, ..request.params };
+            }
+            Some(request)
+        });
+        let drawn = self.draw(scope, requests.collect()).await?;
+        Ok(drawn
+            .into_iter()
+            .enumerate()
+            .map(|(s, response)| Turn {
+                agent: s % self.agents,
+                prompt: asked.clone(),
+                summary: None,
+                answer: response.as_ref().and_then(|r| self.task.reader.read(&r.text)),
+                response,
+                missing: None,
+                messages: messages.clone(),
+            })
+            .collect())
+    }
+
+    /// The vote over answers given outside a debate.
+    pub fn vote(&self, question: &Question, occasion: Occasion, turns: &[Turn]) -> Vote {
+        let key = occasion.key("tie", question, 0, 1, 0);
+        Vote::of(turns.iter().map(|t| t.answer.as_deref()), self.ties, key)
+    }
+
+    fn request(&self, adapter: AdapterId, prompt: Arc<[u32]>, key: u64, max_tokens: u32) -> SampleRequest {
+        let SamplingSection { temperature, top_k, top_p, .. } = self.sampling;
+        SampleRequest {
+            adapters: vec![(adapter, 1.0)],
+            prompt,
+            params: SamplingParams { temperature, top_k, top_p, max_tokens },
+            key,
+            stop: self.codec.stop_rule(&self.sampling.stop),
+        }
+    }
+
+    /// Draws what is requested, in one call.
+    async fn draw(&self, scope: &Scope, requests: Vec<Option<SampleRequest>>) -> Result<Vec<Option<Utterance>>> {
+        let prompts: Vec<_> = requests.iter().map(|r| r.as_ref().map(|r| r.prompt.clone())).collect();
+        let mut samples = scope.sample(requests.into_iter().flatten().collect()).await?.into_iter();
+        prompts
+            .into_iter()
+            .map(|prompt| {
+                let Some(prompt) = prompt else { return Ok(None) };
+                let sample = samples
+                    .next()
+                    .ok_or_else(|| Error::Internal("fewer samples than requests".into()))?;
+                self.utterance(prompt, sample).map(Some)
+            })
+            .collect()
+    }
+
+    fn utterance(&self, prompt_ids: Arc<[u32]>, sample: Sample) -> Result<Utterance> {
+        let mut text = self.codec.decode(&sample.tokens)?;
+        if sample.finish == Finish::Stop {
+            let cut = self.sampling.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+            text.truncate(cut.unwrap_or(text.len()));
+        }
+        let total: f64 = sample.logprobs.iter().map(|&l| f64::from(l)).sum();
+        Ok(Utterance {
+            text,
+            prompt_tokens: prompt_ids.len(),
+            tokens: sample.tokens.len(),
+            finish: sample.finish,
+            mean_logprob: total / sample.logprobs.len().max(1) as f64,
+            prompt_ids,
+            ids: sample.tokens,
+        })
+    }
+}
+
+/// An agent's next user turn.
+struct Asked {
+    text: String,
+    summary: Option<Utterance>,
+    missing: Option<&'static str>,
+}
+
+/// Whose answers a round consists of.
+struct Answers<'a> {
+    question: &'a Question,
+    occasion: Occasion,
+    round: usize,
+    adapters: &'a [AdapterId],
+}

@@ -12,6 +12,7 @@
 
 use std::path::{Path, PathBuf};
 
+use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde_json::{Map, Value};
 
@@ -109,32 +110,32 @@ impl Prompts {
     /// The user's turn that asks for a first answer.
     pub fn first(&self, subject: Subject<'_>) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(FIRST, context! { question, fields })
+        self.render(FIRST, context! { question, fields => Serde(fields) })
     }
 
     /// The request to summarise others' responses.
     pub fn summary(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(SUMMARY, context! { question, fields, responses })
+        self.render(SUMMARY, context! { question, fields => Serde(fields), responses => Serde(responses) })
     }
 
     /// A debate turn with a summary of the others.
     pub fn debate(&self, subject: Subject<'_>, summary: &str) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(DEBATE, context! { question, fields, summary })
+        self.render(DEBATE, context! { question, fields => Serde(fields), summary })
     }
 
     /// A debate turn with the others' responses themselves.
     pub fn debate_concat(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(CONCAT, context! { question, fields, responses })
+        self.render(CONCAT, context! { question, fields => Serde(fields), responses => Serde(responses) })
     }
 
     /// A further turn of an agent that has nobody to read.
     pub fn alone(&self, subject: Subject<'_>) -> Result<String> {
         let Subject { question, fields } = subject;
         let file = if self.has(ALONE) { ALONE } else { CONCAT };
-        self.render(file, context! { question, fields, responses => Vec::<String>::new() })
+        self.render(file, context! { question, fields => Serde(fields), responses => Serde([(); 0]) })
     }
 
     fn has(&self, file: &str) -> bool {

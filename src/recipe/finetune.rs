@@ -1,0 +1,77 @@
+//! Finetuning: each student on its own data, all in one fused call.
+
+use serde_json::{Map, Value, json};
+
+use super::lane::{Lane, Student};
+use super::{Example, Training, schedule};
+use crate::engine::{StepMetrics, TrainRequest};
+use crate::error::Result;
+use crate::run::Event;
+
+/// What one student is finetuned on.
+pub struct Lesson<'a> {
+    /// Who.
+    pub student: &'a Student,
+    /// On what.
+    pub examples: Vec<Example>,
+    /// How.
+    pub training: &'a Training,
+    /// For the metrics: how the data came about.
+    pub about: Value,
+}
+
+impl Lane {
+    /// Finetunes all students together, keeps data sets, losses and adapters. A student without data keeps its adapter.
+    pub async fn finetune(&self, iteration: usize, lessons: Vec<Lesson<'_>>) -> Result<()> {
+        let scope = self.scope.child(format!("iteration-{iteration}/finetune"));
+        let mut requests = Vec::new();
+        for lesson in &lessons {
+            let name = &lesson.student.name;
+            let records: Vec<Value> = lesson.examples.iter().map(Example::record).collect();
+            self.output.dataset(self.name(), iteration, name, &records)?;
+            if lesson.examples.is_empty() {
+                self.note(format!("iteration {iteration}: {name} has no data and keeps its adapter"));
+                continue;
+            }
+            if lesson.training.from_base {
+                self.scope.service().restore(lesson.student.adapter, &lesson.student.initial)?;
+            }
+            let key = self.choice(iteration, "shuffle", name);
+            requests.push(TrainRequest {
+                adapter: lesson.student.adapter,
+                sequences: lesson.examples.iter().map(|e| e.sequence.clone()).collect(),
+                steps: schedule::steps(lesson.examples.len(), lesson.training, key),
+                optimizer: lesson.training.optimizer(),
+                fresh_moments: !lesson.training.section.keep_moments,
+            });
+        }
+        let total = requests.iter().map(|r| r.steps.len() as u64).sum();
+        let lane = self.name().to_string();
+        let name = format!("iteration {iteration}: finetuning");
+        self.output.event(Event::Phase { lane: lane.clone(), name, total });
+        let keep_moments = lessons.iter().any(|l| l.training.section.keep_moments);
+        let mut trained = scope.train(requests, keep_moments).await?.into_iter();
+        self.output.event(Event::Advance { lane, done: total });
+
+        let mut metrics = Map::new();
+        for lesson in &lessons {
+            let steps = if lesson.examples.is_empty() { vec![] } else { trained.next().unwrap_or_default() };
+            metrics.insert(lesson.student.name.clone(), report(lesson, &steps));
+            let snapshot = self.scope.service().snapshot(lesson.student.adapter, false)?;
+            self.output.adapter(self.name(), iteration, &lesson.student.name, &snapshot)?;
+        }
+        self.output.metrics(self.name(), iteration, "training", Value::Object(metrics))
+    }
+}
+
+fn report(lesson: &Lesson<'_>, steps: &[StepMetrics]) -> Value {
+    let column = |f: fn(&StepMetrics) -> f32| steps.iter().map(f).collect::<Vec<_>>();
+    json!({
+        "data": lesson.about,
+        "examples": lesson.examples.len(),
+        "tokens": steps.iter().map(|s| s.tokens).sum::<u64>(),
+        "loss": column(|s| s.loss),
+        "grad_norm": column(|s| s.grad_norm),
+        "learning_rate": column(|s| s.learning_rate),
+    })
+}

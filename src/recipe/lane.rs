@@ -1,0 +1,152 @@
+//! What every recipe does the same way: adapters, debates over the training questions, finetuning, results.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Training, data};
+use crate::adapter::Snapshot;
+use crate::debate::{Debate, Occasion, Society, Table};
+use crate::engine::{AdapterId, AdapterSource, Scope, draw_key};
+use crate::error::{Error, Result};
+use crate::run::{AdapterSection, Event, Output, RunConfig};
+use crate::task::Question;
+
+/// Makes the numbers of a fresh adapter from its settings and a seed.
+pub type NewAdapter = Rc<dyn Fn(&AdapterSection, u64) -> Result<Snapshot>>;
+
+/// An adapter that is finetuned.
+pub struct Student {
+    /// As files name it.
+    pub name: String,
+    /// As the engine names it.
+    pub adapter: AdapterId,
+    /// Its numbers before any training.
+    pub initial: Arc<Snapshot>,
+}
+
+/// `generator-0`, `generator-1`, …
+pub fn names(role: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{role}-{n}")).collect()
+}
+
+/// One (arm, seed): the training questions, without answers, and everything to work on them with.
+pub struct Lane {
+    /// The root scope.
+    pub scope: Scope,
+    /// The debate.
+    pub table: Rc<Table>,
+    /// D_task.
+    pub questions: Vec<Question>,
+    /// Where results go.
+    pub output: Rc<dyn Output>,
+    /// The seed.
+    pub seed: u64,
+    /// The resolved configuration.
+    pub config: RunConfig,
+    /// `[training]`
+    pub training: Training,
+    /// `[training]` for critics.
+    pub critic_training: Training,
+    new_adapter: NewAdapter,
+}
+
+impl Lane {
+    /// A lane over `questions`.
+    pub fn new(
+        scope: Scope,
+        table: Rc<Table>,
+        questions: Vec<Question>,
+        output: Rc<dyn Output>,
+        seed: u64,
+        new_adapter: NewAdapter,
+        config: RunConfig,
+    ) -> Result<Self> {
+        if config.debate.min_agreement > config.debate.agents {
+            return Err(Error::input(
+                "debate.min_agreement",
+                format!("{} agents can't agree when there are {}", config.debate.min_agreement, config.debate.agents),
+            ));
+        }
+        let training = Training::of_generators(&config.training)?;
+        let critic_training = Training::of_critics(&config.training)?;
+        Ok(Self { scope, table, questions, output, seed, config, training, critic_training, new_adapter })
+    }
+
+    /// The lane's name.
+    pub fn name(&self) -> &str {
+        self.scope.path()
+    }
+
+    /// N.
+    pub fn agents(&self) -> usize {
+        self.table.agents()
+    }
+
+    /// A fresh adapter; while untrained it is the base model.
+    pub fn student(&self, name: impl Into<String>) -> Result<Student> {
+        let name = name.into();
+        let seed = draw_key(&[&self.seed.to_le_bytes(), b"adapter", name.as_bytes()]);
+        let initial = Arc::new((self.new_adapter)(&self.config.adapter, seed)?);
+        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial.clone()))?;
+        Ok(Student { name, adapter, initial })
+    }
+
+    /// `student`s called `ROLE-0` to `ROLE-(N-1)`.
+    pub fn students(&self, role: &str) -> Result<Vec<Student>> {
+        names(role, self.agents()).into_iter().map(|name| self.student(name)).collect()
+    }
+
+    /// Gives the students' adapters back.
+    pub fn dismiss(&self, students: &[Student]) -> Result<()> {
+        students.iter().try_for_each(|s| self.scope.service().drop_adapter(s.adapter))
+    }
+
+    /// Debates every training question and keeps the transcripts.
+    pub async fn debates(&self, iteration: usize, society: &Society) -> Result<Vec<Debate>> {
+        let scope = self.scope.child(format!("iteration-{iteration}/debate"));
+        let occasion = Occasion { seed: self.seed, iteration, purpose: "train" };
+        let lane = self.name().to_string();
+        let total = self.questions.len() as u64;
+        self.output.event(Event::Phase { lane: lane.clone(), name: format!("iteration {iteration}: debate"), total });
+        let debates = self
+            .table
+            .each(&scope, &self.questions, |i, question, scope| {
+                let lane = &lane;
+                async move {
+                    let debate = self.table.debate(&scope, question, society, occasion).await?;
+                    self.output.event(Event::Advance { lane: lane.clone(), done: 1 });
+                    if i == 0 {
+                        self.output.event(Event::Debate { lane: lane.clone(), transcript: record(&debate)? });
+                    }
+                    Ok(debate)
+                }
+            })
+            .await?;
+        let records = debates.iter().map(record).collect::<Result<Vec<_>>>()?;
+        self.output.transcripts(&lane, iteration, "train", &records)?;
+        Ok(debates)
+    }
+
+    /// The debates' votes where enough agents agree.
+    pub fn pseudo_labels<'d>(&self, debates: &'d [Debate]) -> Vec<Option<&'d str>> {
+        debates.iter().map(|d| data::pseudo_label(d, self.config.debate.min_agreement)).collect()
+    }
+
+    /// The key of a choice that training makes.
+    pub fn choice(&self, iteration: usize, kind: &str, name: &str) -> u64 {
+        let iteration = (iteration as u64).to_le_bytes();
+        draw_key(&[&self.seed.to_le_bytes(), &iteration, b"train", kind.as_bytes(), name.as_bytes()])
+    }
+
+    /// A line for people.
+    pub fn note(&self, text: String) {
+        self.output.event(Event::Note { lane: self.name().into(), text });
+    }
+}
+
+/// A transcript record.
+pub fn record(debate: &Debate) -> Result<Value> {
+    serde_json::to_value(debate).map_err(|e| Error::Internal(e.to_string()))
+}
