@@ -1,5 +1,13 @@
 //! Between text and token ids: tokenizer, chat template, stop strings.
 
+mod chat;
+mod stop;
+mod template;
+
+pub use chat::*;
+pub use stop::*;
+pub use template::*;
+
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,102 @@
+//! Stop strings: watched in the text as it grows, across token boundaries and inside multi-byte characters.
+
+use std::rc::Rc;
+
+use tokenizers::Tokenizer;
+
+use crate::engine::{StopRule, draw_key};
+
+/// Stops at any of some strings.
+pub struct StopStrings {
+    tokenizer: Rc<Tokenizer>,
+    strings: Rc<[String]>,
+}
+
+impl StopStrings {
+    /// A rule for these strings; empty ones are left out. `None` if none are left.
+    pub fn new(tokenizer: Rc<Tokenizer>, strings: &[String]) -> Option<Self> {
+        let mut strings: Vec<String> = strings.iter().filter(|s| !s.is_empty()).cloned().collect();
+        strings.sort();
+        strings.dedup();
+        (!strings.is_empty()).then(|| Self { tokenizer, strings: strings.into() })
+    }
+}
+
+impl StopRule for StopStrings {
+    fn id(&self) -> u64 {
+        let fields: Vec<&[u8]> = self.strings.iter().map(|s| s.as_bytes()).collect();
+        draw_key(&fields)
+    }
+
+    fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
+        let mut watcher = Watcher::new(self.tokenizer.clone(), self.strings.clone());
+        Box::new(move |token| watcher.push(token))
+    }
+}
+
+/// `text` up to the first stop string in it.
+pub fn cut_at_stop<'a>(text: &'a str, strings: &[String]) -> &'a str {
+    let first = strings.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
+    &text[..first.unwrap_or(text.len())]
+}
+
+/// What a byte-level decoder gives for a character whose bytes are not all there.
+const INCOMPLETE: char = '\u{fffd}';
+
+/// Follows one sample. Only a window of tokens is decoded again: those not yet turned into text and, before them, those of the last
+/// complete text, because decoders treat a first token differently.
+struct Watcher {
+    tokenizer: Rc<Tokenizer>,
+    strings: Rc<[String]>,
+    window: Vec<u32>,
+    /// Tokens of `window` whose text is complete, and that text.
+    complete: usize,
+    complete_text: String,
+    /// The end of the text so far, as long as a stop string could still begin in it.
+    tail: String,
+    longest: usize,
+}
+
+impl Watcher {
+    fn new(tokenizer: Rc<Tokenizer>, strings: Rc<[String]>) -> Self {
+        let longest = strings.iter().map(|s| s.len()).max().unwrap_or(0);
+        Self {
+            tokenizer,
+            strings,
+            window: Vec::new(),
+            complete: 0,
+            complete_text: String::new(),
+            tail: String::new(),
+            longest,
+        }
+    }
+
+    fn push(&mut self, token: u32) -> bool {
+        self.window.push(token);
+        // Ids without text (beyond the tokenizer's vocabulary) decode to nothing.
+        let text = self.tokenizer.decode(&self.window, true).unwrap_or_default();
+        let new = text.strip_prefix(self.complete_text.as_str()).unwrap_or("");
+        let whole = new.trim_end_matches(INCOMPLETE);
+        let before = self.tail.len();
+        self.tail.push_str(whole);
+        if self.strings.iter().any(|s| self.tail.contains(s.as_str())) {
+            return true;
+        }
+        if whole.len() < new.len() && self.window.len() - self.complete < 8 {
+            self.tail.truncate(before); // the rest of the character is still to come
+            return false;
+        }
+        self.tail.push_str(&new[whole.len()..]);
+        let mut from = self.tail.len().saturating_sub(self.longest - 1);
+        while !self.tail.is_char_boundary(from) {
+            from -= 1;
+        }
+        self.tail.drain(..from);
+        if !new.is_empty() {
+            self.window.drain(..self.complete);
+            self.complete = self.window.len();
+            self.complete_text = self.tokenizer.decode(&self.window, true).unwrap_or_default();
+        }
+        false
+    }
+}
