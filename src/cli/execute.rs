@@ -1,6 +1,6 @@
 //! What `run` and `resume` share: check everything, open the folder, start the lanes, show what happens.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -12,12 +12,14 @@ use super::live;
 use super::run::lanes;
 use super::screen::{Paint, Screen};
 use super::session::{Session, Wanted};
+use crate::adapter::{NewAdapter, write_peft};
+use crate::debate::Table;
 use crate::engine::{Scope, run_lanes};
 use crate::error::{Error, Result};
-use crate::recipe::{self, Lane as LaneWork};
+use crate::recipe;
 use crate::report;
 use crate::run::*;
-use crate::task::{self, AnswerKey};
+use crate::task::{self, AnswerKey, Questions, Task};
 use crate::text::Codec;
 
 /// Where a run's results go.
@@ -37,36 +39,57 @@ pub enum Place {
 }
 
 /// An arm with its questions.
-struct ArmWork {
+pub struct ArmWork {
     arm: Arm,
-    loaded: Rc<task::Loaded>,
+    task: Rc<Task>,
+    questions: Rc<Questions>,
+    answers: Rc<AnswerKey>,
+}
+
+/// Everything a run needs before it makes its folder.
+pub struct Ready {
+    /// The model.
+    pub session: Session,
+    arms: Vec<ArmWork>,
+    codec: Rc<dyn Codec>,
+}
+
+/// Loads and checks everything.
+pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
+    choose_device(&plan.config.run.device, "run.device")?;
+    let arms = load_arms(plan)?;
+    let session = open_session(plan, screen)?;
+    let codec: Rc<dyn Codec> = match &session.tokenizer {
+        Some(t) => t.clone(),
+        None => return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need")),
+    };
+    for work in &arms {
+        let config = &work.arm.config;
+        let table = Table::new(
+            codec.clone(),
+            work.task.clone(),
+            &config.debate,
+            &config.sampling,
+            config.run.max_sequences,
+        )?;
+        let questions = &work.questions;
+        table.check(questions.train.iter().chain(&questions.dev).chain(&questions.test))?;
+        new_adapter(&session)(&config.adapter, 0)?;
+    }
+    Ok(Ready { session, arms, codec })
 }
 
 /// Runs a plan to its end.
 pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     let began = Instant::now();
     let screen = Rc::new(Screen::new());
-    let run = &plan.config.run;
-    choose_device(&run.device, "run.device")?;
-    if let Place::New { folder, force: false } = &place
-        && folder.exists()
-    {
-        return Err(Error::file(folder, "exists already; choose another --output, or --force to replace it"));
+    if let Place::New { folder, force } = &place {
+        RunFolder::check_new(folder, *force)?;
     }
-    let arms = load_arms(plan)?;
-    let session = open_session(plan, &screen)?;
-    let codec: Rc<dyn Codec> = match &session.tokenizer {
-        Some(t) => t.clone(),
-        None => {
-            return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need"));
-        }
-    };
-    session.show_plan(&screen);
-    for work in &arms {
-        recipe::check(&work.arm.config, &work.loaded, codec.clone())?;
-    }
+    let ready = prepare(plan, &screen)?;
+    ready.session.show_plan(&screen);
 
-    let manifest = manifest(plan, &arms, &session)?;
+    let manifest = manifest(plan, &ready)?;
     let (folder, resumed) = match &place {
         Place::New { folder, force } => (RunFolder::create(folder, *force)?, false),
         Place::Resume { folder } => (RunFolder::open(folder)?, true),
@@ -75,22 +98,24 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
         check_manifest(folder.path(), &manifest, &screen)?;
     } else {
         folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
-        folder.write_json("splits.json", &splits(&arms))?;
+        folder.write_json("splits.json", &splits(&ready.arms))?;
         // Last: a folder with a manifest has all it takes to resume.
         folder.write_json("manifest.json", &manifest)?;
     }
     screen.line(&format!("folder   {}", folder.path().display()));
 
-    let result = run_all(plan, &arms, &session, codec, &folder, &screen);
+    let result = run_all(plan, &ready, &folder, &screen).and_then(|()| report::summary(folder.path()));
     screen.clear();
-    if let Err(e) = result {
-        screen.line(&format!("the run stopped; what is complete is kept. Go on with:\n  {}", resume_command(&folder)));
-        return Err(e);
-    }
-    let summary = report::write(folder.path())?;
-    println!("{summary}");
+    let summary = result.inspect_err(|_| {
+        screen.line(&format!(
+            "The run stopped; all that was complete is kept. To go on:\n  colloquy resume {}",
+            quoted(folder.path())
+        ));
+    })?;
+    folder.write("report.txt", summary.as_bytes())?;
+    print!("{summary}");
     screen.line(&format!(
-        "done in {:.0} s. Everything is in {}: metrics.jsonl, transcripts/, data/, adapters/.",
+        "Done in {:.0} s. All of it is in {}: metrics.jsonl, transcripts/, data/, adapters/, report.txt.",
         began.elapsed().as_secs_f64(),
         folder.path().display()
     ));
@@ -107,28 +132,36 @@ fn quoted(path: &Path) -> String {
     if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-fn resume_command(folder: &RunFolder) -> String {
-    format!("colloquy resume {}", quoted(folder.path()))
-}
-
 fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
     let mut arms: Vec<ArmWork> = Vec::new();
     for arm in &plan.arms {
         let same = arms.iter().find(|other| other.arm.config.task == arm.config.task);
-        let loaded = match same {
-            Some(other) => other.loaded.clone(),
-            None => Rc::new(task::load(&arm.config.task)?),
+        let (task, questions, answers) = match same {
+            Some(o) => (o.task.clone(), o.questions.clone(), o.answers.clone()),
+            None => {
+                let loaded = task::load(&arm.config.task)?;
+                (Rc::new(loaded.task), Rc::new(loaded.questions), Rc::new(loaded.answers))
+            }
         };
-        arms.push(ArmWork { arm: arm.clone(), loaded });
+        arms.push(ArmWork { arm: arm.clone(), task, questions, answers });
     }
     Ok(arms)
 }
 
+/// Initialises adapters for a session's model.
+fn new_adapter(session: &Session) -> recipe::NewAdapter {
+    let layout = session.engine.with(|e| e.model().layout().clone());
+    Rc::new(move |section, seed| {
+        let AdapterSection { rank, alpha, targets, rslora } = section.clone();
+        NewAdapter { rank, alpha, targets, rslora, init_seed: seed }.snapshot(&layout)
+    })
+}
+
 /// The model in an engine whose memory plan counts on all lanes' adapters.
-pub fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
+fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
     let run = &plan.config.run;
     let seeds = run.seeds.len();
-    let adapters = plan.arms.iter().map(|a| seeds * recipe::adapters(&a.recipe, &a.config)).sum();
+    let adapters = plan.arms.iter().map(|a| seeds * super::plan::adapters(a)).sum();
     let rank = plan.arms.iter().map(|a| a.config.adapter.rank).max().unwrap_or(1);
     let wanted = Wanted {
         model: plan.config.model.path.clone(),
@@ -146,48 +179,37 @@ pub fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
     Session::open(&wanted, &common, screen)
 }
 
-fn run_all(
-    plan: &Plan,
-    arms: &[ArmWork],
-    session: &Session,
-    codec: Rc<dyn Codec>,
-    folder: &RunFolder,
-    screen: &Rc<Screen>,
-) -> Result<()> {
-    let layout = Rc::new(session.engine.with(|e| e.model().layout().clone()));
+fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) -> Result<()> {
+    let Ready { session, arms, codec } = ready;
+    let layout = session.engine.with(|e| e.model().layout().clone());
     let base = plan.config.model.path.clone();
-    let writer_layout = layout.clone();
-    let write_adapter: AdapterWriter = Box::new(move |path, snapshot| {
-        crate::adapter::write_peft(path, snapshot, &writer_layout, &base)
-    });
+    let write_adapter: AdapterWriter =
+        Box::new(move |path, snapshot| write_peft(path, snapshot, &layout, &base));
     let show = Show::new(screen.clone(), arms);
     let recorder = Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
     let output: Rc<dyn Output> = Rc::new(recorder);
     let mut futures = Vec::new();
     for work in arms {
         for &seed in &plan.config.run.seeds {
-            let lane = Lane { arm: work.arm.name.clone(), seed };
-            let (journal, warning) = FileJournal::open(&folder.journal(), &lane.name())?;
+            let lane = Lane { arm: work.arm.name.clone(), seed }.name();
+            let (journal, warning) = FileJournal::open(&folder.journal(), &lane)?;
             if let Some(warning) = warning {
                 screen.line(&format!("warning: {warning}"));
             }
             if !journal.is_empty() {
-                screen.line(&format!("resume   {}: {} calls in the journal", lane.name(), journal.len()));
+                screen.line(&format!("resume   {lane}: {} calls in the journal", journal.len()));
             }
-            let scope = Scope::new(lane.name(), Rc::new(session.engine.clone()), Rc::new(journal));
-            futures.push(recipe::run_arm(
-                &work.arm.recipe,
-                LaneWork {
-                    name: lane.name(),
-                    seed,
-                    scope,
-                    config: Rc::new(work.arm.config.clone()),
-                    loaded: work.loaded.clone(),
-                    codec: codec.clone(),
-                    layout: layout.clone(),
-                    output: output.clone(),
-                },
-            )?);
+            let context = recipe::Context {
+                scope: Scope::new(lane, Rc::new(session.engine.clone()), Rc::new(journal)),
+                codec: codec.clone(),
+                task: work.task.clone(),
+                questions: work.questions.clone(),
+                answers: work.answers.clone(),
+                output: output.clone(),
+                seed,
+                new_adapter: new_adapter(session),
+            };
+            futures.push(recipe::run_arm(&work.arm.recipe, &work.arm.config, context));
         }
     }
     run_lanes(&session.engine, futures)
@@ -196,15 +218,14 @@ fn run_all(
 /// Turns events into what is seen.
 struct Show {
     screen: Rc<Screen>,
-    answers: Vec<Rc<task::Loaded>>,
+    answers: Vec<Rc<AnswerKey>>,
     debates: Cell<usize>,
-    shown_in: RefCell<Vec<String>>,
 }
 
 impl Show {
     fn new(screen: Rc<Screen>, arms: &[ArmWork]) -> Self {
-        let answers = arms.iter().map(|a| a.loaded.clone()).collect();
-        Self { screen, answers, debates: Cell::new(0), shown_in: RefCell::default() }
+        let answers = arms.iter().map(|a| a.answers.clone()).collect();
+        Self { screen, answers, debates: Cell::new(0) }
     }
 
     fn event(&self, event: Event) {
@@ -221,11 +242,9 @@ impl Show {
         if self.debates.replace(self.debates.get() + 1) > 0 {
             return;
         }
-        self.shown_in.borrow_mut().push(lane.to_string());
         let paint = Paint::stderr();
         let id = transcript["id"].as_str().unwrap_or_default();
-        let keys: Vec<&AnswerKey> = self.answers.iter().map(|l| &l.answers).collect();
-        let right = keys.iter().find_map(|k| k.reference(id));
+        let right = self.answers.iter().find_map(|key| key.reference(id));
         let title = live::heading(&format!("the first debate, of {lane}"));
         self.screen.line(&format!("{}\n{}", paint.dim(&title), live::debate(transcript, right, paint).trim_end()));
         self.screen.line(&paint.dim(&"─".repeat(78)));
@@ -233,7 +252,8 @@ impl Show {
 }
 
 /// What a run is: enough to know whether resuming it gives what it would have given.
-fn manifest(plan: &Plan, arms: &[ArmWork], session: &Session) -> Result<Value> {
+fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
+    let Ready { session, arms, .. } = ready;
     let model: Map<String, Value> =
         session.files.contents().map(|(name, bytes)| (name, json!(sha256(bytes)))).collect();
     let mut data = Map::new();
@@ -243,7 +263,6 @@ fn manifest(plan: &Plan, arms: &[ArmWork], session: &Session) -> Result<Value> {
             data.insert(path.display().to_string(), json!(sha256_file(&path)?));
         }
         let sources: Map<String, Value> = work
-            .loaded
             .task
             .prompts
             .sources()
@@ -298,7 +317,7 @@ fn splits(arms: &[ArmWork]) -> Value {
     let by_arm: Map<String, Value> = arms
         .iter()
         .map(|work| {
-            let q = &work.loaded.questions;
+            let q = &work.questions;
             (work.arm.name.clone(), json!({"train": ids(&q.train), "dev": ids(&q.dev), "test": ids(&q.test)}))
         })
         .collect();

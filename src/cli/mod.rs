@@ -1,10 +1,13 @@
 //! The command line: parse, call, print; one file a subcommand.
 
 mod common;
+mod council;
 mod debate;
 mod eval;
+mod execute;
 mod generate;
 mod live;
+mod plan;
 mod records;
 mod report;
 mod resume;

@@ -10,7 +10,7 @@ use super::plan;
 use super::screen::Screen;
 use crate::error::{Error, Result};
 use crate::recipe;
-use crate::run::{PRESETS, Plan, Source, load};
+use crate::run::{PRESETS, Plan, Source, load, to_toml};
 
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
@@ -45,8 +45,8 @@ pub struct Args {
     /// Check everything and print the plan; do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Print a built-in configuration.
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = recipe::DEFAULT_CONFIG)]
+    /// Print a built-in configuration (the default one unless NAME is given); with --dry-run the resolved one, every value given.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     print_config: Option<String>,
     /// List built-in configurations, tasks, recipes and presets.
     #[arg(long)]
@@ -61,12 +61,17 @@ pub fn run(args: Args) -> Result<()> {
         print!("{}", listing());
         return Ok(());
     }
-    if let Some(name) = &args.print_config {
+    if let Some(name) = args.print_config.as_deref().filter(|_| !args.dry_run) {
+        let name = if name.is_empty() { args.config.as_deref().unwrap_or(default_name()) } else { name };
         print!("{}", built_in(name)?.text);
         return Ok(());
     }
     let (name, source) = source(args.config.as_deref())?;
-    let plan = load(&source, &sets(&args), &recipe::NAMES)?;
+    let plan = load(&source, &sets(&args), recipe::names())?;
+    if args.print_config.is_some() {
+        print!("{}", to_toml(&plan.config)?);
+        return Ok(());
+    }
     if args.dry_run {
         return plan::show(&plan, &Screen::new());
     }
@@ -92,10 +97,10 @@ fn sets(args: &Args) -> Vec<String> {
 /// The configuration and a name for its runs.
 fn source(config: Option<&str>) -> Result<(String, Source)> {
     let Some(config) = config else {
-        return Ok((recipe::DEFAULT_CONFIG.to_string(), built_in(recipe::DEFAULT_CONFIG)?));
+        return Ok((default_name().to_string(), built_in(default_name())?));
     };
     let path = PathBuf::from(config);
-    if !path.exists() && recipe::CONFIGS.iter().any(|(n, _)| *n == config) {
+    if !path.exists() && recipe::built_in_configs().iter().any(|b| b.name == config) {
         return Ok((config.to_string(), built_in(config)?));
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -107,29 +112,32 @@ fn source(config: Option<&str>) -> Result<(String, Source)> {
 }
 
 fn built_in(name: &str) -> Result<Source> {
-    let found = recipe::CONFIGS.iter().find(|(n, _)| *n == name);
-    let Some((_, text)) = found else {
-        let known: Vec<&str> = recipe::CONFIGS.iter().map(|(n, _)| *n).collect();
+    let Some(found) = recipe::built_in_configs().iter().find(|b| b.name == name) else {
+        let known: Vec<&str> = recipe::built_in_configs().iter().map(|b| b.name).collect();
         return Err(Error::Usage(format!(
             "no built-in configuration is called `{name}`; there are {}",
             known.join(", ")
         )));
     };
-    Ok(Source { name: format!("built-in {name}"), text: text.to_string(), folder: None })
+    Ok(Source { name: format!("built-in {name}"), text: found.text.to_string(), folder: None })
+}
+
+/// The configuration of a run without one.
+fn default_name() -> &'static str {
+    recipe::built_in_configs()[0].name
 }
 
 fn listing() -> String {
     let mut out = String::from("configurations (run NAME, --print-config NAME)\n");
-    for (name, text) in recipe::CONFIGS {
-        let what = text.lines().next().unwrap_or_default().trim_start_matches(['#', ' ']);
-        out.push_str(&format!("  {name:<20} {what}\n"));
+    for config in recipe::built_in_configs() {
+        out.push_str(&format!("  {:<10} {}\n", config.name, config.about));
     }
     let mut section = |title: &str, names: &[&str]| {
         out.push_str(&format!("{title}\n  {}\n", names.join(", ")));
     };
     let tasks: Vec<&str> = crate::task::BUILT_IN.iter().copied().chain(["custom"]).collect();
     section("tasks ([task] name)", &tasks);
-    section("recipes ([[arm]] recipe)", &recipe::NAMES);
+    section("recipes ([[arm]] recipe)", recipe::names());
     section("presets ([run] preset)", &PRESETS);
     section("prompts ([task] prompts)", &crate::prompt::built_in_names());
     out

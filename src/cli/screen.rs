@@ -88,6 +88,15 @@ impl Screen {
         }
     }
 
+    /// A result on stdout, above the bars.
+    pub fn result(&self, text: &str) {
+        if self.terminal {
+            self.bars.suspend(|| print!("{text}"));
+        } else {
+            print!("{text}");
+        }
+    }
+
     /// A phase begins; it replaces the phase of the same key.
     pub fn phase(&self, key: &str, name: &str, total: u64) {
         self.end_phase(key);

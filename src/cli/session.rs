@@ -12,12 +12,9 @@ use crate::adapter::AdapterOrigin;
 use crate::backend::cpu::CpuBackend;
 use crate::engine::*;
 use crate::error::{Error, Result};
-use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+use crate::model::{EMBEDDED, LoadOptions, Model, ModelConfig, ModelFiles};
 use crate::run::{is_name, read_manifest};
 use crate::text::{ChatTokenizer, Codec};
-
-/// The name of the model that is compiled in.
-pub const EMBEDDED: &str = "embedded";
 
 /// What a session is to hold.
 pub struct Wanted {
@@ -44,19 +41,31 @@ impl Wanted {
             adapters =
                 society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
         }
-        for text in &args.adapters {
-            let (name, folder) = name_value("adapter", text)?;
-            if adapters.iter().any(|(n, _)| n == name) {
-                return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
-            }
-            adapters.push((name.to_string(), AdapterOrigin::Folder(folder.into())));
-        }
         let model = model.ok_or_else(|| {
             Error::Usage("no model: give --model DIR, --model embedded or --society DIR".into())
         })?;
+        let mut wanted = Self { adapters, ..Self::of_model(&model) };
+        wanted.add_adapters(&args.adapters)?;
+        Ok(wanted)
+    }
+
+    /// A model alone, for inference.
+    pub fn of_model(model: &str) -> Self {
         let defaults = crate::run::RunSection::default();
         let limits = (defaults.micro_batch_rows, defaults.step_rows, defaults.max_sequences);
-        Ok(Self { model, adapters, training: false, more_adapters: (0, 1), limits })
+        Self { model: model.to_string(), adapters: vec![], training: false, more_adapters: (0, 1), limits }
+    }
+
+    /// Adds `NAME=DIR` adapters.
+    pub fn add_adapters(&mut self, texts: &[String]) -> Result<()> {
+        for text in texts {
+            let (name, folder) = name_value("adapter", text)?;
+            if self.adapters.iter().any(|(n, _)| n == name) {
+                return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
+            }
+            self.adapters.push((name.to_string(), AdapterOrigin::Folder(folder.into())));
+        }
+        Ok(())
     }
 }
 
@@ -167,7 +176,7 @@ impl Session {
         let files = open_model(&wanted.model)?;
         let config = ModelConfig::read(&files)?;
         let tokenizer = match files.text("tokenizer.json") {
-            Some(_) => Some(Rc::new(ChatTokenizer::load(&files, &config)?)),
+            Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
             None => None,
         };
         let mut backend = CpuBackend::new(common.threads.unwrap_or(0))?;
@@ -265,7 +274,7 @@ impl Session {
                 let weights = weights.clone().unwrap_or_else(|| vec![1.0; tokens.len()]);
                 ("tokens", (tokens.clone(), weights))
             }
-            Content::Text(text) => ("text", ones(codec()?.encode(text).map_err(at("text"))?)),
+            Content::Text(text) => ("text", ones(codec()?.encode_text(text).map_err(at("text"))?)),
             Content::Messages(messages) if prompt => {
                 ("messages", ones(codec()?.prompt(messages).map_err(at("messages"))?))
             }
@@ -273,9 +282,9 @@ impl Session {
                 ("messages", codec()?.training(messages).map_err(at("messages"))?)
             }
             Content::PromptCompletion(before, after) => {
-                let mut tokens = codec()?.encode(before).map_err(at("prompt"))?;
+                let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
                 let mut weights = vec![0.0; tokens.len()];
-                tokens.extend(codec()?.encode_more(after).map_err(at("completion"))?);
+                tokens.extend(codec()?.encode_continuation(after).map_err(at("completion"))?);
                 weights.resize(tokens.len(), 1.0);
                 ("prompt", (tokens, weights))
             }

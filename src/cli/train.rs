@@ -8,15 +8,15 @@ use clap::Args as ClapArgs;
 use futures::future::try_join_all;
 use serde_json::json;
 
-use super::common::{Common, ModelArgs, name_value};
+use super::common::{Common, name_value};
 use super::records;
 use super::screen::Screen;
 use super::session::{Session, Wanted};
 use crate::adapter::{AdapterOrigin, write_peft};
-use crate::engine::{AdapterId, Optimizer, Service, TrainRequest, TrainSequence};
+use crate::engine::{AdapterId, Service, TrainRequest, TrainSequence, TrainStep, draw_key};
 use crate::error::{Error, Result};
-use crate::recipe::{Schedule, schedule};
-use crate::run::write_lines;
+use crate::recipe::{Training, steps};
+use crate::run::{TrainingSection, write_lines};
 
 /// Options of `train`.
 #[derive(ClapArgs, Debug)]
@@ -133,6 +133,11 @@ impl<'a> Setting<'a> {
         Ok(Self { option, values })
     }
 
+    /// The value for an adapter, as it was written.
+    fn text(&self, adapter: &str) -> Option<&'a str> {
+        self.values.get(&Some(adapter)).or_else(|| self.values.get(&None)).copied()
+    }
+
     /// The value for an adapter, checked.
     fn get<T: std::str::FromStr + Copy>(
         &self,
@@ -141,84 +146,66 @@ impl<'a> Setting<'a> {
         expected: &str,
         good: impl Fn(T) -> bool,
     ) -> Result<T> {
-        let Some(text) = self.values.get(&Some(adapter)).or_else(|| self.values.get(&None)) else {
-            return Ok(default);
-        };
+        let Some(text) = self.text(adapter) else { return Ok(default) };
         text.parse().ok().filter(|v| good(*v)).ok_or_else(|| {
             Error::Usage(format!("--{} {text}: expected {expected}", self.option))
         })
     }
 }
 
-#[derive(Clone, Copy)]
-enum Scheduler {
-    Constant,
-    Linear,
-    Cosine,
-}
-
-impl std::str::FromStr for Scheduler {
-    type Err = ();
-    fn from_str(s: &str) -> Result<Self, ()> {
-        match s {
-            "constant" => Ok(Self::Constant),
-            "linear" => Ok(Self::Linear),
-            "cosine" => Ok(Self::Cosine),
-            _ => Err(()),
-        }
-    }
-}
-
-impl Scheduler {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Constant => "constant",
-            Self::Linear => "linear",
-            Self::Cosine => "cosine",
-        }
-    }
-}
-
 impl TrainingArgs {
-    /// The schedule's settings and the optimizer's for one adapter.
-    fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Schedule, Optimizer)> {
+    /// The settings of one adapter, and its number of steps if that is set.
+    fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Training, Option<usize>)> {
         let setting = |option, texts| Setting::read(option, texts, adapters);
         let number = |option, texts, default: f32, expected: &str, good: fn(f32) -> bool| -> Result<f32> {
             setting(option, texts)?.get(adapter, default, expected, |v: f32| v.is_finite() && good(v))
         };
         let at_least_0 = |v: f32| v >= 0.0;
-        let share = |v: f32| (0.0..1.0).contains(&v);
-        let whole = "a whole number";
-        let clip = number("max-grad-norm", &self.max_grad_norm, 1.0, "a number >= 0", at_least_0)?;
+        let decay = |v: f32| (0.0..1.0).contains(&v);
+        let share = |v: f32| (0.0..=1.0).contains(&v);
         let max_steps =
             setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
-        let scheduler = setting("lr-scheduler", &self.lr_scheduler)?.get(
-            adapter,
-            Scheduler::Constant,
-            "constant, linear or cosine",
-            |_| true,
-        )?;
-        let schedule = Schedule {
+        let scheduler = setting("lr-scheduler", &self.lr_scheduler)?;
+        let section = TrainingSection {
             learning_rate: number("learning-rate", &self.learning_rate, 1e-4, "a number >= 0", at_least_0)?,
+            weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
+            adam_beta1: number("adam-beta1", &self.adam_beta1, 0.9, "a number >= 0 and < 1", decay)?,
+            adam_beta2: number("adam-beta2", &self.adam_beta2, 0.999, "a number >= 0 and < 1", decay)?,
+            adam_epsilon: number("adam-epsilon", &self.adam_epsilon, 1e-8, "a number > 0", |v| v > 0.0)?,
+            max_grad_norm: number("max-grad-norm", &self.max_grad_norm, 1.0, "a number >= 0", at_least_0)?,
             num_epochs: setting("num-epochs", &self.num_epochs)?
                 .get(adapter, 1, "at least 1", |n: usize| n >= 1)?,
-            max_steps: (max_steps > 0).then_some(max_steps),
-            batch_size: setting("batch-size", &self.batch_size)?.get(adapter, 8, whole, |_: usize| true)?,
-            lr_scheduler: scheduler.name().to_string(),
-            warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", |v| {
-                (0.0..=1.0).contains(&v)
-            })?,
+            batch_size: setting("batch-size", &self.batch_size)?
+                .get(adapter, 8, "a whole number", |_: usize| true)?,
+            lr_scheduler: scheduler.text(adapter).unwrap_or("constant").to_string(),
+            warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
             shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
+            ..TrainingSection::default()
         };
-        let optimizer = Optimizer {
-            beta1: number("adam-beta1", &self.adam_beta1, 0.9, "a number >= 0 and < 1", share)?,
-            beta2: number("adam-beta2", &self.adam_beta2, 0.999, "a number >= 0 and < 1", share)?,
-            epsilon: number("adam-epsilon", &self.adam_epsilon, 1e-8, "a number > 0", |v| v > 0.0)?,
-            weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
-            max_grad_norm: if clip == 0.0 { f32::INFINITY } else { clip },
-        };
-        Ok((schedule, optimizer))
+        let known = ["constant", "linear", "cosine"];
+        if !known.contains(&section.lr_scheduler.as_str()) {
+            let found = section.lr_scheduler;
+            return Err(Error::Usage(format!("--lr-scheduler {found}: expected {}", known.join(", "))));
+        }
+        Ok((Training::of_generators(&section)?, (max_steps > 0).then_some(max_steps)))
     }
+}
+
+/// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the learning rates of that many steps.
+fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: u64) -> Vec<TrainStep> {
+    let Some(max_steps) = max_steps else { return steps(count, training, key) };
+    let batch = if training.section.batch_size == 0 { count } else { training.section.batch_size };
+    let mut enough = training.clone();
+    enough.section.num_epochs = max_steps.div_ceil(count.div_ceil(batch.max(1)).max(1));
+    let mut plan = steps(count, &enough, key);
+    plan.truncate(max_steps);
+    // A schedule depends on the number of steps alone: that of one step a sequence has it.
+    let mut rates = training.clone();
+    (rates.section.num_epochs, rates.section.batch_size) = (1, 1);
+    for (step, rate) in plan.iter_mut().zip(steps(max_steps, &rates, key)) {
+        step.learning_rate = rate.learning_rate;
+    }
+    plan
 }
 
 /// An adapter to train.
@@ -275,7 +262,7 @@ pub fn run(args: Args) -> Result<()> {
     let layout = session.engine.with(|e| e.model().layout().clone());
 
     let mut jobs = Vec::new();
-    for ((name, records), (plan, optimizer)) in names.iter().zip(&read).zip(settings) {
+    for ((name, records), (training, max_steps)) in names.iter().zip(&read).zip(settings) {
         let id = session.adapters[*name];
         let mut sequences = Vec::new();
         for record in records {
@@ -289,9 +276,14 @@ pub fn run(args: Args) -> Result<()> {
             sequences.push(TrainSequence { tokens, weights });
         }
         let seed = args.common.seed.unwrap_or(0);
-        let steps = schedule(&plan, sequences.len(), &[&seed.to_le_bytes(), b"train", name.as_bytes()]);
-        let request =
-            TrainRequest { adapter: id, sequences: sequences.into(), steps, optimizer, fresh_moments: true };
+        let key = draw_key(&[&seed.to_le_bytes(), b"train", name.as_bytes()]);
+        let request = TrainRequest {
+            adapter: id,
+            steps: plan_steps(sequences.len(), &training, max_steps, key),
+            sequences: sequences.into(),
+            optimizer: training.optimizer(),
+            fresh_moments: true,
+        };
         jobs.push(Job { name: name.to_string(), id, request });
     }
 

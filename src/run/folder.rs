@@ -56,13 +56,8 @@ pub struct RunFolder {
 impl RunFolder {
     /// Makes the folder. One that exists is an error unless `force`, which replaces an earlier run (and nothing else).
     pub fn create(path: &Path, force: bool) -> Result<Self> {
+        Self::check_new(path, force)?;
         if path.exists() {
-            if !force {
-                return Err(Error::file(path, "exists already; choose another --output, or --force to replace it"));
-            }
-            if !path.join("manifest.json").exists() && !is_empty(path)? {
-                return Err(Error::file(path, "is not a run folder; --force replaces only runs"));
-            }
             let lock = lock(path)?;
             for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
                 let entry = entry.map_err(Error::io(path))?;
@@ -79,6 +74,17 @@ impl RunFolder {
         std::fs::create_dir_all(path).map_err(Error::io(path))?;
         let lock = lock(path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Whether [`RunFolder::create`] will refuse; to be known before anything is loaded.
+    pub fn check_new(path: &Path, force: bool) -> Result<()> {
+        if path.exists() && !force {
+            return Err(Error::file(path, "exists already; choose another --output, or --force to replace it"));
+        }
+        if path.exists() && !path.join("manifest.json").exists() && !is_empty(path)? {
+            return Err(Error::file(path, "is not a run folder; --force replaces only runs"));
+        }
+        Ok(())
     }
 
     /// Opens the folder of a run that was interrupted or is complete.

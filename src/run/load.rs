@@ -19,7 +19,7 @@ pub struct Source {
     pub name: String,
     /// TOML.
     pub text: String,
-    /// The folder that relative paths in it start from; none keeps them as they are.
+    /// The folder that relative paths in it may start from.
     pub folder: Option<std::path::PathBuf>,
 }
 
@@ -43,7 +43,7 @@ pub struct Plan {
     pub arms: Vec<Arm>,
 }
 
-/// Keys that name files, made absolute when the configuration comes from a file. (`task.prompts` may be a built-in name too.)
+/// Keys that name files. (`model.path` and `task.prompts` may be built-in names too.)
 const PATHS: [(&str, &str); 5] =
     [("model", "path"), ("task", "data"), ("task", "dev_data"), ("task", "test_data"), ("task", "prompts")];
 
@@ -54,9 +54,9 @@ pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> 
     let mut file: Table = toml::from_str(&source.text)
         .map_err(|e: toml::de::Error| syntax_error(&e, &source.text, &source.name))?;
     check_table(&file, &schema, "", &|path| lines.place(path))?;
-    if let Some(folder) = &source.folder {
-        absolute_paths(&mut file, folder);
-    }
+    let here = Path::new("");
+    let folders: Vec<&Path> = source.folder.iter().map(|f| f.as_path()).chain([here]).collect();
+    absolute_paths(&mut file, &folders);
     let mut set_places = BTreeMap::new();
     for set in sets {
         let (path, value) = parse_set(set)?;
@@ -64,6 +64,7 @@ pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> 
         insert(&mut nested, &path, value);
         check_table(&nested, &schema, "", &|_| format!("--set {set}"))?;
         set_places.insert(path.clone(), format!("--set {set}"));
+        absolute_paths(&mut nested, &[here]);
         merge(&mut file, nested);
     }
     let place = |path: &str| set_places.get(path).cloned().unwrap_or_else(|| lines.place(path));
@@ -109,18 +110,19 @@ pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> 
             merge(&mut table, arm_preset);
         }
         for (path, value) in &overrides {
-            let here = at(&format!("set.{path}"));
+            let place = at(&format!("set.{path}"));
             let shared = path.starts_with("model.")
                 || (path.starts_with("run.") && path != "run.preset" && path != "run.iterations");
             if shared || path.starts_with("arm") {
                 return Err(Error::input(
-                    here,
+                    place,
                     format!("`{path}` is shared by all arms; set it outside [[arm]]"),
                 ));
             }
             let mut nested = Table::new();
             insert(&mut nested, path, value.clone());
-            check_table(&nested, &schema, "", &|_| here.clone())?;
+            check_table(&nested, &schema, "", &|_| place.clone())?;
+            absolute_paths(&mut nested, &folders);
             merge(&mut table, nested);
         }
         let resolved: RunConfig = deserialize(&table, &source.name)?;
@@ -325,14 +327,17 @@ fn flatten(set: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     out
 }
 
-fn absolute_paths(file: &mut Table, folder: &Path) {
+/// Files may be named from the configuration's own folder or from where the program runs; from here on they are named in full.
+fn absolute_paths(table: &mut Table, folders: &[&Path]) {
     for (section, key) in PATHS {
-        let Some(Value::Table(section)) = file.get_mut(section) else { continue };
+        let Some(Value::Table(section)) = table.get_mut(section) else { continue };
         let Some(Value::String(path)) = section.get_mut(key) else { continue };
-        let joined = folder.join(&*path);
-        // Names of built-in models and prompt sets are no paths.
-        if joined.exists() || path.contains(['/', '\\']) {
-            *path = joined.to_string_lossy().into_owned();
+        // Names of built-in models and prompts come first.
+        if ["embedded", "arithmetic", "gsm8k", "math"].contains(&path.as_str()) {
+            continue;
+        }
+        if let Some(found) = folders.iter().map(|f| f.join(&*path)).find(|p| p.exists()) {
+            *path = std::fs::canonicalize(&found).unwrap_or(found).to_string_lossy().into_owned();
         }
     }
 }
