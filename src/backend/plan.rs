@@ -111,12 +111,13 @@ pub struct DrawRow {
 /// The uniform number in (0, 1) for one candidate token of one draw: a pure function, so a draw does not depend on
 /// the batch, the vocabulary order, or which tokens were considered before it.
 ///
-/// Two rounds of the SplitMix64 finaliser (Steele, Lea, Flood 2014) over key, position and token; the top 24 bits, centred.
+/// Two rounds of the SplitMix64 finaliser (Steele, Lea, Flood 2014) over key, position and token; the top 23 bits, centred: with 24
+/// the half would round up and the number could be 1, which wins every Gumbel-max draw.
 #[inline(always)]
 pub fn uniform(key: u64, position: u32, token: u32) -> f32 {
     let seed = mix(key ^ (u64::from(position).wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let bits = mix(seed ^ (u64::from(token).wrapping_add(1)).wrapping_mul(0xd1b5_4a32_d192_ed03)) >> 40;
-    (bits as f32 + 0.5) * (1.0 / 16_777_216.0)
+    let bits = mix(seed ^ (u64::from(token).wrapping_add(1)).wrapping_mul(0xd1b5_4a32_d192_ed03)) >> 41;
+    (bits as f32 + 0.5) * (1.0 / 8_388_608.0)
 }
 
 /// The SplitMix64 finaliser.

@@ -142,7 +142,7 @@ fn questions(args: &Args, council: &Council) -> Result<(Vec<Question>, AnswerKey
 
 fn show(metrics: &Value) -> String {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_width(80);
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_width(80);
     table.set_header(["method", "accuracy % ±", "parsed %", "cut off %", "tokens"]);
     let mut add = |name: &str, value: &Value| {
         let Some(accuracy) = value["accuracy"].as_f64() else { return };

@@ -78,7 +78,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     let ready = execute::prepare(plan, screen)?;
     let seeds = plan.config.run.seeds.len();
     let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY).set_width(80);
+    table.load_style(UTF8_BORDERS_ONLY).set_width(80);
     table.set_header(["arm", "recipe", "seeds", "adapters", "training samples", "eval samples", "new tokens ≤"]);
     let mut total = Work::default();
     for arm in &plan.arms {

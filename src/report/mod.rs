@@ -14,7 +14,7 @@ const WIDTH: u16 = 80;
 /// A table of text cells; columns from the second on are numbers.
 fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_width(WIDTH).set_header(header.iter().copied());
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_width(WIDTH).set_header(header.iter().copied());
     for row in rows {
         table.add_row(row.clone());
     }

@@ -1,8 +1,612 @@
-//! STUB.
+//! Causal attention over packed sequences and over pages.
+//!
+//! Both read K and V through [`Tiles`] and run one kernel, so they give the same bits. Positions are taken in blocks of
+//! [`BLOCK`] counted from absolute position 0 and merged in ascending order by the online softmax (Milakov & Gimelshein 2018, arXiv
+//! 1805.02867). A block that a row cannot see leaves its (m, l, o) alone, and a position that it cannot see is never
+//! read into its sums, so neither the company of a row nor the layout of the pages can change its bits.
+
+use rayon::prelude::*;
+
+use super::lanes::{LANES, Level, Simd, simd};
+use super::pages::TILE;
 use super::*;
-pub fn packed(_c: &mut CpuBackend, _q: Tensor, _h: Heads, _o: Tensor) -> Result<()> {
-    Err(Error::Unsupported("not written yet".into()))
+
+/// Tiles in a block.
+const TILES: usize = 4;
+/// Positions that are merged at once.
+pub const BLOCK: usize = TILES * TILE;
+/// Rows of one sequence that one task takes, so that a block of K and V is used while it is in the cache.
+const ITEM_ROWS: usize = 16;
+/// Room for the (m, l) of one task's rows and heads.
+const STATES: usize = 1024;
+
+/// Where K and V of a sequence lie.
+trait Tiles: Sync {
+    /// K of a key/value head in tile `tile` (positions `tile * TILE ..`), `[D, TILE]`.
+    fn keys(&self, tile: usize, head: usize) -> &[f32];
+    /// V of a key/value head from the tile's first position on: rows [`Tiles::stride`] apart.
+    fn values(&self, tile: usize, head: usize) -> &[f32];
+    /// Distance of the rows of V.
+    fn stride(&self) -> usize;
 }
-pub fn paged(_c: &mut CpuBackend, _q: Tensor, _kv: KvPool, _l: u32, _h: Heads, _o: Tensor) -> Result<()> {
-    Err(Error::Unsupported("not written yet".into()))
+
+/// K and V in pages.
+struct PagedTiles<'a> {
+    buffer: &'a pages::KvBuffer,
+    layer: usize,
+    pages: &'a [u32],
+    head_dim: usize,
+}
+
+impl PagedTiles<'_> {
+    #[inline(always)]
+    fn place(&self, tile: usize) -> (usize, usize) {
+        let tiles = self.buffer.spec.page_tokens / TILE;
+        (self.pages[tile / tiles] as usize, tile % tiles)
+    }
+}
+
+impl Tiles for PagedTiles<'_> {
+    #[inline(always)]
+    fn keys(&self, tile: usize, head: usize) -> &[f32] {
+        let (page, tile) = self.place(tile);
+        let size = self.head_dim * TILE;
+        &self.buffer.key_tile(self.layer, page, tile)[head * size..][..size]
+    }
+    #[inline(always)]
+    fn values(&self, tile: usize, head: usize) -> &[f32] {
+        let (page, tile) = self.place(tile);
+        &self.buffer.value_tile(self.layer, page, tile)[head * self.head_dim..]
+    }
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.buffer.spec.kv_width
+    }
+}
+
+/// V in the rows of `q | k | v`, K transposed by [`transpose`].
+struct PackedTiles<'a> {
+    /// `[tiles, kv_width, TILE]` of the sequence.
+    keys: &'a [f32],
+    /// The rows of the sequence, from the first one's V on.
+    values: &'a [f32],
+    stride: usize,
+    kv_width: usize,
+    head_dim: usize,
+}
+
+impl Tiles for PackedTiles<'_> {
+    #[inline(always)]
+    fn keys(&self, tile: usize, head: usize) -> &[f32] {
+        let start = (tile * self.kv_width + head * self.head_dim) * TILE;
+        &self.keys[start..][..self.head_dim * TILE]
+    }
+    #[inline(always)]
+    fn values(&self, tile: usize, head: usize) -> &[f32] {
+        &self.values[tile * TILE * self.stride + head * self.head_dim..]
+    }
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.stride
+    }
+}
+
+/// `a q·k` for R vectors and T tiles: one chain of multiply-adds in ascending d for each score, whatever R and T.
+#[inline(always)]
+pub fn scores<S: Simd, const R: usize, const T: usize>(
+    s: S,
+    q: [&[f32]; R],
+    keys: [&[f32]; T],
+) -> [[S::V; T]; R] {
+    let mut acc = [[s.splat(0.0); T]; R];
+    let d = q[0].len();
+    let q = q.map(|q| &q[..d]);
+    let keys = keys.map(|k| &k.as_chunks::<LANES>().0[..d]);
+    for i in 0..d {
+        let mut k = [s.splat(0.0); T];
+        for t in 0..T {
+            k[t] = s.load(&keys[t][i]);
+        }
+        for r in 0..R {
+            let q = s.splat(q[r][i]);
+            for t in 0..T {
+                acc[r][t] = s.fma(q, k[t], acc[r][t]);
+            }
+        }
+    }
+    acc
+}
+
+/// Where the coefficients and the source rows of [`accumulate`] lie: `out[r] += Σ_k coefficient[at[r] + k step] source[k stride ..]`.
+#[derive(Clone, Copy)]
+pub struct Terms<'a, const R: usize> {
+    /// The coefficients of all rows.
+    pub coefficients: &'a [f32],
+    /// Where those of row r start.
+    pub at: [usize; R],
+    /// Distance of consecutive ones.
+    pub step: usize,
+    /// The source rows.
+    pub source: &'a [f32],
+    /// Distance of the source rows.
+    pub stride: usize,
+    /// Row r sums over `ranges[r].0 .. ranges[r].1`.
+    pub ranges: [(usize, usize); R],
+}
+
+/// Adds to R rows of `out` (each `d` long, at `rows[r]`) their [`Terms`], in ascending k. Terms outside a row's range are
+/// not even read for it. The rows' common range runs together, what is left of each before and after it by itself; since sums
+/// continue from memory, this changes no bit.
+#[inline(always)]
+pub fn accumulate<S: Simd, const R: usize>(
+    s: S,
+    d: usize,
+    out: &mut [f32],
+    rows: [usize; R],
+    terms: Terms<'_, R>,
+) {
+    let mut common = terms.ranges[0];
+    for (from, to) in &terms.ranges[1..] {
+        common = (common.0.max(*from), common.1.min(*to));
+    }
+    if common.0 >= common.1 {
+        common = (usize::MAX, usize::MAX);
+    }
+    for stage in 0..3 {
+        if stage == 1 {
+            if common.0 < common.1 {
+                columns(s, d, out, rows, terms, common);
+            }
+            continue;
+        }
+        for r in 0..R {
+            let (from, to) = terms.ranges[r];
+            let part = if stage == 0 { (from, to.min(common.0)) } else { (from.max(common.1), to) };
+            if part.0 < part.1 {
+                let Terms { coefficients, step, source, stride, .. } = terms;
+                let one =
+                    Terms { coefficients, at: [terms.at[r]], step, source, stride, ranges: [(from, to)] };
+                columns(s, d, out, [rows[r]], one, part);
+            }
+        }
+    }
+}
+
+/// The terms `range` of all R rows, in columns that fit the registers.
+#[inline(always)]
+fn columns<S: Simd, const R: usize>(
+    s: S,
+    d: usize,
+    out: &mut [f32],
+    rows: [usize; R],
+    terms: Terms<'_, R>,
+    range: (usize, usize),
+) {
+    let mut column = 0;
+    while d - column >= 4 * LANES {
+        vectors::<S, R, 4>(s, column, out, rows, terms, range);
+        column += 4 * LANES;
+    }
+    if d - column >= 2 * LANES {
+        vectors::<S, R, 2>(s, column, out, rows, terms, range);
+        column += 2 * LANES;
+    }
+    if d - column >= LANES {
+        vectors::<S, R, 1>(s, column, out, rows, terms, range);
+        column += LANES;
+    }
+    if d > column {
+        half(s, column, out, rows, terms, range);
+    }
+}
+
+/// N vectors of columns.
+#[inline(always)]
+fn vectors<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    column: usize,
+    out: &mut [f32],
+    rows: [usize; R],
+    terms: Terms<'_, R>,
+    range: (usize, usize),
+) {
+    let mut acc = [[s.splat(0.0); N]; R];
+    for r in 0..R {
+        let out = out[rows[r] + column..].as_chunks::<LANES>().0;
+        for n in 0..N {
+            acc[r][n] = s.load(&out[n]);
+        }
+    }
+    for k in range.0..range.1 {
+        let row = &terms.source[k * terms.stride + column..][..N * LANES].as_chunks::<LANES>().0[..N];
+        let mut v = [s.splat(0.0); N];
+        for n in 0..N {
+            v[n] = s.load(&row[n]);
+        }
+        for r in 0..R {
+            let c = s.splat(terms.coefficients[terms.at[r] + k * terms.step]);
+            for n in 0..N {
+                acc[r][n] = s.fma(c, v[n], acc[r][n]);
+            }
+        }
+    }
+    for r in 0..R {
+        let out = out[rows[r] + column..].as_chunks_mut::<LANES>().0;
+        for n in 0..N {
+            s.store(&mut out[n], acc[r][n]);
+        }
+    }
+}
+
+/// The last eight columns, where the head size is no multiple of sixteen.
+#[inline(always)]
+fn half<S: Simd, const R: usize>(
+    s: S,
+    column: usize,
+    out: &mut [f32],
+    rows: [usize; R],
+    terms: Terms<'_, R>,
+    range: (usize, usize),
+) {
+    let mut acc = [s.splat(0.0); R];
+    for r in 0..R {
+        acc[r] = s.load_half(&out[rows[r] + column..].as_chunks::<8>().0[0]);
+    }
+    for k in range.0..range.1 {
+        let v = s.load_half(&terms.source[k * terms.stride + column..].as_chunks::<8>().0[0]);
+        for r in 0..R {
+            acc[r] = s.fma(s.splat(terms.coefficients[terms.at[r] + k * terms.step]), v, acc[r]);
+        }
+    }
+    for r in 0..R {
+        s.store_half(&mut out[rows[r] + column..].as_chunks_mut::<8>().0[0], acc[r]);
+    }
+}
+
+/// The positions that position `p` sees.
+#[inline(always)]
+pub fn visible(p: usize, window: Option<usize>) -> (usize, usize) {
+    (window.map_or(0, |w| (p + 1).saturating_sub(w)), p + 1)
+}
+
+/// The bits of tile `tile` (counted from `origin`'s tile) that lie in `from .. to`, positions counted from the same origin.
+#[inline(always)]
+pub fn tile_mask(tile: usize, (from, to): (usize, usize)) -> u32 {
+    let below = |p: usize| (1u32 << p.saturating_sub(tile * TILE).min(TILE)) - 1;
+    below(to) & !below(from)
+}
+
+/// Rows of one sequence for one task.
+#[derive(Clone, Copy)]
+struct Item {
+    /// First row in the batch.
+    row: usize,
+    /// Position of that row.
+    position: usize,
+    /// How many rows.
+    rows: usize,
+    /// Its sequence in the plan.
+    sequence: usize,
+}
+
+/// What a block needs to know of its task.
+#[derive(Clone, Copy)]
+struct Queries<'a> {
+    heads: &'a Heads,
+    /// The task's rows of `q | k | v`.
+    qkv: &'a [f32],
+    /// Position of the first row.
+    position: usize,
+}
+
+simd! {
+    /// Attention of the rows of `q` over a sequence. `out [rows, H D]` serves as the accumulator o.
+    fn attend[T: Tiles](s, q: Queries<'_>, tiles: &T, out: &mut [f32]) {
+        let Heads { heads, kv_heads, head_dim, window, .. } = *q.heads;
+        let rows = out.len() / (heads * head_dim);
+        let vectors = rows * (heads / kv_heads);
+        // (m, l) of row r and head h at [h / group][r][h % group]: consecutive vectors share a key/value head.
+        let (mut m, mut l) = ([f32::NEG_INFINITY; STATES], [0.0f32; STATES]);
+        out.fill(0.0);
+        let first = visible(q.position, window).0 / BLOCK;
+        let last = (q.position + rows - 1) / BLOCK;
+        for block in first..=last {
+            for head in 0..kv_heads {
+                for v in (0..vectors).step_by(4) {
+                    let at = head * vectors + v;
+                    let count = (vectors - v).min(4);
+                    let (m, l) = (&mut m[at..at + count], &mut l[at..at + count]);
+                    match count {
+                        4 => merge::<_, _, 4>(s, q, tiles, block, head, v, m, l, out),
+                        3 => merge::<_, _, 3>(s, q, tiles, block, head, v, m, l, out),
+                        2 => merge::<_, _, 2>(s, q, tiles, block, head, v, m, l, out),
+                        _ => merge::<_, _, 1>(s, q, tiles, block, head, v, m, l, out),
+                    }
+                }
+            }
+        }
+        let group = heads / kv_heads;
+        for (i, o) in out.chunks_exact_mut(head_dim).enumerate() {
+            let (row, h) = (i / heads, i % heads);
+            let l = s.splat(l[h / group * vectors + row * group + h % group]);
+            for o in o.chunks_mut(LANES) {
+                let o_l = s.div(s.load_or(o, 0.0), l);
+                s.store_some(o, o_l);
+            }
+        }
+    }
+}
+
+/// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on.
+#[inline(always)]
+fn merge<S: Simd, T: Tiles, const R: usize>(
+    s: S,
+    q: Queries<'_>,
+    tiles: &T,
+    block: usize,
+    head: usize,
+    first: usize,
+    m: &mut [f32],
+    l: &mut [f32],
+    out: &mut [f32],
+) {
+    let Heads { heads, kv_heads, head_dim: d, scale, window } = *q.heads;
+    let group = heads / kv_heads;
+    // Visible positions counted from the block's first, for each vector and for any of them.
+    let mut ranges = [(0, 0); R];
+    let (mut low, mut high) = (BLOCK, 0);
+    let mut queries = [&q.qkv[..0]; R];
+    let mut outs = [0; R];
+    for r in 0..R {
+        let (row, h) = ((first + r) / group, head * group + (first + r) % group);
+        let (from, to) = visible(q.position + row, window);
+        let origin = block * BLOCK;
+        let range = (from.saturating_sub(origin), to.saturating_sub(origin).min(BLOCK));
+        if range.0 < range.1 {
+            ranges[r] = range;
+            (low, high) = (low.min(range.0), high.max(range.1));
+        }
+        queries[r] = &q.qkv[row * q.heads.qkv_width() + h * d..][..d];
+        outs[r] = (row * heads + h) * d;
+    }
+    if low >= high {
+        return;
+    }
+    let (t0, t1) = (low / TILE, high.div_ceil(TILE));
+
+    let hidden = s.splat(f32::NEG_INFINITY);
+    let mut scored = [[hidden; TILES]; R];
+    if (t0, t1) == (0, TILES) {
+        scored =
+            scores::<S, R, TILES>(s, queries, std::array::from_fn(|t| tiles.keys(block * TILES + t, head)));
+    } else {
+        for t in t0..t1 {
+            let one = scores::<S, R, 1>(s, queries, [tiles.keys(block * TILES + t, head)]);
+            for r in 0..R {
+                scored[r][t] = one[r][0];
+            }
+        }
+    }
+
+    let mut p = [[0.0f32; BLOCK]; R];
+    for r in 0..R {
+        let range = ranges[r];
+        if range.0 == range.1 {
+            continue;
+        }
+        let mut x = scored[r];
+        for t in 0..TILES {
+            x[t] = s.mul(x[t], s.splat(scale));
+            if range != (0, BLOCK) {
+                x[t] = s.keep(tile_mask(t, range), x[t], hidden);
+            }
+        }
+        let highest = s.largest(s.max(s.max(x[0], x[1]), s.max(x[2], x[3])));
+        let old = m[r];
+        let new = if highest > old { highest } else { old };
+        m[r] = new;
+        for t in 0..TILES {
+            x[t] = math::exp(s, s.sub(x[t], s.splat(new)));
+        }
+        let sum = s.sum(s.add(s.add(x[0], x[1]), s.add(x[2], x[3])));
+        // Where the largest stays, the factor is exactly 1.
+        if new != old {
+            let shrink = math::exp1(s, old - new);
+            l[r] *= shrink;
+            for o in out[outs[r]..][..d].as_chunks_mut::<8>().0 {
+                s.store_half(o, s.mul(s.load_half(o), s.splat(shrink)));
+            }
+        }
+        l[r] += sum;
+        for (p, x) in p[r].as_chunks_mut::<LANES>().0.iter_mut().zip(x) {
+            s.store(p, x);
+        }
+    }
+
+    for t in t0..t1 {
+        let within = |p: usize| p.saturating_sub(t * TILE).min(TILE);
+        let terms = Terms {
+            coefficients: p.as_flattened(),
+            at: std::array::from_fn(|r| r * BLOCK + t * TILE),
+            step: 1,
+            source: tiles.values(block * TILES + t, head),
+            stride: tiles.stride(),
+            ranges: ranges.map(|(from, to)| (within(from), within(to))),
+        };
+        accumulate(s, d, out, outs, terms);
+    }
+}
+
+/// Checks a head shape against what the kernels can do.
+pub fn check_heads(op: &str, heads: &Heads) -> Result<()> {
+    let Heads { heads: h, kv_heads: k, head_dim: d, window, .. } = *heads;
+    if k == 0 || h == 0 || h % k != 0 || d == 0 || d % 8 != 0 || h > STATES || window == Some(0) {
+        return Err(Error::Unsupported(format!(
+            "{op}: {h} heads over {k} key/value heads of size {d} with window {window:?}: heads must be a multiple \
+             of key/value heads and at most {STATES}, the head size a multiple of 8, the window positive"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that the plan's sequences cover its rows in order.
+pub fn check_sequences(op: &str, plan: &BatchPlan, from_zero: bool) -> Result<()> {
+    let mut row = 0;
+    for sequence in &plan.sequences {
+        if sequence.start != row || sequence.end <= row || from_zero && sequence.first_position != 0 {
+            return Err(Error::Internal(format!("{op}: {sequence:?} after row {row}")));
+        }
+        row = sequence.end;
+    }
+    if row as usize != plan.rows() {
+        return Err(Error::Internal(format!("{op}: sequences cover {row} of {} rows", plan.rows())));
+    }
+    Ok(())
+}
+
+/// Splits the plan's rows into tasks with their part of `out`, and runs them.
+fn run_items(
+    c: &CpuBackend,
+    plan: &BatchPlan,
+    heads: &Heads,
+    out: &mut [f32],
+    f: impl Fn(Item, &mut [f32]) + Sync,
+) {
+    let rows = ITEM_ROWS.min(STATES / heads.heads);
+    let width = heads.q_width();
+    let mut items = Vec::with_capacity(plan.sequences.len() + plan.rows() / rows);
+    let mut rest = out;
+    let mut cost = 0;
+    for (sequence, s) in plan.sequences.iter().enumerate() {
+        for row in (s.start..s.end).step_by(rows) {
+            let rows = rows.min((s.end - row) as usize);
+            let position = (s.first_position + row - s.start) as usize;
+            let (mine, others) = rest.split_at_mut(rows * width);
+            rest = others;
+            cost += rows * (position + 1).min(heads.window.unwrap_or(usize::MAX)) * width / 4;
+            items.push((Item { row: row as usize, position, rows, sequence }, mine));
+        }
+    }
+    if rows::serial(&c.pool, cost) {
+        items.into_iter().for_each(|(item, out)| f(item, out));
+    } else {
+        c.pool.install(|| items.into_par_iter().for_each(|(item, out)| f(item, out)));
+    }
+}
+
+/// K of packed sequences, `[tiles of all sequences, kv_width, TILE]`: a tile never holds two sequences. Lanes beyond a
+/// sequence's end are NaN; nothing may read them.
+fn transpose(
+    c: &CpuBackend,
+    plan: &BatchPlan,
+    heads: &Heads,
+    qkv: &[f32],
+    keys: &mut Vec<f32>,
+) -> Vec<usize> {
+    let (width, kv_width) = (heads.qkv_width(), heads.kv_width());
+    let mut starts = Vec::with_capacity(plan.sequences.len() + 1);
+    let mut tiles = 0;
+    for s in &plan.sequences {
+        starts.push(tiles);
+        tiles += ((s.end - s.start) as usize).div_ceil(TILE);
+    }
+    starts.push(tiles);
+    let size = kv_width * TILE;
+    if keys.len() < tiles * size {
+        keys.resize(tiles * size, 0.0);
+    }
+    rows::blocks(&c.pool, &mut keys[..tiles * size], size, size, |first, tiles| {
+        for (i, tile) in tiles.chunks_exact_mut(size).enumerate() {
+            let sequence = starts.partition_point(|&start| start <= first + i) - 1;
+            let s = &plan.sequences[sequence];
+            let row = s.start as usize + (first + i - starts[sequence]) * TILE;
+            let count = (s.end as usize - row).min(TILE);
+            let k = &qkv[row * width + heads.q_width()..];
+            transpose_tile(k, width, count, tile);
+        }
+    });
+    starts
+}
+
+/// `tile[column][j] = x[j * stride + column]` for the `count` rows there are, NaN for the others.
+pub fn transpose_tile(x: &[f32], stride: usize, count: usize, tile: &mut [f32]) {
+    let columns = tile.as_chunks_mut::<TILE>().0;
+    if count < TILE {
+        columns.as_flattened_mut().fill(f32::NAN);
+    }
+    for j in 0..count {
+        for (column, &x) in columns.iter_mut().zip(&x[j * stride..]) {
+            column[j] = x;
+        }
+    }
+}
+
+/// [`Op::AttentionPacked`].
+pub fn packed(c: &mut CpuBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Result<()> {
+    let plan = c.plan.clone();
+    check_heads("attention_packed", &heads)?;
+    check_sequences("attention_packed", &plan, true)?;
+    let mut keys = std::mem::take(&mut c.scratch);
+    let result = rows::write(c, "attention_packed", out, plan.rows(), heads.q_width(), |c, out| {
+        let width = heads.qkv_width();
+        let qkv = rows::read(c, "attention_packed", qkv, plan.rows(), width)?;
+        let starts = transpose(c, &plan, &heads, qkv, &mut keys);
+        let level = Level::detect();
+        let size = heads.kv_width() * TILE;
+        run_items(c, &plan, &heads, out, |item, out| {
+            let first = plan.sequences[item.sequence].start as usize;
+            let tiles = PackedTiles {
+                keys: &keys[starts[item.sequence] * size..starts[item.sequence + 1] * size],
+                values: &qkv[first * width + heads.q_width() + heads.kv_width()..],
+                stride: width,
+                kv_width: heads.kv_width(),
+                head_dim: heads.head_dim,
+            };
+            let qkv = &qkv[item.row * width..][..item.rows * width];
+            attend(level, Queries { heads: &heads, qkv, position: item.position }, &tiles, out);
+        });
+        Ok(())
+    });
+    c.scratch = keys;
+    result
+}
+
+/// [`Op::AttentionPaged`].
+pub fn paged(
+    c: &mut CpuBackend,
+    qkv: Tensor,
+    kv: KvPool,
+    layer: u32,
+    heads: Heads,
+    out: Tensor,
+) -> Result<()> {
+    let plan = c.plan.clone();
+    check_heads("attention_paged", &heads)?;
+    check_sequences("attention_paged", &plan, false)?;
+    rows::write(c, "attention_paged", out, plan.rows(), heads.q_width(), |c, out| {
+        let width = heads.qkv_width();
+        let qkv = rows::read(c, "attention_paged", qkv, plan.rows(), width)?;
+        let buffer = pages::pool(&c.kv_pools, kv)?;
+        let (layer, spec) = (layer as usize, &buffer.spec);
+        if spec.kv_width != heads.kv_width() || layer >= spec.layers {
+            return Err(Error::Internal(format!(
+                "attention_paged: layer {layer} of width {} in a KV pool of {} layers of width {}",
+                heads.kv_width(),
+                spec.layers,
+                spec.kv_width
+            )));
+        }
+        for sequence in &plan.sequences {
+            pages::of_sequence("attention_paged", &plan, sequence, spec)?;
+        }
+        let level = Level::detect();
+        run_items(c, &plan, &heads, out, |item, out| {
+            let s = &plan.sequences[item.sequence];
+            let pages = &plan.page_table[s.pages_start as usize..s.pages_end as usize];
+            let tiles = PagedTiles { buffer, layer, pages, head_dim: heads.head_dim };
+            let qkv = &qkv[item.row * width..][..item.rows * width];
+            attend(level, Queries { heads: &heads, qkv, position: item.position }, &tiles, out);
+        });
+        Ok(())
+    })
 }

@@ -1,5 +1,361 @@
-//! STUB.
+//! Backward of packed attention (Dao 2023, arXiv 2307.08691): probabilities are recomputed, a block of query rows at a time.
+//!
+//! One task is one (sequence, key/value head). It walks its query heads and, in each, its rows in ascending order, so every
+//! sum has one order: dq over positions, dk and dv over (query head, row). With `p = softmax(scale q kᵀ)` and
+//! `delta = Σ_d dout out`: `ds = scale p (dout vᵀ - delta)`, `dq = ds k`, `dk = dsᵀ q`, `dv = pᵀ dout`.
+
+use rayon::prelude::*;
+
+use super::attention::{
+    Terms, accumulate, check_heads, check_sequences, scores, tile_mask, transpose_tile, visible,
+};
+use super::lanes::{Level, Simd, simd};
+use super::pages::TILE;
 use super::*;
-pub fn run(_c: &mut CpuBackend, _q: Tensor, _h: Heads, _o: Tensor, _do: Tensor, _dq: Tensor) -> Result<()> {
-    Err(Error::Unsupported("not written yet".into()))
+
+/// Query rows whose probabilities are held at once.
+const ROWS: usize = 16;
+
+/// One sequence's rows of the operands, and the key/value head of the task.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    heads: &'a Heads,
+    /// Tokens of the sequence.
+    tokens: usize,
+    kv_head: usize,
+    qkv: &'a [f32],
+    out: &'a [f32],
+    dout: &'a [f32],
+}
+
+/// What a task writes and reads again; grown on demand and reused by the tasks of a thread.
+#[derive(Default)]
+struct Scratch {
+    /// K and V of the head by tiles, `[tiles, D, TILE]`.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// `[tokens, D]`.
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+    /// `[ROWS, D]`.
+    dq: Vec<f32>,
+    /// `[ROWS, tiles, TILE]`.
+    p: Vec<f32>,
+    ds: Vec<f32>,
+}
+
+/// The gradient's rows of one sequence, written by several tasks at once: each writes only the columns of its key/value head and of
+/// that head's query heads.
+struct Shared {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: tasks write disjoint elements through `Shared::write` and nobody reads before all are done.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Copies `values` to elements `at ..`.
+    ///
+    /// # Safety
+    /// No other thread may access these elements meanwhile.
+    unsafe fn write(&self, at: usize, values: &[f32]) {
+        assert!(at + values.len() <= self.len);
+        // SAFETY: inside the buffer by the assertion, which `start` borrows mutably for the life of `self`; not accessed by others by
+        // the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len()) }
+    }
+}
+
+simd! {
+    /// Everything of one task; `write(row, column, values)` receives the gradients.
+    fn backward[W: Fn(usize, usize, &[f32])](s, task: Task<'_>, scratch: &mut Scratch, write: W) {
+        let Heads { heads, kv_heads, head_dim: d, window, .. } = *task.heads;
+        let (q_width, width) = (task.heads.q_width(), task.heads.qkv_width());
+        let group = heads / kv_heads;
+        let tiles = task.tokens.div_ceil(TILE);
+        let (k_at, v_at) = (q_width + task.kv_head * d, q_width + (kv_heads + task.kv_head) * d);
+        for (tiled, at) in [(&mut scratch.keys, k_at), (&mut scratch.values, v_at)] {
+            tiled.resize(tiles * d * TILE, 0.0);
+            for (i, tile) in tiled.chunks_exact_mut(d * TILE).enumerate() {
+                let count = (task.tokens - i * TILE).min(TILE);
+                transpose_tile(&task.qkv[i * TILE * width + at..], width, count, tile);
+            }
+        }
+        for sum in [&mut scratch.dk, &mut scratch.dv] {
+            sum.clear();
+            sum.resize(task.tokens * d, 0.0);
+        }
+        let ld = tiles * TILE;
+        scratch.p.resize(ROWS * ld, 0.0);
+        scratch.ds.resize(ROWS * ld, 0.0);
+        let Scratch { keys, values, dk, dv, dq, p, ds } = scratch;
+
+        for head in task.kv_head * group..(task.kv_head + 1) * group {
+            for row in (0..task.tokens).step_by(ROWS) {
+                let rows = ROWS.min(task.tokens - row);
+                let ranges: [_; ROWS] = std::array::from_fn(|r| visible(row + r, window));
+                let block = Block {
+                    row,
+                    rows,
+                    ld,
+                    tiles: (ranges[0].0 / TILE, (row + rows).div_ceil(TILE)),
+                };
+                all_scores(s, block, d, &task.qkv[row * width + head * d..], width, keys, p);
+                let (out, dout) = (&task.out[row * q_width + head * d..], &task.dout[row * q_width + head * d..]);
+                all_scores(s, block, d, dout, q_width, values, ds);
+                for r in 0..rows {
+                    let delta = math::dot(s, &out[r * q_width..][..d], &dout[r * q_width..][..d]);
+                    let (p, ds) = (&mut p[r * ld..][..ld], &mut ds[r * ld..][..ld]);
+                    softmax(s, block, ranges[r], task.heads.scale, delta, p, ds);
+                }
+
+                dq.clear();
+                dq.resize(rows * d, 0.0);
+                for r in (0..rows).step_by(4) {
+                    let terms = Sources {
+                        coefficients: ds,
+                        distance: ld,
+                        step: 1,
+                        source: &task.qkv[k_at..],
+                        stride: width,
+                        d,
+                    };
+                    terms.add(s, r, rows, dq, |r| ranges[r]);
+                }
+                for (r, dq) in dq.chunks_exact(d).enumerate() {
+                    write(row + r, head * d, dq);
+                }
+
+                // The rows of this block that see position j.
+                let seers = |j: usize| {
+                    let to = window.map_or(rows, |w| (j + w).saturating_sub(row).min(rows));
+                    (j.saturating_sub(row), to)
+                };
+                let first = ranges[0].0 / 4 * 4;
+                for j in (first..row + rows).step_by(4) {
+                    let q = &task.qkv[row * width + head * d..];
+                    for (coefficients, source, stride, sum) in
+                        [(&*ds, q, width, &mut *dk), (&*p, dout, q_width, &mut *dv)]
+                    {
+                        let terms = Sources { coefficients, distance: 1, step: ld, source, stride, d };
+                        terms.add(s, j, row + rows, sum, seers);
+                    }
+                }
+            }
+        }
+        for (row, (dk, dv)) in dk.chunks_exact(d).zip(dv.chunks_exact(d)).enumerate() {
+            write(row, k_at, dk);
+            write(row, v_at, dv);
+        }
+    }
+}
+
+/// A block of query rows.
+#[derive(Clone, Copy)]
+struct Block {
+    /// The first row, which is its position too.
+    row: usize,
+    rows: usize,
+    /// Distance of the rows of p and ds.
+    ld: usize,
+    /// Tiles that any of the rows sees.
+    tiles: (usize, usize),
+}
+
+/// The products of the block's rows of `x` with all tiles they see.
+#[inline(always)]
+fn all_scores<S: Simd>(
+    s: S,
+    block: Block,
+    d: usize,
+    x: &[f32],
+    stride: usize,
+    tiled: &[f32],
+    out: &mut [f32],
+) {
+    for r in (0..block.rows).step_by(4) {
+        match block.rows - r {
+            1 => row_scores::<S, 1>(s, block, r, d, x, stride, tiled, out),
+            2 => row_scores::<S, 2>(s, block, r, d, x, stride, tiled, out),
+            3 => row_scores::<S, 3>(s, block, r, d, x, stride, tiled, out),
+            _ => row_scores::<S, 4>(s, block, r, d, x, stride, tiled, out),
+        }
+    }
+}
+
+/// Those of R rows.
+#[inline(always)]
+fn row_scores<S: Simd, const R: usize>(
+    s: S,
+    block: Block,
+    first: usize,
+    d: usize,
+    x: &[f32],
+    stride: usize,
+    tiled: &[f32],
+    out: &mut [f32],
+) {
+    let x: [&[f32]; R] = std::array::from_fn(|r| &x[(first + r) * stride..][..d]);
+    let tile = |t: usize| &tiled[t * d * TILE..][..d * TILE];
+    // The last of these rows sees the most tiles.
+    let (mut t, end) = (block.tiles.0, (block.row + first + R).div_ceil(TILE));
+    while t < end {
+        let step = if end - t >= 4 { 4 } else { 1 };
+        if step == 4 {
+            let four = scores::<S, R, 4>(s, x, std::array::from_fn(|i| tile(t + i)));
+            for r in 0..R {
+                for i in 0..4 {
+                    s.store_some(&mut out[(first + r) * block.ld + (t + i) * TILE..][..TILE], four[r][i]);
+                }
+            }
+        } else {
+            let one = scores::<S, R, 1>(s, x, [tile(t)]);
+            for r in 0..R {
+                s.store_some(&mut out[(first + r) * block.ld + t * TILE..][..TILE], one[r][0]);
+            }
+        }
+        t += step;
+    }
+}
+
+/// Turns a row of scores into p, and its row of `dout vᵀ` into ds. Positions out of sight become zeros, selected.
+#[inline(always)]
+fn softmax<S: Simd>(
+    s: S,
+    block: Block,
+    range: (usize, usize),
+    scale: f32,
+    delta: f32,
+    p: &mut [f32],
+    ds: &mut [f32],
+) {
+    let p = p.as_chunks_mut::<TILE>().0;
+    let ds = ds.as_chunks_mut::<TILE>().0;
+    let (hidden, scale) = (s.splat(f32::NEG_INFINITY), s.splat(scale));
+    let mut highest = hidden;
+    for t in block.tiles.0..block.tiles.1 {
+        let x = s.keep(tile_mask(t, range), s.mul(s.load(&p[t]), scale), hidden);
+        highest = s.max(x, highest);
+        s.store(&mut p[t], x);
+    }
+    let highest = s.splat(s.largest(highest));
+    let mut sum = s.splat(0.0);
+    for t in block.tiles.0..block.tiles.1 {
+        let x = math::exp(s, s.sub(s.load(&p[t]), highest));
+        sum = s.add(sum, x);
+        s.store(&mut p[t], x);
+    }
+    let (sum, delta, zero) = (s.splat(s.sum(sum)), s.splat(delta), s.splat(0.0));
+    for t in block.tiles.0..block.tiles.1 {
+        let x = s.div(s.load(&p[t]), sum);
+        s.store(&mut p[t], x);
+        let g = s.mul(s.mul(x, s.sub(s.load(&ds[t]), delta)), scale);
+        s.store(&mut ds[t], s.keep(tile_mask(t, range), g, zero));
+    }
+}
+
+/// A matrix of coefficients and the rows they weigh; see [`Terms`].
+#[derive(Clone, Copy)]
+struct Sources<'a> {
+    coefficients: &'a [f32],
+    /// Distance of the coefficients of consecutive output rows (counted from the block's first).
+    distance: usize,
+    step: usize,
+    source: &'a [f32],
+    stride: usize,
+    d: usize,
+}
+
+impl Sources<'_> {
+    /// Adds to up to four output rows from `first` on, below `end`.
+    #[inline(always)]
+    fn add<S: Simd>(
+        self,
+        s: S,
+        first: usize,
+        end: usize,
+        out: &mut [f32],
+        range: impl Fn(usize) -> (usize, usize),
+    ) {
+        match end - first {
+            1 => self.rows::<S, 1>(s, first, out, range),
+            2 => self.rows::<S, 2>(s, first, out, range),
+            3 => self.rows::<S, 3>(s, first, out, range),
+            _ => self.rows::<S, 4>(s, first, out, range),
+        }
+    }
+
+    /// Adds to R output rows.
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize>(
+        self,
+        s: S,
+        first: usize,
+        out: &mut [f32],
+        range: impl Fn(usize) -> (usize, usize),
+    ) {
+        let terms = Terms::<'_, R> {
+            coefficients: self.coefficients,
+            at: std::array::from_fn(|r| (first + r) * self.distance),
+            step: self.step,
+            source: self.source,
+            stride: self.stride,
+            ranges: std::array::from_fn(|r| range(first + r)),
+        };
+        accumulate(s, self.d, out, std::array::from_fn(|r| (first + r) * self.d), terms);
+    }
+}
+
+/// [`Op::AttentionPackedBackward`].
+pub fn run(
+    c: &mut CpuBackend,
+    qkv: Tensor,
+    heads: Heads,
+    out: Tensor,
+    dout: Tensor,
+    dqkv: Tensor,
+) -> Result<()> {
+    const OP: &str = "attention_packed_backward";
+    let plan = c.plan.clone();
+    check_heads(OP, &heads)?;
+    check_sequences(OP, &plan, true)?;
+    let (rows, width, q_width) = (plan.rows(), heads.qkv_width(), heads.q_width());
+    rows::write(c, OP, dqkv, rows, width, |c, dqkv| {
+        let qkv = rows::read(c, OP, qkv, rows, width)?;
+        let out = rows::read(c, OP, out, rows, q_width)?;
+        let dout = rows::read(c, OP, dout, rows, q_width)?;
+        let level = Level::detect();
+        let all = Shared { start: dqkv.as_mut_ptr(), len: dqkv.len() };
+        let run = |scratch: &mut Scratch, sequence: &Sequence, kv_head: usize| {
+            let (from, to) = (sequence.start as usize, sequence.end as usize);
+            let task = Task {
+                heads: &heads,
+                tokens: to - from,
+                kv_head,
+                qkv: &qkv[from * width..to * width],
+                out: &out[from * q_width..to * q_width],
+                dout: &dout[from * q_width..to * q_width],
+            };
+            backward(level, task, scratch, |row, column, values: &[f32]| {
+                // SAFETY: sequences are disjoint rows, and a task writes the columns of its own key/value head and query heads only.
+                unsafe { all.write((from + row) * width + column, values) }
+            });
+        };
+        let cost: usize = plan.sequences.iter().map(|s| (s.end - s.start) as usize).map(|n| n * n).sum();
+        if rows::serial(&c.pool, cost * q_width / 4) {
+            let mut scratch = Scratch::default();
+            for sequence in &plan.sequences {
+                (0..heads.kv_heads).for_each(|kv_head| run(&mut scratch, sequence, kv_head));
+            }
+        } else {
+            let tasks = plan.sequences.len() * heads.kv_heads;
+            c.pool.install(|| {
+                (0..tasks).into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, i| {
+                    run(scratch, &plan.sequences[i / heads.kv_heads], i % heads.kv_heads)
+                });
+            });
+        }
+        Ok(())
+    })
 }

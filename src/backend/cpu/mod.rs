@@ -9,6 +9,7 @@ mod attention;
 mod attention_backward;
 mod embed;
 pub mod gemm;
+mod lanes;
 mod linear;
 mod linear_backward;
 mod lm_head_loss;
@@ -18,6 +19,7 @@ mod math;
 mod pages;
 mod rms_norm;
 mod rope;
+mod rows;
 mod slots;
 mod swiglu;
 
@@ -37,6 +39,8 @@ pub struct CpuBackend {
     ropes: Vec<rope::RopeBuffer>,
     slots: slots::SlotStore,
     plan: Arc<BatchPlan>,
+    /// Workspace of operations, grown on demand and kept: its contents mean nothing between operations.
+    scratch: Vec<f32>,
 }
 
 /// A tensor's storage.
@@ -69,6 +73,7 @@ impl CpuBackend {
             ropes: Vec::new(),
             slots: slots::SlotStore::default(),
             plan: Arc::default(),
+            scratch: Vec::new(),
         })
     }
 
@@ -137,7 +142,7 @@ impl Backend for CpuBackend {
         let vectors: usize = self.vectors.iter().map(|v| v.len() * 4).sum();
         let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
         let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
-        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes() + self.scratch.len() * 4
     }
 
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
@@ -168,7 +173,7 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool> {
-        self.kv_pools.push(Some(pages::KvBuffer::new(spec)));
+        self.kv_pools.push(Some(pages::KvBuffer::new(spec)?));
         Ok(KvPool(self.kv_pools.len() as u32 - 1))
     }
 

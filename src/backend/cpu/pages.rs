@@ -1,14 +1,137 @@
-//! STUB.
+//! KV pages. Positions come in tiles of [`TILE`]; inside a tile K lies transposed, `[kv_width, TILE]`, so that the scores of
+//! sixteen positions are sixteen lanes, and V by rows, `[TILE, kv_width]`. A page is a whole number of tiles, so tiles
+//! start at multiples of [`TILE`] of the absolute position whatever the size of the page.
+
 use super::*;
-pub struct KvBuffer {}
+
+/// Positions in a tile.
+pub const TILE: usize = 16;
+
+/// The pages of all layers.
+pub struct KvBuffer {
+    /// Its shape.
+    pub spec: KvSpec,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
 impl KvBuffer {
-    pub fn new(_s: KvSpec) -> Self {
-        Self {}
+    /// Pages full of NaN, so that a test finds every read of what nobody wrote.
+    pub fn new(spec: KvSpec) -> Result<Self> {
+        if spec.page_tokens == 0 || !spec.page_tokens.is_multiple_of(TILE) {
+            return Err(Error::Unsupported(format!(
+                "KV pages of {} tokens on the CPU: give a multiple of {TILE}",
+                spec.page_tokens
+            )));
+        }
+        let len = spec.layers * spec.pages * spec.page_tokens * spec.kv_width;
+        Ok(Self { spec, keys: vec![f32::NAN; len], values: vec![f32::NAN; len] })
     }
+
+    /// Bytes held.
     pub fn bytes(&self) -> usize {
-        0
+        (self.keys.len() + self.values.len()) * 4
+    }
+
+    /// Where tile `tile` of a page of a layer starts, in both arrays.
+    fn start(&self, layer: usize, page: usize, tile: usize) -> usize {
+        let KvSpec { pages, page_tokens, kv_width, .. } = self.spec;
+        ((layer * pages + page) * page_tokens + tile * TILE) * kv_width
+    }
+
+    /// K of one tile, `[kv_width, TILE]`.
+    #[inline(always)]
+    pub fn key_tile(&self, layer: usize, page: usize, tile: usize) -> &[f32] {
+        &self.keys[self.start(layer, page, tile)..][..TILE * self.spec.kv_width]
+    }
+
+    /// V of one tile, `[TILE, kv_width]`.
+    #[inline(always)]
+    pub fn value_tile(&self, layer: usize, page: usize, tile: usize) -> &[f32] {
+        &self.values[self.start(layer, page, tile)..][..TILE * self.spec.kv_width]
+    }
+
+    /// Writes K and V of one token, the `token`th of the page.
+    pub fn write(&mut self, layer: usize, page: usize, token: usize, k: &[f32], v: &[f32]) {
+        let (width, start) = (self.spec.kv_width, self.start(layer, page, token / TILE));
+        let lane = token % TILE;
+        let tile = &mut self.keys[start..][..TILE * width];
+        for (column, &k) in tile.as_chunks_mut::<TILE>().0.iter_mut().zip(k) {
+            column[lane] = k;
+        }
+        self.values[start + lane * width..][..width].copy_from_slice(v);
+    }
+
+    /// Copies the first `tokens` tokens of page `from` to page `to`, in all layers.
+    fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        if from == to {
+            return;
+        }
+        let width = self.spec.kv_width;
+        let whole = tokens / TILE * TILE * width;
+        let rest = tokens % TILE;
+        for layer in 0..self.spec.layers {
+            let (a, b) = (self.start(layer, from, 0), self.start(layer, to, 0));
+            self.values.copy_within(a..a + tokens * width, b);
+            self.keys.copy_within(a..a + whole, b);
+            if rest > 0 {
+                for column in 0..width {
+                    let at = whole + column * TILE;
+                    self.keys.copy_within(a + at..a + at + rest, b + at);
+                }
+            }
+        }
     }
 }
-pub fn copy(_c: &mut CpuBackend, _k: KvPool) -> Result<()> {
-    Err(Error::Unsupported("not written yet".into()))
+
+/// A pool by its handle.
+pub fn pool(pools: &[Option<KvBuffer>], kv: KvPool) -> Result<&KvBuffer> {
+    pools
+        .get(kv.0 as usize)
+        .and_then(Option::as_ref)
+        .ok_or_else(|| Error::Internal(format!("KV pool {} does not exist", kv.0)))
+}
+
+/// The pages of a sequence, checked to exist and to cover its last position.
+pub fn of_sequence<'a>(
+    op: &str,
+    plan: &'a BatchPlan,
+    sequence: &Sequence,
+    spec: &KvSpec,
+) -> Result<&'a [u32]> {
+    let pages =
+        plan.page_table.get(sequence.pages_start as usize..sequence.pages_end as usize).ok_or_else(|| {
+            Error::Internal(format!("{op}: the sequence at row {} has no page table", sequence.start))
+        })?;
+    let tokens = (sequence.first_position + (sequence.end - sequence.start)) as usize;
+    if pages.len() * spec.page_tokens < tokens {
+        return Err(Error::Internal(format!(
+            "{op}: the sequence at row {} has {} pages of {} tokens, needs {tokens} tokens",
+            sequence.start,
+            pages.len(),
+            spec.page_tokens
+        )));
+    }
+    if let Some(page) = pages.iter().find(|&&p| p as usize >= spec.pages) {
+        return Err(Error::Internal(format!("{op}: page {page} of a pool of {}", spec.pages)));
+    }
+    Ok(pages)
+}
+
+/// [`Op::CopyPages`].
+pub fn copy(c: &mut CpuBackend, kv: KvPool) -> Result<()> {
+    pool(&c.kv_pools, kv)?;
+    let plan = c.plan.clone();
+    let Some(Some(buffer)) = c.kv_pools.get_mut(kv.0 as usize) else { return Ok(()) };
+    let KvSpec { pages, page_tokens, .. } = buffer.spec;
+    for copy in &plan.page_copies {
+        let PageCopy { from, to, tokens } = *copy;
+        if from as usize >= pages || to as usize >= pages || tokens as usize > page_tokens {
+            return Err(Error::Internal(format!(
+                "copy_pages: {copy:?} in a pool of {pages} pages of {page_tokens} tokens"
+            )));
+        }
+        buffer.copy(from as usize, to as usize, tokens as usize);
+    }
+    Ok(())
 }

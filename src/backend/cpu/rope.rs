@@ -1,23 +1,166 @@
-//! STUB.
+//! Rotary position embedding in the half-split form of Hugging Face's Llama, its inverse, and the write of K and V to
+//! their pages. The table's half is half the rotary dimension; where that is smaller than the head, the rest of the head passes unchanged.
+
+use super::lanes::{LANES, Level, simd};
 use super::*;
-pub struct RopeBuffer {}
+
+/// cos and sin, each `[positions, half]`.
+pub struct RopeBuffer {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    half: usize,
+}
+
 impl RopeBuffer {
-    pub fn new(_c: &[f32], _s: &[f32], _h: usize) -> Result<Self> {
-        Ok(Self {})
+    /// Copies the tables.
+    pub fn new(cos: &[f32], sin: &[f32], half: usize) -> Result<Self> {
+        if half == 0 || cos.len() != sin.len() || !cos.len().is_multiple_of(half) {
+            return Err(Error::Internal(format!(
+                "rope: tables of {} and {} numbers with rows of {half}",
+                cos.len(),
+                sin.len()
+            )));
+        }
+        Ok(Self { cos: cos.to_vec(), sin: sin.to_vec(), half })
     }
+
+    /// Bytes held.
     pub fn bytes(&self) -> usize {
-        0
+        (self.cos.len() + self.sin.len()) * 4
+    }
+
+    fn positions(&self) -> usize {
+        self.cos.len() / self.half
     }
 }
-pub fn forward(
-    _c: &mut CpuBackend,
-    _q: Tensor,
-    _t: RopeTable,
-    _h: Heads,
-    _kv: Option<(KvPool, u32)>,
-) -> Result<()> {
-    Err(Error::Unsupported("not written yet".into()))
+
+simd! {
+    /// Rotates the first `heads` heads of each row; `inverse` turns the other way.
+    fn rotate[](s, rows: &mut [f32], shape: Shape, positions: &[u32], table: &RopeBuffer, inverse: bool) {
+        let half = table.half;
+        for (row, &position) in rows.chunks_exact_mut(shape.width).zip(positions) {
+            let cos = &table.cos[position as usize * half..][..half];
+            let sin = &table.sin[position as usize * half..][..half];
+            for head in row.chunks_exact_mut(shape.head_dim).take(shape.heads) {
+                let (a, b) = head[..2 * half].split_at_mut(half);
+                let parts = a.chunks_mut(LANES).zip(b.chunks_mut(LANES));
+                for ((a, b), (cos, sin)) in parts.zip(cos.chunks(LANES).zip(sin.chunks(LANES))) {
+                    let (c, n) = (s.load_or(cos, 0.0), s.load_or(sin, 0.0));
+                    let n = if inverse { s.sub(s.splat(0.0), n) } else { n };
+                    let (x, y) = (s.load_or(a, 0.0), s.load_or(b, 0.0));
+                    s.store_some(a, s.fnma(y, n, s.mul(x, c)));
+                    s.store_some(b, s.fma(x, n, s.mul(y, c)));
+                }
+            }
+        }
+    }
 }
-pub fn backward(_c: &mut CpuBackend, _q: Tensor, _t: RopeTable, _h: Heads) -> Result<()> {
-    Err(Error::Unsupported("not written yet".into()))
+
+/// Shape of the rows to rotate.
+#[derive(Clone, Copy)]
+struct Shape {
+    width: usize,
+    head_dim: usize,
+    heads: usize,
+}
+
+fn rotate_all(
+    c: &mut CpuBackend,
+    op: &str,
+    qkv: Tensor,
+    table: RopeTable,
+    heads: Heads,
+    inverse: bool,
+) -> Result<()> {
+    let plan = c.plan.clone();
+    let width = heads.qkv_width();
+    rows::write(c, op, qkv, plan.rows(), width, |c, qkv| {
+        let table = c
+            .ropes
+            .get(table.0 as usize)
+            .ok_or_else(|| Error::Internal(format!("{op}: rotary table {} does not exist", table.0)))?;
+        if 2 * table.half > heads.head_dim {
+            return Err(Error::Internal(format!(
+                "{op}: a rotary table of half {} for heads of {}",
+                table.half, heads.head_dim
+            )));
+        }
+        if plan.positions.len() != plan.rows() {
+            return Err(Error::Internal(format!(
+                "{op}: {} positions for {} rows",
+                plan.positions.len(),
+                plan.rows()
+            )));
+        }
+        if let Some(p) = plan.positions.iter().find(|&&p| p as usize >= table.positions()) {
+            return Err(Error::Internal(format!(
+                "{op}: position {p} is beyond the rotary table's {} positions",
+                table.positions()
+            )));
+        }
+        let shape = Shape { width, head_dim: heads.head_dim, heads: heads.heads + heads.kv_heads };
+        let level = Level::detect();
+        rows::blocks(&c.pool, qkv, width, 2 * width, |first, rows| {
+            rotate(level, rows, shape, &plan.positions[first..], table, inverse);
+        });
+        Ok(())
+    })
+}
+
+/// [`Op::Rope`].
+pub fn forward(
+    c: &mut CpuBackend,
+    qkv: Tensor,
+    table: RopeTable,
+    heads: Heads,
+    kv: Option<(KvPool, u32)>,
+) -> Result<()> {
+    rotate_all(c, "rope", qkv, table, heads, false)?;
+    kv.map_or(Ok(()), |(kv, layer)| write_pages(c, qkv, heads, kv, layer))
+}
+
+/// [`Op::RopeBackward`].
+pub fn backward(c: &mut CpuBackend, dqkv: Tensor, table: RopeTable, heads: Heads) -> Result<()> {
+    rotate_all(c, "rope_backward", dqkv, table, heads, true)
+}
+
+/// Copies K and V of every row to the page that holds its position.
+fn write_pages(c: &mut CpuBackend, qkv: Tensor, heads: Heads, kv: KvPool, layer: u32) -> Result<()> {
+    let plan = c.plan.clone();
+    let spec = pages::pool(&c.kv_pools, kv)?.spec;
+    if spec.kv_width != heads.kv_width() || layer as usize >= spec.layers {
+        return Err(Error::Internal(format!(
+            "rope: layer {layer} of width {} in a KV pool of {} layers of width {}",
+            heads.kv_width(),
+            spec.layers,
+            spec.kv_width
+        )));
+    }
+    let Some(mut buffer) = c.kv_pools[kv.0 as usize].take() else { return Ok(()) };
+    let result = write_rows(c, &plan, qkv, heads, &mut buffer, layer as usize);
+    c.kv_pools[kv.0 as usize] = Some(buffer);
+    result
+}
+
+fn write_rows(
+    c: &CpuBackend,
+    plan: &BatchPlan,
+    qkv: Tensor,
+    heads: Heads,
+    buffer: &mut pages::KvBuffer,
+    layer: usize,
+) -> Result<()> {
+    let width = heads.qkv_width();
+    let qkv = rows::read(c, "rope", qkv, plan.rows(), width)?;
+    let page_tokens = buffer.spec.page_tokens;
+    for sequence in &plan.sequences {
+        let pages = pages::of_sequence("rope", plan, sequence, &buffer.spec)?;
+        for (i, row) in (sequence.start..sequence.end).enumerate() {
+            let position = sequence.first_position as usize + i;
+            let kv = &qkv[row as usize * width..][heads.q_width()..width];
+            let (k, v) = kv.split_at(heads.kv_width());
+            buffer.write(layer, pages[position / page_tokens] as usize, position % page_tokens, k, v);
+        }
+    }
+    Ok(())
 }
