@@ -12,7 +12,7 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::value::Serde;
+use minijinja::value::Value as Variable;
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde_json::{Map, Value};
 
@@ -110,39 +110,39 @@ impl Prompts {
     /// The user's turn that asks for a first answer.
     pub fn first(&self, subject: Subject<'_>) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(FIRST, context! { question, fields => Serde(fields) })
+        self.render(FIRST, context! { question, fields => variables(fields) })
     }
 
     /// The request to summarise others' responses.
     pub fn summary(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(SUMMARY, context! { question, fields => Serde(fields), responses => Serde(responses) })
+        self.render(SUMMARY, context! { question, fields => variables(fields), responses => texts(responses) })
     }
 
     /// A debate turn with a summary of the others.
     pub fn debate(&self, subject: Subject<'_>, summary: &str) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(DEBATE, context! { question, fields => Serde(fields), summary })
+        self.render(DEBATE, context! { question, fields => variables(fields), summary })
     }
 
     /// A debate turn with the others' responses themselves.
     pub fn debate_concat(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(CONCAT, context! { question, fields => Serde(fields), responses => Serde(responses) })
+        self.render(CONCAT, context! { question, fields => variables(fields), responses => texts(responses) })
     }
 
     /// A further turn of an agent that has nobody to read.
     pub fn alone(&self, subject: Subject<'_>) -> Result<String> {
         let Subject { question, fields } = subject;
         let file = if self.has(ALONE) { ALONE } else { CONCAT };
-        self.render(file, context! { question, fields => Serde(fields), responses => Serde([(); 0]) })
+        self.render(file, context! { question, fields => variables(fields), responses => texts(&[]) })
     }
 
     fn has(&self, file: &str) -> bool {
         self.sources.iter().any(|(name, _)| name == file)
     }
 
-    fn render(&self, file: &str, variables: minijinja::Value) -> Result<String> {
+    fn render(&self, file: &str, variables: Variable) -> Result<String> {
         if !self.has(file) {
             return Err(Error::file(&self.place.join(file), "missing, but these settings need it"));
         }
@@ -164,6 +164,28 @@ impl Prompts {
             None => e.kind().to_string(),
         };
         Error::input(place, problem.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
+
+fn texts(responses: &[&str]) -> Variable {
+    responses.iter().copied().collect()
+}
+
+fn variables(fields: &Map<String, Value>) -> Variable {
+    Variable::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), variable(value))))
+}
+
+fn variable(value: &Value) -> Variable {
+    match value {
+        Value::Null => ().into(),
+        Value::Bool(b) => (*b).into(),
+        Value::Number(n) => match n.as_i64() {
+            Some(whole) => whole.into(),
+            None => n.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Value::String(s) => s.as_str().into(),
+        Value::Array(items) => items.iter().map(variable).collect(),
+        Value::Object(fields) => variables(fields),
     }
 }
 

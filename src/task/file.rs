@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn bad_files_are_errors() {
         let files = Files::new();
-        let good = r#"{"question": "a?", "answer": "#### 1"}"#;
+        let good = "{\"question\": \"a?\", \"answer\": \"#### 1\"}";
         for (line, expected) in [
             ("{\"question\": \"b?\"", "not a JSON object"),
             ("[1]", "not a JSON object"),
@@ -277,8 +277,8 @@ mod tests {
             (r#"{"question": " ", "answer": "1"}"#, "`question` is empty"),
             (r#"{"question": ["b"], "answer": "1"}"#, "neither a string nor a number"),
             (r#"{"question": "b?", "answer": "so 1"}"#, "no reference answer in \"so 1\""),
-            (r#"{"question": "b?", "answer": "so #### x"}"#, "no reference answer"),
-            (r#"{"question": "a?", "answer": "so #### 2"}"#, "with another answer"),
+            ("{\"question\": \"b?\", \"answer\": \"so #### x\"}", "no reference answer"),
+            ("{\"question\": \"a?\", \"answer\": \"so #### 2\"}", "with another answer"),
         ] {
             let section = section(files.write("bad.jsonl", &format!("{good}\n\n{line}\n")), [1, 0, 0]);
             let e = error(&section);
