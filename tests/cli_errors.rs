@@ -1,10 +1,10 @@
 //! What bad input gets: one error that names file and field, the right exit code, nothing written over.
 
-mod common;
+mod shell;
 
 use std::path::Path;
 
-use common::*;
+use shell::*;
 use serde_json::{Value, json};
 
 /// A copy of the tiny model, to be broken.

@@ -1,8 +1,8 @@
 //! `score`, `train` and `generate` on the tiny models whose results transformers and PEFT computed.
 
-mod common;
+mod shell;
 
-use common::*;
+use shell::*;
 use serde_json::{Value, json};
 
 const VOCAB: usize = 256;

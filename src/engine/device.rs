@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::plan::{EngineOptions, MemoryPlan, human};
-use crate::backend::{
-    AdamWStep, Backend, BatchPlan, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec,
-};
+use crate::backend::{AdamWStep, Backend, BatchPlan, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec};
 use crate::error::{Error, Result};
 use crate::model::{Activations, Mode, Model};
 
@@ -160,7 +158,8 @@ impl Device {
             Activations::bytes(config, rows, rows, self.lm_head_rows, shrink, mode, activation_bytes)
         };
         if let Some(limit) = self.limit {
-            let others = self.backend.bytes_in_use() - if had_rows > 0 { bytes(had_rows, had_shrink) } else { 0 };
+            let others =
+                self.backend.bytes_in_use() - if had_rows > 0 { bytes(had_rows, had_shrink) } else { 0 };
             let needed = others + bytes(rows, shrink);
             if needed > limit {
                 return Err(Error::Memory(format!(

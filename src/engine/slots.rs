@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::{AdapterId, AdapterSource};
-use crate::adapter::{Moments, Snapshot};
-use crate::backend::{AdapterLayout, Backend, LoraMatrix, PartId, Slot, SlotRole, SlotSpec};
+use crate::adapter::{Moments, Snapshot, matrices};
+use crate::backend::{AdapterLayout, Backend, LoraMatrix, Slot, SlotRole, SlotSpec};
 use crate::error::{Error, Result};
 
 /// Names the numbers of an adapter: equal ids, equal weights. The base's while B is all zero, its parent's after a clone, a new one at the
@@ -55,19 +55,16 @@ impl SlotTable {
         }
     }
 
-    /// What adapters of this model may change.
-    pub fn layout(&self) -> &AdapterLayout {
-        &self.layout
-    }
-
-    /// Adapters at present, the base not counted.
-    pub fn len(&self) -> usize {
-        self.adapters.len()
-    }
-
-    /// Whether there is only the base.
-    pub fn is_empty(&self) -> bool {
-        self.adapters.is_empty()
+    /// Adapters that no backend knows of, to try what needs ids only.
+    #[cfg(test)]
+    pub fn with_adapters(adapters: &[(AdapterId, Slot, WeightsId)]) -> Self {
+        let mut table = Self::new(AdapterLayout::default());
+        for &(id, slot, weights) in adapters {
+            let spec = SlotSpec::default();
+            table.adapters.insert(id, Adapter { slot, spec, weights, steps: None, training: false });
+            table.hold(weights, slot);
+        }
+        table
     }
 
     /// An adapter's weights id. Refused while the adapter is trained.
@@ -148,10 +145,8 @@ impl SlotTable {
     pub fn snapshot(&self, backend: &mut dyn Backend, id: AdapterId, moments: bool) -> Result<Snapshot> {
         let adapter = self.idle(id)?;
         let mut read = |role| -> Result<Vec<_>> {
-            matrices(&adapter.spec)
-                .map(|(part, matrix)| {
-                    Ok((part, matrix, backend.read_slot(adapter.slot, role, part, matrix)?))
-                })
+            matrices(&adapter.spec, &self.layout)
+                .map(|m| Ok((m.part, m.matrix, backend.read_slot(adapter.slot, role, m.part, m.matrix)?)))
                 .collect()
         };
         let weights = read(SlotRole::Weights)?;
@@ -283,20 +278,18 @@ impl SlotTable {
             ));
         }
         let moments = snapshot.moments.as_ref();
-        let layout: Vec<_> = self.layout.parts().collect();
         let lists = [Some(&snapshot.weights), moments.map(|m| &m.first), moments.map(|m| &m.second)];
         for list in lists.into_iter().flatten() {
-            if !list.iter().map(|&(p, m, _)| (p, m)).eq(matrices(&snapshot.spec)) {
-                return Err(Error::input("adapter", "its matrices don't match its ranks"));
+            let expected = matrices(&snapshot.spec, &self.layout);
+            if !list.iter().map(|&(p, m, _)| (p, m)).eq(expected.map(|e| (e.part, e.matrix))) {
+                return Err(Error::input("adapter", "its matrices are not those of its parts, in order"));
             }
-            for (part, matrix, values) in list {
-                let (_, _, group, part_layout) = layout[part.0 as usize];
-                let rank = snapshot.spec.parts[part.0 as usize].map_or(0, |p| p.rank);
-                let width = if *matrix == LoraMatrix::A { group.inputs } else { part_layout.outputs };
-                if values.len() != rank * width {
+            for ((_, matrix, values), expected) in list.iter().zip(matrices(&snapshot.spec, &self.layout)) {
+                let [rows, cols] = expected.shape;
+                if values.len() != rows * cols {
                     return Err(Error::input(
-                        format!("adapter, {matrix:?} of {}", part_layout.module),
-                        format!("{} numbers, expected {rank} x {width}", values.len()),
+                        format!("adapter, {matrix:?} of {}", expected.module),
+                        format!("{} numbers, expected {rows} x {cols}", values.len()),
                     ));
                 }
             }
@@ -311,15 +304,6 @@ pub fn widest_shrink(layout: &AdapterLayout, spec: &SlotSpec) -> usize {
         .map(|g| spec.shrink_width(layout, crate::backend::GroupId(g as u32)))
         .max()
         .unwrap_or(0)
-}
-
-/// The matrices of an adapter in order of part, A before B.
-fn matrices(spec: &SlotSpec) -> impl Iterator<Item = (PartId, LoraMatrix)> {
-    spec.parts
-        .iter()
-        .enumerate()
-        .filter(|(_, part)| part.is_some())
-        .flat_map(|(p, _)| [LoraMatrix::A, LoraMatrix::B].map(|m| (PartId(p as u32), m)))
 }
 
 fn write(backend: &mut dyn Backend, adapter: &mut Adapter, snapshot: &Snapshot) -> Result<()> {

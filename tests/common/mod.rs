@@ -1,130 +1,275 @@
-//! Helpers of the command-line tests: run the real binary in a folder of its own.
-#![allow(dead_code)]
+//! What tests of the engine share: tiny random models and adapters, and engines over them.
+#![allow(dead_code)] // each test file uses a part
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::collections::HashMap;
+use std::rc::Rc;
 
-use serde_json::Value;
+use colloquy::adapter::{NewAdapter, Snapshot};
+use colloquy::backend::{AdapterLayout, Backend, LoraMatrix, cpu::CpuBackend, mix};
+use colloquy::engine::*;
+use colloquy::error::{Error, Result};
+use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+use futures::future::LocalBoxFuture;
 
-/// The binary, with plain output.
-pub fn colloquy(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_colloquy"));
-    command.args(args).current_dir(folder).env("NO_COLOR", "1");
-    command
-}
+/// SplitMix64.
+pub struct Random(pub u64);
 
-/// Runs to the end.
-pub fn run(folder: &Path, args: &[&str]) -> Output {
-    colloquy(folder, args).output().expect("the binary starts")
-}
-
-/// Runs, expects success, and gives stdout.
-pub fn succeed(folder: &Path, args: &[&str]) -> String {
-    let output = run(folder, args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    String::from_utf8(output.stdout).expect("UTF-8")
-}
-
-/// Runs and expects failure with this code and exactly one line of error, which it gives.
-pub fn fail(folder: &Path, args: &[&str], code: i32) -> String {
-    let output = run(folder, args);
-    one_error(&output, args, code)
-}
-
-/// Expects failure with this code and one line that starts with `error:`.
-pub fn one_error(output: &Output, args: &[&str], code: i32) -> String {
-    let text = stderr(output);
-    assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
-    let errors: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 1, "{args:?}: {text}");
-    assert!(!text.contains("panicked"), "{args:?}: {text}");
-    errors[0]["error: ".len()..].to_string()
-}
-
-pub fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A file or folder of `tests/fixtures`.
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-pub fn fixture_str(name: &str) -> String {
-    fixture(name).to_str().expect("UTF-8").to_string()
-}
-
-/// Copies a folder with everything in it.
-pub fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    /// Uniform in -1 .. 1.
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+    pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
+        (0..n).map(|_| 3 + self.below(vocab - 3) as u32).collect()
     }
 }
 
-/// A JSON Lines file's records.
-pub fn lines(text: &str) -> Vec<Value> {
-    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+/// A random model of Llama's architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiny {
+    pub vocab: usize,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub context: usize,
+    /// Token that ends a sequence; `None` for one that is never drawn.
+    pub eos: Option<u32>,
+    pub seed: u64,
 }
 
-pub fn read_lines(path: &Path) -> Vec<Value> {
-    lines(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-}
+pub const TINY: Tiny = Tiny {
+    vocab: 64,
+    hidden: 32,
+    intermediate: 48,
+    layers: 2,
+    heads: 2,
+    kv_heads: 1,
+    context: 128,
+    eos: None,
+    seed: 1,
+};
 
-/// All files below a folder, by relative path, but for those whose path `skip` takes.
-pub fn tree(folder: &Path, skip: &dyn Fn(&str) -> bool) -> std::collections::BTreeMap<String, Vec<u8>> {
-    fn walk(
-        root: &Path,
-        at: &Path,
-        skip: &dyn Fn(&str) -> bool,
-        out: &mut std::collections::BTreeMap<String, Vec<u8>>,
-    ) {
-        for entry in std::fs::read_dir(at).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_string();
-            if skip(&name) {
-                continue;
-            }
-            if path.is_dir() {
-                walk(root, &path, skip, out);
-            } else {
-                out.insert(name, std::fs::read(&path).unwrap());
+impl Tiny {
+    /// A model folder.
+    pub fn folder(&self) -> tempfile::TempDir {
+        let head_dim = 16;
+        let eos = self.eos.map_or(serde_json::Value::Null, |e| e.into());
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": self.vocab,
+            "hidden_size": self.hidden, "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads, "head_dim": head_dim, "hidden_act": "silu",
+            "max_position_embeddings": self.context, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "rope_scaling": null, "tie_word_embeddings": false, "attention_bias": false, "mlp_bias": false,
+            "bos_token_id": 1, "eos_token_id": eos,
+        });
+        let mut shapes = vec![
+            ("model.embed_tokens.weight".to_string(), vec![self.vocab, self.hidden]),
+            ("model.norm.weight".to_string(), vec![self.hidden]),
+            ("lm_head.weight".to_string(), vec![self.vocab, self.hidden]),
+        ];
+        let (q, kv) = (self.heads * head_dim, self.kv_heads * head_dim);
+        for i in 0..self.layers {
+            for (name, shape) in [
+                ("input_layernorm", vec![self.hidden]),
+                ("post_attention_layernorm", vec![self.hidden]),
+                ("self_attn.q_proj", vec![q, self.hidden]),
+                ("self_attn.k_proj", vec![kv, self.hidden]),
+                ("self_attn.v_proj", vec![kv, self.hidden]),
+                ("self_attn.o_proj", vec![self.hidden, q]),
+                ("mlp.gate_proj", vec![self.intermediate, self.hidden]),
+                ("mlp.up_proj", vec![self.intermediate, self.hidden]),
+                ("mlp.down_proj", vec![self.hidden, self.intermediate]),
+            ] {
+                shapes.push((format!("model.layers.{i}.{name}.weight"), shape));
             }
         }
+        let mut random = Random(self.seed);
+        let mut data: HashMap<String, (Vec<usize>, Vec<u8>)> = HashMap::new();
+        for (name, shape) in shapes {
+            let count: usize = shape.iter().product();
+            let values = (0..count).map(|_| match shape[..] {
+                [_] => 1.0 + 0.3 * random.unit(),
+                _ => 3.0 * random.unit() / (shape[1] as f32).sqrt(),
+            });
+            data.insert(name, (shape.clone(), values.flat_map(f32::to_le_bytes).collect()));
+        }
+        let views = data.iter().map(|(name, (shape, bytes))| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+            (name.as_str(), view.unwrap())
+        });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let weights = safetensors::serialize(views, None).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
+        folder
     }
-    let mut out = std::collections::BTreeMap::new();
-    walk(folder, folder, skip, &mut out);
-    out
+
+    /// Loads the model, for training too.
+    pub fn load(&self, backend: &mut dyn Backend) -> Model {
+        let folder = self.folder();
+        let files = ModelFiles::open(folder.path()).unwrap();
+        let config = ModelConfig::read(&files).unwrap();
+        Model::load(&files, config, backend, LoadOptions { training: true, ..Default::default() }).unwrap()
+    }
+
+    /// An engine on the CPU.
+    pub fn engine(&self, threads: usize, options: EngineOptions) -> Engine {
+        let mut backend: Box<dyn Backend> = Box::new(CpuBackend::new(threads).unwrap());
+        let model = self.load(&mut *backend);
+        Engine::new(backend, model, options).unwrap()
+    }
+
+    /// An engine on the CPU, shared.
+    pub fn handle(&self, threads: usize, options: EngineOptions) -> EngineHandle {
+        EngineHandle::new(self.engine(threads, options))
+    }
 }
 
-/// A safetensors file's f32 (or i64, as f32) tensors.
-pub struct Tensors(Vec<u8>);
-
-impl Tensors {
-    pub fn open(path: &Path) -> Self {
-        Self(std::fs::read(path).unwrap())
+/// Small limits.
+pub fn options() -> EngineOptions {
+    EngineOptions {
+        max_rows: 64,
+        max_sequences: 32,
+        micro_batch_rows: 256,
+        page_tokens: 16,
+        kv: KvBudget::Pages(256),
+        lm_head_rows: 8,
+        training: true,
+        ..EngineOptions::default()
     }
+}
 
-    pub fn names(&self) -> Vec<String> {
-        let tensors = safetensors::SafeTensors::deserialize(&self.0).unwrap();
-        tensors.names().into_iter().map(String::from).collect()
-    }
+/// The layout of an engine's adapters.
+pub fn layout(handle: &EngineHandle) -> AdapterLayout {
+    handle.with(|e| e.model().layout().clone())
+}
 
-    pub fn floats(&self, name: &str) -> Vec<f32> {
-        let tensors = safetensors::SafeTensors::deserialize(&self.0).unwrap();
-        let data = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec();
-        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
-    }
+/// An adapter with B zero.
+pub fn fresh_adapter(layout: &AdapterLayout, rank: usize, seed: u64) -> Snapshot {
+    NewAdapter { rank, init_seed: seed, ..Default::default() }.snapshot(layout).unwrap()
+}
 
-    pub fn integers(&self, name: &str) -> Vec<i64> {
-        let tensors = safetensors::SafeTensors::deserialize(&self.0).unwrap();
-        let data = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec();
-        data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+/// An adapter that changes much: its term is about as large as the base's.
+pub fn strong_adapter(layout: &AdapterLayout, rank: usize, seed: u64) -> Snapshot {
+    let mut snapshot = fresh_adapter(layout, rank, seed);
+    let mut random = Random(seed ^ 0xb);
+    for (_, matrix, values) in &mut snapshot.weights {
+        if *matrix == LoraMatrix::B {
+            values.iter_mut().for_each(|v| *v = random.unit());
+        }
     }
+    snapshot
+}
+
+/// Makes an adapter of an engine.
+pub fn add(handle: &EngineHandle, snapshot: &Snapshot) -> AdapterId {
+    handle.create(AdapterSource::Snapshot(snapshot.clone().into())).unwrap()
+}
+
+/// Queues all of `work` at once and runs the engine until everything is answered.
+pub fn answers<T: 'static>(
+    handle: &EngineHandle,
+    work: Vec<LocalBoxFuture<'static, Result<T>>>,
+) -> Vec<Result<T>> {
+    let results = Rc::new(std::cell::RefCell::new(Vec::new()));
+    let into = results.clone();
+    let lane = Box::pin(async move {
+        let all = futures::future::join_all(work).await;
+        into.borrow_mut().extend(all);
+        Ok(())
+    });
+    run_lanes(handle, vec![lane]).unwrap();
+    results.take()
+}
+
+/// Samples of all requests, queued at once.
+pub fn samples(handle: &EngineHandle, requests: &[SampleRequest]) -> Vec<Sample> {
+    let work = requests.iter().map(|r| handle.sample(r.clone())).collect();
+    answers(handle, work).into_iter().map(Result::unwrap).collect()
+}
+
+/// The score of a sequence.
+pub fn score(handle: &EngineHandle, adapter: AdapterId, tokens: &[u32]) -> Score {
+    let work = vec![handle.score(ScoreRequest { adapter, tokens: tokens.into() })];
+    answers(handle, work).remove(0).unwrap()
+}
+
+/// Metrics of all requests, queued at once.
+pub fn train(handle: &EngineHandle, requests: &[TrainRequest]) -> Vec<Result<Vec<StepMetrics>>> {
+    answers(handle, requests.iter().map(|r| handle.train(r.clone())).collect())
+}
+
+/// A sampling request at temperature 1.
+pub fn request(adapter: AdapterId, prompt: &[u32], max_tokens: u32, key: u64) -> SampleRequest {
+    SampleRequest {
+        adapters: vec![(adapter, 1.0)],
+        prompt: prompt.into(),
+        params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens },
+        key,
+        stop: None,
+    }
+}
+
+/// Random sequences; about a third of the tokens have no loss, some a weight other than 1.
+pub fn sequences(
+    random: &mut Random,
+    count: usize,
+    lengths: (usize, usize),
+    vocab: usize,
+) -> Vec<TrainSequence> {
+    (0..count)
+        .map(|_| {
+            let n = lengths.0 + random.below(lengths.1 - lengths.0 + 1);
+            let mut weights: Vec<f32> = (0..n).map(|_| [0.0, 1.0, 1.0, 0.5][random.below(4)]).collect();
+            weights[n - 1 - random.below(n.min(3) - 1)] = 1.0;
+            TrainSequence { tokens: random.tokens(n, vocab), weights }
+        })
+        .collect()
+}
+
+/// A request that goes through `sequences` in batches.
+pub fn train_request(
+    adapter: AdapterId,
+    sequences: &[TrainSequence],
+    batch: usize,
+    learning_rate: f32,
+) -> TrainRequest {
+    let indices: Vec<u32> = (0..sequences.len() as u32).collect();
+    TrainRequest {
+        adapter,
+        sequences: sequences.to_vec().into(),
+        steps: indices.chunks(batch).map(|c| TrainStep { sequences: c.to_vec(), learning_rate }).collect(),
+        optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },
+        fresh_moments: true,
+    }
+}
+
+/// The bits of everything in a snapshot, so that NaN equals itself.
+pub fn bits(snapshot: &Snapshot) -> Vec<u32> {
+    let moments = snapshot.moments.iter().flat_map(|m| m.first.iter().chain(&m.second));
+    let values = snapshot.weights.iter().chain(moments).flat_map(|m| &m.2).map(|v| v.to_bits());
+    snapshot.moments.iter().map(|m| m.steps).chain(values).collect()
+}
+
+/// The message of an error.
+pub fn message<T>(result: &Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("expected an error"),
+        Err(e) => e.to_string(),
+    }
+}
+
+/// Whether it is an [`Error::NotFinite`].
+pub fn is_not_finite<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(Error::NotFinite(_)))
 }

@@ -1,7 +1,7 @@
 //! A step under construction, and the plan that comes of it.
 
-use super::job::{JobId, Jobs, Member};
 use super::SampleBatch;
+use super::job::{JobId, Jobs, Member};
 use crate::backend::{BatchPlan, Draw, DrawRow, PageCopy, Segment, Sequence, Slot};
 use crate::engine::kv::Page;
 use crate::error::Result;
@@ -38,7 +38,11 @@ pub struct Round {
 
 impl Round {
     /// The plan: rows sorted by slot, then by age of the sequence.
-    pub fn build(mut self, jobs: &mut Jobs, slot_of: impl Fn(&Member) -> Result<Slot>) -> Result<SampleBatch> {
+    pub fn build(
+        mut self,
+        jobs: &mut Jobs,
+        slot_of: impl Fn(&Member) -> Result<Slot>,
+    ) -> Result<SampleBatch> {
         for item in &mut self.items {
             item.slot = slot_of(&jobs[item.job].members[item.member])?;
         }

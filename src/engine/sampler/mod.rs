@@ -8,6 +8,8 @@ mod batch;
 mod job;
 mod memo;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -242,7 +244,9 @@ impl Sampler {
             if !logprob.is_finite() || token as usize >= self.limits.vocab {
                 let place = self.jobs[id].tokens.len();
                 self.fail(id, || {
-                    Error::NotFinite(format!("log-probability {logprob} of the token drawn at position {place}"))
+                    Error::NotFinite(format!(
+                        "log-probability {logprob} of the token drawn at position {place}"
+                    ))
                 });
                 continue;
             }
@@ -260,7 +264,10 @@ impl Sampler {
         for id in in_flight {
             if self.jobs[id].members.iter().any(|m| m.weights == weights) {
                 self.fail(id, || {
-                    Error::input("sample request", "its adapter was changed or dropped before it was complete")
+                    Error::input(
+                        "sample request",
+                        "its adapter was changed or dropped before it was complete",
+                    )
                 });
             }
         }

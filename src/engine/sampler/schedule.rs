@@ -24,7 +24,9 @@ impl Sampler {
         }
         self.admit(&mut round);
         if round.items.is_empty() {
-            return Err(Error::Internal("no sequence can go on, although the KV pool holds any of them".into()));
+            return Err(Error::Internal(
+                "no sequence can go on, although the KV pool holds any of them".into(),
+            ));
         }
         self.stats.rows += round.rows as u64;
         self.stats.most_sequences = self.stats.most_sequences.max(self.running_sequences);

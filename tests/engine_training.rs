@@ -1,0 +1,236 @@
+//! The trainer on the CPU backend: an adapter learns the same alone and beside others.
+
+mod common;
+
+use colloquy::adapter::Snapshot;
+use colloquy::backend::LoraMatrix;
+use colloquy::engine::*;
+use common::*;
+
+/// Adapters of mixed shape with a request each, of batch sizes 1, 3 and 64.
+fn society(handle: &EngineHandle) -> Vec<TrainRequest> {
+    let layout = layout(handle);
+    let mut random = Random(11);
+    let mut request = |snapshot: &Snapshot, count, batch, lengths| {
+        let sequences = sequences(&mut random, count, lengths, TINY.vocab);
+        train_request(add(handle, snapshot), &sequences, batch, 0.02)
+    };
+    vec![
+        request(&fresh_adapter(&layout, 4, 1), 3, 1, (2, 60)),
+        request(&strong_adapter(&layout, 16, 2), 8, 3, (10, 128)),
+        request(&strong_adapter(&layout, 24, 3), 130, 64, (5, 25)),
+    ]
+}
+
+#[test]
+fn adapters_trained_together_equal_adapters_trained_alone() {
+    let run = |threads, micro_batch_rows, alone: bool| {
+        let handle = TINY.handle(threads, EngineOptions { micro_batch_rows, ..options() });
+        let requests = society(&handle);
+        let metrics: Vec<_> = if alone {
+            requests.iter().map(|r| train(&handle, std::slice::from_ref(r)).remove(0).unwrap()).collect()
+        } else {
+            train(&handle, &requests).into_iter().map(Result::unwrap).collect()
+        };
+        let snapshots: Vec<_> =
+            requests.iter().map(|r| bits(&handle.snapshot(r.adapter, true).unwrap())).collect();
+        (metrics, snapshots)
+    };
+    let reference = run(1, 256, true);
+    assert_eq!(reference.0.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3]);
+    for threads in [1, 2] {
+        for rows in [256, 1024, 0] {
+            let (metrics, snapshots) = run(threads, rows, false);
+            assert_eq!(metrics, reference.0, "{threads} threads, micro-batches of {rows}");
+            assert!(snapshots == reference.1, "{threads} threads, micro-batches of {rows}");
+        }
+    }
+    assert!(run(2, 0, true) == reference);
+}
+
+#[test]
+fn training_lowers_the_loss() {
+    let handle = TINY.handle(2, options());
+    let adapter = add(&handle, &fresh_adapter(&layout(&handle), 8, 1));
+    let data = sequences(&mut Random(1), 4, (20, 30), TINY.vocab);
+    let mut r = train_request(adapter, &data, 4, 0.02);
+    r.steps = vec![r.steps[0].clone(); 30];
+    let metrics = train(&handle, &[r]).remove(0).unwrap();
+    assert!(metrics[29].loss < 0.3 * metrics[0].loss, "{} to {}", metrics[0].loss, metrics[29].loss);
+    assert_eq!(metrics[0].tokens, data.iter().map(|s| s.tokens.len() as u64).sum::<u64>());
+    // The loss is the weighted mean of what the scorer says.
+    let other = TINY.handle(1, options());
+    let (mut sum, mut total) = (0.0, 0.0);
+    for s in &data {
+        let scored = score(&other, AdapterId::BASE, &s.tokens);
+        for (l, w) in scored.logprobs.iter().zip(&s.weights[1..]) {
+            sum -= f64::from(w * l);
+            total += f64::from(*w);
+        }
+    }
+    assert!((f64::from(metrics[0].loss) - sum / total).abs() < 1e-6);
+}
+
+#[test]
+fn five_hundred_clones_step_at_once_as_each_would_alone() {
+    let mini = Tiny { hidden: 16, intermediate: 16, layers: 1, heads: 1, context: 32, ..TINY };
+    let settings = EngineOptions { micro_batch_rows: 0, ..options() };
+    let handle = mini.handle(2, settings);
+    let parent = strong_adapter(&layout(&handle), 2, 1);
+    let parent_id = add(&handle, &parent);
+    let mut random = Random(4);
+    let requests: Vec<TrainRequest> = (0..500)
+        .map(|i| {
+            let clone = handle.create(AdapterSource::Clone(parent_id)).unwrap();
+            let data = sequences(&mut random, 1 + i % 2, (3, 12), mini.vocab);
+            train_request(clone, &data, 2, 0.001 * (1 + i % 7) as f32)
+        })
+        .collect();
+    let together = train(&handle, &requests);
+    let stats = handle.with(|e| e.stats());
+    assert_eq!((stats.micro_batches, stats.optimizer_steps), (1, 1));
+
+    let alone = mini.handle(1, settings);
+    for (request, together) in requests.iter().zip(together) {
+        let id = add(&alone, &parent);
+        let request_alone = TrainRequest { adapter: id, ..request.clone() };
+        assert_eq!(train(&alone, &[request_alone]).remove(0).unwrap(), together.unwrap());
+        let (a, b) = (alone.snapshot(id, true).unwrap(), handle.snapshot(request.adapter, true).unwrap());
+        assert!(bits(&a) == bits(&b), "clone {:?}", request.adapter);
+        alone.drop_adapter(id).unwrap();
+    }
+    assert!(bits(&handle.snapshot(parent_id, false).unwrap()) == bits(&parent));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_that_request_alone() {
+    let handle = TINY.handle(2, options());
+    let layout = layout(&handle);
+    let mut broken = strong_adapter(&layout, 4, 1);
+    broken.weights.iter_mut().filter(|m| m.1 == LoraMatrix::B).for_each(|m| m.2[0] = f32::INFINITY);
+    let (bad, good) = (add(&handle, &broken), add(&handle, &strong_adapter(&layout, 4, 2)));
+    let data = sequences(&mut Random(1), 6, (10, 20), TINY.vocab);
+    let before = bits(&handle.snapshot(bad, false).unwrap());
+    let results = train(&handle, &[train_request(bad, &data, 3, 0.01), train_request(good, &data, 3, 0.01)]);
+    assert!(is_not_finite(&results[0]));
+    let text = message(&results[0]);
+    assert!(text.contains("adapter 1, step 1, sequence 0"), "{text}");
+    assert_eq!(bits(&handle.snapshot(bad, false).unwrap()), before);
+
+    let other = TINY.handle(1, options());
+    let alone = add(&other, &strong_adapter(&layout, 4, 2));
+    assert_eq!(
+        train(&other, &[train_request(alone, &data, 3, 0.01)])[0].as_ref().unwrap(),
+        results[1].as_ref().unwrap()
+    );
+    assert!(
+        bits(&other.snapshot(alone, true).unwrap()) == bits(&handle.snapshot(good, true).unwrap()),
+        "the other adapter felt it"
+    );
+    // Mended, it trains as if nothing had been.
+    handle.restore(bad, &strong_adapter(&layout, 4, 2)).unwrap();
+    let mended = TrainRequest { fresh_moments: false, ..train_request(bad, &data, 3, 0.01) };
+    train(&handle, &[mended]).remove(0).unwrap();
+    assert!(bits(&other.snapshot(alone, true).unwrap()) == bits(&handle.snapshot(bad, true).unwrap()));
+
+    // Sampling from it is an error too.
+    let again = add(&handle, &broken);
+    let work = vec![handle.sample(request(again, &[1, 2, 3], 5, 1))];
+    assert!(is_not_finite(&answers(&handle, work)[0]));
+    let work = vec![handle.score(ScoreRequest { adapter: again, tokens: [1, 2, 3].into() })];
+    assert!(is_not_finite(&answers(&handle, work)[0]));
+}
+
+#[test]
+fn moments_go_on_from_a_snapshot() {
+    let data = sequences(&mut Random(7), 12, (10, 30), TINY.vocab);
+    let handle = TINY.handle(1, options());
+    let start = strong_adapter(&layout(&handle), 4, 1);
+    let whole = add(&handle, &start);
+    train(&handle, &[train_request(whole, &data, 3, 0.01)]).remove(0).unwrap();
+
+    let halves = add(&handle, &start);
+    train(&handle, &[train_request(halves, &data[..6], 3, 0.01)]).remove(0).unwrap();
+    let middle = handle.snapshot(halves, true).unwrap();
+    assert_eq!(middle.moments.as_ref().unwrap().steps, 2);
+    let other = TINY.handle(2, options());
+    let resumed = add(&other, &middle);
+    let mut rest = train_request(resumed, &data[6..], 3, 0.01);
+    rest.fresh_moments = false;
+    train(&other, &[rest.clone()]).remove(0).unwrap();
+    let expected = bits(&handle.snapshot(whole, true).unwrap());
+    assert!(bits(&other.snapshot(resumed, true).unwrap()) == expected);
+    // Fresh moments give something else.
+    other.restore(resumed, &middle).unwrap();
+    rest.fresh_moments = true;
+    train(&other, &[rest]).remove(0).unwrap();
+    assert!(bits(&other.snapshot(resumed, true).unwrap()) != expected);
+}
+
+#[test]
+fn bad_training_requests_are_refused_before_any_work() {
+    let handle = TINY.handle(1, options());
+    let adapter = add(&handle, &fresh_adapter(&layout(&handle), 4, 1));
+    let data = sequences(&mut Random(1), 2, (10, 20), TINY.vocab);
+    let good = train_request(adapter, &data, 2, 0.01);
+    let refused = |change: &dyn Fn(&mut TrainRequest)| {
+        let mut r = good.clone();
+        change(&mut r);
+        message(&train(&handle, &[r])[0])
+    };
+    let with = |change: &dyn Fn(&mut TrainSequence)| {
+        refused(&|r| {
+            let mut sequences = r.sequences.to_vec();
+            change(&mut sequences[1]);
+            r.sequences = sequences.into();
+        })
+    };
+    assert!(refused(&|r| r.adapter = AdapterId::BASE).contains("base model"));
+    assert!(refused(&|r| r.adapter = AdapterId(77)).contains("adapter 77"));
+    assert!(refused(&|r| r.steps[0].sequences.push(9)).contains("sequence 9 of 2"));
+    assert!(refused(&|r| r.steps[0].learning_rate = f32::NAN).contains("learning rate"));
+    let weightless = refused(&|r| {
+        let mut sequences = r.sequences.to_vec();
+        // The first token is never predicted, so its weight doesn't count.
+        sequences.iter_mut().for_each(|s| s.weights.iter_mut().skip(1).for_each(|w| *w = 0.0));
+        sequences[0].weights[0] = 1.0;
+        r.sequences = sequences.into();
+    });
+    assert!(weightless.contains("step 1") && weightless.contains("sum to 0"), "{weightless}");
+    assert!(with(&|s| s.weights.truncate(3)).contains("3 weights"));
+    assert!(with(&|s| s.weights[1] = f32::INFINITY).contains("weight of inf"));
+    assert!(with(&|s| s.tokens[0] = 64).contains("sequence 1: token 64"));
+    let long = with(&|s| *s = TrainSequence { tokens: vec![5; 129], weights: vec![1.0; 129] });
+    assert!(long.contains("129 tokens, the model's context is 128"), "{long}");
+    assert_eq!(handle.with(|e| e.stats().micro_batches), 0);
+    // No steps: nothing to do, and nothing wrong with that.
+    assert_eq!(
+        train(&handle, &[TrainRequest { steps: vec![], ..good.clone() }])[0].as_ref().unwrap().len(),
+        0
+    );
+    // While it is trained nobody else may use it.
+    let first = handle.train(good.clone());
+    let sampled = answers(&handle, vec![handle.sample(request(adapter, &[1, 2], 3, 0))]);
+    assert!(message(&sampled[0]).contains("being trained"));
+    assert!(message(&train(&handle, &[good.clone()])[0]).contains("being trained"));
+    assert!(message(&handle.drop_adapter(adapter)).contains("being trained"));
+    answers(&handle, vec![first]).remove(0).unwrap();
+    train(&handle, &[good]).remove(0).unwrap();
+}
+
+#[test]
+fn sequences_without_weights_change_nothing() {
+    let handle = TINY.handle(1, options());
+    let start = strong_adapter(&layout(&handle), 4, 1);
+    let mut data = sequences(&mut Random(1), 4, (10, 20), TINY.vocab);
+    let silent = TrainSequence { tokens: vec![5; 30], weights: vec![0.0; 30] };
+    let run = |data: &[TrainSequence]| {
+        let id = add(&handle, &start);
+        let metrics = train(&handle, &[train_request(id, data, data.len(), 0.01)]).remove(0).unwrap();
+        (metrics[0].loss, bits(&handle.snapshot(id, true).unwrap()))
+    };
+    let expected = run(&data);
+    data.insert(1, silent.clone());
+    data.push(silent);
+    assert!(run(&data) == expected);
+}
