@@ -234,6 +234,8 @@ pub(super) fn compute(
                 y: own.as_mut_ptr(),
                 ldy: part.rank,
                 accumulate: false,
+                ahead: std::ptr::null(),
+                ahead_step: 0,
             };
             // SAFETY: x holds the whole block `[inputs][block.len()]`, A `[inputs][rank]`, own `[m][rank]`.
             unsafe { kernels.tile(m, part.rank, &tile) };

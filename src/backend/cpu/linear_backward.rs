@@ -376,6 +376,8 @@ unsafe fn shrink_backward(
                         y: own[(piece.rows.start - rows.start) * rank..].as_mut_ptr(),
                         ldy: rank,
                         accumulate: n > part.start,
+                        ahead: std::ptr::null(),
+                        ahead_step: 0,
                     };
                     // SAFETY: x lies in a block `[outputs][block.len()]`, b holds `[end - n][rank]`, own the piece's rows.
                     unsafe { kernels.tile(piece.rows.len(), rank, &tile) };
@@ -429,6 +431,8 @@ unsafe fn gradient_a(
                     y: own.as_mut_ptr(),
                     ldy: rank,
                     accumulate: row > sequence.start,
+                    ahead: std::ptr::null(),
+                    ahead_step: 0,
                 };
                 // SAFETY: x and dh hold the rows up to `end` (asserted), own `[inputs][rank]`.
                 unsafe { kernels.tall(inputs.len(), rank, &tile) };
@@ -482,6 +486,8 @@ unsafe fn gradient_b(
                         y: own.as_mut_ptr(),
                         ldy: PANEL,
                         accumulate: row > sequence.start,
+                        ahead: std::ptr::null(),
+                        ahead_step: 0,
                     };
                     // SAFETY: h holds the rows up to `end` (asserted), w a panel's width of each of them, own `[rank][PANEL]`.
                     unsafe { kernels.tall(rank, PANEL, &tile) };

@@ -180,6 +180,8 @@ pub fn expand(
         y: column.as_mut_ptr(),
         ldy: PANEL,
         accumulate,
+        ahead: std::ptr::null(),
+        ahead_step: 0,
     };
     // SAFETY: the lengths are asserted; a piece has at most a tile's rows.
     unsafe { kernels.tile(rows, PANEL, &tile) };

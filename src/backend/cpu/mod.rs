@@ -12,6 +12,8 @@ pub mod gemm;
 mod lanes;
 mod linear;
 mod linear_backward;
+#[cfg(test)]
+mod linear_tests;
 mod lm_head_loss;
 mod lm_head_sample;
 mod lora;

@@ -10,7 +10,7 @@ use super::{Tile, TileFn};
 /// AVX-512F must be available; see [`super::Kernels::tile`] for the memory.
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const MR: usize, const NV: usize>(t: &Tile) {
-    let Tile { k, mut x, ldx, mut w, ldw, y, ldy, accumulate } = *t;
+    let Tile { k, mut x, ldx, mut w, ldw, y, ldy, accumulate, mut ahead, ahead_step } = *t;
     let mut acc = [[_mm512_setzero_ps(); NV]; MR];
     // SAFETY: the caller owns rows x columns of y, and x and w are readable for all k.
     unsafe {
@@ -25,7 +25,7 @@ unsafe fn tile<const MR: usize, const NV: usize>(t: &Tile) {
             let mut b = [_mm512_setzero_ps(); NV];
             for j in 0..NV {
                 b[j] = _mm512_loadu_ps(w.add(j * 16));
-                // A hint never faults, so it may run past the end: the next panel usually lies there.
+                // A hint never faults, so it may run past the end.
                 _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(j * 16 + AHEAD * ldw).cast());
             }
             for i in 0..MR {
@@ -34,6 +34,9 @@ unsafe fn tile<const MR: usize, const NV: usize>(t: &Tile) {
                     acc[i][j] = _mm512_fmadd_ps(a, b[j], acc[i][j]);
                 }
             }
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16).cast());
+            ahead = ahead.wrapping_add(ahead_step);
             x = x.wrapping_add(ldx);
             w = w.wrapping_add(ldw);
         }

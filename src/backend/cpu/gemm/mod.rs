@@ -119,6 +119,11 @@ pub(super) struct Tile {
     pub ldy: usize,
     /// Start from what is in `y` instead of 0.
     pub accumulate: bool,
+    /// What to bring into the second-level cache meanwhile: for each k, the next `ahead_step` values (up to 32). Only a hint, so it
+    /// may point anywhere.
+    pub ahead: *const f32,
+    /// 0 for nothing.
+    pub ahead_step: usize,
 }
 
 /// A tile for a fixed number of rows and columns.

@@ -101,6 +101,8 @@ pub(in crate::backend::cpu) unsafe fn pack_block(
 const K_BLOCK: usize = 512;
 /// Bytes of packed x that a task goes through for each panel; it should stay in the second-level cache.
 const CHUNK_BYTES: usize = 768 << 10;
+/// The most panels of a task.
+const MAX_GROUP: usize = 16;
 /// The most rows of a task.
 const CHUNK_ROWS: usize = 512;
 
@@ -125,7 +127,7 @@ impl<'a> Product<'a> {
         let chunk_blocks = blocks.count.div_ceil(chunks);
         let chunks = blocks.count.div_ceil(chunk_blocks);
         // Some panels at a time, so that a k-block of x serves them all; but enough tasks for every thread.
-        let group = (w.panels() * chunks / (8 * threads)).clamp(1, 4);
+        let group = (w.panels() * chunks / (8 * threads)).clamp(1, if rows <= 64 { MAX_GROUP } else { 4 });
         Self { kernels, w, blocks, chunk_blocks, chunks, group, groups: w.panels().div_ceil(group) }
     }
 
@@ -156,7 +158,7 @@ impl<'a> Product<'a> {
         assert!(x.len() >= rows.end * inputs, "packed x");
         scratch(panels.len() * rows.len() * PANEL, |columns| {
             let size = rows.len() * PANEL;
-            let mut started = [false; 4];
+            let mut started = [false; MAX_GROUP];
             for (i, panel) in panels.clone().enumerate() {
                 started[i] = start(panel, rows.clone(), &mut columns[i * size..][..size]);
                 if inputs == 0 && !started[i] {
@@ -168,8 +170,15 @@ impl<'a> Product<'a> {
                 for (i, panel) in panels.clone().enumerate() {
                     let w = &self.w.panel(panel)[k * PANEL..][..steps * PANEL];
                     let column = &mut columns[i * size..][..size];
-                    for block in blocks.clone() {
+                    // What this task reads next: the next panel, or the first one's next k-block.
+                    let (next_panel, next_k) =
+                        if panel + 1 < panels.end { (panel + 1, k) } else { (panels.start, k + K_BLOCK) };
+                    let next = self.w.panel(next_panel).as_ptr().wrapping_add(next_k * PANEL);
+                    // The first two row blocks share the work of fetching it.
+                    let share = if blocks.len() == 1 { PANEL } else { PANEL / 2 };
+                    for (b, block) in blocks.clone().enumerate() {
                         let r = self.blocks.range(block);
+                        let fetch = b < 2 && next_k < inputs;
                         let tile = Tile {
                             k: steps,
                             x: x[r.start * inputs + k * r.len()..].as_ptr(),
@@ -179,6 +188,8 @@ impl<'a> Product<'a> {
                             y: column[(r.start - rows.start) * PANEL..].as_mut_ptr(),
                             ldy: PANEL,
                             accumulate: k > 0 || started[i],
+                            ahead: next.wrapping_add(b * steps * share),
+                            ahead_step: if fetch { share } else { 0 },
                         };
                         // SAFETY: x holds the block `[inputs][r.len()]` (asserted), w `steps` rows of a panel, y the block's rows.
                         unsafe { self.kernels.tile(r.len(), PANEL, &tile) };
