@@ -24,6 +24,7 @@ impl Paint {
         Self(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
     }
     /// None.
+    #[cfg(test)]
     pub fn plain() -> Self {
         Self(false)
     }
