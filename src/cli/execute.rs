@@ -1,6 +1,7 @@
 //! What `run` and `resume` share: check everything, open the folder, start the lanes, show what happens.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use super::live;
 use super::run::lanes;
 use super::screen::{Paint, Screen};
 use super::session::{Session, Wanted};
-use crate::adapter::{NewAdapter, write_peft};
+use crate::adapter::{NewAdapter, Snapshot, write_peft};
 use crate::debate::Table;
 use crate::engine::{Scope, run_lanes};
 use crate::error::{Error, Result};
@@ -187,7 +188,13 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         Box::new(move |path, snapshot| write_peft(path, snapshot, &layout, &base));
     let show = Show::new(screen.clone(), arms);
     let recorder = Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
-    let output: Rc<dyn Output> = Rc::new(recorder);
+    let output: Rc<dyn Output> = Rc::new(Watched {
+        recorder,
+        screen: screen.clone(),
+        folder: folder.path().to_path_buf(),
+        lanes: lanes(plan).len(),
+        measured: RefCell::default(),
+    });
     let mut futures = Vec::new();
     for work in arms {
         for &seed in &plan.config.run.seeds {
@@ -213,6 +220,52 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         }
     }
     run_lanes(&session.engine, futures)
+}
+
+/// The recorder, and a table on the screen whenever all lanes have measured an iteration.
+struct Watched {
+    recorder: Recorder,
+    screen: Rc<Screen>,
+    folder: PathBuf,
+    lanes: usize,
+    /// Lanes that have measured each iteration.
+    measured: RefCell<BTreeMap<usize, usize>>,
+}
+
+impl Output for Watched {
+    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+        self.recorder.metrics(lane, iteration, name, value)?;
+        if name != "dev" {
+            return Ok(());
+        }
+        let mut measured = self.measured.borrow_mut();
+        let count = measured.entry(iteration).or_default();
+        *count += 1;
+        if *count == self.lanes {
+            let upto = |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64) <= Some(iteration as u64);
+            let metrics: Vec<_> = read_metrics(&self.folder)?.into_iter().filter(upto).collect();
+            if let Some(table) = report::accuracy(&metrics, "dev") {
+                self.screen.line(&table);
+            }
+        }
+        Ok(())
+    }
+
+    fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
+        self.recorder.transcripts(lane, iteration, name, records)
+    }
+
+    fn dataset(&self, lane: &str, iteration: usize, adapter: &str, records: &[Value]) -> Result<()> {
+        self.recorder.dataset(lane, iteration, adapter, records)
+    }
+
+    fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()> {
+        self.recorder.adapter(lane, iteration, adapter, snapshot)
+    }
+
+    fn event(&self, event: Event) {
+        self.recorder.event(event);
+    }
 }
 
 /// Turns events into what is seen.
