@@ -1,6 +1,6 @@
 //! Causal attention over packed sequences and over pages.
 //!
-//! Both read K and V through [`Tiles`] and run one kernel, so they give the same bits. Positions are taken in blocks of
+//! Both read K and V through one [`Tiles`] and run one kernel, so they give the same bits. Positions are taken in blocks of
 //! [`BLOCK`] counted from absolute position 0 and merged in ascending order by the online softmax (Milakov & Gimelshein 2018, arXiv
 //! 1805.02867). A block that a row cannot see leaves its (m, l, o) alone, and a position that it cannot see is never
 //! read into its sums, so neither the company of a row nor the layout of the pages can change its bits.
@@ -20,74 +20,38 @@ const ITEM_ROWS: usize = 16;
 /// Room for the (m, l) of one task's rows and heads.
 const STATES: usize = 1024;
 
-/// Where K and V of a sequence lie.
-trait Tiles: Sync {
-    /// K of a key/value head in tile `tile` (positions `tile * TILE ..`), `[D, TILE]`.
-    fn keys(&self, tile: usize, head: usize) -> &[f32];
-    /// V of a key/value head from the tile's first position on: rows [`Tiles::stride`] apart.
-    fn values(&self, tile: usize, head: usize) -> &[f32];
-    /// Distance of the rows of V.
-    fn stride(&self) -> usize;
-}
-
-/// K and V in pages.
-struct PagedTiles<'a> {
-    buffer: &'a pages::KvBuffer,
-    layer: usize,
-    pages: &'a [u32],
-    head_dim: usize,
-}
-
-impl PagedTiles<'_> {
-    #[inline(always)]
-    fn place(&self, tile: usize) -> (usize, usize) {
-        let tiles = self.buffer.spec.page_tokens / TILE;
-        (self.pages[tile / tiles] as usize, tile % tiles)
-    }
-}
-
-impl Tiles for PagedTiles<'_> {
-    #[inline(always)]
-    fn keys(&self, tile: usize, head: usize) -> &[f32] {
-        let (page, tile) = self.place(tile);
-        let size = self.head_dim * TILE;
-        &self.buffer.key_tile(self.layer, page, tile)[head * size..][..size]
-    }
-    #[inline(always)]
-    fn values(&self, tile: usize, head: usize) -> &[f32] {
-        let (page, tile) = self.place(tile);
-        &self.buffer.value_tile(self.layer, page, tile)[head * self.head_dim..]
-    }
-    #[inline(always)]
-    fn stride(&self) -> usize {
-        self.buffer.spec.kv_width
-    }
-}
-
-/// V in the rows of `q | k | v`, K transposed by [`transpose`].
-struct PackedTiles<'a> {
-    /// `[tiles, kv_width, TILE]` of the sequence.
+/// Where K and V of a sequence lie: in pages, or, for packed sequences, V in the rows of `q | k | v` and K transposed by [`transpose`].
+/// One type for both, so that the kernel exists once.
+#[derive(Clone, Copy)]
+struct Tiles<'a> {
+    /// `[.., kv_width, TILE]`.
     keys: &'a [f32],
-    /// The rows of the sequence, from the first one's V on.
     values: &'a [f32],
+    /// Page numbers and the tiles in a page; without, tiles lie one after another.
+    pages: Option<(&'a [u32], usize)>,
+    /// Distance of the rows of V; those of a tile are [`TILE`] rows.
     stride: usize,
     kv_width: usize,
     head_dim: usize,
 }
 
-impl Tiles for PackedTiles<'_> {
+impl<'a> Tiles<'a> {
     #[inline(always)]
-    fn keys(&self, tile: usize, head: usize) -> &[f32] {
-        let start = (tile * self.kv_width + head * self.head_dim) * TILE;
+    fn place(&self, tile: usize) -> usize {
+        self.pages.map_or(tile, |(pages, tiles)| pages[tile / tiles] as usize * tiles + tile % tiles)
+    }
+
+    /// K of a key/value head in tile `tile` (positions `tile * TILE ..`), `[D, TILE]`.
+    #[inline(always)]
+    fn keys(&self, tile: usize, head: usize) -> &'a [f32] {
+        let start = (self.place(tile) * self.kv_width + head * self.head_dim) * TILE;
         &self.keys[start..][..self.head_dim * TILE]
     }
+
+    /// V of a key/value head from the tile's first position on.
     #[inline(always)]
-    fn values(&self, tile: usize, head: usize) -> &[f32] {
-        &self.values[tile * TILE * self.stride + head * self.head_dim..]
-    }
-    #[inline(always)]
-    fn stride(&self) -> usize {
-        self.stride
+    fn values(&self, tile: usize, head: usize) -> &'a [f32] {
+        &self.values[self.place(tile) * TILE * self.stride + head * self.head_dim..]
     }
 }
 
@@ -145,6 +109,12 @@ pub fn accumulate<S: Simd, const R: usize>(
     rows: [usize; R],
     terms: Terms<'_, R>,
 ) {
+    if R == 1 {
+        let (from, to) = terms.ranges[0];
+        return if from < to {
+            columns(s, d, out, rows, terms, (from, to))
+        };
+    }
     let mut common = terms.ranges[0];
     for (from, to) in &terms.ranges[1..] {
         common = (common.0.max(*from), common.1.min(*to));
@@ -191,12 +161,9 @@ fn columns<S: Simd, const R: usize>(
         vectors::<S, R, 2>(s, column, out, rows, terms, range);
         column += 2 * LANES;
     }
-    if d - column >= LANES {
-        vectors::<S, R, 1>(s, column, out, rows, terms, range);
-        column += LANES;
-    }
-    if d > column {
+    while d > column {
         half(s, column, out, rows, terms, range);
+        column += 8;
     }
 }
 
@@ -238,7 +205,7 @@ fn vectors<S: Simd, const R: usize, const N: usize>(
     }
 }
 
-/// The last eight columns, where the head size is no multiple of sixteen.
+/// Eight columns, where the head size is no multiple of 32.
 #[inline(always)]
 fn half<S: Simd, const R: usize>(
     s: S,
@@ -301,7 +268,7 @@ struct Queries<'a> {
 
 simd! {
     /// Attention of the rows of `q` over a sequence. `out [rows, H D]` serves as the accumulator o.
-    fn attend[T: Tiles](s, q: Queries<'_>, tiles: &T, out: &mut [f32]) {
+    fn attend[](s, q: Queries<'_>, tiles: Tiles<'_>, out: &mut [f32]) {
         let Heads { heads, kv_heads, head_dim, window, .. } = *q.heads;
         let rows = out.len() / (heads * head_dim);
         let vectors = rows * (heads / kv_heads);
@@ -312,16 +279,15 @@ simd! {
         let last = (q.position + rows - 1) / BLOCK;
         for block in first..=last {
             for head in 0..kv_heads {
-                for v in (0..vectors).step_by(4) {
-                    let at = head * vectors + v;
-                    let count = (vectors - v).min(4);
-                    let (m, l) = (&mut m[at..at + count], &mut l[at..at + count]);
-                    match count {
-                        4 => merge::<_, _, 4>(s, q, tiles, block, head, v, m, l, out),
-                        3 => merge::<_, _, 3>(s, q, tiles, block, head, v, m, l, out),
-                        2 => merge::<_, _, 2>(s, q, tiles, block, head, v, m, l, out),
-                        _ => merge::<_, _, 1>(s, q, tiles, block, head, v, m, l, out),
-                    }
+                let mut v = 0;
+                while v < vectors {
+                    let (m, l) = (&mut m[head * vectors + v..], &mut l[head * vectors + v..]);
+                    // Groups of 3, 6 and 9 query heads are common too.
+                    v += match vectors - v {
+                        3 | 6 => merge::<_, 3>(s, q, tiles, block, head, v, m, l, out),
+                        1 | 2 => merge::<_, 1>(s, q, tiles, block, head, v, m, l, out),
+                        _ => merge::<_, 4>(s, q, tiles, block, head, v, m, l, out),
+                    };
                 }
             }
         }
@@ -337,19 +303,19 @@ simd! {
     }
 }
 
-/// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on.
+/// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on; gives R.
 #[inline(always)]
-fn merge<S: Simd, T: Tiles, const R: usize>(
+fn merge<S: Simd, const R: usize>(
     s: S,
     q: Queries<'_>,
-    tiles: &T,
+    tiles: Tiles<'_>,
     block: usize,
     head: usize,
     first: usize,
     m: &mut [f32],
     l: &mut [f32],
     out: &mut [f32],
-) {
+) -> usize {
     let Heads { heads, kv_heads, head_dim: d, scale, window } = *q.heads;
     let group = heads / kv_heads;
     // Visible positions counted from the block's first, for each vector and for any of them.
@@ -370,7 +336,7 @@ fn merge<S: Simd, T: Tiles, const R: usize>(
         outs[r] = (row * heads + h) * d;
     }
     if low >= high {
-        return;
+        return R;
     }
     let (t0, t1) = (low / TILE, high.div_ceil(TILE));
 
@@ -430,11 +396,12 @@ fn merge<S: Simd, T: Tiles, const R: usize>(
             at: std::array::from_fn(|r| r * BLOCK + t * TILE),
             step: 1,
             source: tiles.values(block * TILES + t, head),
-            stride: tiles.stride(),
+            stride: tiles.stride,
             ranges: ranges.map(|(from, to)| (within(from), within(to))),
         };
         accumulate(s, d, out, outs, terms);
     }
+    R
 }
 
 /// Checks a head shape against what the kernels can do.
@@ -555,15 +522,16 @@ pub fn packed(c: &mut CpuBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Res
         let size = heads.kv_width() * TILE;
         run_items(c, &plan, &heads, out, |item, out| {
             let first = plan.sequences[item.sequence].start as usize;
-            let tiles = PackedTiles {
+            let tiles = Tiles {
                 keys: &keys[starts[item.sequence] * size..starts[item.sequence + 1] * size],
                 values: &qkv[first * width + heads.q_width() + heads.kv_width()..],
+                pages: None,
                 stride: width,
                 kv_width: heads.kv_width(),
                 head_dim: heads.head_dim,
             };
             let qkv = &qkv[item.row * width..][..item.rows * width];
-            attend(level, Queries { heads: &heads, qkv, position: item.position }, &tiles, out);
+            attend(level, Queries { heads: &heads, qkv, position: item.position }, tiles, out);
         });
         Ok(())
     });
@@ -599,13 +567,21 @@ pub fn paged(
         for sequence in &plan.sequences {
             pages::of_sequence("attention_paged", &plan, sequence, spec)?;
         }
+        let (keys, values) = buffer.layer(layer);
         let level = Level::detect();
         run_items(c, &plan, &heads, out, |item, out| {
             let s = &plan.sequences[item.sequence];
             let pages = &plan.page_table[s.pages_start as usize..s.pages_end as usize];
-            let tiles = PagedTiles { buffer, layer, pages, head_dim: heads.head_dim };
+            let tiles = Tiles {
+                keys,
+                values,
+                pages: Some((pages, spec.page_tokens / TILE)),
+                stride: spec.kv_width,
+                kv_width: spec.kv_width,
+                head_dim: heads.head_dim,
+            };
             let qkv = &qkv[item.row * width..][..item.rows * width];
-            attend(level, Queries { heads: &heads, qkv, position: item.position }, &tiles, out);
+            attend(level, Queries { heads: &heads, qkv, position: item.position }, tiles, out);
         });
         Ok(())
     })

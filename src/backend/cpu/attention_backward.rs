@@ -101,9 +101,13 @@ simd! {
                     ld,
                     tiles: (ranges[0].0 / TILE, (row + rows).div_ceil(TILE)),
                 };
-                all_scores(s, block, d, &task.qkv[row * width + head * d..], width, keys, p);
+                let q = &task.qkv[row * width + head * d..];
                 let (out, dout) = (&task.out[row * q_width + head * d..], &task.dout[row * q_width + head * d..]);
-                all_scores(s, block, d, dout, q_width, values, ds);
+                for (x, stride, tiled, products) in
+                    [(q, width, &*keys, &mut *p), (dout, q_width, &*values, &mut *ds)]
+                {
+                    all_scores(s, block, d, x, stride, tiled, products);
+                }
                 for r in 0..rows {
                     let delta = math::dot(s, &out[r * q_width..][..d], &dout[r * q_width..][..d]);
                     let (p, ds) = (&mut p[r * ld..][..ld], &mut ds[r * ld..][..ld]);
@@ -112,17 +116,15 @@ simd! {
 
                 dq.clear();
                 dq.resize(rows * d, 0.0);
-                for r in (0..rows).step_by(4) {
-                    let terms = Sources {
-                        coefficients: ds,
-                        distance: ld,
-                        step: 1,
-                        source: &task.qkv[k_at..],
-                        stride: width,
-                        d,
-                    };
-                    terms.add(s, r, rows, dq, |r| ranges[r]);
-                }
+                let terms = Sources {
+                    coefficients: ds,
+                    distance: ld,
+                    step: 1,
+                    source: &task.qkv[k_at..],
+                    stride: width,
+                    d,
+                };
+                terms.add(s, 0, rows, dq, |r| ranges[r]);
                 for (r, dq) in dq.chunks_exact(d).enumerate() {
                     write(row + r, head * d, dq);
                 }
@@ -132,15 +134,11 @@ simd! {
                     let to = window.map_or(rows, |w| (j + w).saturating_sub(row).min(rows));
                     (j.saturating_sub(row), to)
                 };
-                let first = ranges[0].0 / 4 * 4;
-                for j in (first..row + rows).step_by(4) {
-                    let q = &task.qkv[row * width + head * d..];
-                    for (coefficients, source, stride, sum) in
-                        [(&*ds, q, width, &mut *dk), (&*p, dout, q_width, &mut *dv)]
-                    {
-                        let terms = Sources { coefficients, distance: 1, step: ld, source, stride, d };
-                        terms.add(s, j, row + rows, sum, seers);
-                    }
+                for (coefficients, source, stride, sum) in
+                    [(&*ds, q, width, &mut *dk), (&*p, dout, q_width, &mut *dv)]
+                {
+                    let terms = Sources { coefficients, distance: 1, step: ld, source, stride, d };
+                    terms.add(s, ranges[0].0, row + rows, sum, seers);
                 }
             }
         }
@@ -174,17 +172,16 @@ fn all_scores<S: Simd>(
     tiled: &[f32],
     out: &mut [f32],
 ) {
-    for r in (0..block.rows).step_by(4) {
-        match block.rows - r {
-            1 => row_scores::<S, 1>(s, block, r, d, x, stride, tiled, out),
-            2 => row_scores::<S, 2>(s, block, r, d, x, stride, tiled, out),
-            3 => row_scores::<S, 3>(s, block, r, d, x, stride, tiled, out),
+    let mut r = 0;
+    while r < block.rows {
+        r += match block.rows - r {
+            1..4 => row_scores::<S, 1>(s, block, r, d, x, stride, tiled, out),
             _ => row_scores::<S, 4>(s, block, r, d, x, stride, tiled, out),
         }
     }
 }
 
-/// Those of R rows.
+/// Those of R rows; gives R.
 #[inline(always)]
 fn row_scores<S: Simd, const R: usize>(
     s: S,
@@ -195,7 +192,7 @@ fn row_scores<S: Simd, const R: usize>(
     stride: usize,
     tiled: &[f32],
     out: &mut [f32],
-) {
+) -> usize {
     let x: [&[f32]; R] = std::array::from_fn(|r| &x[(first + r) * stride..][..d]);
     let tile = |t: usize| &tiled[t * d * TILE..][..d * TILE];
     // The last of these rows sees the most tiles.
@@ -217,6 +214,7 @@ fn row_scores<S: Simd, const R: usize>(
         }
         t += step;
     }
+    R
 }
 
 /// Turns a row of scores into p, and its row of `dout vᵀ` into ds. Positions out of sight become zeros, selected.
@@ -268,33 +266,33 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// Adds to up to four output rows from `first` on, below `end`.
+    /// Adds to the output rows `first .. end`.
     #[inline(always)]
     fn add<S: Simd>(
         self,
         s: S,
-        first: usize,
+        mut first: usize,
         end: usize,
         out: &mut [f32],
         range: impl Fn(usize) -> (usize, usize),
     ) {
-        match end - first {
-            1 => self.rows::<S, 1>(s, first, out, range),
-            2 => self.rows::<S, 2>(s, first, out, range),
-            3 => self.rows::<S, 3>(s, first, out, range),
-            _ => self.rows::<S, 4>(s, first, out, range),
+        while first < end {
+            first += match end - first {
+                1..4 => self.rows::<S, 1>(s, first, out, &range),
+                _ => self.rows::<S, 4>(s, first, out, &range),
+            };
         }
     }
 
-    /// Adds to R output rows.
+    /// Adds to R output rows; gives R.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(
         self,
         s: S,
         first: usize,
         out: &mut [f32],
-        range: impl Fn(usize) -> (usize, usize),
-    ) {
+        range: &impl Fn(usize) -> (usize, usize),
+    ) -> usize {
         let terms = Terms::<'_, R> {
             coefficients: self.coefficients,
             at: std::array::from_fn(|r| (first + r) * self.distance),
@@ -304,6 +302,7 @@ impl Sources<'_> {
             ranges: std::array::from_fn(|r| range(first + r)),
         };
         accumulate(s, self.d, out, std::array::from_fn(|r| (first + r) * self.d), terms);
+        R
     }
 }
 

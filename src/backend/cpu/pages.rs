@@ -39,16 +39,10 @@ impl KvBuffer {
         ((layer * pages + page) * page_tokens + tile * TILE) * kv_width
     }
 
-    /// K of one tile, `[kv_width, TILE]`.
-    #[inline(always)]
-    pub fn key_tile(&self, layer: usize, page: usize, tile: usize) -> &[f32] {
-        &self.keys[self.start(layer, page, tile)..][..TILE * self.spec.kv_width]
-    }
-
-    /// V of one tile, `[TILE, kv_width]`.
-    #[inline(always)]
-    pub fn value_tile(&self, layer: usize, page: usize, tile: usize) -> &[f32] {
-        &self.values[self.start(layer, page, tile)..][..TILE * self.spec.kv_width]
+    /// K and V of a layer: K `[pages * tiles, kv_width, TILE]`, V `[pages * tokens, kv_width]`.
+    pub fn layer(&self, layer: usize) -> (&[f32], &[f32]) {
+        let range = self.start(layer, 0, 0)..self.start(layer + 1, 0, 0);
+        (&self.keys[range.clone()], &self.values[range])
     }
 
     /// Writes K and V of one token, the `token`th of the page.
