@@ -17,7 +17,8 @@ fn product(c: &mut Criterion) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
     for (outputs, inputs) in SHAPES {
         let w = numbers(outputs * inputs);
-        let packed = Packed::new(&pool, outputs, inputs, |i, out| out.copy_from_slice(&w[i * inputs..][..inputs]));
+        let packed =
+            Packed::new(&pool, outputs, inputs, |i, out| out.copy_from_slice(&w[i * inputs..][..inputs]));
         for rows in ROWS {
             let mut group = c.benchmark_group(format!("{outputs}x{inputs}"));
             group.throughput(Throughput::Elements((2 * rows * outputs * inputs) as u64));

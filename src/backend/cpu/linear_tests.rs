@@ -61,10 +61,7 @@ fn cases() -> Vec<Case> {
             inputs: 33,
             outputs: 100,
             parts: vec![(7, 41), (60, 33)],
-            slots: vec![
-                vec![Some((128, 0.25)), Some((100, 1.0))],
-                vec![Some((8, 1.5)), Some((2, -1.0))],
-            ],
+            slots: vec![vec![Some((128, 0.25)), Some((100, 1.0))], vec![Some((8, 1.5)), Some((2, -1.0))]],
             segments: vec![(1, vec![150, 1]), (2, vec![40]), (0, vec![2])],
             bias: false,
             seed: 2,
@@ -224,8 +221,10 @@ fn load(case: &Case, threads: usize) -> Loaded {
     c.adapter_layout(&case.layout()).unwrap();
     for slot in 1..=case.slots.len() as u32 {
         let pairs = case.pairs(slot);
-        let spec =
-            pairs.iter().map(|p| p.as_ref().map(|p| PartSpec { rank: p.rank, scale: p.scale })).collect::<Vec<_>>();
+        let spec = pairs
+            .iter()
+            .map(|p| p.as_ref().map(|p| PartSpec { rank: p.rank, scale: p.scale }))
+            .collect::<Vec<_>>();
         let spec = SlotSpec { parts: [vec![Some(PartSpec { rank: 5, scale: 1.0 })], spec].concat() };
         assert_eq!(c.create_slot(&spec).unwrap(), Slot(slot));
         for (p, pair) in pairs.iter().enumerate() {
@@ -238,9 +237,8 @@ fn load(case: &Case, threads: usize) -> Loaded {
         c.attach_optimizer(Slot(slot)).unwrap();
     }
     let rows = case.rows();
-    let mut tensor = |width| {
-        c.tensor(TensorSpec { name: "test", rows: rows + 3, width, element: Element::F32 }).unwrap()
-    };
+    let mut tensor =
+        |width| c.tensor(TensorSpec { name: "test", rows: rows + 3, width, element: Element::F32 }).unwrap();
     let widest = 3 * MAX_RANK;
     let (x, h, dh, y) = (tensor(case.inputs), tensor(widest), tensor(widest), tensor(case.outputs));
     let (residual, dy, dx) = (tensor(case.outputs), tensor(case.outputs), tensor(case.inputs));
@@ -262,9 +260,7 @@ impl Loaded {
     fn backward(&mut self) -> Vec<f32> {
         let &mut Loaded { linear, x, dy, dx, h, dh, .. } = self;
         let (shrink, dshrink, dx) = (Some(h), Some(dh), Some(dx));
-        self.c
-            .enqueue(Op::LinearBackward { linear, group: GROUP, x, shrink, dy, dshrink, dx })
-            .unwrap();
+        self.c.enqueue(Op::LinearBackward { linear, group: GROUP, x, shrink, dy, dshrink, dx }).unwrap();
         let rows = self.c.plan.rows();
         self.c.download_f32(self.dx, rows).unwrap()
     }
@@ -309,7 +305,12 @@ fn assert_close(what: &str, got: &[f32], want: &[Exact], steps: usize) {
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         let bound = w.magnitude * (steps as f64 + 8.0).sqrt() * 3.0 / 16_777_216.0 + 1e-30;
         let error = (f64::from(*g) - w.value).abs();
-        assert!(error <= bound, "{what}[{i}]: {g}, expected {} within {bound:e} ({:.1} of it)", w.value, error / bound);
+        assert!(
+            error <= bound,
+            "{what}[{i}]: {g}, expected {} within {bound:e} ({:.1} of it)",
+            w.value,
+            error / bound
+        );
     }
 }
 
@@ -429,7 +430,16 @@ fn forward_and_backward_match_f64() {
 #[test]
 fn the_oracle_s_gradients_are_finite_differences() {
     // The loss is Σ y dy, linear or bilinear in everything, so central differences in f64 are exact but for rounding.
-    for case in cases().into_iter().take(3) {
+    let small = Case {
+        inputs: 9,
+        outputs: 40,
+        parts: vec![(0, 12), (20, 20)],
+        slots: vec![vec![Some((3, 2.0)), Some((5, 1.0))], vec![None, Some((2, -1.0))]],
+        segments: vec![(0, vec![1]), (1, vec![2, 1]), (2, vec![3])],
+        bias: true,
+        seed: 6,
+    };
+    for case in [small] {
         let (x, dy) = (case.x(), case.dy());
         let loss = |x: &[f32], pairs: &dyn Fn(u32) -> Vec<Option<Pair>>| -> f64 {
             let o = oracle(&case, x, &dy, pairs);
@@ -439,7 +449,11 @@ fn the_oracle_s_gradients_are_finite_differences() {
         let step = 0.5f32;
         let check = |what: &str, plus: f64, minus: f64, want: Exact| {
             let got = (plus - minus) / (2.0 * f64::from(step));
-            assert!((got - want.value).abs() <= 1e-5 * (1.0 + want.magnitude), "{what}: {got} {}", want.value);
+            assert!(
+                (got - want.value).abs() <= 1e-5 * (1.0 + want.magnitude),
+                "{what}: {got} {}",
+                want.value
+            );
         };
         for at in [0, x.len() / 2, x.len() - 1] {
             let moved = |by: f32| {
@@ -450,7 +464,11 @@ fn the_oracle_s_gradients_are_finite_differences() {
             let ((up, plus), (down, minus)) = (moved(step), moved(-step));
             let slope = (plus - minus) / f64::from(up - down);
             let want = want.dx[at];
-            assert!((slope - want.value).abs() <= 1e-5 * (1.0 + want.magnitude), "dx: {slope} {}", want.value);
+            assert!(
+                (slope - want.value).abs() <= 1e-5 * (1.0 + want.magnitude),
+                "dx: {slope} {}",
+                want.value
+            );
         }
         for ((slot, p, matrix), want) in matrices(&case).into_iter().zip(&want.gradients) {
             for at in [0, want.len() / 2, want.len() - 1] {
@@ -485,10 +503,8 @@ fn all_bits(case: &Case, isa: Isa, threads: usize) -> Vec<Vec<u32>> {
     let shrink = linear::H { values: &mut h, stride };
     linear::compute(isa, &c.pool, weights, &lora, rows, &x, shrink, linear::Residual::InPlace, &mut y);
     let adapters = linear_backward::adapters(&lora, &c.plan);
-    let mut gradients: Vec<Aligned> = adapters
-        .iter()
-        .map(|a| Aligned::zeros(c.slots.get(a.slot).unwrap().weights.len()))
-        .collect();
+    let mut gradients: Vec<Aligned> =
+        adapters.iter().map(|a| Aligned::zeros(c.slots.get(a.slot).unwrap().weights.len())).collect();
     let work = Work {
         isa,
         pool: &c.pool,
@@ -632,7 +648,8 @@ fn weights_of_every_type_are_widened_as_they_are_packed() {
     let shifted = [vec![0], f16].concat();
     let c = CpuBackend::new(2).unwrap();
     let product = |parts: &[WeightView<'_>]| {
-        let w = linear::LinearWeights::pack(&c.pool, LinearSpec { parts, bias: None, backward: true }).unwrap();
+        let w =
+            linear::LinearWeights::pack(&c.pool, LinearSpec { parts, bias: None, backward: true }).unwrap();
         let mut y = vec![0.0; outputs];
         gemm::matmul(&c.pool, &numbers(inputs, 2), 1, &w.forward, &mut y, false);
         let mut x = vec![0.0; inputs];

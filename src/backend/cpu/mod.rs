@@ -5,6 +5,8 @@
 //! path give the same bits.
 
 mod adamw;
+#[cfg(test)]
+mod adamw_tests;
 mod attention;
 mod attention_backward;
 mod embed;

@@ -53,16 +53,32 @@ unsafe fn tile<const MR: usize, const NV: usize>(t: &Tile) {
 /// How many k-steps ahead the weights are prefetched.
 const AHEAD: usize = 16;
 
+/// k-steps that one half of the columns runs ahead of the other: the cache lines of both are fetched together.
+const LEAD: usize = 96;
+
 /// 32 columns as twice 16: more rows would not fit the registers.
 ///
 /// # Safety
 /// As [`tile`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn halves<const MR: usize>(t: &Tile) {
-    // SAFETY: the two halves of what the caller promised.
-    unsafe {
-        tile::<MR, 2>(t);
-        tile::<MR, 2>(&Tile { w: t.w.wrapping_add(16), y: t.y.wrapping_add(16), ..*t });
+    let mut first = 0;
+    while first < t.k.max(1) {
+        let left = Tile {
+            k: LEAD.min(t.k - first),
+            x: t.x.wrapping_add(first * t.ldx),
+            w: t.w.wrapping_add(first * t.ldw),
+            accumulate: t.accumulate || first > 0,
+            ahead: t.ahead.wrapping_add(first * t.ahead_step),
+            ..*t
+        };
+        let right = Tile { w: left.w.wrapping_add(16), y: t.y.wrapping_add(16), ahead_step: 0, ..left };
+        // SAFETY: the two halves of some k-steps of what the caller promised.
+        unsafe {
+            tile::<MR, 2>(&left);
+            tile::<MR, 2>(&right);
+        }
+        first += LEAD;
     }
 }
 

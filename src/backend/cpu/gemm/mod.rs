@@ -147,7 +147,7 @@ impl Kernels {
     /// For all k, i < rows, j < cols, the elements of [`Tile`]'s formula must be readable, and y's writable and not accessed by
     /// anyone else.
     pub unsafe fn tile(self, rows: usize, cols: usize, tile: &Tile) {
-        debug_assert!(cols % 16 == 0);
+        debug_assert!(cols.is_multiple_of(16));
         let mut j = 0;
         while j < cols {
             let wide = cols - j >= 32;

@@ -127,7 +127,12 @@ impl<'a> Product<'a> {
         let chunk_blocks = blocks.count.div_ceil(chunks);
         let chunks = blocks.count.div_ceil(chunk_blocks);
         // Some panels at a time, so that a k-block of x serves them all; but enough tasks for every thread.
-        let group = (w.panels() * chunks / (8 * threads)).clamp(1, if rows <= 64 { MAX_GROUP } else { 4 });
+        // Where x does not fit the cache, each group reads all of it again.
+        let (share, most) = match rows * w.inputs * 4 {
+            0..CHUNK_BYTES => (8, if rows <= 64 { MAX_GROUP } else { 4 }),
+            CHUNK_BYTES.. => (2, MAX_GROUP),
+        };
+        let group = (w.panels() * chunks / (share * threads)).clamp(1, most);
         Self { kernels, w, blocks, chunk_blocks, chunks, group, groups: w.panels().div_ceil(group) }
     }
 

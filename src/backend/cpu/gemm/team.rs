@@ -60,7 +60,7 @@ pub fn run(pool: &ThreadPool, helpers: usize, counts: &[usize], work: &(dyn Fn(u
             let mut spins = 0u32;
             while progress.done.load(Ordering::Acquire) < count {
                 spins += 1;
-                if spins % 256 == 0 {
+                if spins.is_multiple_of(256) {
                     std::thread::yield_now();
                 } else {
                     std::hint::spin_loop();

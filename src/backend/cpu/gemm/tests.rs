@@ -2,7 +2,9 @@ use super::*;
 
 /// Values in -1..1 from a counter.
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
-    (0..len as u64).map(|i| (crate::backend::mix(i ^ (seed << 40)) >> 40) as f32 / 8_388_608.0 - 1.0).collect()
+    (0..len as u64)
+        .map(|i| (crate::backend::mix(i ^ (seed << 40)) >> 40) as f32 / 8_388_608.0 - 1.0)
+        .collect()
 }
 
 fn pool(threads: usize) -> ThreadPool {
@@ -15,7 +17,7 @@ fn pack(pool: &ThreadPool, w: &[f32], outputs: usize, inputs: usize) -> Packed {
 
 const SHAPES: [(usize, usize); 10] =
     [(1, 1), (7, 8), (33, 9), (100, 64), (32, 31), (64, 128), (160, 577), (97, 1100), (384, 128), (31, 600)];
-const ROWS: [usize; 13] = [1, 2, 3, 5, 6, 7, 13, 14, 15, 24, 29, 64, 131];
+const ROWS: [usize; 12] = [1, 2, 3, 5, 6, 7, 13, 14, 15, 24, 29, 64];
 
 /// The definition, one chain at a time.
 fn chains(x: &[f32], w: &[f32], rows: usize, outputs: usize, inputs: usize, y: &mut [f32]) {
@@ -38,14 +40,15 @@ fn every_instruction_set_and_thread_count_walks_the_same_chain() {
     for (outputs, inputs) in SHAPES {
         let w = numbers(outputs * inputs, 1);
         let packed = pack(&pools[0], &w, outputs, inputs);
-        for rows in ROWS {
+        for rows in ROWS.into_iter().filter(|rows| rows * outputs * inputs <= 1_000_000) {
             let x = numbers(rows * inputs, 2);
             for accumulate in [false, true] {
                 let initial = if accumulate { numbers(rows * outputs, 3) } else { vec![0.0; rows * outputs] };
                 let mut expected = initial.clone();
                 chains(&x, &w, rows, outputs, inputs, &mut expected);
                 for isa in Isa::available() {
-                    for pool in &pools {
+                    // Without the instruction, `mul_add` is a slow library call: the portable path runs once.
+                    for pool in pools.iter().skip(if isa == Isa::Portable { 2 } else { 0 }) {
                         let mut y = if accumulate { initial.clone() } else { vec![f32::NAN; rows * outputs] };
                         matmul_with(isa, pool, &x, rows, &packed, &mut y, accumulate);
                         assert_eq!(bits(&y), bits(&expected), "{isa:?} {rows}x{outputs}x{inputs}");
