@@ -69,8 +69,8 @@ pub struct KvSpec {
     pub kv_width: usize,
 }
 
-/// A device that holds weights, adapters and activations, and executes [`Op`]s.
-pub trait Backend {
+/// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
+pub trait Backend: std::any::Any {
     /// What it is, for a person: `"cpu (avx512f, 2 threads)"`.
     fn describe(&self) -> String;
 

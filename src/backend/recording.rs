@@ -101,6 +101,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.arithmetic()
     }
 
+    fn activation_bytes(&self) -> usize {
+        self.inner.activation_bytes()
+    }
+
     fn bytes_in_use(&self) -> usize {
         self.inner.bytes_in_use()
     }

@@ -20,10 +20,31 @@ const CONFIG: &str = "config.json";
 /// The files beside the weights that we read, where there are any.
 const TEXTS: [&str; 5] =
     [CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+/// The name of the model that is compiled in.
+pub const EMBEDDED: &str = "embedded";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl ModelFiles {
+    /// Opens what a user names: `embedded`, or a model folder.
+    pub fn named(path: &str) -> Result<Self> {
+        if path == EMBEDDED { Self::embedded() } else { Self::open(Path::new(path)) }
+    }
+
+    /// The model that is compiled into the program.
+    pub fn embedded() -> Result<Self> {
+        let texts: [(&'static str, &'static [u8]); 4] = [
+            (CONFIG, include_bytes!("../../assets/model/config.json")),
+            ("generation_config.json", include_bytes!("../../assets/model/generation_config.json")),
+            ("tokenizer.json", include_bytes!("../../assets/model/tokenizer.json")),
+            ("tokenizer_config.json", include_bytes!("../../assets/model/tokenizer_config.json")),
+        ];
+        let texts = texts.into_iter().map(|(name, bytes)| (name, Bytes::Static(bytes))).collect();
+        let weights = Bytes::Static(include_bytes!("../../assets/model/model.safetensors"));
+        let weights = TensorFile::parse(format!("{EMBEDDED}/{SINGLE}"), weights)?;
+        Self::new(EMBEDDED.into(), texts, vec![weights], None)
+    }
+
     /// Opens a model folder.
     pub fn open(folder: &Path) -> Result<Self> {
         if !folder.is_dir() {

@@ -43,6 +43,11 @@ pub fn cut_at_stop<'a>(text: &'a str, strings: &[String]) -> &'a str {
 /// What a byte-level decoder gives for a character whose bytes are not all there.
 const INCOMPLETE: char = '\u{fffd}';
 
+/// Bytes of the longest common prefix of whole characters.
+fn common_prefix(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+}
+
 /// Follows one sample. Only a window of tokens is decoded again: those not yet turned into text and, before them, those of the last
 /// complete text, because decoders treat a first token differently.
 struct Watcher {
@@ -75,7 +80,7 @@ impl Watcher {
         self.window.push(token);
         // Ids without text (beyond the tokenizer's vocabulary) decode to nothing.
         let text = self.tokenizer.decode(&self.window, true).unwrap_or_default();
-        let new = text.strip_prefix(self.complete_text.as_str()).unwrap_or("");
+        let new = &text[common_prefix(&text, &self.complete_text)..];
         let whole = new.trim_end_matches(INCOMPLETE);
         let before = self.tail.len();
         self.tail.push_str(whole);
