@@ -132,7 +132,7 @@ fn run(handle: &EngineHandle, journal: Rc<dyn Journal>, lanes: &[(usize, u64)]) 
 #[test]
 fn lanes_together_equal_lanes_alone() {
     let lanes = [(3, 1), (1, 1), (2, 5)];
-    let handle = TINY.handle(2, options());
+    let handle = TINY.handle(2, EngineOptions { micro_batch_rows: 1024, ..options() });
     let together = run(&handle, Rc::new(NoJournal), &lanes);
     for (lane, together) in lanes.iter().zip(&together) {
         let handle = TINY.handle(1, EngineOptions { max_rows: 33, micro_batch_rows: 0, ..options() });
@@ -220,11 +220,10 @@ fn two_engines_live_side_by_side() {
 fn the_memory_plan_names_the_smallest_limit_that_works() {
     let mut backend: Box<dyn Backend> = Box::new(CpuBackend::new(1).unwrap());
     let model = TINY.load(&mut *backend);
-    let weights = backend.bytes_in_use();
     let plan = |limit: Option<usize>| {
         let options =
             EngineOptions { memory_limit: limit, kv: KvBudget::Auto, adapters: 4, max_rank: 16, ..options() };
-        MemoryPlan::new(model.config(), model.layout(), weights, 4, &options).map(|p| (p, options))
+        MemoryPlan::new(&*backend, &model, &options).map(|p| (p, options))
     };
     let text = message(&plan(Some(1000)));
     let number: usize = text.split('(').nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();

@@ -51,7 +51,7 @@ fn generations_together_equal_generations_alone() {
     let together = samples(&handle, &requests);
     for (i, settings) in [
         options(),
-        EngineOptions { max_rows: 7, max_sequences: 5, page_tokens: 3, lm_head_rows: 2, ..options() },
+        EngineOptions { max_rows: 7, max_sequences: 5, page_tokens: 32, lm_head_rows: 2, ..options() },
         EngineOptions { max_rows: 500, page_tokens: 64, kv: KvBudget::Pages(2 * 5), ..options() },
     ]
     .into_iter()
@@ -109,7 +109,7 @@ fn every_path_gives_a_long_sequence_the_same_log_probabilities() {
         let ends = [20, 21, 100, 255, 256, 257, 400, 512, 513, 640, 699];
         let settings = [
             wide,
-            EngineOptions { max_rows: 130, page_tokens: 7, kv: KvBudget::Pages(900), ..wide },
+            EngineOptions { max_rows: 130, page_tokens: 48, ..wide },
             EngineOptions { max_rows: 33, max_sequences: 1, page_tokens: 64, ..wide },
         ];
         for (i, settings) in settings.into_iter().enumerate() {

@@ -113,6 +113,8 @@ pub trait Backend: std::any::Any {
     fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()>;
     /// Makes a slot with all-zero A and B and no optimizer state. Slot 0, the base, always exists and has no parts.
     fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot>;
+    /// Bytes of the weights of a slot of this shape; its gradients and each of its two moments take as much again.
+    fn slot_bytes(&self, spec: &SlotSpec) -> usize;
     /// Frees a slot and its optimizer state.
     fn drop_slot(&mut self, slot: Slot);
     /// Overwrites one matrix of a slot from row-major f32: A is `[rank, inputs]`, B is `[outputs of the part, rank]`.

@@ -150,6 +150,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.settled("create_slot")?.create_slot(spec)
     }
 
+    fn slot_bytes(&self, spec: &SlotSpec) -> usize {
+        self.inner.slot_bytes(spec)
+    }
+
     fn drop_slot(&mut self, slot: Slot) {
         self.inner.drop_slot(slot);
     }

@@ -61,6 +61,19 @@ impl Device {
         &mut *self.backend
     }
 
+    /// Whether what is held now keeps to the memory limit; `what` has just been taken.
+    pub fn check_limit(&self, what: &str) -> Result<()> {
+        let held = self.backend.bytes_in_use();
+        match self.limit {
+            Some(limit) if held > limit => Err(Error::Memory(format!(
+                "with {what}, {} ({held} bytes) are needed, the limit is {}",
+                human(held),
+                human(limit)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model

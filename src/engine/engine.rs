@@ -43,13 +43,7 @@ impl Engine {
     /// Plans the memory, then takes what sampling needs. `model` must have been loaded into `backend`.
     pub fn new(backend: Box<dyn Backend>, model: Model, options: EngineOptions) -> Result<Self> {
         let config = model.config();
-        let plan = MemoryPlan::new(
-            config,
-            model.layout(),
-            backend.bytes_in_use(),
-            backend.activation_bytes(),
-            &options,
-        )?;
+        let plan = MemoryPlan::new(&*backend, &model, &options)?;
         let (context, vocab) = (config.max_positions, config.vocab_size);
         let limits = SamplerLimits {
             max_rows: options.max_rows,
@@ -139,7 +133,10 @@ impl Engine {
         self.trainer.check(&request)?;
         let adapter = request.adapter;
         let slot = self.slots.begin_training(adapter)?;
-        let attached = self.slots.attach_optimizer(self.device.backend(), adapter, request.fresh_moments);
+        let attached = self
+            .slots
+            .attach_optimizer(self.device.backend(), adapter, request.fresh_moments)
+            .and_then(|()| self.device.check_limit("the optimizer's state of another adapter"));
         if request.steps.is_empty() || attached.is_err() {
             self.slots.end_training(adapter);
             attached?;
@@ -152,7 +149,12 @@ impl Engine {
 
     /// Makes an adapter.
     pub fn create(&mut self, source: &AdapterSource) -> Result<AdapterId> {
-        self.slots.create(self.device.backend(), source)
+        let adapter = self.slots.create(self.device.backend(), source)?;
+        if let Err(e) = self.device.check_limit("another adapter") {
+            self.drop_adapter(adapter)?;
+            return Err(e);
+        }
+        Ok(adapter)
     }
 
     /// Forgets an adapter.

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use super::slots::widest_shrink;
-use crate::backend::{AdapterLayout, MAX_RANK, PartSpec, SlotSpec, padded_rank};
+use crate::backend::{Backend, MAX_RANK, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
-use crate::model::{Activations, Mode, ModelConfig};
+use crate::model::{Activations, Mode, Model};
 
 /// How large the KV cache is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,20 +85,15 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan for a model whose weights take `weights` bytes on a backend whose activations take `activation_bytes` an element; or
-    /// [`Error::Memory`] with the smallest limit that would do.
-    pub fn new(
-        config: &ModelConfig,
-        layout: &AdapterLayout,
-        weights: usize,
-        activation_bytes: usize,
-        options: &EngineOptions,
-    ) -> Result<Self> {
+    /// The plan for a model that is loaded into `backend`; or [`Error::Memory`] with the smallest limit that would do.
+    pub fn new(backend: &dyn Backend, model: &Model, options: &EngineOptions) -> Result<Self> {
         check(options)?;
         let o = options;
-        let spec = full_spec(layout, o.max_rank);
-        let shrink_width = widest_shrink(layout, &spec);
-        let numbers = padded_numbers(layout, o.max_rank);
+        let config = model.config();
+        let activation_bytes = backend.activation_bytes();
+        let part = PartSpec { rank: o.max_rank, scale: 1.0 };
+        let spec = SlotSpec { parts: model.layout().parts().map(|_| Some(part)).collect() };
+        let shrink_width = widest_shrink(model.layout(), &spec);
         let activations = |rows: usize, logit_rows, chunk, mode| {
             Activations::bytes(config, rows, logit_rows, chunk, shrink_width, mode, activation_bytes)
         };
@@ -109,9 +104,9 @@ impl MemoryPlan {
         } else {
             0
         };
-        let slots = o.adapters * numbers * 4;
+        let slots = o.adapters * backend.slot_bytes(&spec);
         let fixed = [
-            ("weights", weights, format!("{} parameters, as loaded", config.parameters())),
+            ("weights", backend.bytes_in_use(), format!("{} parameters, as loaded", config.parameters())),
             ("adapters", slots, format!("{} of rank {}", o.adapters, o.max_rank)),
             (
                 "optimizer",
@@ -223,14 +218,6 @@ fn check(o: &EngineOptions) -> Result<()> {
         return wrong("max_rank", format!("{} is not from 1 to {MAX_RANK}", o.max_rank));
     }
     Ok(())
-}
-
-fn full_spec(layout: &AdapterLayout, rank: usize) -> SlotSpec {
-    SlotSpec { parts: layout.parts().map(|_| Some(PartSpec { rank, scale: 1.0 })).collect() }
-}
-
-fn padded_numbers(layout: &AdapterLayout, rank: usize) -> usize {
-    layout.parts().map(|(_, _, group, part)| padded_rank(rank) * (group.inputs + part.outputs)).sum()
 }
 
 /// Bytes as people read them.

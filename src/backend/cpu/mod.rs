@@ -220,6 +220,10 @@ impl Backend for CpuBackend {
         self.slots.create(spec)
     }
 
+    fn slot_bytes(&self, spec: &SlotSpec) -> usize {
+        self.slots.bytes_of(spec)
+    }
+
     fn drop_slot(&mut self, slot: Slot) {
         self.slots.drop_slot(slot);
     }

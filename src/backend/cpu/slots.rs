@@ -104,6 +104,16 @@ impl SlotStore {
         Ok(())
     }
 
+    /// Bytes of the weights of a slot of this shape.
+    pub fn bytes_of(&self, spec: &SlotSpec) -> usize {
+        let parts = self.shapes.iter().zip(&spec.parts);
+        parts
+            .filter_map(|(shape, part)| {
+                Some(padded_rank((*part)?.rank) * (shape.inputs + shape.panels.len() * PANEL) * 4)
+            })
+            .sum()
+    }
+
     /// A new slot of zeros, under the lowest free number.
     pub fn create(&mut self, spec: &SlotSpec) -> Result<Slot> {
         if spec.parts.len() != self.shapes.len() {

@@ -46,8 +46,8 @@ impl Memo {
         for key in self.by_weights.remove(&weights).unwrap_or_default() {
             self.remove(&key);
         }
-        if self.samples.is_empty() {
-            self.order.clear();
+        if self.order.len() > 2 * self.samples.len() {
+            self.order.retain(|key| self.samples.contains_key(key));
         }
     }
 
