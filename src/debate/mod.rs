@@ -7,6 +7,7 @@
 mod record;
 mod vote;
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -188,7 +189,8 @@ impl Table {
             let running = work(i, question, scope.child(&question.id));
             async move { Ok::<_, Error>((i, running.await?)) }
         });
-        let mut done: Vec<(usize, T)> = stream::iter(started).buffer_unordered(self.window).try_collect().await?;
+        let mut done: Vec<(usize, T)> =
+            stream::iter(started).buffer_unordered(self.window).try_collect().await?;
         done.sort_unstable_by_key(|(i, _)| *i);
         Ok(done.into_iter().map(|(_, result)| result).collect())
     }
@@ -203,7 +205,8 @@ impl Table {
     ) -> Result<Debate> {
         let asked = self.task.prompts.first(question.subject())?;
         let mut chats = vec![vec![Message::user(asked.clone())]; self.agents];
-        let prompts = (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
+        let prompts =
+            (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
         let answers = Answers { question, occasion, round: 1, adapters: &society.generators };
         let mut rounds = vec![self.round(scope, answers, &mut chats, prompts).await?];
         for round in 2..=self.rounds {
@@ -254,12 +257,15 @@ impl Table {
         }
         let mut requests = Vec::new();
         for (n, others) in others.iter().enumerate() {
-            let request = prompts.summary(subject, others).map(Message::user).and_then(|m| self.codec.prompt(&[m]))?;
-            let fits = !others.is_empty() && request.len() < self.codec.max_positions();
-            let key = occasion.key("summary", question, n, round, 0);
-            requests.push(fits.then(|| {
-                self.request(AdapterId::BASE, request.into(), key, self.sampling.summary_max_tokens)
-            }));
+            let mut request = None;
+            if !others.is_empty() {
+                let prompt = self.codec.prompt(&[Message::user(prompts.summary(subject, others)?)])?;
+                let key = occasion.key("summary", question, n, round, 0);
+                request = (prompt.len() < self.codec.max_positions()).then(|| {
+                    self.request(AdapterId::BASE, prompt.into(), key, self.sampling.summary_max_tokens)
+                });
+            }
+            requests.push(request);
         }
         let summaries = self.draw(scope, requests).await?;
         others
@@ -321,22 +327,22 @@ impl Table {
         Ok(Round { turns, vote })
     }
 
-    /// First answers outside a debate: sample `s` of agent `s mod N`, so that the first N are those of a debate's first round. With
-    /// `greedy` the most likely answer of each agent.
+    /// First answers outside a debate: sample `s` is agent `s mod N`'s, and the first N are those of a debate's first round. With
+    /// `greedy` the most likely answers instead.
     pub async fn first_answers(
         &self,
         scope: &Scope,
         question: &Question,
         society: &Society,
         occasion: Occasion,
-        samples: usize,
+        samples: Range<usize>,
         greedy: bool,
     ) -> Result<Vec<Turn>> {
         let asked = self.task.prompts.first(question.subject())?;
         let messages = vec![Message::user(asked.clone())];
         let prompt: Arc<[u32]> = self.codec.prompt(&messages)?.into();
         self.fits_first(question, &prompt)?;
-        let requests = (0..samples).map(|s| {
+        let requests = samples.clone().map(|s| {
             let (agent, sample) = (s % self.agents, s / self.agents);
             let key = if greedy { 0 } else { occasion.key("answer", question, agent, 1, sample) };
             let mut request =
@@ -347,9 +353,8 @@ impl Table {
             Some(request)
         });
         let drawn = self.draw(scope, requests.collect()).await?;
-        Ok(drawn
-            .into_iter()
-            .enumerate()
+        Ok(samples
+            .zip(drawn)
             .map(|(s, response)| Turn {
                 agent: s % self.agents,
                 prompt: asked.clone(),
@@ -379,17 +384,24 @@ impl Table {
         }
     }
 
-    /// Draws what is requested, in one call.
-    async fn draw(&self, scope: &Scope, requests: Vec<Option<SampleRequest>>) -> Result<Vec<Option<Utterance>>> {
+    /// Draws what is requested, in one call (none if nothing is).
+    async fn draw(
+        &self,
+        scope: &Scope,
+        requests: Vec<Option<SampleRequest>>,
+    ) -> Result<Vec<Option<Utterance>>> {
         let prompts: Vec<_> = requests.iter().map(|r| r.as_ref().map(|r| r.prompt.clone())).collect();
-        let mut samples = scope.sample(requests.into_iter().flatten().collect()).await?.into_iter();
+        let requests: Vec<_> = requests.into_iter().flatten().collect();
+        if requests.is_empty() {
+            return Ok(vec![None; prompts.len()]);
+        }
+        let mut samples = scope.sample(requests).await?.into_iter();
         prompts
             .into_iter()
             .map(|prompt| {
                 let Some(prompt) = prompt else { return Ok(None) };
-                let sample = samples
-                    .next()
-                    .ok_or_else(|| Error::Internal("fewer samples than requests".into()))?;
+                let sample =
+                    samples.next().ok_or_else(|| Error::Internal("fewer samples than requests".into()))?;
                 self.utterance(prompt, sample).map(Some)
             })
             .collect()

@@ -90,6 +90,8 @@ mod tests {
             *wins.entry(v.answer.unwrap()).or_insert(0) += 1;
         }
         assert!(wins.values().all(|w| (880..1120).contains(w)), "{wins:?}");
-        assert!((0..100).all(|key| vote(&["1", "2", "2", "3", "3"], Ties::Random, key).answer.unwrap() != "1"));
+        assert!(
+            (0..100).all(|key| vote(&["1", "2", "2", "3", "3"], Ties::Random, key).answer.unwrap() != "1")
+        );
     }
 }

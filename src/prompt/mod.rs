@@ -83,7 +83,10 @@ impl Prompts {
             }
         }
         if !sources.iter().any(|(file, _)| file == FIRST) {
-            return Err(Error::file(&folder.join(FIRST), "missing; a folder of prompts needs at least this file"));
+            return Err(Error::file(
+                &folder.join(FIRST),
+                "missing; a folder of prompts needs at least this file",
+            ));
         }
         Self::new(folder, sources)
     }
@@ -116,7 +119,10 @@ impl Prompts {
     /// The request to summarise others' responses.
     pub fn summary(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
         let Subject { question, fields } = subject;
-        self.render(SUMMARY, context! { question, fields => variables(fields), responses => texts(responses) })
+        self.render(
+            SUMMARY,
+            context! { question, fields => variables(fields), responses => texts(responses) },
+        )
     }
 
     /// A debate turn with a summary of the others.

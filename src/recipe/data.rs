@@ -108,10 +108,10 @@ pub fn critic_sets(
         }
         let was_right = first.answer.as_deref() == *label;
         let kind = if was_right { "confirmed" } else { "corrected" };
-        let mut example = Example::of_turn(debate, last, kind);
-        if let (Some(e), CriticLoss::All) = (example.take_if(|_| loss == CriticLoss::All), loss) {
-            example = e.with_all_turns(codec)?;
-        }
+        let example = match Example::of_turn(debate, last, kind) {
+            Some(example) if loss == CriticLoss::All => example.with_all_turns(codec)?,
+            example => example,
+        };
         if was_right { confirmed.extend(example) } else { corrected.extend(example) }
     }
     Ok((corrected, confirmed))
@@ -231,7 +231,10 @@ mod tests {
                     if minus > 0 && plus > 0 {
                         let taken = s.corrected_taken + s.confirmed_taken;
                         let most = (minus as f64 / f64::from(w)).min(plus as f64 / (1.0 - f64::from(w)));
-                        assert!(taken as f64 <= most + 1e-4 && taken as f64 > most - 1.0 - 1e-4, "{minus} {plus} {w}");
+                        assert!(
+                            taken as f64 <= most + 1e-4 && taken as f64 > most - 1.0 - 1e-4,
+                            "{minus} {plus} {w}"
+                        );
                         assert!((s.corrected_taken as f64 - f64::from(w) * taken as f64).abs() <= 0.5 + 1e-4);
                     }
                 }

@@ -49,7 +49,7 @@ impl Methods {
     }
 }
 
-/// One question's answers by every method.
+/// One question's answers by every method. The first N samples are the debate's first round, if there is a debate.
 struct Exam {
     greedy: Vec<Turn>,
     samples: Vec<Turn>,
@@ -84,12 +84,20 @@ pub async fn evaluate(
     let exams = table
         .each(scope, questions, |i, question, scope| async move {
             let greedy = if methods.greedy { distinct } else { 0 };
-            let samples = methods.majority.max(if methods.single { agents } else { 0 });
+            let wanted = methods.majority.max(if methods.single { agents } else { 0 });
+            let drawn_by_debate = if methods.debate { agents.min(wanted) } else { 0 };
             let (greedy_scope, sample_scope, debate_scope) =
                 (scope.child("greedy"), scope.child("samples"), scope.child("debate"));
-            let (greedy, samples, debate) = futures::try_join!(
-                table.first_answers(&greedy_scope, question, society, occasion, greedy, true),
-                table.first_answers(&sample_scope, question, society, occasion, samples, false),
+            let (greedy, extra, debate) = futures::try_join!(
+                table.first_answers(&greedy_scope, question, society, occasion, 0..greedy, true),
+                table.first_answers(
+                    &sample_scope,
+                    question,
+                    society,
+                    occasion,
+                    drawn_by_debate..wanted,
+                    false
+                ),
                 async {
                     if !methods.debate {
                         return Ok(None);
@@ -97,8 +105,15 @@ pub async fn evaluate(
                     table.debate(&debate_scope, question, society, occasion).await.map(Some)
                 }
             )?;
+            let mut samples = match &debate {
+                Some(debate) => debate.rounds[0].turns[..drawn_by_debate].to_vec(),
+                None => vec![],
+            };
+            samples.extend(extra);
             let shown = match &debate {
-                Some(debate) if i == 0 => Some(graded(record(debate)?, answers, &debate.id, &debate.vote.answer)),
+                Some(debate) if i == 0 => {
+                    Some(graded(record(debate)?, answers, &debate.id, &debate.vote.answer))
+                }
                 _ => None,
             };
             answered(shown);
@@ -123,23 +138,21 @@ fn grade(
     let mut line = Vec::new();
     metrics.insert("questions".into(), questions.len().into());
 
-    let of_turns = |turns: &dyn Fn(&Exam) -> Vec<Turn>| {
-        let all: Vec<(&Question, Vec<Turn>)> = by_question().map(|(q, e)| (q, turns(e))).collect();
-        let accuracy = Estimate::of(
-            &all.iter().map(|(q, t)| share(t.iter().map(|t| right(q, &t.answer)))).collect::<Vec<_>>(),
-        );
+    let of_turns = |all: Vec<(&Question, &[Turn])>| {
+        let by_question = all.iter().map(|(q, turns)| share(turns.iter().map(|t| right(q, &t.answer))));
+        let accuracy = Estimate::of(&by_question.collect::<Vec<_>>());
         let mut value = estimate(accuracy);
-        value["agents"] = per_agent(&all, agents, &|q, t| right(q, &t.answer));
-        add_rates(&mut value, all.iter().flat_map(|(_, turns)| turns));
+        value["agents"] = per_agent(&all, &|q, t| right(q, &t.answer));
+        add_rates(&mut value, all.iter().flat_map(|(_, turns)| *turns));
         (value, accuracy)
     };
     if methods.greedy {
-        let (value, accuracy) = of_turns(&|e| e.greedy.clone());
+        let (value, accuracy) = of_turns(by_question().map(|(q, e)| (q, &e.greedy[..])).collect());
         metrics.insert("greedy".into(), value);
         line.push(format!("greedy {}", accuracy.percent()));
     }
     if methods.single {
-        let (value, accuracy) = of_turns(&|e| e.samples[..agents].to_vec());
+        let (value, accuracy) = of_turns(by_question().map(|(q, e)| (q, &e.samples[..agents])).collect());
         metrics.insert("single".into(), value);
         line.push(format!("single {}", accuracy.percent()));
     }
@@ -161,9 +174,8 @@ fn grade(
         for m in 0..rounds {
             let accuracy = of_votes(&|e| e.debate.as_ref()?.rounds[m].vote.answer.clone());
             let mut value = estimate(accuracy);
-            let all: Vec<(&Question, Vec<Turn>)> =
-                questions.iter().zip(&debates).map(|(q, d)| (q, d.rounds[m].turns.clone())).collect();
-            value["agents"] = per_agent(&all, agents, &|q, t| right(q, &t.answer));
+            let all: Vec<_> = questions.iter().zip(debates.iter().map(|d| &d.rounds[m].turns[..])).collect();
+            value["agents"] = per_agent(&all, &|q, t| right(q, &t.answer));
             let of_round: Vec<&Round> = debates.iter().map(|d| &d.rounds[m]).collect();
             add_agreement(&mut value, &of_round);
             add_rates(&mut value, of_round.iter().flat_map(|r| &r.turns));
@@ -182,7 +194,7 @@ fn grade(
     if methods.greedy {
         transcripts.push(("greedy", answered_by(questions, exams, answers, |e| &e.greedy)?));
     }
-    if methods.single || methods.majority > 0 {
+    if exams.iter().any(|e| e.debate.is_none() && !e.samples.is_empty() || e.samples.len() > agents) {
         transcripts.push(("samples", answered_by(questions, exams, answers, |e| &e.samples)?));
     }
     if methods.debate {
@@ -207,7 +219,8 @@ fn answered_by(
         .zip(exams)
         .map(|(q, e)| {
             let turns = turns(e);
-            let right: Vec<bool> = turns.iter().map(|t| answers.is_right(&q.id, t.answer.as_deref())).collect();
+            let right: Vec<bool> =
+                turns.iter().map(|t| answers.is_right(&q.id, t.answer.as_deref())).collect();
             Ok(json!({
                 "id": q.id,
                 "question": q.text,
@@ -231,16 +244,12 @@ fn estimate(accuracy: Estimate) -> Value {
 }
 
 /// The share of right answers of each agent's turns.
-fn per_agent(
-    all: &[(&Question, Vec<Turn>)],
-    agents: usize,
-    right: &dyn Fn(&Question, &Turn) -> bool,
-) -> Value {
+fn per_agent(all: &[(&Question, &[Turn])], right: &dyn Fn(&Question, &Turn) -> bool) -> Value {
+    let agents = all.iter().flat_map(|(_, turns)| turns.iter().map(|t| t.agent + 1)).max().unwrap_or(0);
     let of = |n: usize| {
         share(all.iter().flat_map(|(q, turns)| turns.iter().filter(|t| t.agent == n).map(|t| right(q, t))))
     };
-    let answering = all.iter().flat_map(|(_, turns)| turns.iter().map(|t| t.agent + 1)).max().unwrap_or(0);
-    (0..agents.min(answering)).map(of).collect::<Vec<_>>().into()
+    (0..agents).map(of).collect::<Vec<_>>().into()
 }
 
 /// How much agents agree: all of them, and the mean share that gave the vote's answer. No answer agrees with nothing.
@@ -343,9 +352,17 @@ impl Examiner {
                 self.output.event(Event::Debate { lane: self.lane.clone(), transcript });
             }
         };
-        let result =
-            evaluate(&self.table, &scope, questions, society, occasion, self.methods, &self.answers, &answered)
-                .await?;
+        let result = evaluate(
+            &self.table,
+            &scope,
+            questions,
+            society,
+            occasion,
+            self.methods,
+            &self.answers,
+            &answered,
+        )
+        .await?;
         for (method, records) in &result.transcripts {
             self.output.transcripts(&self.lane, iteration, &format!("{split}-{method}"), records)?;
         }

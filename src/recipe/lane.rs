@@ -66,7 +66,10 @@ impl Lane {
         if config.debate.min_agreement > config.debate.agents {
             return Err(Error::input(
                 "debate.min_agreement",
-                format!("{} agents can't agree when there are {}", config.debate.min_agreement, config.debate.agents),
+                format!(
+                    "{} agents can't agree when there are {}",
+                    config.debate.min_agreement, config.debate.agents
+                ),
             ));
         }
         let training = Training::of_generators(&config.training)?;
@@ -109,7 +112,11 @@ impl Lane {
         let occasion = Occasion { seed: self.seed, iteration, purpose: "train" };
         let lane = self.name().to_string();
         let total = self.questions.len() as u64;
-        self.output.event(Event::Phase { lane: lane.clone(), name: format!("iteration {iteration}: debate"), total });
+        self.output.event(Event::Phase {
+            lane: lane.clone(),
+            name: format!("iteration {iteration}: debate"),
+            total,
+        });
         let debates = self
             .table
             .each(&scope, &self.questions, |i, question, scope| {

@@ -79,7 +79,8 @@ where
 {
     Box::pin(async move {
         let Context { scope, codec, task, questions, answers, output, seed, new_adapter } = context;
-        let table = Rc::new(Table::new(codec, task, &config.debate, &config.sampling, config.run.max_sequences)?);
+        let table =
+            Rc::new(Table::new(codec, task, &config.debate, &config.sampling, config.run.max_sequences)?);
         table.check(questions.train.iter().chain(&questions.dev).chain(&questions.test))?;
         let examiner = Examiner::new(
             scope.child("exam"),
@@ -119,7 +120,10 @@ pub fn society_names(recipe: &str, config: &RunConfig) -> Result<SocietyNames> {
             let all = vec![single_agent::NAME.to_string(); agents];
             Ok(SocietyNames { generators: all.clone(), critics: all })
         }
-        other => Err(Error::input("arm.recipe", format!("unknown recipe `{other}`; known are {}", names().join(", ")))),
+        other => Err(Error::input(
+            "arm.recipe",
+            format!("unknown recipe `{other}`; known are {}", names().join(", ")),
+        )),
     }
 }
 

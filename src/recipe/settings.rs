@@ -62,8 +62,8 @@ impl Training {
         let mut table = toml::Table::try_from(section).map_err(|e| Error::Internal(e.to_string()))?;
         table.remove("critic");
         table.extend(section.critic.clone());
-        let section =
-            TrainingSection::deserialize(table).map_err(|e| Error::input(place, e.message().replace('\n', " ")))?;
+        let section = TrainingSection::deserialize(table)
+            .map_err(|e| Error::input(place, e.message().replace('\n', " ")))?;
         Self::read(section, place)
     }
 

@@ -89,8 +89,9 @@ impl Extraction {
             "number-after" => Self::NumberAfter(pattern.unwrap_or("answer is").to_lowercase()),
             "choice" => Self::Choice,
             "regex" => {
-                let pattern =
-                    pattern.ok_or_else(|| Error::input("task.pattern", format!("missing; {key} = regex needs it")))?;
+                let pattern = pattern.ok_or_else(|| {
+                    Error::input("task.pattern", format!("missing; {key} = regex needs it"))
+                })?;
                 Self::Pattern(Regex::new(pattern).map_err(|e| {
                     let lines = e.to_string();
                     let last = lines.lines().last().unwrap_or_default().trim_start_matches("error: ");
@@ -342,8 +343,12 @@ mod tests {
         let r = reader("boxed, last-number", None, "number");
         assert_eq!(r.read(r"\boxed{5} or 6").as_deref(), Some("5"));
         assert_eq!(r.read(r"\boxed{five} or 6").as_deref(), Some("6"));
-        assert!(Reader::new(&TaskSection { extraction: Some("boxd".into()), ..TaskSection::default() }).is_err());
-        assert!(Reader::new(&TaskSection { equality: Some("same".into()), ..TaskSection::default() }).is_err());
+        assert!(
+            Reader::new(&TaskSection { extraction: Some("boxd".into()), ..TaskSection::default() }).is_err()
+        );
+        assert!(
+            Reader::new(&TaskSection { equality: Some("same".into()), ..TaskSection::default() }).is_err()
+        );
     }
 
     #[test]

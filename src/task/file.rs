@@ -50,7 +50,10 @@ pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, A
             let file = file.as_ref().unwrap_or(data);
             return Err(Error::input(
                 file,
-                format!("task.{key} asks for {wanted} questions, but there are only {} for it", records.len()),
+                format!(
+                    "task.{key} asks for {wanted} questions, but there are only {} for it",
+                    records.len()
+                ),
             ));
         }
         let mut order: Vec<usize> = (0..records.len()).collect();
@@ -92,9 +95,8 @@ fn reference(section: &TaskSection) -> Result<Reference> {
         "whole" => Reference::Whole,
         "after-hashes" => Reference::AfterHashes,
         name => Reference::Extracted(
-            Extraction::named(name, section.pattern.as_deref(), "task.reference").map_err(|e| {
-                Error::input(e, "(task.reference may also be `whole` or `after-hashes`)")
-            })?,
+            Extraction::named(name, section.pattern.as_deref(), "task.reference")
+                .map_err(|e| Error::input(e, "(task.reference may also be `whole` or `after-hashes`)"))?,
         ),
     })
 }
@@ -110,7 +112,8 @@ impl Source<'_> {
     fn read(&self, path: &Path) -> Result<Vec<Record>> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let text = String::from_utf8(bytes).map_err(|e| {
-            let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+            let line =
+                1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
             Error::input(format!("{}, line {line}", path.display()), "not UTF-8")
         })?;
         let mut records: Vec<Record> = Vec::new();
@@ -218,7 +221,9 @@ mod tests {
     }
 
     fn lines(range: std::ops::Range<usize>) -> String {
-        range.map(|i| format!("{{\"question\": \"What is {i}?\", \"answer\": \"so #### {i},000\"}}\n")).collect()
+        range
+            .map(|i| format!("{{\"question\": \"What is {i}?\", \"answer\": \"so #### 1,{i:03}\"}}\n"))
+            .collect()
     }
 
     fn error(section: &TaskSection) -> String {
@@ -230,14 +235,14 @@ mod tests {
     #[test]
     fn one_file_is_split_by_hash() {
         let files = Files::new();
-        let section = section(files.write("all.jsonl", &lines(0..500)), [300, 40, 30]);
+        let section = section(files.write("all.jsonl", &lines(0..500)), [300, 20, 30]);
         let Loaded { questions, answers, .. } = load(&section).unwrap();
-        assert_eq!((questions.train.len(), questions.dev.len(), questions.test.len()), (300, 40, 30));
+        assert_eq!((questions.train.len(), questions.dev.len(), questions.test.len()), (300, 20, 30));
         assert!(questions.train.iter().all(|q| Split::of_question(&q.text) == Split::Train));
         assert!(questions.dev.iter().all(|q| Split::of_question(&q.text) == Split::Dev));
         let q = &questions.test[0];
         let i: usize = q.text.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-        assert_eq!(answers.reference(&q.id).unwrap(), (i * 1000).to_string());
+        assert_eq!(answers.reference(&q.id).unwrap(), (1000 + i).to_string());
         // Fewer questions are a subset, in file order, and not simply the first.
         let fewer = TaskSection { train_questions: 20, ..section };
         let few = load(&fewer).unwrap().questions.train;
@@ -262,7 +267,12 @@ mod tests {
         let mut section = section(files.write("train.jsonl", &lines(0..30)), [5, 5, 0]);
         section.dev_data = files.write("dev.jsonl", &lines(20..40));
         let e = error(&section);
-        assert!(e.contains("dev.jsonl, line 1") && e.contains("train.jsonl, line 21") && e.contains("What is 20?"), "{e}");
+        assert!(
+            e.contains("dev.jsonl, line 1")
+                && e.contains("train.jsonl, line 21")
+                && e.contains("What is 20?"),
+            "{e}"
+        );
     }
 
     #[test]
@@ -284,9 +294,16 @@ mod tests {
             let e = error(&section);
             assert!(e.contains("bad.jsonl, line 3: ") && e.contains(expected), "{e}");
         }
-        assert!(error(&section(files.write("empty.jsonl", "\n\n"), [1, 0, 0])).contains("holds no questions"));
-        assert!(error(&section(files.write("few.jsonl", &lines(0..20)), [50, 0, 0])).contains("asks for 50 questions"));
-        assert!(error(&section(Some("/no/such/file.jsonl".into()), [1, 0, 0])).contains("/no/such/file.jsonl"));
+        assert!(
+            error(&section(files.write("empty.jsonl", "\n\n"), [1, 0, 0])).contains("holds no questions")
+        );
+        assert!(
+            error(&section(files.write("few.jsonl", &lines(0..20)), [50, 0, 0]))
+                .contains("asks for 50 questions")
+        );
+        assert!(
+            error(&section(Some("/no/such/file.jsonl".into()), [1, 0, 0])).contains("/no/such/file.jsonl")
+        );
         assert!(error(&section(None, [1, 0, 0])).contains("task.data"));
     }
 
@@ -310,7 +327,8 @@ mod tests {
         section.name = "custom".into();
         (section.question_field, section.answer_field) = ("q".into(), "a".into());
         section.dev_data = files.write("d.jsonl", "{\"q\": \"Capital of Chile?\", \"a\": 7}\n");
-        section.test_data = section.dev_data.clone().map(|_| files.write("t.jsonl", "{\"q\":\"x\",\"a\":\"y\"}").unwrap());
+        section.test_data =
+            section.dev_data.clone().map(|_| files.write("t.jsonl", "{\"q\":\"x\",\"a\":\"y\"}").unwrap());
         let Loaded { questions, answers, .. } = load(&section).unwrap();
         let q = &questions.train[0];
         assert_eq!(q.fields.keys().collect::<Vec<_>>(), ["hint"]);

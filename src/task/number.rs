@@ -86,9 +86,9 @@ pub fn scan(text: &str) -> Vec<Found> {
                 found.push(Found { at: from..end, value: body.canonical(negative) });
                 i = end;
             }
-            // Digits of an identifier such as x12 are no number.
+            // Digits of a name such as x12 or v1.5 are no number.
             None if chars[i].is_ascii_digit() => {
-                while i < chars.len() && chars[i].is_ascii_digit() {
+                while digits(&chars, i) > 0 || chars.get(i) == Some(&'.') && digits(&chars, i + 1) > 0 {
                     i += 1;
                 }
             }
@@ -177,12 +177,13 @@ impl Body {
         let point_first = chars[start] == '.'
             && digits(chars, start + 1) > 0
             && !previous.is_some_and(|c| c.is_ascii_digit());
-        if !point_first && !chars[start].is_ascii_digit() || previous.is_some_and(|c| c.is_alphabetic() || c == '_') {
+        if !point_first && !chars[start].is_ascii_digit()
+            || previous.is_some_and(|c| c.is_alphabetic() || c == '_')
+        {
             return None;
         }
         let text = |from: usize, len: usize| chars[from..from + len].iter().collect::<String>();
-        let mut body =
-            Self { whole: String::new(), decimals: String::new(), exponent: 0, fraction: None };
+        let mut body = Self { whole: String::new(), decimals: String::new(), exponent: 0, fraction: None };
         let head = digits(chars, start);
         body.whole = text(start, head);
         let mut end = start + head;
@@ -251,7 +252,8 @@ impl Body {
     fn long(&self, negative: bool) -> String {
         let whole = self.whole.trim_start_matches('0');
         let decimals = self.decimals.trim_end_matches('0');
-        let mut out = format!("{}{}", if negative { "-" } else { "" }, if whole.is_empty() { "0" } else { whole });
+        let mut out =
+            format!("{}{}", if negative { "-" } else { "" }, if whole.is_empty() { "0" } else { whole });
         if !decimals.is_empty() {
             out.push('.');
             out.push_str(decimals);

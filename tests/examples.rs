@@ -1,0 +1,140 @@
+//! The built-in configurations and examples load, and the example of an own task runs without touching Rust.
+
+mod fake;
+
+use std::path::Path;
+use std::rc::Rc;
+
+use colloquy::engine::{AdapterSource, Scope, Service};
+use colloquy::recipe::{Context, Methods, Training, built_in_configs, names, run_arm, society_names};
+use colloquy::run::RunConfig;
+use colloquy::task::{Loaded, load};
+use fake::*;
+
+fn example(path: &str) -> RunConfig {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(path);
+    let mut config: RunConfig = toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let folder = file.parent().unwrap();
+    let absolute = |path: &mut Option<String>| {
+        if let Some(p) = path.take() {
+            let joined = folder.join(&p);
+            *path = Some(if joined.exists() { joined.to_str().unwrap().into() } else { p });
+        }
+    };
+    absolute(&mut config.task.data);
+    absolute(&mut config.task.prompts);
+    config
+}
+
+#[test]
+fn built_in_configurations_are_complete() {
+    for built_in in built_in_configs() {
+        let first = built_in.text.lines().take(3).collect::<String>();
+        assert!(first.contains("What to change first"), "{}", built_in.name);
+        let config: RunConfig = toml::from_str(built_in.text).unwrap();
+        Training::of_generators(&config.training).unwrap();
+        Training::of_critics(&config.training).unwrap();
+        Methods::new(&config.eval, config.debate.agents).unwrap();
+        for arm in &config.arm {
+            assert!(names().contains(&arm.recipe.as_str()));
+            assert_eq!(society_names(&arm.recipe, &config).unwrap().generators.len(), config.debate.agents);
+        }
+    }
+    let default: RunConfig = toml::from_str(built_in_configs()[0].text).unwrap();
+    assert_eq!(default.arm.len(), 2);
+    let Loaded { questions, .. } = load(&default.task).unwrap();
+    assert!(questions.train.len() >= 150 && questions.dev.len() >= 200);
+}
+
+#[test]
+fn societies_are_named_like_their_adapters() {
+    for (recipe, rounds) in [("multiagent", 2), ("multiagent", 1), ("single-agent", 2)] {
+        let world = World::new(config(2, rounds), 3, 0, |_: &Asked| "so 7").run(recipe);
+        let society = society_names(recipe, &world.config).unwrap();
+        let mut named: Vec<String> = society.generators.into_iter().chain(society.critics).collect();
+        named.sort();
+        named.dedup();
+        let written: Vec<String> =
+            world.output.adapters.borrow().keys().map(|(_, _, name)| name.clone()).collect();
+        assert_eq!(named, written);
+    }
+}
+
+#[test]
+fn an_own_task_runs_without_touching_rust() {
+    let config = example("own-task/task.toml");
+    let Loaded { task, questions, answers } = load(&config.task).unwrap();
+    let options = questions.train[0].fields["options"].clone();
+    let first = task.prompts.first(questions.train[0].subject()).unwrap();
+    assert!(first.starts_with(&questions.train[0].text));
+    assert!(first.contains(&format!("(C) {}", options[2].as_str().unwrap())), "{first}");
+    assert!(questions.train[0].fields.get("answer").is_none());
+
+    // Agents that always say (B), in a world that knows these questions.
+    let mut world = World::new(config.clone(), 0, 0, |a: &Asked| {
+        if a.kind == "summary" { "All say B.".to_string() } else { "I think it is (b).".into() }
+    });
+    world.know(&questions);
+    let context = Context {
+        scope: Scope::new("lane", world.service.clone(), world.journal.clone()),
+        codec: world.codec.clone(),
+        task: Rc::new(task),
+        questions: Rc::new(questions),
+        answers: Rc::new(answers),
+        output: world.output.clone(),
+        seed: 0,
+        new_adapter: Rc::new(|_, _| Ok(blank())),
+    };
+    futures::executor::block_on(run_arm("multiagent", &config, context)).unwrap();
+    let label = &world.output.transcript(1, "train")[0]["vote"];
+    assert_eq!((label["answer"].as_str(), label["votes"].as_u64()), (Some("B"), Some(3)));
+    let accuracy = world.output.metric(1, "dev")["debate"]["accuracy"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&accuracy));
+    assert!(world.service.create(AdapterSource::Snapshot(blank().into())).is_ok());
+}
+
+#[test]
+fn gsm8k_reads_its_own_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = |range: std::ops::Range<usize>| {
+        range
+            .map(|i| {
+                format!("{{\"question\":\"How many is {i}?\",\"answer\":\"<<1+1=2>>\\n#### 1,{i:03}\"}}\n")
+            })
+            .collect::<String>()
+    };
+    let path = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Some(path.to_str().unwrap().to_string())
+    };
+    let mut section = example("gsm8k.toml").task;
+    section.data = path("train.jsonl", lines(0..60));
+    section.test_data = path("test.jsonl", lines(60..70));
+    (section.train_questions, section.dev_questions, section.test_questions) = (40, 2, 10);
+    let Loaded { task, questions, answers } = load(&section).unwrap();
+    let q = &questions.test[3];
+    assert!(answers.is_right(
+        &q.id,
+        task.reader.read(&format!(r"so \boxed{{{}}}", answers.reference(&q.id).unwrap())).as_deref()
+    ));
+    assert_eq!(task.reader.read("it is $1,063.").as_deref(), Some("1063"));
+}
+
+/// With `COLLOQUY_GSM8K` naming the folder of train.jsonl and test.jsonl as published.
+#[test]
+fn gsm8k_as_published_loads() {
+    let Ok(folder) = std::env::var("COLLOQUY_GSM8K") else {
+        println!("skipped: COLLOQUY_GSM8K is not set");
+        return;
+    };
+    let mut section = example("gsm8k.toml").task;
+    section.data = Some(format!("{folder}/train.jsonl"));
+    section.test_data = Some(format!("{folder}/test.jsonl"));
+    (section.train_questions, section.dev_questions, section.test_questions) = (6000, 700, 1319);
+    let Loaded { questions, answers, .. } = load(&section).unwrap();
+    let all = questions.train.iter().chain(&questions.dev).chain(&questions.test);
+    assert!(all.clone().all(|q| answers.reference(&q.id).is_some()));
+    assert_eq!(answers.reference(&questions.test[0].id), Some("18"));
+    assert_eq!(all.count(), 8019);
+}

@@ -1,0 +1,476 @@
+//! A scripted engine, codec, journal and output: recipes run on them without a model.
+#![allow(dead_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as Waker, Poll};
+
+use colloquy::adapter::Snapshot;
+use colloquy::backend::{LoraMatrix, PartId};
+use colloquy::debate::Occasion;
+use colloquy::engine::*;
+use colloquy::error::{Error, Result};
+use colloquy::recipe::{Context, run_arm};
+use colloquy::run::{Event, Output, RunConfig, TaskSection};
+use colloquy::task::{AnswerKey, Question, Questions, Task, open};
+use colloquy::text::{Codec, Message};
+use futures::future::LocalBoxFuture;
+use serde_json::Value;
+
+const END: u32 = 1;
+const USER: u32 = 2;
+const ASSISTANT: u32 = 3;
+
+/// One token a character, and one for each role and end of turn.
+pub struct CharCodec {
+    pub max_positions: usize,
+}
+
+impl Codec for CharCodec {
+    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let mut tokens = self.training(messages)?.0;
+        tokens.push(ASSISTANT);
+        Ok(tokens)
+    }
+
+    fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)> {
+        let (mut tokens, mut weights) = (vec![], vec![]);
+        for m in messages {
+            let said = m.role == "assistant";
+            tokens.push(if said { ASSISTANT } else { USER });
+            weights.push(0.0);
+            tokens.extend(m.content.chars().map(u32::from));
+            tokens.push(END);
+            weights.resize(tokens.len(), if said { m.weight.map_or(1.0, f32::from) } else { 0.0 });
+        }
+        Ok((tokens, weights))
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String> {
+        Ok(tokens.iter().filter(|t| **t > ASSISTANT).filter_map(|t| char::from_u32(*t)).collect())
+    }
+
+    fn stop_rule(&self, _strings: &[String]) -> Option<Rc<dyn StopRule>> {
+        None
+    }
+
+    fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+}
+
+/// A sample request as the script sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// `answer`, `summary` or `greedy`.
+    pub kind: &'static str,
+    pub purpose: &'static str,
+    pub iteration: usize,
+    /// The question's text (empty for greedy).
+    pub question: String,
+    pub agent: usize,
+    pub round: usize,
+    pub sample: usize,
+    pub adapter: AdapterId,
+    /// What training has made of the adapter; 0 at first.
+    pub state: u32,
+    /// The conversation's turns.
+    pub turns: Vec<String>,
+    pub key: u64,
+}
+
+pub struct Reply {
+    pub text: String,
+    pub cut: bool,
+}
+
+impl From<&str> for Reply {
+    fn from(text: &str) -> Self {
+        Reply { text: text.into(), cut: false }
+    }
+}
+
+impl From<String> for Reply {
+    fn from(text: String) -> Self {
+        Reply { text, cut: false }
+    }
+}
+
+pub type Script = Box<dyn Fn(&Asked) -> Reply>;
+
+/// Answers by the script, logs everything, and finishes samples out of order.
+pub struct FakeService {
+    script: Script,
+    keys: RefCell<HashMap<u64, Asked>>,
+    pub asked: RefCell<Vec<Asked>>,
+    pub trained: RefCell<Vec<TrainRequest>>,
+    pub restored: RefCell<Vec<(AdapterId, u32)>>,
+    states: RefCell<BTreeMap<AdapterId, u32>>,
+    pub dropped: Cell<usize>,
+    /// Changes the order in which samples finish.
+    pub jitter: Cell<u64>,
+    /// From now on sampling and training are errors.
+    pub closed: Cell<bool>,
+}
+
+/// Ready after being polled some times.
+struct After<T>(u64, Option<T>);
+
+impl<T: Unpin> Future for After<T> {
+    type Output = T;
+    fn poll(mut self: Pin<&mut Self>, waker: &mut Waker<'_>) -> Poll<T> {
+        if self.0 == 0 {
+            return Poll::Ready(self.1.take().expect("polled once more"));
+        }
+        self.0 -= 1;
+        waker.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+fn snapshot(state: u32) -> Snapshot {
+    Snapshot { weights: vec![(PartId(0), LoraMatrix::A, vec![state as f32])], ..Snapshot::default() }
+}
+
+pub fn blank() -> Snapshot {
+    snapshot(0)
+}
+
+pub fn state(snapshot: &Snapshot) -> u32 {
+    snapshot.weights[0].2[0] as u32
+}
+
+impl Service for FakeService {
+    fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>> {
+        assert!(!self.closed.get(), "sampled what the journal has");
+        let adapter = request.adapters[0].0;
+        let text: String =
+            request.prompt.iter().map(|t| char::from_u32(*t).unwrap()).filter(|c| *c != '\u{1}').collect();
+        let turns: Vec<String> = text.split(['\u{2}', '\u{3}']).map(Into::into).collect();
+        let mut asked = if request.params.temperature == 0.0 {
+            Asked { kind: "greedy", ..unknown() }
+        } else {
+            self.keys.borrow().get(&request.key).expect("a known draw key").clone()
+        };
+        asked.adapter = adapter;
+        asked.state = self.states.borrow().get(&adapter).copied().unwrap_or(0);
+        asked.turns = turns[1..turns.len() - 1].to_vec();
+        asked.key = request.key;
+        let reply = (self.script)(&asked);
+        self.asked.borrow_mut().push(asked);
+        let mut tokens: Vec<u32> = reply.text.chars().map(u32::from).collect();
+        if !reply.cut {
+            tokens.push(END);
+        }
+        let logprobs = vec![-0.5; tokens.len()];
+        let finish = if reply.cut { Finish::Length } else { Finish::Stop };
+        let wait = (request.key ^ self.jitter.get()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61;
+        Box::pin(After(wait, Some(Ok(Sample { tokens, logprobs, finish }))))
+    }
+
+    fn score(&self, _request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
+        unimplemented!()
+    }
+
+    fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
+        assert!(!self.closed.get(), "trained what the journal has");
+        assert!(self.states.borrow().contains_key(&request.adapter));
+        // The new state depends on the old one and on everything trained on.
+        let old = self.states.borrow()[&request.adapter];
+        let all = format!("{old} {:?} {:?}", request.sequences, request.steps);
+        let new = (draw_key(&[all.as_bytes()]) >> 44) as u32;
+        self.states.borrow_mut().insert(request.adapter, new);
+        let metrics = request
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(i, s)| StepMetrics {
+                step: i as u32 + 1,
+                loss: 1.0,
+                grad_norm: 0.5,
+                learning_rate: s.learning_rate,
+                tokens: s.sequences.iter().map(|&i| request.sequences[i as usize].tokens.len() as u64).sum(),
+            })
+            .collect();
+        self.trained.borrow_mut().push(request);
+        Box::pin(After(1, Some(Ok(metrics))))
+    }
+
+    fn create(&self, source: AdapterSource) -> Result<AdapterId> {
+        let AdapterSource::Snapshot(initial) = source else { unimplemented!() };
+        let id = AdapterId(self.states.borrow().len() as u32 + 1);
+        self.states.borrow_mut().insert(id, state(&initial));
+        Ok(id)
+    }
+
+    fn drop_adapter(&self, _adapter: AdapterId) -> Result<()> {
+        self.dropped.set(self.dropped.get() + 1);
+        Ok(())
+    }
+
+    fn snapshot(&self, adapter: AdapterId, _moments: bool) -> Result<Snapshot> {
+        Ok(snapshot(self.states.borrow()[&adapter]))
+    }
+
+    fn restore(&self, adapter: AdapterId, numbers: &Snapshot) -> Result<()> {
+        self.restored.borrow_mut().push((adapter, state(numbers)));
+        self.states.borrow_mut().insert(adapter, state(numbers));
+        Ok(())
+    }
+}
+
+fn unknown() -> Asked {
+    Asked {
+        kind: "",
+        purpose: "",
+        iteration: 0,
+        question: String::new(),
+        agent: 0,
+        round: 0,
+        sample: 0,
+        adapter: AdapterId::BASE,
+        state: 0,
+        turns: vec![],
+        key: 0,
+    }
+}
+
+/// The keys of everything that may be drawn: also the test that nothing else goes into a key.
+fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
+    let mut keys = HashMap::new();
+    for purpose in ["train", "dev", "test"] {
+        for question in questions.train.iter().chain(&questions.dev).chain(&questions.test) {
+            for (iteration, kind, agent, round, sample) in every() {
+                let asked = Asked {
+                    kind,
+                    purpose,
+                    iteration,
+                    question: question.text.clone(),
+                    agent,
+                    round,
+                    sample,
+                    ..unknown()
+                };
+                let key = Occasion { seed, iteration, purpose }.key(kind, question, agent, round, sample);
+                assert!(keys.insert(key, asked).is_none(), "two draws share a key");
+            }
+        }
+    }
+    keys
+}
+
+fn every() -> impl Iterator<Item = (usize, &'static str, usize, usize, usize)> {
+    (0..=3).flat_map(|iteration| {
+        ["answer", "summary"].into_iter().flat_map(move |kind| {
+            (0..5).flat_map(move |agent| {
+                (1..=4)
+                    .flat_map(move |round| (0..3).map(move |sample| (iteration, kind, agent, round, sample)))
+            })
+        })
+    })
+}
+
+/// Keeps everything.
+#[derive(Default)]
+pub struct MemoryOutput {
+    pub metrics: RefCell<BTreeMap<(String, usize, String), Value>>,
+    pub transcripts: RefCell<BTreeMap<(String, usize, String), Vec<Value>>>,
+    pub datasets: RefCell<BTreeMap<(String, usize, String), Vec<Value>>>,
+    pub adapters: RefCell<BTreeMap<(String, usize, String), u32>>,
+    pub events: RefCell<Vec<Event>>,
+}
+
+impl Output for MemoryOutput {
+    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+        let old = self.metrics.borrow_mut().insert((lane.into(), iteration, name.into()), value);
+        assert!(old.is_none(), "{name} twice");
+        Ok(())
+    }
+    fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
+        self.transcripts.borrow_mut().insert((lane.into(), iteration, name.into()), records.to_vec());
+        Ok(())
+    }
+    fn dataset(&self, lane: &str, iteration: usize, adapter: &str, records: &[Value]) -> Result<()> {
+        self.datasets.borrow_mut().insert((lane.into(), iteration, adapter.into()), records.to_vec());
+        Ok(())
+    }
+    fn adapter(&self, lane: &str, iteration: usize, adapter: &str, numbers: &Snapshot) -> Result<()> {
+        self.adapters.borrow_mut().insert((lane.into(), iteration, adapter.into()), state(numbers));
+        Ok(())
+    }
+    fn event(&self, event: Event) {
+        self.events.borrow_mut().push(event);
+    }
+}
+
+impl MemoryOutput {
+    pub fn metric(&self, iteration: usize, name: &str) -> Value {
+        self.metrics.borrow()[&("lane".to_string(), iteration, name.to_string())].clone()
+    }
+    pub fn transcript(&self, iteration: usize, name: &str) -> Vec<Value> {
+        self.transcripts.borrow()[&("lane".to_string(), iteration, name.to_string())].clone()
+    }
+    pub fn dataset(&self, iteration: usize, name: &str) -> Vec<Value> {
+        self.datasets.borrow()[&("lane".to_string(), iteration, name.to_string())].clone()
+    }
+    pub fn notes(&self) -> Vec<String> {
+        let note = |e: &Event| if let Event::Note { text, .. } = e { Some(text.clone()) } else { None };
+        self.events.borrow().iter().filter_map(note).collect()
+    }
+    /// Everything that is stored.
+    pub fn stored(&self) -> String {
+        format!(
+            "{:#?}\n{:#?}\n{:#?}\n{:#?}",
+            self.metrics.borrow(),
+            self.transcripts.borrow(),
+            self.datasets.borrow(),
+            self.adapters.borrow()
+        )
+    }
+}
+
+/// A journal in memory; a clone of it resumes.
+#[derive(Default)]
+pub struct MemoryJournal {
+    pub entries: RefCell<BTreeMap<String, Entry>>,
+    adapters: RefCell<BTreeMap<String, Vec<u32>>>,
+}
+
+impl Journal for MemoryJournal {
+    fn replay(&self, call: &str) -> Result<Option<Entry>> {
+        Ok(self.entries.borrow().get(call).cloned())
+    }
+    fn record(&self, call: &str, entry: &Entry) -> Result<()> {
+        let old = self.entries.borrow_mut().insert(call.into(), entry.clone());
+        assert!(old.is_none(), "{call} was called twice");
+        Ok(())
+    }
+    fn save_adapters(&self, call: &str, adapters: &[Snapshot]) -> Result<()> {
+        self.adapters.borrow_mut().insert(call.into(), adapters.iter().map(state).collect());
+        Ok(())
+    }
+    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
+        Ok(self.adapters.borrow()[call].iter().map(|s| snapshot(*s)).collect())
+    }
+}
+
+/// A configuration with as little as possible.
+pub fn config(agents: usize, rounds: usize) -> RunConfig {
+    let mut config = RunConfig::default();
+    (config.debate.agents, config.debate.rounds) = (agents, rounds);
+    config.run.iterations = 1;
+    config.eval.before = false;
+    config
+}
+
+/// Prompts that show what went into them.
+pub fn task() -> Task {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("first", "Q {{ question }}"),
+        ("summary", "SUM {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
+        ("debate", "DEB {{ question }} {{ summary }}"),
+        ("debate-concat", "CAT {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
+        ("alone", "ALONE {{ question }}"),
+    ] {
+        std::fs::write(dir.path().join(format!("{name}.jinja")), text).unwrap();
+    }
+    let prompts = Some(dir.path().to_str().unwrap().to_string());
+    open(&TaskSection { prompts, ..TaskSection::default() }).unwrap()
+}
+
+pub struct World {
+    pub config: RunConfig,
+    pub questions: Rc<Questions>,
+    pub answers: Rc<AnswerKey>,
+    pub codec: Rc<CharCodec>,
+    pub service: Rc<FakeService>,
+    pub output: Rc<MemoryOutput>,
+    pub journal: Rc<MemoryJournal>,
+}
+
+/// `prefix`0, `prefix`1, …
+pub fn asks(prefix: &str, count: usize) -> Vec<Question> {
+    (0..count).map(|i| Question::new(format!("{prefix}{i}"))).collect()
+}
+
+impl World {
+    /// `train` questions q0, q1, … and `dev` questions d0, d1, …; the right answer of all is 7.
+    pub fn new<R: Into<Reply>>(
+        config: RunConfig,
+        train: usize,
+        dev: usize,
+        script: impl Fn(&Asked) -> R + 'static,
+    ) -> Self {
+        let questions = Questions { train: asks("q", train), dev: asks("d", dev), test: vec![] };
+        let answers = questions.train.iter().chain(&questions.dev).map(|q| (q.id.clone(), "7".to_string()));
+        let service = FakeService {
+            script: Box::new(move |asked| script(asked).into()),
+            keys: RefCell::new(keys(&questions, 0)),
+            asked: RefCell::default(),
+            trained: RefCell::default(),
+            restored: RefCell::default(),
+            states: RefCell::default(),
+            dropped: Cell::new(0),
+            jitter: Cell::new(0),
+            closed: Cell::new(false),
+        };
+        Self {
+            config,
+            answers: Rc::new(AnswerKey::new(answers)),
+            questions: Rc::new(questions),
+            codec: Rc::new(CharCodec { max_positions: 10_000 }),
+            service: Rc::new(service),
+            output: Rc::default(),
+            journal: Rc::default(),
+        }
+    }
+
+    /// Lets other questions be asked too.
+    pub fn know(&mut self, questions: &Questions) {
+        self.service.keys.borrow_mut().extend(keys(questions, 0));
+    }
+
+    pub fn try_run(&self, recipe: &str) -> Result<()> {
+        let context = Context {
+            scope: Scope::new("lane", self.service.clone(), self.journal.clone()),
+            codec: self.codec.clone(),
+            task: Rc::new(task()),
+            questions: self.questions.clone(),
+            answers: self.answers.clone(),
+            output: self.output.clone(),
+            seed: 0,
+            new_adapter: Rc::new(|_, _| Ok(snapshot(0))),
+        };
+        futures::executor::block_on(run_arm(recipe, &self.config, context))
+    }
+
+    pub fn run(self, recipe: &str) -> Self {
+        self.try_run(recipe).unwrap();
+        self
+    }
+
+    /// What was asked in this iteration for training.
+    pub fn train_asked(&self, kind: &str, round: usize) -> Vec<Asked> {
+        let asked = self.service.asked.borrow();
+        asked.iter().filter(|a| a.purpose == "train" && a.kind == kind && a.round == round).cloned().collect()
+    }
+
+    pub fn trained(&self, adapter: u32) -> Option<TrainRequest> {
+        self.service.trained.borrow().iter().find(|r| r.adapter == AdapterId(adapter)).cloned()
+    }
+}
+
+/// One error text.
+pub fn message(result: Result<()>) -> String {
+    let e: Error = result.expect_err("an error");
+    e.to_string()
+}
+
+/// The `answer` fields of a round of a transcript.
+pub fn answers(transcript: &Value, round: usize) -> Vec<Option<String>> {
+    let turns = transcript["rounds"][round - 1]["turns"].as_array().unwrap();
+    turns.iter().map(|t| t["answer"].as_str().map(Into::into)).collect()
+}
