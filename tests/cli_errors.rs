@@ -4,8 +4,8 @@ mod shell;
 
 use std::path::Path;
 
-use shell::*;
 use serde_json::{Value, json};
+use shell::*;
 
 /// A copy of the tiny model, to be broken.
 fn model(dir: &Path) -> String {
@@ -69,8 +69,32 @@ fn usage_errors_are_exit_code_2() {
         &["run", "--set", "debate.rounds"],
         &["train", "--model", "m", "--output", "o", "--adapter", "a=new", "--data", "b=in.jsonl"],
         &["train", "--model", "m", "--output", "o", "--adapter", "a=new:rank=0", "--data", "a=in.jsonl"],
-        &["train", "--model", "m", "--output", "o", "--adapter", "a=new", "--data", "a=in.jsonl", "--learning-rate", "x"],
-        &["train", "--model", "m", "--output", "o", "--adapter", "a=new", "--data", "a=in.jsonl", "--shuffle", "b=true"],
+        &[
+            "train",
+            "--model",
+            "m",
+            "--output",
+            "o",
+            "--adapter",
+            "a=new",
+            "--data",
+            "a=in.jsonl",
+            "--learning-rate",
+            "x",
+        ],
+        &[
+            "train",
+            "--model",
+            "m",
+            "--output",
+            "o",
+            "--adapter",
+            "a=new",
+            "--data",
+            "a=in.jsonl",
+            "--shuffle",
+            "b=true",
+        ],
     ] {
         fail(dir.path(), args, 2);
         assert!(!dir.path().join("o").exists());
@@ -106,8 +130,10 @@ fn other_devices_say_what_this_build_has() {
 
 #[test]
 fn broken_weights() {
-    let file = |dir: &Path| dir.join("model/model.safetensors");
-    let tensor = "model.layers.0.mlp.up_proj.weight";
+    fn file(dir: &Path) -> std::path::PathBuf {
+        dir.join("model/model.safetensors")
+    }
+    const TENSOR: &str = "model.layers.0.mlp.up_proj.weight";
     type Break = Box<dyn Fn(&Path)>;
     let cases: Vec<(&str, Break, &[&str])> = vec![
         ("missing file", Box::new(|d| std::fs::remove_file(file(d)).unwrap()), &["model"]),
@@ -120,7 +146,11 @@ fn broken_weights() {
             &["model.safetensors"],
         ),
         ("empty", Box::new(|d| std::fs::write(file(d), "").unwrap()), &["model.safetensors"]),
-        ("no safetensors", Box::new(|d| std::fs::write(file(d), [0xff; 300]).unwrap()), &["model.safetensors"]),
+        (
+            "no safetensors",
+            Box::new(|d| std::fs::write(file(d), [0xff; 300]).unwrap()),
+            &["model.safetensors"],
+        ),
         (
             "header is no JSON",
             Box::new(|d| {
@@ -134,30 +164,30 @@ fn broken_weights() {
             "a tensor is missing",
             Box::new(move |d| {
                 edit_header(&file(d), |h| {
-                    let value = h.as_object_mut().unwrap().remove(tensor).unwrap();
+                    let value = h.as_object_mut().unwrap().remove(TENSOR).unwrap();
                     h["something.else"] = value;
                 })
             }),
-            &[tensor],
+            &[TENSOR],
         ),
         (
             "overlap",
             Box::new(move |d| {
-                edit_header(&file(d), |h| h[tensor]["data_offsets"] = json!([0, 32768]));
+                edit_header(&file(d), |h| h[TENSOR]["data_offsets"] = json!([0, 32768]));
             }),
             &["model.safetensors"],
         ),
         (
             "out of range",
             Box::new(move |d| {
-                edit_header(&file(d), |h| h[tensor]["data_offsets"] = json!([1_000_000_000, 1_000_032_768]));
+                edit_header(&file(d), |h| h[TENSOR]["data_offsets"] = json!([1_000_000_000, 1_000_032_768]));
             }),
-            &[tensor],
+            &[TENSOR],
         ),
         (
             "another shape",
-            Box::new(move |d| edit_header(&file(d), |h| h[tensor]["shape"] = json!([64, 128]))),
-            &[tensor, "[128, 64]"],
+            Box::new(move |d| edit_header(&file(d), |h| h[TENSOR]["shape"] = json!([64, 128]))),
+            &[TENSOR, "[128, 64]"],
         ),
     ];
     for (what, break_it, expected) in cases {
@@ -172,7 +202,11 @@ fn broken_weights() {
 #[test]
 fn broken_configs() {
     let cases: [(&str, fn(&mut Value), &[&str]); 4] = [
-        ("no field", |c| drop(c.as_object_mut().unwrap().remove("hidden_size")), &["config.json", "hidden_size"]),
+        (
+            "no field",
+            |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
+            &["config.json", "hidden_size"],
+        ),
         (
             "unknown architecture",
             |c| {
@@ -219,7 +253,11 @@ fn adapters_that_do_not_fit() {
         ),
         (
             "unknown target",
-            |d| edit_json(&d.join("adapter_config.json"), |c| c["target_modules"] = json!(["q_proj", "qq_proj"])),
+            |d| {
+                edit_json(&d.join("adapter_config.json"), |c| {
+                    c["target_modules"] = json!(["q_proj", "qq_proj"])
+                })
+            },
             &["adapter_config.json", "target_modules", "qq_proj"],
         ),
         (
@@ -235,7 +273,17 @@ fn adapters_that_do_not_fit() {
         write(dir.path(), "in.jsonl", GOOD);
         let e = fail(
             dir.path(),
-            &["score", "--model", "model", "--adapter", "a=model/adapters/a", "--input", "in.jsonl", "--output", "o"],
+            &[
+                "score",
+                "--model",
+                "model",
+                "--adapter",
+                "a=model/adapters/a",
+                "--input",
+                "in.jsonl",
+                "--output",
+                "o",
+            ],
             1,
         );
         assert!(expected.iter().all(|x| e.contains(x)), "{what}: {e}");
@@ -259,12 +307,22 @@ fn bad_records_name_their_line() {
     for (line, expected) in cases {
         write(dir.path(), "in.jsonl", &format!("{GOOD}\n{line}\n{GOOD}"));
         for command in ["score", "generate"] {
-            let e = fail(dir.path(), &[command, "--model", "model", "--input", "in.jsonl", "--output", "o"], 1);
+            let e =
+                fail(dir.path(), &[command, "--model", "model", "--input", "in.jsonl", "--output", "o"], 1);
             assert!(e.contains(expected), "{command} {line}: {e}");
             assert!(!dir.path().join("o").exists());
         }
-        let args =
-            ["train", "--model", "model", "--adapter", "a=new", "--data", "a=in.jsonl", "--output", "trained"];
+        let args = [
+            "train",
+            "--model",
+            "model",
+            "--adapter",
+            "a=new",
+            "--data",
+            "a=in.jsonl",
+            "--output",
+            "trained",
+        ];
         let e = fail(dir.path(), &args, 1);
         assert!(e.contains("in.jsonl:3: "), "train {line}: {e}");
         assert!(!dir.path().join("trained").exists());
@@ -277,7 +335,8 @@ fn bad_records_name_their_line() {
         ("{\"tokens\": [1], \"max_token\": 3}", "max_token"),
     ] {
         write(dir.path(), "in.jsonl", line);
-        let e = fail(dir.path(), &["generate", "--model", "model", "--input", "in.jsonl", "--output", "o"], 1);
+        let e =
+            fail(dir.path(), &["generate", "--model", "model", "--input", "in.jsonl", "--output", "o"], 1);
         assert!(e.contains(&format!("in.jsonl:1: {field}: ")), "{line}: {e}");
     }
     write(dir.path(), "empty.jsonl", "\n\n");
@@ -293,8 +352,21 @@ fn a_loss_that_is_not_finite() {
     model(dir.path());
     write(dir.path(), "in.jsonl", GOOD);
     let args = [
-        "train", "--model", "model", "--adapter", "a=new:rank=4", "--data", "a=in.jsonl", "--output", "trained",
-        "--learning-rate", "1e30", "--max-steps", "5", "--max-grad-norm", "0",
+        "train",
+        "--model",
+        "model",
+        "--adapter",
+        "a=new:rank=4",
+        "--data",
+        "a=in.jsonl",
+        "--output",
+        "trained",
+        "--learning-rate",
+        "1e30",
+        "--max-steps",
+        "5",
+        "--max-grad-norm",
+        "0",
     ];
     let e = fail(dir.path(), &args, 1);
     assert!(e.contains("not a finite number") || e.contains("finite"), "{e}");

@@ -2,8 +2,8 @@
 
 mod shell;
 
-use shell::*;
 use serde_json::{Value, json};
+use shell::*;
 
 const VOCAB: usize = 256;
 
@@ -74,7 +74,16 @@ fn score_reproduces_the_reference() {
         write_records(&dir.path().join("in.jsonl"), &records);
         let (model, a, b) = (f.model(), f.adapter("a"), f.adapter("b"));
         let args = [
-            "score", "--model", &model, "--adapter", &a, "--adapter", &b, "--input", "in.jsonl", "--output",
+            "score",
+            "--model",
+            &model,
+            "--adapter",
+            &a,
+            "--adapter",
+            &b,
+            "--input",
+            "in.jsonl",
+            "--output",
             "out.jsonl",
         ];
         succeed(dir.path(), &args);
@@ -97,9 +106,10 @@ fn score_reproduces_the_reference() {
 
         // Alone, from stdin to stdout: the same line.
         let text = format!("{}\n", records[5]);
-        let mut child = colloquy(dir.path(), &[
-            "score", "--model", &model, "--adapter", &b, "--input", "-", "--output", "-", "--threads", "1",
-        ])
+        let mut child = colloquy(
+            dir.path(),
+            &["score", "--model", &model, "--adapter", &b, "--input", "-", "--output", "-", "--threads", "1"],
+        )
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -116,7 +126,8 @@ fn score_reproduces_the_reference() {
 const SEQUENCES: [(&str, &[usize]); 2] = [("a", &[0, 1, 2]), ("b", &[2, 3])];
 
 fn train(f: &Fixture, dir: &std::path::Path, adapters: &[&str], output: &str, more: &[&str]) {
-    let mut args: Vec<String> = ["train", "--model", &f.model(), "--output", output].map(String::from).to_vec();
+    let mut args: Vec<String> =
+        ["train", "--model", &f.model(), "--output", output].map(String::from).to_vec();
     for (name, sequences) in SEQUENCES.iter().filter(|(n, _)| adapters.contains(n)) {
         let records: Vec<Value> =
             sequences.iter().map(|i| json!({"tokens": f.ids(*i), "weights": f.weights(*i)})).collect();
@@ -150,19 +161,24 @@ fn train_reproduces_the_reference() {
                 let expected = f64::from(f.reference.floats(&format!("{adapter}.{of}.step{step}"))[0]);
                 let got = m[field].as_f64().unwrap();
                 let error = (got - expected).abs() / expected.abs();
-                println!("{name} {adapter} step {step} {field}: {got} vs {expected}, {:.1} % of the budget", error / 1e-6);
+                println!(
+                    "{name} {adapter} step {step} {field}: {got} vs {expected}, {:.1} % of the budget",
+                    error / 1e-6
+                );
                 assert!(error <= 1e-4, "{name} {adapter} step {step} {field}: {got} vs {expected}");
             }
         }
         for (adapter, sequences) in SEQUENCES {
-            let before = Tensors::open(&fixture(name).join(format!("adapters/{adapter}/adapter_model.safetensors")));
+            let before =
+                Tensors::open(&fixture(name).join(format!("adapters/{adapter}/adapter_model.safetensors")));
             let after = Tensors::open(&dir.path().join(format!("out/{adapter}/adapter_model.safetensors")));
             assert_eq!(metrics.iter().filter(|m| m["adapter"] == adapter).count(), 3);
             assert!(!sequences.is_empty());
             let mut worst = 0.0f64;
             for tensor in before.names() {
-                let reference =
-                    f.reference.floats(&format!("{adapter}.after3.{}", tensor.replace(".weight", ".default.weight")));
+                let reference = f
+                    .reference
+                    .floats(&format!("{adapter}.after3.{}", tensor.replace(".weight", ".default.weight")));
                 let (old, new) = (before.floats(&tensor), after.floats(&tensor));
                 let off = norm(new.iter().zip(&reference).map(|(n, r)| f64::from(*n) - f64::from(*r)));
                 let size = norm(reference.iter().zip(&old).map(|(r, o)| f64::from(*r) - f64::from(*o)));
@@ -207,7 +223,17 @@ fn generations_do_not_depend_on_company_or_order() {
         write_records(&dir.path().join(format!("{name}.in")), records);
         let (input, output) = (format!("{name}.in"), format!("{name}.out"));
         let args = [
-            "generate", "--model", &model, "--adapter", &a, "--adapter", &b, "--input", &input, "--output", &output,
+            "generate",
+            "--model",
+            &model,
+            "--adapter",
+            &a,
+            "--adapter",
+            &b,
+            "--input",
+            &input,
+            "--output",
+            &output,
         ];
         succeed(dir.path(), &args);
         read_lines(&dir.path().join(output))
@@ -245,7 +271,17 @@ fn generations_do_not_depend_on_company_or_order() {
         .collect();
     write_records(&dir.path().join("score.in"), &scored);
     let args = [
-        "score", "--model", &model, "--adapter", &a, "--adapter", &b, "--input", "score.in", "--output", "score.out",
+        "score",
+        "--model",
+        &model,
+        "--adapter",
+        &a,
+        "--adapter",
+        &b,
+        "--input",
+        "score.in",
+        "--output",
+        "score.out",
     ];
     succeed(dir.path(), &args);
     for (score, out) in read_lines(&dir.path().join("score.out")).iter().zip(&together) {

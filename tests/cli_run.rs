@@ -101,7 +101,9 @@ fn a_run_leaves_a_complete_folder() {
         for name in ["generator-0", "generator-1", "critic-0", "critic-1"] {
             assert!(files.contains_key(&format!("data/multiagent/seed-0/iteration-{i}/{name}.jsonl")));
             for file in ["adapter_config.json", "adapter_model.safetensors"] {
-                assert!(files.contains_key(&format!("adapters/multiagent/seed-0/iteration-{i}/{name}/{file}")));
+                assert!(
+                    files.contains_key(&format!("adapters/multiagent/seed-0/iteration-{i}/{name}/{file}"))
+                );
             }
         }
     }
@@ -142,11 +144,27 @@ fn a_run_leaves_a_complete_folder() {
 fn progress_goes_to_stderr_and_tables_fit_80_columns() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = small("run");
-    args.extend(["--set", "run.iterations=1", "--set", "task.train_questions=2", "--set", "task.dev_questions=2"]);
+    args.extend([
+        "--set",
+        "run.iterations=1",
+        "--set",
+        "task.train_questions=2",
+        "--set",
+        "task.dev_questions=2",
+    ]);
     let output = run(dir.path(), &args);
     let (out, err) = (String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output));
     assert!(output.status.success(), "{err}");
-    for part in ["model    ", "device   cpu", "memory   ", "the first debate", "question", "agent 1", "vote", "colloquy debate --society run"] {
+    for part in [
+        "model    ",
+        "device   cpu",
+        "memory   ",
+        "the first debate",
+        "question",
+        "agent 1",
+        "vote",
+        "colloquy debate --society run",
+    ] {
         assert!(err.contains(part), "{part}: {err}");
     }
     assert!(!out.contains("agent 1") && !err.contains('\x1b'));
@@ -216,7 +234,8 @@ fn a_full_disk_stops_the_run_and_keeps_what_is_complete() {
     let binary = env!("CARGO_BIN_EXE_colloquy");
     // Files may have 40 KiB: the journal outgrows that.
     let command = format!("trap '' XFSZ; ulimit -f 80; exec '{binary}' {}", small("run").join(" "));
-    let output = std::process::Command::new("sh").args(["-c", &command]).current_dir(dir.path()).output().unwrap();
+    let output =
+        std::process::Command::new("sh").args(["-c", &command]).current_dir(dir.path()).output().unwrap();
     let e = one_error(&output, &["run"], 1);
     assert!(e.contains("run/") || e.contains("run\\"), "it names a file: {e}");
     assert!(stderr(&output).contains("colloquy resume run"), "{}", stderr(&output));
@@ -253,7 +272,10 @@ fn the_plan_and_the_configurations_can_be_seen_first() {
     assert!(plan.contains("multiagent") && plan.contains("KV cache"), "{plan}");
     assert!(plan.lines().all(|l| l.chars().count() <= 80), "{plan}");
     let resolved = succeed(dir.path(), &["run", "my.toml", "--dry-run", "--print-config"]);
-    assert!(resolved.contains("adam_beta2 = 0.999") && resolved.contains("learning_rate = 0.0005\n"), "{resolved}");
+    assert!(
+        resolved.contains("adam_beta2 = 0.999") && resolved.contains("learning_rate = 0.0005\n"),
+        "{resolved}"
+    );
     assert!(!dir.path().join("runs").exists(), "nothing is written");
     assert_eq!(run(dir.path(), &["run", "--print-config", "nothing"]).status.code(), Some(2));
 }
@@ -281,7 +303,10 @@ fn debates_are_told_and_written() {
     assert_eq!(transcripts.len(), 2);
     assert_eq!(transcripts[0]["rounds"][1]["turns"].as_array().unwrap().len(), 2);
     assert!(fail(dir.path(), &["debate", "Why?"], 1).contains("expression"));
-    assert!(fail(dir.path(), &["debate", "1+1", "--society", &format!("{society}@7")], 1).contains("no iteration 7"));
+    assert!(
+        fail(dir.path(), &["debate", "1+1", "--society", &format!("{society}@7")], 1)
+            .contains("no iteration 7")
+    );
     assert_eq!(run(dir.path(), &["debate"]).status.code(), Some(2));
 }
 
@@ -302,7 +327,19 @@ fn eval_measures_what_the_run_measured() {
     }
     let one = succeed(
         dir.path(),
-        &["eval", "--model", "embedded", "--task", "arithmetic", "--method", "greedy", "--questions", "3", "--split", "test"],
+        &[
+            "eval",
+            "--model",
+            "embedded",
+            "--task",
+            "arithmetic",
+            "--method",
+            "greedy",
+            "--questions",
+            "3",
+            "--split",
+            "test",
+        ],
     );
     assert!(one.contains("3 questions") && one.contains("greedy") && !one.contains("debate"), "{one}");
 }
@@ -327,10 +364,12 @@ fn a_runs_data_and_adapters_are_inputs_of_the_other_commands() {
     )
     .unwrap();
     let society = run.to_str().unwrap();
-    let out = succeed(dir.path(), &["generate", "--society", society, "--input", "in.jsonl", "--output", "-"]);
+    let out =
+        succeed(dir.path(), &["generate", "--society", society, "--input", "in.jsonl", "--output", "-"]);
     let sample = &lines(&out)[0];
     assert!(!sample["text"].as_str().unwrap().is_empty(), "{sample}");
-    let stop = "{\"text\": \"<|user|>7+8<|end|><|assistant|>\", \"max_tokens\": 30, \"stop\": [\"1\", \"5\"]}";
+    let stop =
+        "{\"text\": \"<|user|>7+8<|end|><|assistant|>\", \"max_tokens\": 30, \"stop\": [\"1\", \"5\"]}";
     std::fs::write(dir.path().join("stop.jsonl"), stop).unwrap();
     let args = ["generate", "--model", "embedded", "--input", "stop.jsonl", "--output", "-"];
     let sample = &lines(&succeed(dir.path(), &args))[0];

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 /// Bottom to top. A module may use itself and what stands before it.
 const MODULES: [&str; 15] = [
-    "error", "backend", "files", "adapter", "model", "engine", "text", "run", "report", "measure", "prompt", "task",
-    "debate", "recipe", "cli",
+    "error", "backend", "files", "adapter", "model", "engine", "text", "run", "report", "measure", "prompt",
+    "task", "debate", "recipe", "cli",
 ];
 const MAX_LINES: usize = 800;
 
@@ -16,7 +16,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(sources(&path));
-        } else if path.extension().is_some_and(|e| ["rs", "cu", "cuh", "py"].iter().any(|known| e == *known)) {
+        } else if path.extension().is_some_and(|e| ["rs", "cu", "cuh", "py"].iter().any(|known| e == *known))
+        {
             found.push(path);
         }
     }
@@ -76,8 +77,9 @@ fn imports_point_down_the_list() {
     let mut wrong = Vec::new();
     for path in sources(&root().join("src")) {
         let Some(module) = module_of(&path) else { continue };
-        let own = rank(&module)
-            .unwrap_or_else(|| panic!("{}: module `{module}` is not in the list of this test", path.display()));
+        let own = rank(&module).unwrap_or_else(|| {
+            panic!("{}: module `{module}` is not in the list of this test", path.display())
+        });
         let text = std::fs::read_to_string(&path).unwrap();
         // Unit tests may look up: they are no part of the house.
         let text = text.split("#[cfg(test)]\nmod ").next().unwrap();

@@ -70,7 +70,11 @@ impl Council {
 
         let mut wanted = match &found {
             Some(f) => Wanted {
-                adapters: f.adapters.iter().map(|(n, p)| (n.clone(), AdapterOrigin::Folder(p.clone()))).collect(),
+                adapters: f
+                    .adapters
+                    .iter()
+                    .map(|(n, p)| (n.clone(), AdapterOrigin::Folder(p.clone())))
+                    .collect(),
                 ..Wanted::of_model(&config.model.path)
             },
             None => Wanted::of_model(&config.model.path),
@@ -79,7 +83,9 @@ impl Council {
         let session = Session::open(&wanted, common, screen)?;
         let codec: Rc<dyn Codec> = match &session.tokenizer {
             Some(t) => t.clone(),
-            None => return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need")),
+            None => {
+                return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need"));
+            }
         };
         let society = society(&arm, &session, found.as_ref())?;
         let task = Rc::new(task::open(&config.task)?);

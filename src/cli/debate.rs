@@ -126,10 +126,11 @@ fn read_questions(args: &Args) -> Result<Vec<Asked>> {
     let mut asked = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let place = format!("{name}:{}", i + 1);
-        let record: Value = serde_json::from_str(line).map_err(|e| Error::input(&place, format!("not JSON: {e}")))?;
+        let record: Value =
+            serde_json::from_str(line).map_err(|e| Error::input(&place, format!("not JSON: {e}")))?;
         let question = record["question"].as_str().map(str::trim).filter(|q| !q.is_empty());
-        let question =
-            question.ok_or_else(|| Error::input(format!("{place}: question"), "missing, expected a string"))?;
+        let question = question
+            .ok_or_else(|| Error::input(format!("{place}: question"), "missing, expected a string"))?;
         let right = match &record["answer"] {
             Value::String(s) => Some(s.clone()),
             Value::Number(n) => Some(n.to_string()),

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use clap::Args as ClapArgs;
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Value, json};
 
 use super::common::Common;
@@ -15,6 +14,7 @@ use crate::debate::Occasion;
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
 use crate::recipe::{self, Evaluation, Methods};
+use crate::report;
 use crate::task::{self, AnswerKey, Question};
 
 /// Options of `eval`.
@@ -141,15 +141,18 @@ fn questions(args: &Args, council: &Council) -> Result<(Vec<Question>, AnswerKey
 }
 
 fn show(metrics: &Value) -> String {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_width(80);
-    table.set_header(["method", "accuracy % ±", "parsed %", "cut off %", "tokens"]);
+    let header = ["method", "accuracy % ±", "parsed %", "cut off %", "tokens"];
+    let mut rows = Vec::new();
     let mut add = |name: &str, value: &Value| {
         let Some(accuracy) = value["accuracy"].as_f64() else { return };
         let percent = |key: &str| format!("{:.1}", 100.0 * value[key].as_f64().unwrap_or(0.0));
-        table.add_row([
+        rows.push(vec![
             name.to_string(),
-            format!("{:.1} ±{:.1}", 100.0 * accuracy, 100.0 * value["standard_error"].as_f64().unwrap_or(0.0)),
+            format!(
+                "{:.1} ±{:.1}",
+                100.0 * accuracy,
+                100.0 * value["standard_error"].as_f64().unwrap_or(0.0)
+            ),
             percent("parse_rate"),
             percent("truncation_rate"),
             format!("{:.0}", value["mean_tokens"].as_f64().unwrap_or(0.0)),
@@ -163,10 +166,5 @@ fn show(metrics: &Value) -> String {
         let last = if m + 1 == rounds.len() { " (final)" } else { "" };
         add(&format!("debate, vote of round {}{last}", m + 1), round);
     }
-    for column in 1..5 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    format!("{} questions\n{table}", metrics["questions"])
+    format!("{} questions\n{}", metrics["questions"], report::table(&header, &rows).trim_end())
 }

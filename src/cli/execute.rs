@@ -187,7 +187,8 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     let write_adapter: AdapterWriter =
         Box::new(move |path, snapshot| write_peft(path, snapshot, &layout, &base));
     let show = Show::new(screen.clone(), arms);
-    let recorder = Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
+    let recorder =
+        Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
     let output: Rc<dyn Output> = Rc::new(Watched {
         recorder,
         screen: screen.clone(),
@@ -242,7 +243,8 @@ impl Output for Watched {
         let count = measured.entry(iteration).or_default();
         *count += 1;
         if *count == self.lanes {
-            let upto = |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64) <= Some(iteration as u64);
+            let upto =
+                |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64) <= Some(iteration as u64);
             let metrics: Vec<_> = read_metrics(&self.folder)?.into_iter().filter(upto).collect();
             if let Some(table) = report::accuracy(&metrics, "dev") {
                 self.screen.line(&table);
@@ -299,7 +301,11 @@ impl Show {
         let id = transcript["id"].as_str().unwrap_or_default();
         let right = self.answers.iter().find_map(|key| key.reference(id));
         let title = live::heading(&format!("the first debate, of {lane}"));
-        self.screen.line(&format!("{}\n{}", paint.dim(&title), live::debate(transcript, right, paint).trim_end()));
+        self.screen.line(&format!(
+            "{}\n{}",
+            paint.dim(&title),
+            live::debate(transcript, right, paint).trim_end()
+        ));
         self.screen.line(&paint.dim(&"─".repeat(78)));
     }
 }
@@ -345,7 +351,9 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
 fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<()> {
     let then = read_manifest(folder)?;
     let place = folder.join("manifest.json");
-    for (key, what) in [("model", "the model"), ("data_sha256", "the data"), ("prompts_sha256", "the prompts")] {
+    for (key, what) in
+        [("model", "the model"), ("data_sha256", "the data"), ("prompts_sha256", "the prompts")]
+    {
         if then[key] != now[key] {
             return Err(Error::input(
                 format!("{}: {key}", place.display()),

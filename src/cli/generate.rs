@@ -73,7 +73,9 @@ fn wishes(record: &Record, args: &Args) -> Result<Wishes> {
         max_tokens: record.field("max_tokens", "a whole number")?.unwrap_or(args.max_tokens),
     };
     if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
-        return Err(record.error("temperature", format!("found {}, expected a number >= 0", params.temperature)));
+        return Err(
+            record.error("temperature", format!("found {}, expected a number >= 0", params.temperature))
+        );
     }
     if !(params.top_p > 0.0 && params.top_p <= 1.0) {
         return Err(record.error("top_p", format!("found {}, expected a number > 0 and <= 1", params.top_p)));

@@ -1,11 +1,10 @@
 //! `colloquy run --dry-run`: what a run would do and need.
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
-
 use super::execute;
 use super::screen::Screen;
 use crate::error::Result;
 use crate::recipe;
+use crate::report;
 use crate::run::{Arm, Plan};
 
 /// Upper bounds of one arm's work for one seed.
@@ -77,13 +76,12 @@ pub fn adapters(arm: &Arm) -> usize {
 pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     let ready = execute::prepare(plan, screen)?;
     let seeds = plan.config.run.seeds.len();
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_width(80);
-    table.set_header(["arm", "recipe", "seeds", "adapters", "training samples", "eval samples", "new tokens ≤"]);
+    let header = ["arm", "recipe", "seeds", "adapters", "train samples", "eval samples", "tokens ≤"];
+    let mut rows: Vec<Vec<String>> = Vec::new();
     let mut total = Work::default();
     for arm in &plan.arms {
         let w = Work::of(arm);
-        table.add_row([
+        rows.push(vec![
             arm.name.clone(),
             arm.recipe.clone(),
             seeds.to_string(),
@@ -98,7 +96,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
         total.adapters += seeds * w.adapters;
     }
     if plan.arms.len() > 1 {
-        table.add_row([
+        rows.push(vec![
             "in all".to_string(),
             String::new(),
             String::new(),
@@ -108,12 +106,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
             super::session::count(total.tokens),
         ]);
     }
-    for column in 2..7 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    println!("{table}");
+    print!("{}", report::table(&header, &rows));
     println!("\nmemory");
     for line in ready.session.engine.with(|e| e.plan().to_string()).lines() {
         println!("  {line}");
@@ -121,7 +114,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     for arm in &plan.arms {
         let t = &arm.config.task;
         println!(
-            "\n{}: task {}, {} train, {} dev, {} test questions; {} iterations, {} agents, {} rounds",
+            "\n{}: {}, {} train, {} dev, {} test questions;\n  {} iterations, {} agents, {} rounds",
             arm.name,
             t.name,
             t.train_questions,
@@ -132,7 +125,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
             arm.config.debate.rounds
         );
     }
-    println!("\nSamples that arms share while their weights are equal are drawn once; the numbers above are bounds.");
+    println!("\nArms whose weights are still equal share samples; the numbers above are bounds.");
     Ok(())
 }
 

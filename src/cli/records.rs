@@ -42,8 +42,7 @@ const COMMON: [&str; 7] = ["id", "adapter", "tokens", "text", "messages", "promp
 impl Record {
     /// An error about a field of this record.
     pub fn error(&self, field: &str, problem: impl ToString) -> Error {
-        let place =
-            if field.is_empty() { self.place.clone() } else { format!("{}: {field}", self.place) };
+        let place = if field.is_empty() { self.place.clone() } else { format!("{}: {field}", self.place) };
         Error::input(place, problem)
     }
 
@@ -87,8 +86,7 @@ impl Record {
             .collect();
         match kinds[..] {
             ["tokens"] => {
-                let tokens: Vec<u32> =
-                    self.field("tokens", "an array of token ids")?.unwrap_or_default();
+                let tokens: Vec<u32> = self.field("tokens", "an array of token ids")?.unwrap_or_default();
                 if tokens.is_empty() {
                     return Err(self.error("tokens", "found no tokens, expected at least one"));
                 }
@@ -97,7 +95,11 @@ impl Record {
                     if w.len() != tokens.len() {
                         return Err(self.error(
                             "weights",
-                            format!("found {} weights, expected one for each of {} tokens", w.len(), tokens.len()),
+                            format!(
+                                "found {} weights, expected one for each of {} tokens",
+                                w.len(),
+                                tokens.len()
+                            ),
                         ));
                     }
                     if w.iter().any(|w| !w.is_finite()) {
@@ -122,7 +124,10 @@ impl Record {
                     None => Err(self.error("completion", "missing; it goes with `prompt`")),
                 }
             }
-            [] => Err(self.error("", "found no content, expected one of `tokens`, `text`, `messages`, `prompt`")),
+            [] => {
+                Err(self
+                    .error("", "found no content, expected one of `tokens`, `text`, `messages`, `prompt`"))
+            }
             _ => Err(self.error("", format!("found `{}`, expected one of them", kinds.join("` and `")))),
         }
     }
@@ -184,7 +189,10 @@ impl Sink {
             return Ok(Sink::Stdout);
         }
         if path.exists() && !force {
-            return Err(Error::file(path, "exists already; choose another --output, or --force to replace it"));
+            return Err(Error::file(
+                path,
+                "exists already; choose another --output, or --force to replace it",
+            ));
         }
         if path.is_dir() {
             return Err(Error::file(path, "is a folder"));
@@ -222,7 +230,8 @@ mod tests {
 
     #[test]
     fn contents_are_read() {
-        let r = parse(r#"{"id":[1],"adapter":null,"tokens":[1,2],"weights":[0,1.5],"note":"kept out"}"#).unwrap();
+        let r =
+            parse(r#"{"id":[1],"adapter":null,"tokens":[1,2],"weights":[0,1.5],"note":"kept out"}"#).unwrap();
         assert_eq!(r.content, Content::Tokens(vec![1, 2], Some(vec![0.0, 1.5])));
         assert_eq!((r.id, r.adapter), (serde_json::json!([1]), None));
         let r = parse(r#"{"messages":[{"role":"user","content":"hi","weight":0}]}"#).unwrap();

@@ -12,7 +12,7 @@ use crate::adapter::AdapterOrigin;
 use crate::backend::cpu::CpuBackend;
 use crate::engine::*;
 use crate::error::{Error, Result};
-use crate::model::{EMBEDDED, LoadOptions, Model, ModelConfig, ModelFiles};
+use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use crate::run::{is_name, read_manifest};
 use crate::text::{ChatTokenizer, Codec};
 
@@ -38,8 +38,7 @@ impl Wanted {
         if let Some(society) = &args.society {
             let society = Society::find(society, args.lane.as_deref())?;
             model = Some(society.model);
-            adapters =
-                society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
+            adapters = society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
         }
         let model = model.ok_or_else(|| {
             Error::Usage("no model: give --model DIR, --model embedded or --society DIR".into())
@@ -109,10 +108,8 @@ impl Society {
             .as_str()
             .ok_or_else(|| Error::file(&folder.join("manifest.json"), "field model.path: missing"))?;
         let of_lane = folder.join("adapters").join(lane);
-        let mut known: Vec<usize> = list(&of_lane)
-            .iter()
-            .filter_map(|n| n.strip_prefix("iteration-")?.parse().ok())
-            .collect();
+        let mut known: Vec<usize> =
+            list(&of_lane).iter().filter_map(|n| n.strip_prefix("iteration-")?.parse().ok()).collect();
         known.sort_unstable();
         let iteration = match iteration {
             Some(i) if i == 0 || known.contains(&i) => i,
@@ -125,7 +122,8 @@ impl Society {
             None => known.last().copied().unwrap_or(0),
         };
         let at = of_lane.join(format!("iteration-{iteration}"));
-        let adapters = list(&at).into_iter().filter(|n| is_name(n)).map(|n| (n.clone(), at.join(n))).collect();
+        let adapters =
+            list(&at).into_iter().filter(|n| is_name(n)).map(|n| (n.clone(), at.join(n))).collect();
         Ok(Self { model: model.to_string(), adapters, lane: lane.to_string(), iteration, folder })
     }
 }
@@ -148,11 +146,6 @@ fn list(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Opens a model folder, or the embedded model.
-pub fn open_model(name: &str) -> Result<ModelFiles> {
-    if name == EMBEDDED { ModelFiles::embedded() } else { ModelFiles::open(Path::new(name)) }
-}
-
 /// A model ready to work.
 pub struct Session {
     /// Its files, for hashes.
@@ -173,7 +166,7 @@ impl Session {
     /// Loads everything, and tells the screen what and how large.
     pub fn open(wanted: &Wanted, common: &Common, screen: &Screen) -> Result<Self> {
         choose_device(common.device.as_deref().unwrap_or("auto"), "--device")?;
-        let files = open_model(&wanted.model)?;
+        let files = ModelFiles::named(&wanted.model)?;
         let config = ModelConfig::read(&files)?;
         let tokenizer = match files.text("tokenizer.json") {
             Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
@@ -240,7 +233,10 @@ impl Session {
         self.tokenizer.as_deref().ok_or_else(|| {
             Error::input(
                 place,
-                format!("{} has no tokenizer.json; only records with `tokens` work with it", self.files.place()),
+                format!(
+                    "{} has no tokenizer.json; only records with `tokens` work with it",
+                    self.files.place()
+                ),
             )
         })
     }
@@ -278,9 +274,7 @@ impl Session {
             Content::Messages(messages) if prompt => {
                 ("messages", ones(codec()?.prompt(messages).map_err(at("messages"))?))
             }
-            Content::Messages(messages) => {
-                ("messages", codec()?.training(messages).map_err(at("messages"))?)
-            }
+            Content::Messages(messages) => ("messages", codec()?.training(messages).map_err(at("messages"))?),
             Content::PromptCompletion(before, after) => {
                 let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
                 let mut weights = vec![0.0; tokens.len()];
@@ -291,7 +285,9 @@ impl Session {
         };
         let (vocab, context) = self.engine.with(|e| (e.config().vocab_size, e.config().max_positions));
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(record.error(field, format!("found token {t}, expected less than {vocab}, the vocabulary")));
+            return Err(
+                record.error(field, format!("found token {t}, expected less than {vocab}, the vocabulary"))
+            );
         }
         if tokens.is_empty() {
             return Err(record.error(field, "found no tokens, expected at least one"));
@@ -308,10 +304,7 @@ impl Session {
     }
 
     /// Runs one future to its end, with the engine.
-    pub fn drive(
-        &self,
-        work: impl std::future::Future<Output = Result<()>> + 'static,
-    ) -> Result<()> {
+    pub fn drive(&self, work: impl std::future::Future<Output = Result<()>> + 'static) -> Result<()> {
         run_lanes(&self.engine, vec![Box::pin(work)])
     }
 }
@@ -325,4 +318,3 @@ pub fn count(n: usize) -> String {
         _ => format!("{:.2} G", n as f64 / 1e9),
     }
 }
-

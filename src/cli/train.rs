@@ -147,9 +147,10 @@ impl<'a> Setting<'a> {
         good: impl Fn(T) -> bool,
     ) -> Result<T> {
         let Some(text) = self.text(adapter) else { return Ok(default) };
-        text.parse().ok().filter(|v| good(*v)).ok_or_else(|| {
-            Error::Usage(format!("--{} {text}: expected {expected}", self.option))
-        })
+        text.parse()
+            .ok()
+            .filter(|v| good(*v))
+            .ok_or_else(|| Error::Usage(format!("--{} {text}: expected {expected}", self.option)))
     }
 }
 
@@ -173,10 +174,18 @@ impl TrainingArgs {
             adam_beta2: number("adam-beta2", &self.adam_beta2, 0.999, "a number >= 0 and < 1", decay)?,
             adam_epsilon: number("adam-epsilon", &self.adam_epsilon, 1e-8, "a number > 0", |v| v > 0.0)?,
             max_grad_norm: number("max-grad-norm", &self.max_grad_norm, 1.0, "a number >= 0", at_least_0)?,
-            num_epochs: setting("num-epochs", &self.num_epochs)?
-                .get(adapter, 1, "at least 1", |n: usize| n >= 1)?,
-            batch_size: setting("batch-size", &self.batch_size)?
-                .get(adapter, 8, "a whole number", |_: usize| true)?,
+            num_epochs: setting("num-epochs", &self.num_epochs)?.get(
+                adapter,
+                1,
+                "at least 1",
+                |n: usize| n >= 1,
+            )?,
+            batch_size: setting("batch-size", &self.batch_size)?.get(
+                adapter,
+                8,
+                "a whole number",
+                |_: usize| true,
+            )?,
             lr_scheduler: scheduler.text(adapter).unwrap_or("constant").to_string(),
             warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
             shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
@@ -267,7 +276,9 @@ pub fn run(args: Args) -> Result<()> {
         let mut sequences = Vec::new();
         for record in records {
             if let Some(other) = record.adapter.as_deref().filter(|a| a != name) {
-                return Err(record.error("adapter", format!("found `{other}`, but this is the data of `{name}`")));
+                return Err(
+                    record.error("adapter", format!("found `{other}`, but this is the data of `{name}`"))
+                );
             }
             let (tokens, weights) = session.tokens(record, false)?;
             if weights.iter().skip(1).all(|w| *w == 0.0) {

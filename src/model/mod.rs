@@ -6,14 +6,12 @@
 mod activations;
 mod backward;
 mod config;
-mod embedded;
 mod files;
 mod forward;
 mod load;
 
 pub use activations::*;
 pub use config::*;
-pub use embedded::EMBEDDED;
 pub use files::*;
 pub use load::*;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
@@ -12,9 +12,10 @@ use crate::run::{read_manifest, read_metrics};
 const WIDTH: u16 = 80;
 
 /// A table of text cells; columns from the second on are numbers.
-fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_width(WIDTH).set_header(header.iter().copied());
+    let style = UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none());
+    table.load_style(style).set_width(WIDTH).set_header(header.iter().copied());
     for row in rows {
         table.add_row(row.clone());
     }
@@ -129,9 +130,7 @@ pub fn pseudo_labels(metrics: &[Map<String, Value>]) -> Option<String> {
     let mut rows = Vec::new();
     for (arm, iterations) in by_arm(metrics, "pseudo-labels") {
         for (iteration, records) in iterations {
-            let of = |key: &str| {
-                mean(records.iter().filter_map(|r| r.get(key).and_then(Value::as_f64)))
-            };
+            let of = |key: &str| mean(records.iter().filter_map(|r| r.get(key).and_then(Value::as_f64)));
             rows.push(vec![
                 arm.to_string(),
                 iteration.to_string(),
@@ -175,7 +174,10 @@ pub fn training(metrics: &[Map<String, Value>]) -> Option<String> {
     }
     let header = ["arm", "iter", "adapter", "examples", "w", "steps", "tokens", "loss"];
     (!rows.is_empty()).then(|| {
-        format!("finetuning (w: share of corrected trajectories in a critic's data)\n{}", table(&header, &rows))
+        format!(
+            "finetuning (w: share of corrected trajectories in a critic's data)\n{}",
+            table(&header, &rows)
+        )
     })
 }
 
@@ -183,15 +185,11 @@ pub fn training(metrics: &[Map<String, Value>]) -> Option<String> {
 pub fn summary(folder: &Path) -> Result<String> {
     read_manifest(folder)?;
     let metrics = read_metrics(folder)?;
-    let parts: Vec<String> = [
-        accuracy(&metrics, "dev"),
-        accuracy(&metrics, "test"),
-        pseudo_labels(&metrics),
-        training(&metrics),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let parts: Vec<String> =
+        [accuracy(&metrics, "dev"), accuracy(&metrics, "test"), pseudo_labels(&metrics), training(&metrics)]
+            .into_iter()
+            .flatten()
+            .collect();
     if parts.is_empty() {
         return Ok("nothing has been measured yet\n".into());
     }
@@ -227,7 +225,10 @@ mod tests {
     fn tables_fit_a_terminal_and_hold_the_numbers() {
         let all = metrics();
         let dev = accuracy(&all, "dev").unwrap();
-        assert!(dev.contains("47.5 ±3.5") && dev.contains("majority 3") && dev.contains("final vote"), "{dev}");
+        assert!(
+            dev.contains("47.5 ±3.5") && dev.contains("majority 3") && dev.contains("final vote"),
+            "{dev}"
+        );
         assert!(accuracy(&all, "test").is_none());
         let labels = pseudo_labels(&all).unwrap();
         assert!(labels.contains("120 of 150") && labels.contains("71.0 ±4.0"), "{labels}");

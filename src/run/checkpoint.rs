@@ -65,11 +65,8 @@ pub fn load(path: &Path) -> Result<Vec<Snapshot>> {
     let broken = |what: &dyn std::fmt::Display| Error::file(path, format!("not a checkpoint: {what}"));
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;
-    let header = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|m| m.get("adapters"))
-        .ok_or_else(|| broken(&"no header"))?;
+    let header =
+        metadata.metadata().as_ref().and_then(|m| m.get("adapters")).ok_or_else(|| broken(&"no header"))?;
     let headers: Vec<Header> = serde_json::from_str(header).map_err(|e| broken(&e))?;
     let read = |i: usize, role: &str, order: &[(u32, char)]| -> Result<Vec<(PartId, LoraMatrix, Vec<f32>)>> {
         order

@@ -79,7 +79,10 @@ impl RunFolder {
     /// Whether [`RunFolder::create`] will refuse; to be known before anything is loaded.
     pub fn check_new(path: &Path, force: bool) -> Result<()> {
         if path.exists() && !force {
-            return Err(Error::file(path, "exists already; choose another --output, or --force to replace it"));
+            return Err(Error::file(
+                path,
+                "exists already; choose another --output, or --force to replace it",
+            ));
         }
         if path.exists() && !path.join("manifest.json").exists() && !is_empty(path)? {
             return Err(Error::file(path, "is not a run folder; --force replaces only runs"));
@@ -305,7 +308,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("manifest.json"), format!("{{\"schema\":{}}}", SCHEMA + 1)).unwrap();
         assert!(read_manifest(dir.path()).unwrap_err().to_string().contains("newer"));
-        assert!(read_manifest(&dir.path().join("no")).unwrap_err().to_string().contains("no such run folder"));
+        assert!(
+            read_manifest(&dir.path().join("no")).unwrap_err().to_string().contains("no such run folder")
+        );
     }
 
     #[test]
@@ -315,12 +320,15 @@ mod tests {
         for order in [[0, 1, 2, 3], [3, 1, 2, 0]] {
             let path = dir.path().join(format!("{order:?}"));
             let folder = RunFolder::create(&path, false).unwrap();
-            let records = [("a/seed-7", 0, "x"), ("b/seed-7", 1, "y"), ("b/seed-7", 1, "x"), ("b/seed-7", 0, "z")];
+            let records =
+                [("a/seed-7", 0, "x"), ("b/seed-7", 1, "y"), ("b/seed-7", 1, "x"), ("b/seed-7", 0, "z")];
             for (n, i) in order.into_iter().enumerate() {
                 // A new recorder each time, as after an interruption.
                 let (lane, iteration, name) = records[i];
                 let recorder = recorder(&folder);
-                recorder.metrics(lane, iteration, name, json!({"accuracy": 0.5, "name": "kept", "n": i})).unwrap();
+                recorder
+                    .metrics(lane, iteration, name, json!({"accuracy": 0.5, "name": "kept", "n": i}))
+                    .unwrap();
                 if n == 0 {
                     recorder.metrics(lane, iteration, name, json!({"accuracy": 0.5, "n": i})).unwrap();
                 }

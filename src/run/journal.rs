@@ -44,12 +44,8 @@ impl FileJournal {
         let path = folder.join(format!("{lane}.jsonl"));
         let checkpoints = folder.join(lane);
         std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(Error::io(&path))?;
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let mut lines = HashMap::new();
@@ -242,8 +238,7 @@ mod tests {
             (PartId(1), LoraMatrix::A, vec![0.1, -0.0, f32::MIN_POSITIVE, 3e38]),
             (PartId(1), LoraMatrix::B, vec![1.0; 6]),
         ];
-        let moments =
-            crate::adapter::Moments { steps: 9, first: weights.clone(), second: weights.clone() };
+        let moments = crate::adapter::Moments { steps: 9, first: weights.clone(), second: weights.clone() };
         let snapshots = vec![
             Snapshot { spec: spec.clone(), weights: weights.clone(), moments: Some(moments) },
             Snapshot { spec, weights, moments: None },

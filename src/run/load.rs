@@ -70,7 +70,8 @@ pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> 
     let place = |path: &str| set_places.get(path).cloned().unwrap_or_else(|| lines.place(path));
 
     let preset = string_at(&file, "run.preset").unwrap_or_else(|| RunConfig::default().run.preset);
-    let mut layered = presets::preset(&preset).ok_or_else(|| unknown_preset(&place("run.preset"), &preset))?;
+    let mut layered =
+        presets::preset(&preset).ok_or_else(|| unknown_preset(&place("run.preset"), &preset))?;
     merge(&mut layered, file);
     let config: RunConfig = deserialize(&layered, &source.name)?;
     validate::check(&config, &|path| place(path))?;
@@ -180,8 +181,7 @@ fn schema() -> Table {
     config.task.reference = some();
     config.task.equality = some();
     config.sampling.stop = vec![String::new()];
-    config.arm =
-        vec![ArmSection { name: String::new(), recipe: String::new(), set: BTreeMap::new() }];
+    config.arm = vec![ArmSection { name: String::new(), recipe: String::new(), set: BTreeMap::new() }];
     let mut table = Table::try_from(&config).expect("the configuration is TOML");
     // `[training.critic]` takes the keys of `[training]`.
     let mut critic = table["training"].clone();
@@ -191,12 +191,7 @@ fn schema() -> Table {
 }
 
 /// Every key must be known and every value of its type. `path` is where `table` stands, dotted, empty at the top.
-fn check_table(
-    table: &Table,
-    schema: &Table,
-    path: &str,
-    place: &dyn Fn(&str) -> String,
-) -> Result<()> {
+fn check_table(table: &Table, schema: &Table, path: &str, place: &dyn Fn(&str) -> String) -> Result<()> {
     for (key, value) in table {
         let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         let Some(expected) = schema.get(key) else {
@@ -355,12 +350,7 @@ impl Lines {
         walk(table.get_ref(), "", text, &mut by_path);
         return Ok(Self { name: name.to_string(), by_path });
 
-        fn walk(
-            table: &toml::de::DeTable<'_>,
-            path: &str,
-            text: &str,
-            out: &mut BTreeMap<String, usize>,
-        ) {
+        fn walk(table: &toml::de::DeTable<'_>, path: &str, text: &str, out: &mut BTreeMap<String, usize>) {
             for (key, value) in table {
                 let name = key.get_ref();
                 let here = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
@@ -448,7 +438,10 @@ mod tests {
     #[test]
     fn mistyped_values_say_found_and_expected() {
         let e = error("[debate]\nagents = \"three\"\n", &[]);
-        assert!(e.contains("run.toml:2") && e.contains("found the string \"three\", expected a whole number"), "{e}");
+        assert!(
+            e.contains("run.toml:2") && e.contains("found the string \"three\", expected a whole number"),
+            "{e}"
+        );
         let e = error("[run]\nseeds = [0, true]\n", &[]);
         assert!(e.contains("run.seeds[1]") && e.contains("found true"), "{e}");
         let e = error("[debate]\nagents = -1\n", &[]);
@@ -500,8 +493,9 @@ mod tests {
 
     #[test]
     fn presets_fill_in_what_is_not_given() {
-        let plan = load(&source("[run]\npreset = \"official-code\"\n[debate]\nties = \"first\"\n"), &[], &RECIPES)
-            .unwrap();
+        let plan =
+            load(&source("[run]\npreset = \"official-code\"\n[debate]\nties = \"first\"\n"), &[], &RECIPES)
+                .unwrap();
         assert_eq!(plan.config.debate.ties, "first");
         assert_eq!(plan.config.training.critic_mix_rule, "coin-flip");
         assert!(error("[run]\npreset = \"papr\"", &[]).contains("`paper`"));

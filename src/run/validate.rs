@@ -48,23 +48,12 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
         "non-empty stop strings",
     )?;
 
-    c.that(
-        (1..=MAX_RANK).contains(&adapter.rank),
-        "adapter.rank",
-        adapter.rank,
-        format!("1 to {MAX_RANK}"),
-    )?;
+    c.that((1..=MAX_RANK).contains(&adapter.rank), "adapter.rank", adapter.rank, format!("1 to {MAX_RANK}"))?;
     c.that(adapter.alpha > 0.0, "adapter.alpha", adapter.alpha, "a number > 0")?;
-    c.that(
-        !adapter.targets.is_empty(),
-        "adapter.targets",
-        "an empty list",
-        "`all-linear` or module names",
-    )?;
+    c.that(!adapter.targets.is_empty(), "adapter.targets", "an empty list", "`all-linear` or module names")?;
 
     training_section(&c, training, "training")?;
-    let critic = critic_section(training)
-        .map_err(|e| Error::input((c.place)("training.critic"), e))?;
+    let critic = critic_section(training).map_err(|e| Error::input((c.place)("training.critic"), e))?;
     training_section(&c, &critic, "training.critic")?;
 
     c.at_least(run.iterations, 1, "run.iterations")?;
