@@ -1,5 +1,5 @@
 //! The `colloquy` binary: parse the command line, run the command, turn its result into an exit code.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    colloquy::cli::main()
 }

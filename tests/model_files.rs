@@ -273,6 +273,9 @@ struct Sink {
 }
 
 impl Backend for Sink {
+    fn slot_bytes(&self, _: &SlotSpec) -> usize {
+        0
+    }
     fn describe(&self) -> String {
         "sink".into()
     }

@@ -1,1 +1,88 @@
-//! STUB.
+//! The command line: parse, call, print; one file a subcommand.
+
+mod common;
+mod council;
+mod debate;
+mod eval;
+mod execute;
+mod generate;
+mod live;
+mod plan;
+mod records;
+mod report;
+mod resume;
+mod run;
+mod score;
+mod screen;
+mod session;
+mod train;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+#[derive(Parser)]
+#[command(
+    name = "colloquy",
+    version,
+    about = "Multiagent finetuning: a society of LoRA agents debates, votes and learns over one frozen base",
+    long_about = "Colloquy trains a society of language-model agents. N agents share one frozen base model; each is a pair of LoRA \
+                  adapters, a generator and a critic. They debate questions, vote, and each is finetuned on its own part of what \
+                  the debate produced (Multiagent Finetuning, arXiv 2501.05707). All agents are sampled and trained together, in \
+                  fused batches, from one set of weights.",
+    after_help = "Start with:
+  colloquy run                        the whole loop on the model that is compiled in
+  colloquy debate \"What is 3+4*5?\"    watch three agents argue
+  colloquy run --print-config         the configuration, to copy and change
+
+Results go to stdout or the named file, everything else to stderr. Exit code 0: done, 1: failed, 2: wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    Resume(resume::Args),
+    Report(report::Args),
+    Debate(debate::Args),
+    Generate(generate::Args),
+    Score(score::Args),
+    Train(train::Args),
+    Eval(eval::Args),
+}
+
+/// The whole program: parses the arguments, runs the command, prints an error if there is one.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    let result: Result<()> = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Resume(args) => resume::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Debate(args) => debate::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // One line, whatever a cause wrote.
+            let text = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            let _ = writeln!(std::io::stderr(), "error: {text}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}

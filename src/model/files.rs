@@ -78,7 +78,7 @@ impl ModelFiles {
         Self::new(place, texts, shards, Some(shard_of))
     }
 
-    fn new(
+    pub(super) fn new(
         place: String,
         texts: BTreeMap<&'static str, Bytes>,
         shards: Vec<TensorFile>,

@@ -1,7 +1,20 @@
 //! Runs: configuration, run folder, journal, checkpoints, resume.
 
+mod checkpoint;
 mod config;
+mod files;
+mod folder;
+mod journal;
+mod load;
 mod output;
+mod presets;
+mod validate;
 
 pub use config::*;
+pub use files::*;
+pub use folder::*;
+pub use journal::FileJournal;
+pub use load::*;
 pub use output::*;
+pub use presets::NAMES as PRESETS;
+pub use validate::{critic_section, parse_bytes};

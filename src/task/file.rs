@@ -76,6 +76,13 @@ pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, A
     Ok((questions, AnswerKey::new(answers)))
 }
 
+/// All questions of one file, in its order.
+pub fn all(section: &TaskSection, reader: &Reader, path: &Path) -> Result<(Vec<Question>, AnswerKey)> {
+    let records = Source { section, reader, reference: reference(section)? }.read(path)?;
+    let answers = AnswerKey::new(records.iter().map(|r| (r.question.id.clone(), r.answer.clone())));
+    Ok((records.into_iter().map(|r| r.question).collect(), answers))
+}
+
 /// How the reference answer stands in its field.
 enum Reference {
     Whole,

@@ -140,6 +140,13 @@ pub fn load(section: &TaskSection) -> Result<Loaded> {
     Ok(Loaded { task, questions, answers })
 }
 
+/// All questions of one file with their answers, whatever split they belong to.
+pub fn load_file(section: &TaskSection, path: &std::path::Path) -> Result<(Vec<Question>, AnswerKey)> {
+    let section = resolve(section)?;
+    let task = open(&section)?;
+    file::all(&section, &task.reader, path)
+}
+
 /// The files a task reads, for a run's manifest.
 pub fn data_files(section: &TaskSection) -> Vec<std::path::PathBuf> {
     file::files(section)

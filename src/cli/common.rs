@@ -1,0 +1,96 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::run::parse_bytes;
+
+/// Where and how to compute.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Device")]
+pub struct Common {
+    /// auto, cpu, cuda, cuda:N or emulator. auto is the GPU where there is one this build can use, else the CPU, and says which.
+    #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
+    pub device: Option<String>,
+    /// CPU threads; 0 is all cores. Never changes results.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Most memory to use, e.g. 3GiB. Never changes results.
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<String>,
+    /// Seed of every draw.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl Common {
+    /// The memory limit in bytes.
+    pub fn memory_limit(&self) -> Option<usize> {
+        self.memory.as_deref().and_then(parse_bytes)
+    }
+}
+
+fn parse_device(text: &str) -> Result<String, String> {
+    let cuda_n = text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok());
+    if cuda_n || ["auto", "cpu", "cuda", "emulator"].contains(&text) {
+        Ok(text.to_string())
+    } else {
+        Err("expected auto, cpu, cuda, cuda:N or emulator".into())
+    }
+}
+
+fn parse_memory(text: &str) -> Result<String, String> {
+    parse_bytes(text).map(|_| text.to_string()).ok_or_else(|| "expected a size such as 3GiB or 800MiB".into())
+}
+
+/// Settles the device: this build has the CPU only, and says so. `place` names the setting.
+pub fn choose_device(device: &str, place: &str) -> Result<()> {
+    match device {
+        "auto" | "cpu" => Ok(()),
+        other => Err(Error::Unsupported(format!(
+            "{place} {other}: this build has no CUDA kernels yet; use `cpu` or `auto`"
+        ))),
+    }
+}
+
+/// Which model and which adapters.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json), or `embedded`.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<String>,
+    /// A PEFT adapter folder and the name records call it by. May be repeated.
+    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    pub adapters: Vec<String>,
+    /// A run folder: its base model and the adapters of one iteration (the last, unless @ITERATION is given).
+    #[arg(long, value_name = "DIR[@ITERATION]", conflicts_with = "model")]
+    pub society: Option<String>,
+    /// With --society: which lane of the run, e.g. multiagent/seed-0 (the first, unless given).
+    #[arg(long, value_name = "ARM/seed-S", requires = "society")]
+    pub lane: Option<String>,
+}
+
+/// Splits `NAME=VALUE`.
+pub fn name_value<'a>(option: &str, text: &'a str) -> Result<(&'a str, &'a str)> {
+    match text.split_once('=') {
+        Some((name, value)) if crate::run::is_name(name) && !value.is_empty() => Ok((name, value)),
+        _ => Err(Error::Usage(format!("--{option} {text}: expected NAME=VALUE, e.g. --{option} critic-0=…"))),
+    }
+}
+
+/// Input and output files.
+#[derive(Args, Clone, Debug)]
+pub struct Files {
+    /// JSON Lines to read; `-` is stdin.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where results go, JSON Lines in the order of the input; `-` is stdout.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Replace --output if it exists.
+    #[arg(long)]
+    pub force: bool,
+}

@@ -1,0 +1,174 @@
+//! `colloquy debate`: agents debate a question, for people to watch.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use clap::Args as ClapArgs;
+use serde_json::Value;
+
+use super::common::Common;
+use super::council::{Council, CouncilArgs};
+use super::live;
+use super::records::{Sink, read_text};
+use super::screen::{Paint, Screen};
+use crate::debate::Occasion;
+use crate::engine::{NoJournal, Scope};
+use crate::error::{Error, Result};
+use crate::task::{self, Question};
+
+/// Options of `debate`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Watch agents debate a question",
+    long_about = "N agents answer a question; in every later round each reads a summary of what the others said and answers again; the \
+                  last answers vote. Without --society or --adapter all agents are the base model, which draws a different answer for \
+                  each. Without --model it is the embedded model, which knows arithmetic.",
+    after_help = "Examples:
+  colloquy debate \"What is 3+4*5+6-7*8?\"
+  colloquy debate \"12+3*4\" --society runs/first --agents 3
+  colloquy debate --model path/to/model \"A train leaves at 3…\" --rounds 3
+  colloquy debate --input questions.jsonl --output transcripts.jsonl      {\"question\": …, \"answer\": optional}"
+)]
+pub struct Args {
+    /// The question.
+    #[arg(value_name = "QUESTION", required_unless_present = "input")]
+    question: Option<String>,
+    /// Questions as JSON Lines; `-` is stdin.
+    #[arg(long, value_name = "FILE", conflicts_with = "question")]
+    input: Option<PathBuf>,
+    /// Transcripts as JSON Lines, instead of text on stdout; `-` is stdout.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace --output if it exists.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    council: CouncilArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A question and where it stands, with the right answer if that is known.
+struct Asked {
+    place: String,
+    question: Question,
+    right: Option<String>,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let screen = Rc::new(Screen::new());
+    let mut asked = read_questions(&args)?;
+    let sink = args.output.as_deref().map(|p| Sink::create(p, args.force)).transpose()?;
+    let council = Council::open(&args.council, vec![], &args.common, &screen)?;
+    let section = task::resolve(&council.config.task)?;
+    if section.prompts.as_deref() == Some("arithmetic") {
+        for a in &mut asked {
+            let expression = expression(&a.question.text).ok_or_else(|| {
+                Error::input(
+                    &a.place,
+                    format!(
+                        "found {:?}, but the arithmetic prompts need an expression such as 3+4*5-6*7 (other questions: --model DIR)",
+                        a.question.text
+                    ),
+                )
+            })?;
+            a.question = Question::new(expression);
+        }
+    }
+    for a in &asked {
+        council.table.check([&a.question]).map_err(|e| match e {
+            Error::Input { problem, .. } => Error::input(&a.place, problem),
+            other => other,
+        })?;
+    }
+
+    let scope = Scope::new("debate", Rc::new(council.session.engine.clone()), Rc::new(NoJournal));
+    let occasion = Occasion { seed: council.seed, iteration: 0, purpose: "asked" };
+    let (table, society) = (council.table.clone(), council.society.clone());
+    let reader = council.task.clone();
+    let sink = Rc::new(RefCell::new(sink));
+    let (writer, progress) = (sink.clone(), screen.clone());
+    screen.phase("debate", "questions", asked.len() as u64);
+    council.session.drive(async move {
+        for (i, a) in asked.iter().enumerate() {
+            let debate = table.debate(&scope.child(i.to_string()), &a.question, &society, occasion).await?;
+            let record = serde_json::to_value(&debate).map_err(|e| Error::Internal(e.to_string()))?;
+            progress.advance("debate", 1);
+            match &mut *writer.borrow_mut() {
+                Some(sink) => sink.write(&record)?,
+                None => {
+                    let right = a.right.as_deref().and_then(|r| reader.reader.canonical(r));
+                    progress.result(&live::debate(&record, right.as_deref(), Paint::stdout()));
+                }
+            }
+        }
+        Ok(())
+    })?;
+    screen.end_phase("debate");
+    if let Some(sink) = sink.take() {
+        sink.finish()?;
+    }
+    Ok(())
+}
+
+fn read_questions(args: &Args) -> Result<Vec<Asked>> {
+    let Some(path) = &args.input else {
+        let text = args.question.clone().unwrap_or_default();
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(Error::Usage("the question is empty".into()));
+        }
+        return Ok(vec![Asked { place: "the question".into(), question: Question::new(text), right: None }]);
+    };
+    let (name, text) = read_text(path)?;
+    let mut asked = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        let place = format!("{name}:{}", i + 1);
+        let record: Value =
+            serde_json::from_str(line).map_err(|e| Error::input(&place, format!("not JSON: {e}")))?;
+        let question = record["question"].as_str().map(str::trim).filter(|q| !q.is_empty());
+        let question = question
+            .ok_or_else(|| Error::input(format!("{place}: question"), "missing, expected a string"))?;
+        let right = match &record["answer"] {
+            Value::String(s) => Some(s.clone()),
+            Value::Number(n) => Some(n.to_string()),
+            _ => None,
+        };
+        asked.push(Asked { place, question: Question::new(question), right });
+    }
+    if asked.is_empty() {
+        return Err(Error::input(name, "holds no questions"));
+    }
+    Ok(asked)
+}
+
+/// The longest arithmetic expression in a text, without spaces.
+fn expression(text: &str) -> Option<String> {
+    let text = text.replace(['×', '∗'], "*").replace(['−', '–'], "-");
+    let is_part = |c: char| c.is_ascii_digit() || "+-* ".contains(c);
+    text.split(|c| !is_part(c))
+        .map(|run| run.chars().filter(|c| *c != ' ').collect::<String>())
+        .map(|run| run.trim_matches(['+', '-', '*']).to_string())
+        .filter(|run| run.contains(['+', '-', '*']))
+        .max_by_key(String::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_are_found_in_questions() {
+        for (text, expected) in [
+            ("What is 3+4*5?", Some("3+4*5")),
+            ("3 + 4 * 5 - 6*7", Some("3+4*5-6*7")),
+            ("What's 12×3 − 4, please?", Some("12*3-4")),
+            ("How many apples?", None),
+            ("Is 7 prime?", None),
+        ] {
+            assert_eq!(expression(text).as_deref(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `colloquy generate`: continuations of prompts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+use futures::stream::{FuturesOrdered, StreamExt};
+use serde_json::{Value, json};
+
+use super::common::{Common, Files, ModelArgs};
+use super::records::{self, Record, Sink};
+use super::screen::Screen;
+use super::session::{Session, Wanted};
+use crate::engine::{Finish, SampleRequest, SamplingParams, Service, draw_key};
+use crate::error::Result;
+use crate::text::Codec;
+
+/// Options of `generate`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Continue prompts with the base or its adapters, all in the same batches",
+    long_about = "Reads JSON Lines, each a prompt, and writes its continuations. All records, whatever their adapter, share packed \
+                  batches; what one record yields does not depend on the others, on their order or on the batch. The same record \
+                  and seed give the same text: use `n` for several samples.",
+    after_help = "Input, one of:
+  {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4*5?\"}]}  through the chat template
+  {\"text\": \"Once upon\"}                                       no template
+  {\"tokens\": [1, 5, 9]}                                       needs no tokenizer
+each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_p\", \"top_k\", \"n\", \"seed\", \"stop\".
+Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
+with log-probabilities under the unmodified distribution.
+
+Example:
+  echo '{\"messages\":[{\"role\":\"user\",\"content\":\"What is 3+4*5?\"}],\"n\":3}' |
+    colloquy generate --model embedded --input - --output -"
+)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    files: Files,
+    /// New tokens where a record does not say.
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Temperature where a record does not say; 0 is greedy.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    temperature: f32,
+    /// Nucleus mass where a record does not say.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f32,
+    /// Most likely tokens kept where a record does not say; 0 keeps all.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    top_k: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+const FIELDS: [&str; 7] = ["max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop"];
+
+/// What a record asks for beyond its prompt.
+struct Wishes {
+    params: SamplingParams,
+    n: u32,
+    seed: u64,
+    stop: Vec<String>,
+}
+
+fn wishes(record: &Record, args: &Args) -> Result<Wishes> {
+    let params = SamplingParams {
+        temperature: record.field("temperature", "a number")?.unwrap_or(args.temperature),
+        top_k: record.field("top_k", "a whole number")?.unwrap_or(args.top_k),
+        top_p: record.field("top_p", "a number")?.unwrap_or(args.top_p),
+        max_tokens: record.field("max_tokens", "a whole number")?.unwrap_or(args.max_tokens),
+    };
+    if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
+        return Err(
+            record.error("temperature", format!("found {}, expected a number >= 0", params.temperature))
+        );
+    }
+    if !(params.top_p > 0.0 && params.top_p <= 1.0) {
+        return Err(record.error("top_p", format!("found {}, expected a number > 0 and <= 1", params.top_p)));
+    }
+    if params.max_tokens == 0 {
+        return Err(record.error("max_tokens", "found 0, expected at least 1"));
+    }
+    let n = record.field("n", "a whole number")?.unwrap_or(1);
+    if n == 0 {
+        return Err(record.error("n", "found 0, expected at least 1"));
+    }
+    let stop = match record.field::<Value>("stop", "a string or an array of strings")? {
+        None => vec![],
+        Some(Value::String(s)) => vec![s],
+        Some(_) => record.field("stop", "a string or an array of strings")?.unwrap_or_default(),
+    };
+    if stop.iter().any(String::is_empty) {
+        return Err(record.error("stop", "found an empty string"));
+    }
+    let seed = record.field("seed", "a whole number")?.or(args.common.seed).unwrap_or(0);
+    Ok(Wishes { params, n, seed, stop })
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let screen = Rc::new(Screen::new());
+    let records = records::read(&args.files.input, &FIELDS)?;
+    let wished = records.iter().map(|r| wishes(r, &args)).collect::<Result<Vec<_>>>()?;
+    let sink = Sink::create(&args.files.output, args.files.force)?;
+    let session = Session::open(&Wanted::from_args(&args.model)?, &args.common, &screen)?;
+
+    let mut waiting = FuturesOrdered::new();
+    for (record, wishes) in records.into_iter().zip(wished) {
+        let (prompt, _) = session.tokens(&record, true)?;
+        let prompt: Arc<[u32]> = Arc::from(prompt);
+        let adapter = session.adapter_of(&record)?;
+        let stop = match wishes.stop.is_empty() {
+            true => None,
+            false => session.codec(&format!("{}: stop", record.place))?.stop_rule(&wishes.stop),
+        };
+        let record = Rc::new(record);
+        for index in 0..wishes.n {
+            let answer = session.engine.sample(SampleRequest {
+                adapters: vec![(adapter, 1.0)],
+                prompt: prompt.clone(),
+                params: wishes.params,
+                key: draw_key(&[&wishes.seed.to_le_bytes(), b"generate", &index.to_le_bytes()]),
+                stop: stop.clone(),
+            });
+            let record = record.clone();
+            waiting.push_back(async move { (record, index, answer.await) });
+        }
+    }
+    screen.phase("generate", "samples", waiting.len() as u64);
+    let (progress, tokenizer) = (screen.clone(), session.tokenizer.clone());
+    session.drive(async move {
+        let mut sink = sink;
+        while let Some((record, index, sample)) = waiting.next().await {
+            let sample = sample?;
+            let text = tokenizer.as_ref().map(|t| t.decode(&sample.tokens)).transpose()?;
+            sink.write(&json!({
+                "id": record.id,
+                "adapter": record.adapter,
+                "index": index,
+                "text": text,
+                "tokens": sample.tokens,
+                "logprobs": sample.logprobs,
+                "finish_reason": match sample.finish { Finish::Stop => "stop", Finish::Length => "length" },
+            }))?;
+            progress.advance("generate", 1);
+        }
+        sink.finish()
+    })?;
+    screen.end_phase("generate");
+    Ok(())
+}

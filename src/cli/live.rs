@@ -1,0 +1,153 @@
+//! What a person watches: debates as they are told, turn by turn.
+
+use serde_json::Value;
+
+use super::screen::Paint;
+
+const WIDTH: usize = 78;
+
+/// A whole debate, from its transcript record. `right` is the reference answer, if it is known.
+pub fn debate(record: &Value, right: Option<&str>, paint: Paint) -> String {
+    let mut out = String::new();
+    let text = |v: &Value| v.as_str().unwrap_or_default().trim().to_string();
+    section(&mut out, &paint.bold("question"), &text(&record["question"]));
+    let rounds = record["rounds"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (r, round) in rounds.iter().enumerate() {
+        out.push_str(&format!("{}\n", paint.dim(&heading(&format!("round {}", r + 1)))));
+        for turn in round["turns"].as_array().into_iter().flatten() {
+            let agent = turn["agent"].as_u64().unwrap_or_default() as usize;
+            let name = format!("agent {}", agent + 1);
+            if let Some(summary) = turn["summary"]["text"].as_str() {
+                section(&mut out, &paint.dim(&format!("{:<9}", "reads")), summary.trim());
+            }
+            match turn["response"]["text"].as_str() {
+                Some(said) => section(&mut out, &paint.agent(agent, &format!("{name:<9}")), said.trim()),
+                None => section(
+                    &mut out,
+                    &paint.agent(agent, &format!("{name:<9}")),
+                    &format!("(no response: {})", text(&turn["missing"])),
+                ),
+            }
+            let answer = turn["answer"].as_str();
+            section(&mut out, "", &format!("→ {}", graded(answer, right, paint)));
+        }
+        let vote = &round["vote"];
+        let agents = round["turns"].as_array().map_or(0, Vec::len);
+        let tie = if vote["tie"].as_bool() == Some(true) { ", a tie" } else { "" };
+        section(
+            &mut out,
+            &paint.bold("vote"),
+            &format!(
+                "{}, {} of {agents}{tie}",
+                graded(vote["answer"].as_str(), right, paint),
+                vote["votes"].as_u64().unwrap_or_default(),
+            ),
+        );
+    }
+    out
+}
+
+fn graded(answer: Option<&str>, right: Option<&str>, paint: Paint) -> String {
+    match (answer, right) {
+        (None, _) => paint.bad("no answer"),
+        (Some(a), None) => paint.bold(a),
+        (Some(a), Some(r)) if a == r => format!("{} {}", paint.good(a), paint.good("✓")),
+        (Some(a), Some(r)) => format!("{} {}", paint.bad(a), paint.bad(&format!("✗ (right: {r})"))),
+    }
+}
+
+/// `── title ─────…`
+pub fn heading(title: &str) -> String {
+    let used = title.chars().count() + 4;
+    format!("── {title} {}", "─".repeat(WIDTH.saturating_sub(used)))
+}
+
+/// A label of nine columns and text wrapped beside it.
+fn section(out: &mut String, label: &str, text: &str) {
+    let plain: usize = visible(label);
+    let pad = " ".repeat(10usize.saturating_sub(plain));
+    let mut first = true;
+    for paragraph in text.lines() {
+        for line in wrap(paragraph, WIDTH - 10) {
+            let line = if first { format!("{label}{pad}{line}") } else { format!("{:10}{line}", "") };
+            out.push_str(line.trim_end());
+            out.push('\n');
+            first = false;
+        }
+    }
+    if first {
+        out.push_str(&format!("{label}{pad}(nothing)\n"));
+    }
+}
+
+/// Characters of a text, escape sequences left out.
+fn visible(text: &str) -> usize {
+    let mut count = 0;
+    let mut escape = false;
+    for c in text.chars() {
+        match c {
+            '\x1b' => escape = true,
+            'm' if escape => escape = false,
+            _ if !escape => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = visible(word);
+        if used > 0 && used + 1 + length > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        let line = lines.last_mut().expect("one line at least");
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += length;
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_debate_is_told_in_full() {
+        let record = json!({
+            "id": "x", "question": "1+2*3",
+            "rounds": [
+                {"turns": [
+                    {"agent": 0, "prompt": "?", "response": {"text": "1+2 = 3, 3*3 = 9. The answer is 9."}, "answer": "9"},
+                    {"agent": 1, "prompt": "?", "response": {"text": "word ".repeat(40)}, "answer": null}
+                 ], "vote": {"answer": "9", "votes": 1, "tie": false}},
+                {"turns": [
+                    {"agent": 0, "prompt": "?", "summary": {"text": "One says 7."}, "response": {"text": "It is 7."}, "answer": "7"},
+                    {"agent": 1, "prompt": "?", "response": null, "missing": "the prompt outgrew the context", "answer": null}
+                 ], "vote": {"answer": "7", "votes": 1, "tie": true}}
+            ],
+        });
+        let told = debate(&record, Some("7"), Paint::plain());
+        for part in [
+            "question  1+2*3",
+            "agent 1   1+2 = 3",
+            "→ 9 ✗ (right: 7)",
+            "→ no answer",
+            "reads     One says 7.",
+            "(no response: the prompt outgrew the context)",
+            "vote      7 ✓, 1 of 2, a tie",
+        ] {
+            assert!(told.contains(part), "{part} in\n{told}");
+        }
+        assert!(told.lines().all(|l| l.chars().count() <= 80), "{told}");
+        assert!(!told.contains('\x1b'));
+    }
+}

@@ -1,0 +1,170 @@
+//! `colloquy run`: the whole loop from a configuration.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::common::Common;
+use super::execute::{self, Place};
+use super::plan;
+use super::screen::Screen;
+use crate::error::{Error, Result};
+use crate::recipe;
+use crate::run::{PRESETS, Plan, Source, load, to_toml};
+
+/// Options of `run`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Run the whole loop: debate, vote, finetune, evaluate, repeat",
+    long_about = "Runs multiagent finetuning from a TOML configuration; without one, the built-in example on the model that is compiled \
+                  in: arithmetic, three agents, and a single agent beside them in the same batches. Everything it produces goes to one \
+                  folder. An interrupted run goes on with `colloquy resume DIR` and ends with the same bytes.",
+    after_help = "Examples:
+  colloquy run
+  colloquy run --dry-run                                  the plan only
+  colloquy run --print-config > my.toml                   a configuration to change
+  colloquy run my.toml --set debate.rounds=3 --set run.seeds=[0,1]
+  colloquy run --model path/to/model --output runs/first"
+)]
+pub struct Args {
+    /// A configuration file, or the name of a built-in one (see --list).
+    #[arg(value_name = "CONFIG.toml")]
+    config: Option<String>,
+    /// Folder for everything the run produces [default: runs/NAME-TIME].
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Replace an earlier run in --output.
+    #[arg(long)]
+    force: bool,
+    /// Set a value by its dotted path, e.g. debate.rounds=3. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// The base model: short for --set model.path=DIR.
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    /// Check everything and print the plan; do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print a built-in configuration (the default one unless NAME is given); with --dry-run the resolved one, every value given.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    print_config: Option<String>,
+    /// List built-in configurations, tasks, recipes and presets.
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    if args.list {
+        print!("{}", listing());
+        return Ok(());
+    }
+    if let Some(name) = args.print_config.as_deref().filter(|_| !args.dry_run) {
+        let name = if name.is_empty() { args.config.as_deref().unwrap_or(default_name()) } else { name };
+        print!("{}", built_in(name)?.text);
+        return Ok(());
+    }
+    let (name, source) = source(args.config.as_deref())?;
+    let plan = load(&source, &sets(&args), recipe::names())?;
+    if args.print_config.is_some() {
+        print!("{}", to_toml(&plan.config)?);
+        return Ok(());
+    }
+    if args.dry_run {
+        return plan::show(&plan, &Screen::new());
+    }
+    let output = args.output.unwrap_or_else(|| PathBuf::from("runs").join(format!("{name}-{}", timestamp())));
+    execute::execute(&plan, Place::New { folder: output, force: args.force })
+}
+
+/// All `--set`s, those of the shorthands first.
+fn sets(args: &Args) -> Vec<String> {
+    let quoted = |text: &str| toml::Value::String(text.to_string()).to_string();
+    let common = &args.common;
+    let mut sets = Vec::new();
+    let mut set = |key: &str, value: Option<String>| sets.extend(value.map(|v| format!("{key}={v}")));
+    set("model.path", args.model.as_deref().map(quoted));
+    set("run.device", common.device.as_deref().map(quoted));
+    set("run.threads", common.threads.map(|n| n.to_string()));
+    set("run.memory", common.memory.as_deref().map(quoted));
+    set("run.seeds", common.seed.map(|n| format!("[{n}]")));
+    sets.extend(args.sets.iter().cloned());
+    sets
+}
+
+/// The configuration and a name for its runs.
+fn source(config: Option<&str>) -> Result<(String, Source)> {
+    let Some(config) = config else {
+        return Ok((default_name().to_string(), built_in(default_name())?));
+    };
+    let path = PathBuf::from(config);
+    if !path.exists() && recipe::built_in_configs().iter().any(|b| b.name == config) {
+        return Ok((config.to_string(), built_in(config)?));
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let folder = path.parent().map(|p| if p.as_os_str().is_empty() { ".".into() } else { p.to_path_buf() });
+    let folder = folder.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
+    let name = path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
+    let name = if crate::run::is_name(&name) { name } else { "run".into() };
+    Ok((name, Source { name: config.to_string(), text, folder }))
+}
+
+fn built_in(name: &str) -> Result<Source> {
+    let Some(found) = recipe::built_in_configs().iter().find(|b| b.name == name) else {
+        let known: Vec<&str> = recipe::built_in_configs().iter().map(|b| b.name).collect();
+        return Err(Error::Usage(format!(
+            "no built-in configuration is called `{name}`; there are {}",
+            known.join(", ")
+        )));
+    };
+    Ok(Source { name: format!("built-in {name}"), text: found.text.to_string(), folder: None })
+}
+
+/// The configuration of a run without one.
+fn default_name() -> &'static str {
+    recipe::built_in_configs()[0].name
+}
+
+fn listing() -> String {
+    let mut out = String::from("configurations (run NAME, --print-config NAME)\n");
+    for config in recipe::built_in_configs() {
+        out.push_str(&format!("  {:<10} {}\n", config.name, config.about));
+    }
+    let mut section = |title: &str, names: &[&str]| {
+        out.push_str(&format!("{title}\n  {}\n", names.join(", ")));
+    };
+    let tasks: Vec<&str> = crate::task::BUILT_IN.iter().copied().chain(["custom"]).collect();
+    section("tasks ([task] name)", &tasks);
+    section("recipes ([[arm]] recipe)", recipe::names());
+    section("presets ([run] preset)", &PRESETS);
+    section("prompts ([task] prompts)", &crate::prompt::built_in_names());
+    out
+}
+
+/// `20260131-235959`, UTC.
+fn timestamp() -> String {
+    let seconds =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days since 1970-01-01 (Howard Hinnant's algorithm).
+    let z = days as i64 + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// A plan's lanes in the order of arms and seeds.
+pub fn lanes(plan: &Plan) -> Vec<crate::run::Lane> {
+    let seeds = &plan.config.run.seeds;
+    plan.arms
+        .iter()
+        .flat_map(|a| seeds.iter().map(|&seed| crate::run::Lane { arm: a.name.clone(), seed }))
+        .collect()
+}

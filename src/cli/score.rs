@@ -1,0 +1,77 @@
+//! `colloquy score`: the log-probability of every token of every record.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+use futures::stream::{FuturesOrdered, StreamExt};
+use serde_json::{Value, json};
+
+use super::common::{Common, Files, ModelArgs};
+use super::records::{self, Sink};
+use super::screen::Screen;
+use super::session::{Session, Wanted};
+use crate::engine::{ScoreRequest, Service};
+use crate::error::Result;
+
+/// Options of `score`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Log-probabilities of given texts under the base or its adapters",
+    long_about = "Reads JSON Lines, each a sequence, and writes for each the natural-log probability of every token given those \
+                  before it. All records, whatever their adapter, share packed batches.",
+    after_help = "Input, one of:
+  {\"tokens\": [1, 5, 9]}                                     used as they are; needs no tokenizer
+  {\"text\": \"The sky is blue.\"}                              no template
+  {\"messages\": [{\"role\": \"user\", \"content\": \"2+2?\"}, …]}    through the chat template
+  {\"prompt\": \"2+2=\", \"completion\": \"4\"}
+each with an optional \"adapter\": NAME and \"id\".
+Output: {\"id\", \"adapter\", \"tokens\": […], \"logprobs\": [null, …]}
+
+Example:
+  colloquy score --model embedded --input texts.jsonl --output -"
+)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let screen = Rc::new(Screen::new());
+    let records = records::read(&args.files.input, &[])?;
+    let sink = Sink::create(&args.files.output, args.files.force)?;
+    let session = Session::open(&Wanted::from_args(&args.model)?, &args.common, &screen)?;
+
+    let mut waiting = FuturesOrdered::new();
+    for record in records {
+        let (tokens, _) = session.tokens(&record, false)?;
+        let request = ScoreRequest { adapter: session.adapter_of(&record)?, tokens: Arc::from(tokens) };
+        let tokens = request.tokens.clone();
+        let answer = session.engine.score(request);
+        waiting.push_back(async move { (record, tokens, answer.await) });
+    }
+    screen.phase("score", "sequences", waiting.len() as u64);
+    let progress = screen.clone();
+    session.drive(async move {
+        let mut sink = sink;
+        while let Some((record, tokens, score)) = waiting.next().await {
+            let mut logprobs = vec![Value::Null];
+            logprobs.extend(score?.logprobs.iter().map(|l| json!(l)));
+            sink.write(&json!({
+                "id": record.id,
+                "adapter": record.adapter,
+                "tokens": *tokens,
+                "logprobs": logprobs,
+            }))?;
+            progress.advance("score", 1);
+        }
+        sink.finish()
+    })?;
+    screen.end_phase("score");
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The screen: progress bars on a terminal, plain lines otherwise; all of it on stderr.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// A plain line about a phase is written at most this often.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Colours for people, nothing for files.
+#[derive(Clone, Copy, Debug)]
+pub struct Paint(bool);
+
+impl Paint {
+    /// For stdout.
+    pub fn stdout() -> Self {
+        Self(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+    }
+    /// For stderr.
+    pub fn stderr() -> Self {
+        Self(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+    }
+    /// None.
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Self(false)
+    }
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+    /// Bold.
+    pub fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+    /// Dim.
+    pub fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+    /// Green.
+    pub fn good(self, text: &str) -> String {
+        self.with("32", text)
+    }
+    /// Red.
+    pub fn bad(self, text: &str) -> String {
+        self.with("31", text)
+    }
+    /// The colour of an agent, counted from 0.
+    pub fn agent(self, agent: usize, text: &str) -> String {
+        const CODES: [&str; 6] = ["36", "35", "33", "34", "32", "31"];
+        self.with(CODES[agent % CODES.len()], text)
+    }
+}
+
+/// Bars or lines, one phase a key.
+pub struct Screen {
+    terminal: bool,
+    bars: MultiProgress,
+    phases: RefCell<BTreeMap<String, Phase>>,
+}
+
+struct Phase {
+    name: String,
+    bar: Option<ProgressBar>,
+    total: u64,
+    done: u64,
+    began: Instant,
+    shown: Instant,
+}
+
+impl Screen {
+    /// The process's.
+    pub fn new() -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            bars: MultiProgress::new(),
+            phases: RefCell::default(),
+        }
+    }
+
+    /// A line, above the bars.
+    pub fn line(&self, text: &str) {
+        if self.terminal {
+            self.bars.suspend(|| eprintln!("{text}"));
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    /// A result on stdout, above the bars.
+    pub fn result(&self, text: &str) {
+        if self.terminal {
+            self.bars.suspend(|| print!("{text}"));
+        } else {
+            print!("{text}");
+        }
+    }
+
+    /// A phase begins; it replaces the phase of the same key.
+    pub fn phase(&self, key: &str, name: &str, total: u64) {
+        self.end_phase(key);
+        let bar = self.terminal.then(|| {
+            let bar = self.bars.add(ProgressBar::new(total));
+            let style = "{prefix:24!} {bar:24} {pos:>5}/{len:<5} {elapsed:>4} {msg}";
+            bar.set_style(
+                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar.set_prefix(key.to_string());
+            bar.set_message(name.to_string());
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let now = Instant::now();
+        let phase = Phase { name: name.to_string(), bar, total, done: 0, began: now, shown: now };
+        self.phases.borrow_mut().insert(key.to_string(), phase);
+    }
+
+    /// More of a phase is done.
+    pub fn advance(&self, key: &str, done: u64) {
+        let mut phases = self.phases.borrow_mut();
+        let Some(phase) = phases.get_mut(key) else { return };
+        phase.done += done;
+        match &phase.bar {
+            Some(bar) => bar.set_position(phase.done),
+            None if phase.shown.elapsed() >= PLAIN_EVERY && phase.done < phase.total => {
+                phase.shown = Instant::now();
+                eprintln!("{}: {} {}/{}", label(key), phase.name, phase.done, phase.total);
+            }
+            None => {}
+        }
+    }
+
+    /// A phase is over.
+    pub fn end_phase(&self, key: &str) {
+        let Some(phase) = self.phases.borrow_mut().remove(key) else { return };
+        match phase.bar {
+            Some(bar) => {
+                bar.finish_and_clear();
+                self.bars.remove(&bar);
+            }
+            None => {
+                let seconds = phase.began.elapsed().as_secs_f64();
+                eprintln!("{}: {} {}/{} in {seconds:.1} s", label(key), phase.name, phase.done, phase.total);
+            }
+        }
+    }
+
+    /// All phases are over, complete or not.
+    pub fn clear(&self) {
+        for (_, phase) in std::mem::take(&mut *self.phases.borrow_mut()) {
+            if let Some(bar) = phase.bar {
+                bar.finish_and_clear();
+            }
+        }
+    }
+}
+
+fn label(key: &str) -> &str {
+    if key.is_empty() { "progress" } else { key }
+}
+
+/// `1234567` as `1.2 MB`.
+pub fn bytes(n: usize) -> String {
+    match n {
+        0..1000 => format!("{n} B"),
+        1000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
+        _ => format!("{:.2} GB", n as f64 / 1e9),
+    }
+}

@@ -1,0 +1,320 @@
+//! A model, its tokenizer and named adapters in an engine: what `generate`, `score`, `train`, `eval`, `debate` and `run` start from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::common::{Common, ModelArgs, choose_device, name_value};
+use super::records::{Content, Record};
+use super::screen::{Screen, bytes};
+use crate::adapter::AdapterOrigin;
+use crate::backend::cpu::CpuBackend;
+use crate::engine::*;
+use crate::error::{Error, Result};
+use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+use crate::run::{is_name, read_manifest};
+use crate::text::{ChatTokenizer, Codec};
+
+/// What a session is to hold.
+pub struct Wanted {
+    /// Folder or `embedded`.
+    pub model: String,
+    /// Names and where they come from.
+    pub adapters: Vec<(String, AdapterOrigin)>,
+    /// Will adapters be trained?
+    pub training: bool,
+    /// Adapters the memory plan counts on beyond those named, and their rank.
+    pub more_adapters: (usize, usize),
+    /// Rows of a micro-batch, of a sampling step, sequences at once.
+    pub limits: (usize, usize, usize),
+}
+
+impl Wanted {
+    /// For inference with what the options name.
+    pub fn from_args(args: &ModelArgs) -> Result<Self> {
+        let mut model = args.model.clone();
+        let mut adapters: Vec<(String, AdapterOrigin)> = Vec::new();
+        if let Some(society) = &args.society {
+            let society = Society::find(society, args.lane.as_deref())?;
+            model = Some(society.model);
+            adapters = society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
+        }
+        let model = model.ok_or_else(|| {
+            Error::Usage("no model: give --model DIR, --model embedded or --society DIR".into())
+        })?;
+        let mut wanted = Self { adapters, ..Self::of_model(&model) };
+        wanted.add_adapters(&args.adapters)?;
+        Ok(wanted)
+    }
+
+    /// A model alone, for inference.
+    pub fn of_model(model: &str) -> Self {
+        let defaults = crate::run::RunSection::default();
+        let limits = (defaults.micro_batch_rows, defaults.step_rows, defaults.max_sequences);
+        Self { model: model.to_string(), adapters: vec![], training: false, more_adapters: (0, 1), limits }
+    }
+
+    /// Adds `NAME=DIR` adapters.
+    pub fn add_adapters(&mut self, texts: &[String]) -> Result<()> {
+        for text in texts {
+            let (name, folder) = name_value("adapter", text)?;
+            if self.adapters.iter().any(|(n, _)| n == name) {
+                return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
+            }
+            self.adapters.push((name.to_string(), AdapterOrigin::Folder(folder.into())));
+        }
+        Ok(())
+    }
+}
+
+/// A run folder at an iteration.
+pub struct Society {
+    /// The base.
+    pub model: String,
+    /// Names and PEFT folders of the lane's adapters, none at iteration 0.
+    pub adapters: Vec<(String, PathBuf)>,
+    /// The run folder.
+    pub folder: PathBuf,
+    /// The lane.
+    pub lane: String,
+    /// The iteration.
+    pub iteration: usize,
+}
+
+impl Society {
+    /// Reads `DIR[@ITERATION]`.
+    pub fn find(text: &str, lane: Option<&str>) -> Result<Self> {
+        let (folder, iteration) = match text.rsplit_once('@') {
+            Some((folder, n)) if n.parse::<usize>().is_ok() => (folder, n.parse().ok()),
+            _ => (text, None),
+        };
+        let folder = PathBuf::from(folder);
+        let manifest = read_manifest(&folder)?;
+        let lanes: Vec<&str> =
+            manifest["lanes"].as_array().into_iter().flatten().filter_map(|l| l.as_str()).collect();
+        let lane = match lane {
+            Some(lane) if lanes.contains(&lane) => lane,
+            Some(lane) => {
+                return Err(Error::Usage(format!(
+                    "--lane {lane}: {} has the lanes {}",
+                    folder.display(),
+                    lanes.join(", ")
+                )));
+            }
+            None => lanes.first().copied().unwrap_or_default(),
+        };
+        let model = manifest["model"]["path"]
+            .as_str()
+            .ok_or_else(|| Error::file(&folder.join("manifest.json"), "field model.path: missing"))?;
+        let of_lane = folder.join("adapters").join(lane);
+        let mut known: Vec<usize> =
+            list(&of_lane).iter().filter_map(|n| n.strip_prefix("iteration-")?.parse().ok()).collect();
+        known.sort_unstable();
+        let iteration = match iteration {
+            Some(i) if i == 0 || known.contains(&i) => i,
+            Some(i) => {
+                return Err(Error::file(
+                    &of_lane,
+                    format!("no iteration {i}; there are {}", describe_iterations(&known)),
+                ));
+            }
+            None => known.last().copied().unwrap_or(0),
+        };
+        let at = of_lane.join(format!("iteration-{iteration}"));
+        let adapters =
+            list(&at).into_iter().filter(|n| is_name(n)).map(|n| (n.clone(), at.join(n))).collect();
+        Ok(Self { model: model.to_string(), adapters, lane: lane.to_string(), iteration, folder })
+    }
+}
+
+fn describe_iterations(known: &[usize]) -> String {
+    match known {
+        [] => "only 0, the base".into(),
+        known => known.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Names in a folder, sorted; none if it cannot be read.
+fn list(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A model ready to work.
+pub struct Session {
+    /// Its files, for hashes.
+    pub files: ModelFiles,
+    /// The engine.
+    pub engine: EngineHandle,
+    /// Its tokenizer; none if the folder has none.
+    pub tokenizer: Option<Rc<ChatTokenizer>>,
+    /// By name.
+    pub adapters: BTreeMap<String, AdapterId>,
+    /// What it computes on, for people.
+    pub device: String,
+    /// Where results are bit for bit the same.
+    pub arithmetic: String,
+}
+
+impl Session {
+    /// Loads everything, and tells the screen what and how large.
+    pub fn open(wanted: &Wanted, common: &Common, screen: &Screen) -> Result<Self> {
+        choose_device(common.device.as_deref().unwrap_or("auto"), "--device")?;
+        let files = ModelFiles::named(&wanted.model)?;
+        let config = ModelConfig::read(&files)?;
+        let tokenizer = match files.text("tokenizer.json") {
+            Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
+            None => None,
+        };
+        let mut backend = CpuBackend::new(common.threads.unwrap_or(0))?;
+        let options = LoadOptions { training: wanted.training, max_positions: None };
+        let model = Model::load(&files, config, &mut backend, options)?;
+        let (device, arithmetic) = {
+            use crate::backend::Backend;
+            (backend.describe(), backend.arithmetic())
+        };
+        // Adapters are read before memory is planned, so that a bad one costs nothing.
+        let snapshots = wanted
+            .adapters
+            .iter()
+            .map(|(name, origin)| Ok((name.clone(), origin.snapshot(model.layout())?)))
+            .collect::<Result<Vec<_>>>()?;
+        let ranks = snapshots.iter().flat_map(|(_, s)| s.spec.parts.iter().flatten().map(|p| p.rank));
+        let max_rank = ranks.chain([wanted.more_adapters.1]).max().unwrap_or(1);
+        let (micro_batch_rows, max_rows, max_sequences) = wanted.limits;
+        let engine_options = EngineOptions {
+            max_rows: max_rows.max(max_sequences),
+            max_sequences,
+            micro_batch_rows,
+            adapters: snapshots.len() + wanted.more_adapters.0,
+            max_rank,
+            training: wanted.training,
+            memory_limit: common.memory_limit(),
+            ..EngineOptions::default()
+        };
+        screen.line(&format!(
+            "model    {}: {}, {} parameters, {} layers, context {}",
+            wanted.model,
+            model.config().model_type,
+            count(model.config().parameters()),
+            model.config().num_layers,
+            model.config().max_positions,
+        ));
+        let why = match common.device.as_deref() {
+            None | Some("auto") => " (auto: this build has no CUDA kernels yet)",
+            _ => "",
+        };
+        screen.line(&format!("device   {device}{why}"));
+        let engine = EngineHandle::new(Engine::new(Box::new(backend), model, engine_options)?);
+        let mut adapters = BTreeMap::new();
+        for (name, snapshot) in snapshots {
+            adapters.insert(name, engine.create(AdapterSource::Snapshot(Arc::new(snapshot)))?);
+        }
+        Ok(Self { files, engine, tokenizer, adapters, device, arithmetic })
+    }
+
+    /// The memory plan, on the screen.
+    pub fn show_plan(&self, screen: &Screen) {
+        let plan = self.engine.with(|e| e.plan().clone());
+        screen.line(&format!("memory   {} planned:", bytes(plan.total())));
+        for line in plan.to_string().lines() {
+            screen.line(&format!("         {line}"));
+        }
+    }
+
+    /// The tokenizer, or an error that says what lacks it.
+    pub fn codec(&self, place: &str) -> Result<&ChatTokenizer> {
+        self.tokenizer.as_deref().ok_or_else(|| {
+            Error::input(
+                place,
+                format!(
+                    "{} has no tokenizer.json; only records with `tokens` work with it",
+                    self.files.place()
+                ),
+            )
+        })
+    }
+
+    /// The adapter of a record.
+    pub fn adapter_of(&self, record: &Record) -> Result<AdapterId> {
+        let Some(name) = &record.adapter else { return Ok(AdapterId::BASE) };
+        self.adapters.get(name).copied().ok_or_else(|| {
+            let known: Vec<&str> = self.adapters.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
+            record.error("adapter", format!("unknown adapter `{name}`; given with --adapter: {known}"))
+        })
+    }
+
+    /// Tokens of a record that is to be continued (`prompt`) or read as it is, and the loss weights of each.
+    pub fn tokens(&self, record: &Record, prompt: bool) -> Result<(Vec<u32>, Vec<f32>)> {
+        let codec = || self.codec(&record.place);
+        let at = |field: &str| {
+            let place = format!("{}: {field}", record.place);
+            move |e: Error| match e {
+                Error::Input { place: inner, problem } => Error::input(format!("{place}: {inner}"), problem),
+                other => other,
+            }
+        };
+        let ones = |tokens: Vec<u32>| {
+            let weights = vec![1.0; tokens.len()];
+            (tokens, weights)
+        };
+        let (field, (tokens, weights)) = match &record.content {
+            Content::Tokens(tokens, weights) => {
+                let weights = weights.clone().unwrap_or_else(|| vec![1.0; tokens.len()]);
+                ("tokens", (tokens.clone(), weights))
+            }
+            Content::Text(text) => ("text", ones(codec()?.encode_text(text).map_err(at("text"))?)),
+            Content::Messages(messages) if prompt => {
+                ("messages", ones(codec()?.prompt(messages).map_err(at("messages"))?))
+            }
+            Content::Messages(messages) => ("messages", codec()?.training(messages).map_err(at("messages"))?),
+            Content::PromptCompletion(before, after) => {
+                let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
+                let mut weights = vec![0.0; tokens.len()];
+                tokens.extend(codec()?.encode_continuation(after).map_err(at("completion"))?);
+                weights.resize(tokens.len(), 1.0);
+                ("prompt", (tokens, weights))
+            }
+        };
+        let (vocab, context) = self.engine.with(|e| (e.config().vocab_size, e.config().max_positions));
+        if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(
+                record.error(field, format!("found token {t}, expected less than {vocab}, the vocabulary"))
+            );
+        }
+        if tokens.is_empty() {
+            return Err(record.error(field, "found no tokens, expected at least one"));
+        }
+        let room = if prompt { context - 1 } else { context };
+        if tokens.len() > room {
+            let what = if prompt { "a prompt that leaves room for one token of" } else { "at most" };
+            return Err(record.error(
+                field,
+                format!("found {} tokens, expected {what} the model's context of {context}", tokens.len()),
+            ));
+        }
+        Ok((tokens, weights))
+    }
+
+    /// Runs one future to its end, with the engine.
+    pub fn drive(&self, work: impl std::future::Future<Output = Result<()>> + 'static) -> Result<()> {
+        run_lanes(&self.engine, vec![Box::pin(work)])
+    }
+}
+
+/// `1234567` as `1.2 M`.
+pub fn count(n: usize) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{:.0} k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
+}

@@ -1,0 +1,320 @@
+//! `colloquy train`: adapters, each on its own data, all in the same batches.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use clap::Args as ClapArgs;
+use futures::future::try_join_all;
+use serde_json::json;
+
+use super::common::{Common, name_value};
+use super::records;
+use super::screen::Screen;
+use super::session::{Session, Wanted};
+use crate::adapter::{AdapterOrigin, write_peft};
+use crate::engine::{AdapterId, Service, TrainRequest, TrainSequence, TrainStep, draw_key};
+use crate::error::{Error, Result};
+use crate::recipe::{Training, steps};
+use crate::run::{TrainingSection, write_lines};
+
+/// Options of `train`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Finetune adapters, each on its own data, in the same batches",
+    long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
+                  optimizer, and comes out as if it had been trained alone, bit for bit.",
+    after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]` (targets joined by `+`).
+Data, JSON Lines, one of:
+  {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}  assistant turns carry the loss; \"weight\": 0 leaves a turn out
+  {\"prompt\": …, \"completion\": …}                               the completion carries the loss
+  {\"text\": …}                                                  every token does
+  {\"tokens\": […], \"weights\": […]}                              as given (default 1); needs no tokenizer
+Any training option can be set for one adapter: --learning-rate critic-0=2e-7
+Output: DIR/NAME/adapter_config.json, adapter_model.safetensors; DIR/metrics.jsonl with adapter, step, loss,
+grad_norm (before clipping), learning_rate, tokens.
+
+Example:
+  colloquy train --model embedded --adapter a=new:rank=8 --data a=chats.jsonl --output trained"
+)]
+pub struct Args {
+    /// A Hugging Face model folder, or `embedded`.
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// An adapter to train and what it starts from. May be repeated.
+    #[arg(long = "adapter", value_name = "NAME=SOURCE", required = true)]
+    adapters: Vec<String>,
+    /// An adapter's training data. One for each adapter.
+    #[arg(long = "data", value_name = "NAME=FILE", required = true)]
+    data: Vec<String>,
+    /// Folder for the results.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Replace results in --output if it exists.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    training: TrainingArgs,
+    /// Most rows (tokens) in a micro-batch; 0 is no limit. Never changes results.
+    #[arg(long, default_value_t = 2048, value_name = "ROWS", help_heading = "Device")]
+    micro_batch_rows: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Training options; each may be given for all adapters (`VALUE`) and for single ones (`NAME=VALUE`).
+#[derive(ClapArgs, Debug)]
+#[command(next_help_heading = "Training ([NAME=]VALUE)")]
+struct TrainingArgs {
+    /// Peak learning rate [default: 1e-4].
+    #[arg(long, value_name = "X")]
+    learning_rate: Vec<String>,
+    /// Decoupled weight decay [default: 0].
+    #[arg(long, value_name = "X")]
+    weight_decay: Vec<String>,
+    /// Decay of the first moment [default: 0.9].
+    #[arg(long, value_name = "X")]
+    adam_beta1: Vec<String>,
+    /// Decay of the second moment [default: 0.999].
+    #[arg(long, value_name = "X")]
+    adam_beta2: Vec<String>,
+    /// Added to the denominator [default: 1e-8].
+    #[arg(long, value_name = "X")]
+    adam_epsilon: Vec<String>,
+    /// Gradient norm clip; 0 does not clip [default: 1].
+    #[arg(long, value_name = "X")]
+    max_grad_norm: Vec<String>,
+    /// Passes over the data [default: 1].
+    #[arg(long, value_name = "N", conflicts_with = "max_steps")]
+    num_epochs: Vec<String>,
+    /// Optimizer steps, instead of epochs; the data repeats as needed.
+    #[arg(long, value_name = "N")]
+    max_steps: Vec<String>,
+    /// Sequences in one optimizer step; 0 is all [default: 8].
+    #[arg(long, value_name = "N")]
+    batch_size: Vec<String>,
+    /// constant, linear or cosine [default: constant].
+    #[arg(long, value_name = "NAME")]
+    lr_scheduler: Vec<String>,
+    /// Share of the steps that warm up [default: 0].
+    #[arg(long, value_name = "X")]
+    warmup_ratio: Vec<String>,
+    /// Shuffle each epoch [default: true].
+    #[arg(long, value_name = "true|false")]
+    shuffle: Vec<String>,
+}
+
+/// One option's values: for all adapters, and for single ones.
+struct Setting<'a> {
+    option: &'a str,
+    values: BTreeMap<Option<&'a str>, &'a str>,
+}
+
+impl<'a> Setting<'a> {
+    fn read(option: &'a str, texts: &'a [String], adapters: &[&str]) -> Result<Self> {
+        let mut values = BTreeMap::new();
+        for text in texts {
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (Some(name), value),
+                None => (None, text.as_str()),
+            };
+            if let Some(name) = name
+                && !adapters.contains(&name)
+            {
+                return Err(Error::Usage(format!(
+                    "--{option} {text}: no adapter is called `{name}`; there are {}",
+                    adapters.join(", ")
+                )));
+            }
+            if values.insert(name, value).is_some() {
+                return Err(Error::Usage(format!("--{option} {text}: given twice")));
+            }
+        }
+        Ok(Self { option, values })
+    }
+
+    /// The value for an adapter, as it was written.
+    fn text(&self, adapter: &str) -> Option<&'a str> {
+        self.values.get(&Some(adapter)).or_else(|| self.values.get(&None)).copied()
+    }
+
+    /// The value for an adapter, checked.
+    fn get<T: std::str::FromStr + Copy>(
+        &self,
+        adapter: &str,
+        default: T,
+        expected: &str,
+        good: impl Fn(T) -> bool,
+    ) -> Result<T> {
+        let Some(text) = self.text(adapter) else { return Ok(default) };
+        text.parse()
+            .ok()
+            .filter(|v| good(*v))
+            .ok_or_else(|| Error::Usage(format!("--{} {text}: expected {expected}", self.option)))
+    }
+}
+
+impl TrainingArgs {
+    /// The settings of one adapter, and its number of steps if that is set.
+    fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Training, Option<usize>)> {
+        let setting = |option, texts| Setting::read(option, texts, adapters);
+        let number = |option, texts, default: f32, expected: &str, good: fn(f32) -> bool| -> Result<f32> {
+            setting(option, texts)?.get(adapter, default, expected, |v: f32| v.is_finite() && good(v))
+        };
+        let at_least_0 = |v: f32| v >= 0.0;
+        let decay = |v: f32| (0.0..1.0).contains(&v);
+        let share = |v: f32| (0.0..=1.0).contains(&v);
+        let max_steps =
+            setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
+        let scheduler = setting("lr-scheduler", &self.lr_scheduler)?;
+        let section = TrainingSection {
+            learning_rate: number("learning-rate", &self.learning_rate, 1e-4, "a number >= 0", at_least_0)?,
+            weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
+            adam_beta1: number("adam-beta1", &self.adam_beta1, 0.9, "a number >= 0 and < 1", decay)?,
+            adam_beta2: number("adam-beta2", &self.adam_beta2, 0.999, "a number >= 0 and < 1", decay)?,
+            adam_epsilon: number("adam-epsilon", &self.adam_epsilon, 1e-8, "a number > 0", |v| v > 0.0)?,
+            max_grad_norm: number("max-grad-norm", &self.max_grad_norm, 1.0, "a number >= 0", at_least_0)?,
+            num_epochs: setting("num-epochs", &self.num_epochs)?.get(
+                adapter,
+                1,
+                "at least 1",
+                |n: usize| n >= 1,
+            )?,
+            batch_size: setting("batch-size", &self.batch_size)?.get(
+                adapter,
+                8,
+                "a whole number",
+                |_: usize| true,
+            )?,
+            lr_scheduler: scheduler.text(adapter).unwrap_or("constant").to_string(),
+            warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
+            shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
+            ..TrainingSection::default()
+        };
+        let known = ["constant", "linear", "cosine"];
+        if !known.contains(&section.lr_scheduler.as_str()) {
+            let found = section.lr_scheduler;
+            return Err(Error::Usage(format!("--lr-scheduler {found}: expected {}", known.join(", "))));
+        }
+        Ok((Training::of_generators(&section)?, (max_steps > 0).then_some(max_steps)))
+    }
+}
+
+/// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the learning rates of that many steps.
+fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: u64) -> Vec<TrainStep> {
+    let Some(max_steps) = max_steps else { return steps(count, training, key) };
+    let batch = if training.section.batch_size == 0 { count } else { training.section.batch_size };
+    let mut enough = training.clone();
+    enough.section.num_epochs = max_steps.div_ceil(count.div_ceil(batch.max(1)).max(1));
+    let mut plan = steps(count, &enough, key);
+    plan.truncate(max_steps);
+    // A schedule depends on the number of steps alone: that of one step a sequence has it.
+    let mut rates = training.clone();
+    (rates.section.num_epochs, rates.section.batch_size) = (1, 1);
+    for (step, rate) in plan.iter_mut().zip(steps(max_steps, &rates, key)) {
+        step.learning_rate = rate.learning_rate;
+    }
+    plan
+}
+
+/// An adapter to train.
+struct Job {
+    name: String,
+    id: AdapterId,
+    request: TrainRequest,
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let screen = Rc::new(Screen::new());
+    let mut sources = Vec::new();
+    for text in &args.adapters {
+        let (name, source) = name_value("adapter", text)?;
+        if sources.iter().any(|(n, _)| n == name) {
+            return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
+        }
+        sources.push((name.to_string(), AdapterOrigin::parse(source)?));
+    }
+    let names: Vec<&str> = sources.iter().map(|(n, _)| n.as_str()).collect();
+    let mut data = BTreeMap::new();
+    for text in &args.data {
+        let (name, file) = name_value("data", text)?;
+        if !names.contains(&name) {
+            return Err(Error::Usage(format!("--data {text}: no adapter is called `{name}`")));
+        }
+        if data.insert(name, PathBuf::from(file)).is_some() {
+            return Err(Error::Usage(format!("--data {text}: adapter `{name}` has data already")));
+        }
+    }
+    if let Some(name) = names.iter().find(|n| !data.contains_key(*n)) {
+        return Err(Error::Usage(format!("adapter `{name}` has no data: give --data {name}=FILE")));
+    }
+    let settings = names.iter().map(|n| args.training.of(n, &names)).collect::<Result<Vec<_>>>()?;
+    if args.output.exists() && !args.force {
+        return Err(Error::file(
+            &args.output,
+            "exists already; choose another --output, or --force to replace results in it",
+        ));
+    }
+    let read = names.iter().map(|n| records::read(&data[n], &["weights"])).collect::<Result<Vec<_>>>()?;
+
+    let defaults = crate::run::RunSection::default();
+    let wanted = Wanted {
+        model: args.model.clone(),
+        adapters: sources.clone(),
+        training: true,
+        more_adapters: (0, 1),
+        limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
+    };
+    let session = Session::open(&wanted, &args.common, &screen)?;
+    session.show_plan(&screen);
+    let layout = session.engine.with(|e| e.model().layout().clone());
+
+    let mut jobs = Vec::new();
+    for ((name, records), (training, max_steps)) in names.iter().zip(&read).zip(settings) {
+        let id = session.adapters[*name];
+        let mut sequences = Vec::new();
+        for record in records {
+            if let Some(other) = record.adapter.as_deref().filter(|a| a != name) {
+                return Err(
+                    record.error("adapter", format!("found `{other}`, but this is the data of `{name}`"))
+                );
+            }
+            let (tokens, weights) = session.tokens(record, false)?;
+            if weights.iter().skip(1).all(|w| *w == 0.0) {
+                return Err(record.error("", "nothing in it carries loss"));
+            }
+            sequences.push(TrainSequence { tokens, weights });
+        }
+        let seed = args.common.seed.unwrap_or(0);
+        let key = draw_key(&[&seed.to_le_bytes(), b"train", name.as_bytes()]);
+        let request = TrainRequest {
+            adapter: id,
+            steps: plan_steps(sequences.len(), &training, max_steps, key),
+            sequences: sequences.into(),
+            optimizer: training.optimizer(),
+            fresh_moments: true,
+        };
+        jobs.push(Job { name: name.to_string(), id, request });
+    }
+
+    let steps: usize = jobs.iter().map(|j| j.request.steps.len()).sum();
+    screen.line(&format!("train    {} adapters, {steps} optimizer steps", jobs.len()));
+    let engine = session.engine.clone();
+    let output = args.output.clone();
+    session.drive(async move {
+        let results = try_join_all(jobs.iter().map(|j| engine.train(j.request.clone()))).await?;
+        let mut lines = Vec::new();
+        for (job, metrics) in jobs.iter().zip(&results) {
+            lines.extend(metrics.iter().map(|m| {
+                json!({"adapter": job.name, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
+                       "learning_rate": m.learning_rate, "tokens": m.tokens})
+            }));
+            let snapshot = engine.snapshot(job.id, false)?;
+            write_peft(&output.join(&job.name), &snapshot, &layout, &args.model)?;
+        }
+        write_lines(&output.join("metrics.jsonl"), &lines)
+    })?;
+    screen.line(&format!("written  {}", args.output.display()));
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Adapters as one safetensors file: weights, and the optimizer's state where there is one.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::files::write_file;
+use crate::adapter::{Moments, Snapshot};
+use crate::backend::{LoraMatrix, PartId, PartSpec, SlotSpec};
+use crate::error::{Error, Result};
+
+/// What the header says of one adapter; the numbers are tensors `ADAPTER.ROLE.PART.MATRIX`.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// Rank and scale (as bits) of each part.
+    parts: Vec<Option<(usize, u32)>>,
+    /// Parts in the order they are kept.
+    order: Vec<(u32, char)>,
+    /// Optimizer steps, if the optimizer's state is kept.
+    steps: Option<u32>,
+}
+
+fn letter(matrix: LoraMatrix) -> char {
+    match matrix {
+        LoraMatrix::A => 'A',
+        LoraMatrix::B => 'B',
+    }
+}
+
+/// Writes `adapters`: whole, synced, then renamed.
+pub fn save(path: &Path, adapters: &[Snapshot]) -> Result<()> {
+    let mut headers = Vec::new();
+    let mut tensors = Vec::new();
+    for (i, adapter) in adapters.iter().enumerate() {
+        headers.push(Header {
+            parts: adapter.spec.parts.iter().map(|p| p.map(|p| (p.rank, p.scale.to_bits()))).collect(),
+            order: adapter.weights.iter().map(|(p, m, _)| (p.0, letter(*m))).collect(),
+            steps: adapter.moments.as_ref().map(|m| m.steps),
+        });
+        let mut roles = vec![("weights", &adapter.weights)];
+        if let Some(m) = &adapter.moments {
+            roles.extend([("first", &m.first), ("second", &m.second)]);
+        }
+        for (role, values) in roles {
+            for (part, matrix, numbers) in values {
+                let bytes = bytemuck::cast_slice::<f32, u8>(numbers);
+                let view = TensorView::new(Dtype::F32, vec![numbers.len()], bytes)
+                    .map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
+                tensors.push((format!("{i}.{role}.{}.{}", part.0, letter(*matrix)), view));
+            }
+        }
+    }
+    let header = serde_json::to_string(&headers).map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
+    let metadata = HashMap::from([("adapters".to_string(), header)]);
+    let bytes = safetensors::serialize(tensors, Some(metadata))
+        .map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
+    write_file(path, &bytes)
+}
+
+/// Reads what [`save`] wrote.
+pub fn load(path: &Path) -> Result<Vec<Snapshot>> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let broken = |what: &dyn std::fmt::Display| Error::file(path, format!("not a checkpoint: {what}"));
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;
+    let header =
+        metadata.metadata().as_ref().and_then(|m| m.get("adapters")).ok_or_else(|| broken(&"no header"))?;
+    let headers: Vec<Header> = serde_json::from_str(header).map_err(|e| broken(&e))?;
+    let read = |i: usize, role: &str, order: &[(u32, char)]| -> Result<Vec<(PartId, LoraMatrix, Vec<f32>)>> {
+        order
+            .iter()
+            .map(|&(part, m)| {
+                let name = format!("{i}.{role}.{part}.{m}");
+                let tensor = tensors.tensor(&name).map_err(|e| broken(&e))?;
+                let numbers = tensor
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
+                    .collect();
+                let matrix = if m == 'A' { LoraMatrix::A } else { LoraMatrix::B };
+                Ok((PartId(part), matrix, numbers))
+            })
+            .collect()
+    };
+    headers
+        .iter()
+        .enumerate()
+        .map(|(i, h)| {
+            let parts = h
+                .parts
+                .iter()
+                .map(|p| p.map(|(rank, scale)| PartSpec { rank, scale: f32::from_bits(scale) }))
+                .collect();
+            let moments = match h.steps {
+                Some(steps) => Some(Moments {
+                    steps,
+                    first: read(i, "first", &h.order)?,
+                    second: read(i, "second", &h.order)?,
+                }),
+                None => None,
+            };
+            Ok(Snapshot { spec: SlotSpec { parts }, weights: read(i, "weights", &h.order)?, moments })
+        })
+        .collect()
+}

@@ -1,0 +1,348 @@
+//! The run folder: one run's configuration, results and journal, and the lock that keeps a second process out.
+//!
+//! | file | what |
+//! |---|---|
+//! | `manifest.json` | program, device, seeds, hashes of model, data and prompts |
+//! | `config.toml` | the resolved configuration; `resume` reads it |
+//! | `splits.json` | ids of the train, dev and test questions of each arm |
+//! | `metrics.jsonl` | everything measured, one line a number or group of numbers |
+//! | `transcripts/LANE/iteration-I/NAME.jsonl` | debates and answers, in question order |
+//! | `data/LANE/iteration-I/ADAPTER.jsonl` | training sets |
+//! | `adapters/LANE/iteration-I/ADAPTER/` | PEFT folders |
+//! | `journal/` | completed calls, for `resume` |
+//!
+//! A lane is `ARM/seed-S`.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::files::{write_file, write_lines};
+use super::{Event, Output};
+use crate::adapter::Snapshot;
+use crate::error::{Error, Result};
+
+/// Version of the folder's layout. A reader refuses newer ones.
+pub const SCHEMA: u64 = 1;
+
+const LOCK: &str = ".lock";
+
+/// An arm and a seed: what runs as one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The arm's name.
+    pub arm: String,
+    /// The seed.
+    pub seed: u64,
+}
+
+impl Lane {
+    /// `ARM/seed-S`.
+    pub fn name(&self) -> String {
+        format!("{}/seed-{}", self.arm, self.seed)
+    }
+}
+
+/// A locked run folder.
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes the folder. One that exists is an error unless `force`, which replaces an earlier run (and nothing else).
+    pub fn create(path: &Path, force: bool) -> Result<Self> {
+        Self::check_new(path, force)?;
+        if path.exists() {
+            let lock = lock(path)?;
+            for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
+                let entry = entry.map_err(Error::io(path))?;
+                let name = entry.path();
+                if entry.file_name() == LOCK {
+                    continue;
+                }
+                let is_dir = entry.file_type().map_err(Error::io(&name))?.is_dir();
+                if is_dir { std::fs::remove_dir_all(&name) } else { std::fs::remove_file(&name) }
+                    .map_err(Error::io(&name))?;
+            }
+            return Ok(Self { path: path.to_path_buf(), _lock: lock });
+        }
+        std::fs::create_dir_all(path).map_err(Error::io(path))?;
+        let lock = lock(path)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Whether [`RunFolder::create`] will refuse; to be known before anything is loaded.
+    pub fn check_new(path: &Path, force: bool) -> Result<()> {
+        if path.exists() && !force {
+            return Err(Error::file(
+                path,
+                "exists already; choose another --output, or --force to replace it",
+            ));
+        }
+        if path.exists() && !path.join("manifest.json").exists() && !is_empty(path)? {
+            return Err(Error::file(path, "is not a run folder; --force replaces only runs"));
+        }
+        Ok(())
+    }
+
+    /// Opens the folder of a run that was interrupted or is complete.
+    pub fn open(path: &Path) -> Result<Self> {
+        read_manifest(path)?;
+        let lock = lock(path)?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file of the folder, whole.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_file(&self.path.join(name), bytes)
+    }
+
+    /// Writes a JSON file of the folder, for people too.
+    pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+        let mut text =
+            serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("{name}: {e}")))?;
+        text.push('\n');
+        self.write(name, text.as_bytes())
+    }
+
+    /// The folder of the journals.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+}
+
+fn is_empty(path: &Path) -> Result<bool> {
+    Ok(path.is_dir() && std::fs::read_dir(path).map_err(Error::io(path))?.next().is_none())
+}
+
+/// Takes the folder's lock. The operating system gives it back when the process ends, however it ends.
+fn lock(path: &Path) -> Result<File> {
+    let file_path = path.join(LOCK);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file_path)
+        .map_err(Error::io(&file_path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let _ = file.set_len(0);
+            let _ = file.rewind();
+            let _ = write!(file, "{}", std::process::id());
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            Err(Error::file(path, format!("in use by process {}", holder.trim())))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io(&file_path)(e)),
+    }
+}
+
+/// The manifest of a run folder.
+pub fn read_manifest(folder: &Path) -> Result<Value> {
+    let path = folder.join("manifest.json");
+    if !folder.is_dir() {
+        return Err(Error::file(folder, "no such run folder"));
+    }
+    if !path.exists() {
+        return Err(Error::file(folder, "not a run folder: it has no manifest.json"));
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let manifest: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+    match manifest["schema"].as_u64() {
+        Some(n) if n <= SCHEMA => Ok(manifest),
+        Some(n) => Err(Error::input(
+            format!("{}: schema", path.display()),
+            format!("found {n}, expected at most {SCHEMA}: the run was made by a newer version"),
+        )),
+        None => Err(Error::input(format!("{}: schema", path.display()), "missing")),
+    }
+}
+
+/// All records of a metrics.jsonl.
+pub fn read_metrics(folder: &Path) -> Result<Vec<Map<String, Value>>> {
+    let path = folder.join("metrics.jsonl");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    text.lines()
+        .enumerate()
+        .map(|(i, line)| {
+            serde_json::from_str(line).map_err(|e| Error::input(format!("{}:{}", path.display(), i + 1), e))
+        })
+        .collect()
+}
+
+/// Writes an adapter as a PEFT folder; the model knows how.
+pub type AdapterWriter = Box<dyn Fn(&Path, &Snapshot) -> Result<()>>;
+
+/// The key of a metrics record: positions of arm and seed, iteration, name.
+type MetricKey = (usize, usize, String);
+
+/// Puts what the lanes of a run produce into its folder, and passes events on.
+pub struct Recorder {
+    folder: PathBuf,
+    lanes: Vec<Lane>,
+    metrics: RefCell<BTreeMap<MetricKey, Value>>,
+    write_adapter: AdapterWriter,
+    events: Box<dyn Fn(Event)>,
+}
+
+impl Recorder {
+    /// For these lanes, in the order in which their metrics are to stand. Metrics already in the folder are kept.
+    pub fn new(
+        folder: &RunFolder,
+        lanes: Vec<Lane>,
+        write_adapter: AdapterWriter,
+        events: Box<dyn Fn(Event)>,
+    ) -> Result<Self> {
+        let mut metrics = BTreeMap::new();
+        for record in read_metrics(folder.path())? {
+            let arm = record.get("arm").and_then(Value::as_str);
+            let seed = record.get("seed").and_then(Value::as_u64);
+            let position = lanes.iter().position(|l| Some(l.arm.as_str()) == arm && Some(l.seed) == seed);
+            let iteration = record.get("iteration").and_then(Value::as_u64);
+            let name = record.get("name").and_then(Value::as_str).map(String::from);
+            if let (Some(lane), Some(iteration), Some(name)) = (position, iteration, name) {
+                metrics.insert((lane, iteration as usize, name), Value::Object(record));
+            }
+        }
+        Ok(Self {
+            folder: folder.path().to_path_buf(),
+            lanes,
+            metrics: RefCell::new(metrics),
+            write_adapter,
+            events,
+        })
+    }
+
+    fn place(&self, kind: &str, lane: &str, iteration: usize, name: &str) -> PathBuf {
+        self.folder.join(kind).join(lane).join(format!("iteration-{iteration}")).join(name)
+    }
+}
+
+impl Output for Recorder {
+    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+        let position = self
+            .lanes
+            .iter()
+            .position(|l| l.name() == lane)
+            .ok_or_else(|| Error::Internal(format!("metrics of an unknown lane {lane}")))?;
+        let Lane { arm, seed } = &self.lanes[position];
+        let mut record = json!({"arm": arm, "seed": seed, "iteration": iteration, "name": name});
+        match value {
+            Value::Object(fields) => {
+                let record = record.as_object_mut().expect("an object");
+                fields.into_iter().for_each(|(k, v)| {
+                    record.entry(k).or_insert(v);
+                });
+            }
+            other => record["value"] = other,
+        }
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.insert((position, iteration, name.to_string()), record);
+        let lines: Vec<Value> = metrics.values().cloned().collect();
+        write_lines(&self.folder.join("metrics.jsonl"), &lines)
+    }
+
+    fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
+        write_lines(&self.place("transcripts", lane, iteration, &format!("{name}.jsonl")), records)
+    }
+
+    fn dataset(&self, lane: &str, iteration: usize, adapter: &str, records: &[Value]) -> Result<()> {
+        write_lines(&self.place("data", lane, iteration, &format!("{adapter}.jsonl")), records)
+    }
+
+    fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()> {
+        (self.write_adapter)(&self.place("adapters", lane, iteration, adapter), snapshot)
+    }
+
+    fn event(&self, event: Event) {
+        (self.events)(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorder(folder: &RunFolder) -> Recorder {
+        let lanes = ["b", "a"].map(|arm| Lane { arm: arm.into(), seed: 7 }).to_vec();
+        Recorder::new(folder, lanes, Box::new(|_, _| Ok(())), Box::new(|_| ())).unwrap()
+    }
+
+    #[test]
+    fn an_existing_folder_is_refused_and_force_replaces_only_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let folder = RunFolder::create(&path, false).unwrap();
+        folder.write("manifest.json", b"{\"schema\":1}").unwrap();
+        folder.write("keep/me.txt", b"x").unwrap();
+        assert!(RunFolder::create(&path, false).err().unwrap().to_string().contains("exists already"));
+        let busy = RunFolder::open(&path).err().unwrap().to_string();
+        assert!(busy.contains(&format!("in use by process {}", std::process::id())), "{busy}");
+        drop(folder);
+        assert!(RunFolder::open(&path).is_ok());
+        let again = RunFolder::create(&path, true).unwrap();
+        assert!(!again.path().join("keep").exists());
+        std::fs::write(dir.path().join("other.txt"), "x").unwrap();
+        assert!(RunFolder::create(dir.path(), true).err().unwrap().to_string().contains("not a run folder"));
+    }
+
+    #[test]
+    fn newer_folders_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("manifest.json"), format!("{{\"schema\":{}}}", SCHEMA + 1)).unwrap();
+        assert!(read_manifest(dir.path()).unwrap_err().to_string().contains("newer"));
+        assert!(
+            read_manifest(&dir.path().join("no")).unwrap_err().to_string().contains("no such run folder")
+        );
+    }
+
+    #[test]
+    fn metrics_stand_in_key_order_whatever_came_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut texts = Vec::new();
+        for order in [[0, 1, 2, 3], [3, 1, 2, 0]] {
+            let path = dir.path().join(format!("{order:?}"));
+            let folder = RunFolder::create(&path, false).unwrap();
+            let records =
+                [("a/seed-7", 0, "x"), ("b/seed-7", 1, "y"), ("b/seed-7", 1, "x"), ("b/seed-7", 0, "z")];
+            for (n, i) in order.into_iter().enumerate() {
+                // A new recorder each time, as after an interruption.
+                let (lane, iteration, name) = records[i];
+                let recorder = recorder(&folder);
+                recorder
+                    .metrics(lane, iteration, name, json!({"accuracy": 0.5, "name": "kept", "n": i}))
+                    .unwrap();
+                if n == 0 {
+                    recorder.metrics(lane, iteration, name, json!({"accuracy": 0.5, "n": i})).unwrap();
+                }
+            }
+            texts.push(std::fs::read_to_string(path.join("metrics.jsonl")).unwrap());
+        }
+        assert_eq!(texts[0], texts[1]);
+        let names: Vec<String> = texts[0]
+            .lines()
+            .map(|l| {
+                let v: Value = serde_json::from_str(l).unwrap();
+                format!("{}{}{}", v["arm"].as_str().unwrap(), v["iteration"], v["name"].as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(names, ["b0z", "b1x", "b1y", "a0x"]);
+    }
+}

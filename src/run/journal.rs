@@ -1,0 +1,252 @@
+//! The journal on disk: completed calls of one lane, appended line by line, and the adapters that training calls left behind.
+//!
+//! A line is `{"sum":"0123456789abcdef","call":"…","entry":{…}}`; the sum is over the rest of the line, so that a line a crash tore is
+//! recognised. The first bad line and all after it are forgotten: their calls are made again and give the same results. Lines
+//! survive the process as soon as they are written; they are synced to the disk about once a second and before every checkpoint.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::checkpoint;
+use crate::adapter::Snapshot;
+use crate::engine::{Entry, Journal};
+use crate::error::{Error, Result};
+
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// The journal of one lane.
+pub struct FileJournal {
+    path: PathBuf,
+    checkpoints: PathBuf,
+    file: RefCell<File>,
+    /// Where each call's line starts and how long it is; entries are read when they are asked for.
+    lines: RefCell<HashMap<String, (u64, usize)>>,
+    end: Cell<u64>,
+    synced: Cell<Instant>,
+    replayed: Cell<u64>,
+    /// Set by a failed write: whatever is on disk is whole, and nothing more is added to it.
+    broken: Cell<bool>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Line<'a> {
+    call: std::borrow::Cow<'a, str>,
+    entry: std::borrow::Cow<'a, Entry>,
+}
+
+impl FileJournal {
+    /// Opens or starts the journal `folder/LANE.jsonl`. The second value is a warning, if lines had to be forgotten.
+    pub fn open(folder: &Path, lane: &str) -> Result<(Self, Option<String>)> {
+        let path = folder.join(format!("{lane}.jsonl"));
+        let checkpoints = folder.join(lane);
+        std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
+        let mut lines = HashMap::new();
+        let mut good = 0;
+        for line in bytes.split_inclusive(|&b| b == b'\n') {
+            let Some(parsed) = parse(line) else { break };
+            lines.insert(parsed.call.into_owned(), (good as u64, line.len()));
+            good += line.len();
+        }
+        let mut warning = None;
+        if good < bytes.len() {
+            let lost = bytes[good..].split_inclusive(|&b| b == b'\n').count();
+            warning = Some(format!(
+                "{}: {lost} incomplete line{} at the end ignored; the work is done again",
+                path.display(),
+                if lost == 1 { "" } else { "s" }
+            ));
+            file.set_len(good as u64).map_err(Error::io(&path))?;
+        }
+        let journal = Self {
+            path,
+            checkpoints,
+            file: RefCell::new(file),
+            lines: RefCell::new(lines),
+            end: Cell::new(good as u64),
+            synced: Cell::new(Instant::now()),
+            replayed: Cell::new(0),
+            broken: Cell::new(false),
+        };
+        Ok((journal, warning))
+    }
+
+    /// Calls that are kept.
+    pub fn len(&self) -> usize {
+        self.lines.borrow().len()
+    }
+
+    /// Nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls answered from the journal since it was opened.
+    pub fn replayed(&self) -> u64 {
+        self.replayed.get()
+    }
+
+    fn checkpoint_path(&self, call: &str) -> PathBuf {
+        // Calls are paths such as `lane/seed-0/iteration-1/train#0`; the lane is this journal's own.
+        let name: String = call
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
+            .collect();
+        let tail = name.len().saturating_sub(120);
+        let hash = &super::sha256(call.as_bytes())[..8];
+        self.checkpoints.join(format!("{}-{hash}.safetensors", &name[tail..]))
+    }
+}
+
+impl Journal for FileJournal {
+    fn replay(&self, call: &str) -> Result<Option<Entry>> {
+        let Some(&(start, length)) = self.lines.borrow().get(call) else { return Ok(None) };
+        let mut file = self.file.borrow_mut();
+        let mut line = vec![0; length];
+        file.seek(SeekFrom::Start(start)).map_err(Error::io(&self.path))?;
+        file.read_exact(&mut line).map_err(Error::io(&self.path))?;
+        let entry = parse(&line).map(|l| l.entry.into_owned());
+        let entry =
+            entry.ok_or_else(|| Error::file(&self.path, format!("call {call}: the line changed on disk")))?;
+        self.replayed.set(self.replayed.get() + 1);
+        Ok(Some(entry))
+    }
+
+    fn record(&self, call: &str, entry: &Entry) -> Result<()> {
+        if self.broken.get() {
+            return Err(Error::file(&self.path, "an earlier write failed"));
+        }
+        let line = Line { call: call.into(), entry: std::borrow::Cow::Borrowed(entry) };
+        let body = serde_json::to_string(&line)
+            .map_err(|e| Error::Internal(format!("journal entry of {call}: {e}")))?;
+        let line = format!("{{\"sum\":\"{:016x}\",{}\n", sum(body.as_bytes()), &body[1..]);
+        let mut file = self.file.borrow_mut();
+        let written = file.write_all(line.as_bytes()).and_then(|()| {
+            if self.synced.get().elapsed() >= SYNC_EVERY {
+                file.sync_data()?;
+                self.synced.set(Instant::now());
+            }
+            Ok(())
+        });
+        if let Err(e) = written {
+            self.broken.set(true);
+            let _ = file.set_len(self.end.get());
+            return Err(Error::io(&self.path)(e));
+        }
+        let start = self.end.get();
+        self.lines.borrow_mut().insert(call.to_string(), (start, line.len()));
+        self.end.set(start + line.len() as u64);
+        Ok(())
+    }
+
+    fn save_adapters(&self, call: &str, adapters: &[Snapshot]) -> Result<()> {
+        checkpoint::save(&self.checkpoint_path(call), adapters)?;
+        self.file.borrow().sync_data().map_err(Error::io(&self.path))?;
+        self.synced.set(Instant::now());
+        Ok(())
+    }
+
+    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
+        checkpoint::load(&self.checkpoint_path(call))
+    }
+}
+
+/// FNV-1a, 64 bits: finds torn lines, not forgeries.
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// A whole line with the right sum.
+fn parse(line: &[u8]) -> Option<Line<'static>> {
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    let rest = line.strip_prefix("{\"sum\":\"")?;
+    let (expected, rest) = rest.split_at_checked(16)?;
+    let body = format!("{{{}", rest.strip_prefix("\",")?);
+    if format!("{:016x}", sum(body.as_bytes())) != expected {
+        return None;
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(&body);
+    serde::Deserialize::deserialize(&mut deserializer).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{LoraMatrix, PartId, PartSpec, SlotSpec};
+    use crate::engine::{Finish, Sample};
+
+    fn entry(n: u32) -> Entry {
+        Entry::Samples(vec![Sample {
+            tokens: vec![n, 7],
+            logprobs: vec![-0.1 * n as f32, -1.234_567_9e-8],
+            finish: Finish::Stop,
+        }])
+    }
+
+    #[test]
+    fn entries_come_back_after_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, warning) = FileJournal::open(dir.path(), "arm/seed-0").unwrap();
+        assert!(warning.is_none());
+        for n in 0..5 {
+            journal.record(&format!("arm/seed-0/q#{n}"), &entry(n)).unwrap();
+        }
+        assert_eq!(journal.replay("arm/seed-0/q#3").unwrap(), Some(entry(3)));
+        journal.record("arm/seed-0/q#5", &entry(5)).unwrap();
+        drop(journal);
+        let path = dir.path().join("arm/seed-0.jsonl");
+        let whole = std::fs::read(&path).unwrap();
+        // Cut at every byte: what is whole is kept, the rest is forgotten, and recording goes on.
+        let first_lines: Vec<usize> =
+            whole.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1).collect();
+        for cut in (0..whole.len()).step_by(37).chain([whole.len()]) {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (journal, warning) = FileJournal::open(dir.path(), "arm/seed-0").unwrap();
+            let kept = first_lines.iter().filter(|&&end| end <= cut).count();
+            assert_eq!(journal.len(), kept, "cut at {cut}");
+            assert_eq!(warning.is_some(), cut != 0 && !first_lines.contains(&cut));
+            for n in 0..6 {
+                let found = journal.replay(&format!("arm/seed-0/q#{n}")).unwrap();
+                assert_eq!(found, ((n as usize) < kept).then(|| entry(n)));
+            }
+            journal.record("again#0", &entry(9)).unwrap();
+            drop(journal);
+            let (journal, warning) = FileJournal::open(dir.path(), "arm/seed-0").unwrap();
+            assert!(warning.is_none());
+            assert_eq!(journal.replay("again#0").unwrap(), Some(entry(9)));
+        }
+        // A flipped bit is noticed.
+        let mut flipped = whole.clone();
+        flipped[first_lines[1] + 60] ^= 1;
+        std::fs::write(&path, &flipped).unwrap();
+        assert_eq!(FileJournal::open(dir.path(), "arm/seed-0").unwrap().0.len(), 2);
+    }
+
+    #[test]
+    fn adapters_come_back_bit_for_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = FileJournal::open(dir.path(), "lane").unwrap();
+        let spec = SlotSpec { parts: vec![None, Some(PartSpec { rank: 2, scale: 1.25 })] };
+        let weights = vec![
+            (PartId(1), LoraMatrix::A, vec![0.1, -0.0, f32::MIN_POSITIVE, 3e38]),
+            (PartId(1), LoraMatrix::B, vec![1.0; 6]),
+        ];
+        let moments = crate::adapter::Moments { steps: 9, first: weights.clone(), second: weights.clone() };
+        let snapshots = vec![
+            Snapshot { spec: spec.clone(), weights: weights.clone(), moments: Some(moments) },
+            Snapshot { spec, weights, moments: None },
+        ];
+        journal.save_adapters("lane/train#0", &snapshots).unwrap();
+        let loaded = journal.load_adapters("lane/train#0").unwrap();
+        assert_eq!(loaded, snapshots);
+        assert!(loaded[0].weights[0].2[1].is_sign_negative());
+        assert!(journal.load_adapters("lane/train#1").is_err());
+    }
+}

@@ -1,0 +1,512 @@
+//! From TOML text and `--set KEY=VALUE` to one checked [`RunConfig`] and one per arm.
+//!
+//! Layers, later ones win: defaults, the preset, the file, `--set`; then for an arm the preset it names (if it names one) and its own
+//! overrides. Every key and value is compared with a specimen of the configuration before it is deserialised, so that an
+//! error names the file, the line, what was found and what was expected.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::{ArmSection, RunConfig, presets, validate};
+use crate::error::{Error, Result};
+
+/// Where a configuration's text came from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// For error messages: a path or `built-in NAME`.
+    pub name: String,
+    /// TOML.
+    pub text: String,
+    /// The folder that relative paths in it may start from.
+    pub folder: Option<std::path::PathBuf>,
+}
+
+/// One arm with everything resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arm {
+    /// Unique name.
+    pub name: String,
+    /// The recipe's name.
+    pub recipe: String,
+    /// The run's configuration with the arm's overrides applied (and no arms of its own).
+    pub config: RunConfig,
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// As it is written to the run folder.
+    pub config: RunConfig,
+    /// At least one.
+    pub arms: Vec<Arm>,
+}
+
+/// Keys that name files. (`model.path` and `task.prompts` may be built-in names too.)
+const PATHS: [(&str, &str); 5] =
+    [("model", "path"), ("task", "data"), ("task", "dev_data"), ("task", "test_data"), ("task", "prompts")];
+
+/// Reads, checks and resolves a configuration. `recipes` are the known ones.
+pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> {
+    let schema = schema();
+    let lines = Lines::of(&source.text, &source.name)?;
+    let mut file: Table = toml::from_str(&source.text)
+        .map_err(|e: toml::de::Error| syntax_error(&e, &source.text, &source.name))?;
+    check_table(&file, &schema, "", &|path| lines.place(path))?;
+    let here = Path::new("");
+    let folders: Vec<&Path> = source.folder.iter().map(|f| f.as_path()).chain([here]).collect();
+    absolute_paths(&mut file, &folders);
+    let mut set_places = BTreeMap::new();
+    for set in sets {
+        let (path, value) = parse_set(set)?;
+        let mut nested = Table::new();
+        insert(&mut nested, &path, value);
+        check_table(&nested, &schema, "", &|_| format!("--set {set}"))?;
+        set_places.insert(path.clone(), format!("--set {set}"));
+        absolute_paths(&mut nested, &[here]);
+        merge(&mut file, nested);
+    }
+    let place = |path: &str| set_places.get(path).cloned().unwrap_or_else(|| lines.place(path));
+
+    let preset = string_at(&file, "run.preset").unwrap_or_else(|| RunConfig::default().run.preset);
+    let mut layered =
+        presets::preset(&preset).ok_or_else(|| unknown_preset(&place("run.preset"), &preset))?;
+    merge(&mut layered, file);
+    let config: RunConfig = deserialize(&layered, &source.name)?;
+    validate::check(&config, &|path| place(path))?;
+
+    let mut arms: Vec<Arm> = Vec::new();
+    let sections = if config.arm.is_empty() {
+        vec![ArmSection { name: "multiagent".into(), recipe: "multiagent".into(), set: BTreeMap::new() }]
+    } else {
+        config.arm.clone()
+    };
+    for (i, section) in sections.iter().enumerate() {
+        let at = |key: &str| place(&format!("arm[{i}].{key}"));
+        if !is_name(&section.name) {
+            return Err(Error::input(
+                at("name"),
+                format!(
+                    "found `{}`, expected letters, digits, `-`, `_` or `.` (it names folders)",
+                    section.name
+                ),
+            ));
+        }
+        if arms.iter().any(|a| a.name == section.name) {
+            return Err(Error::input(at("name"), format!("two arms are called `{}`", section.name)));
+        }
+        if !recipes.contains(&section.recipe.as_str()) {
+            return Err(Error::input(
+                at("recipe"),
+                format!("unknown recipe `{}`; known are {}", section.recipe, list(recipes)),
+            ));
+        }
+        let mut table = layered.clone();
+        table.remove("arm");
+        let overrides = flatten(&section.set);
+        if let Some(Value::String(name)) = overrides.get("run.preset") {
+            let arm_preset =
+                presets::preset(name).ok_or_else(|| unknown_preset(&at("set.run.preset"), name))?;
+            merge(&mut table, arm_preset);
+        }
+        for (path, value) in &overrides {
+            let place = at(&format!("set.{path}"));
+            let shared = path.starts_with("model.")
+                || (path.starts_with("run.") && path != "run.preset" && path != "run.iterations");
+            if shared || path.starts_with("arm") {
+                return Err(Error::input(
+                    place,
+                    format!("`{path}` is shared by all arms; set it outside [[arm]]"),
+                ));
+            }
+            let mut nested = Table::new();
+            insert(&mut nested, path, value.clone());
+            check_table(&nested, &schema, "", &|_| place.clone())?;
+            absolute_paths(&mut nested, &folders);
+            merge(&mut table, nested);
+        }
+        let resolved: RunConfig = deserialize(&table, &source.name)?;
+        validate::check(&resolved, &|path| {
+            if overrides.contains_key(path) { at(&format!("set.{path}")) } else { place(path) }
+        })?;
+        arms.push(Arm { name: section.name.clone(), recipe: section.recipe.clone(), config: resolved });
+    }
+    Ok(Plan { config, arms })
+}
+
+/// A name that is safe as a folder's.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && name.len() <= 100
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// The resolved configuration as TOML, with every value given.
+pub fn to_toml(config: &RunConfig) -> Result<String> {
+    toml::to_string_pretty(config).map_err(|e| Error::Internal(format!("configuration as TOML: {e}")))
+}
+
+fn unknown_preset(place: &str, found: &str) -> Error {
+    Error::input(place, format!("unknown preset `{found}`; known are {}", list(&presets::NAMES)))
+}
+
+/// ``"`a`, `b`"``
+fn list(names: &[&str]) -> String {
+    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn string_at(table: &Table, path: &str) -> Option<String> {
+    let (section, key) = path.split_once('.')?;
+    table.get(section)?.as_table()?.get(key)?.as_str().map(String::from)
+}
+
+fn deserialize(table: &Table, name: &str) -> Result<RunConfig> {
+    RunConfig::deserialize(table.clone()).map_err(|e| Error::input(name, e.message()))
+}
+
+use serde::Deserialize;
+
+/// A configuration with every optional value present: its keys and types are the known ones.
+fn schema() -> Table {
+    let mut config = RunConfig::default();
+    let some = || Some(String::new());
+    config.task.data = some();
+    config.task.dev_data = some();
+    config.task.test_data = some();
+    config.task.prompts = some();
+    config.task.extraction = some();
+    config.task.pattern = some();
+    config.task.reference = some();
+    config.task.equality = some();
+    config.sampling.stop = vec![String::new()];
+    config.arm = vec![ArmSection { name: String::new(), recipe: String::new(), set: BTreeMap::new() }];
+    let mut table = Table::try_from(&config).expect("the configuration is TOML");
+    // `[training.critic]` takes the keys of `[training]`.
+    let mut critic = table["training"].clone();
+    critic.as_table_mut().expect("a section").remove("critic");
+    table["training"].as_table_mut().expect("a section").insert("critic".into(), critic);
+    table
+}
+
+/// Every key must be known and every value of its type. `path` is where `table` stands, dotted, empty at the top.
+fn check_table(table: &Table, schema: &Table, path: &str, place: &dyn Fn(&str) -> String) -> Result<()> {
+    for (key, value) in table {
+        let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let Some(expected) = schema.get(key) else {
+            return Err(Error::input(place(&here), unknown_key(key, path, schema)));
+        };
+        check_value(value, expected, &here, place)?;
+    }
+    Ok(())
+}
+
+fn check_value(value: &Value, expected: &Value, path: &str, place: &dyn Fn(&str) -> String) -> Result<()> {
+    let wrong = |wanted: &str| {
+        Err(Error::input(place(path), format!("`{path}`: found {}, expected {wanted}", describe(value))))
+    };
+    match (expected, value) {
+        (Value::Table(_), Value::Table(_)) if path.ends_with(".set") => Ok(()),
+        (Value::Table(schema), Value::Table(table)) => check_table(table, schema, path, place),
+        (Value::Array(schema), Value::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                check_value(item, &schema[0], &format!("{path}[{i}]"), place)?;
+            }
+            Ok(())
+        }
+        (Value::Integer(_), Value::Integer(i)) if *i < 0 => wrong("a whole number that is not negative"),
+        (Value::Integer(_), Value::Integer(i)) if *i > i64::from(u32::MAX) && !path.contains("seed") => {
+            wrong("a smaller number")
+        }
+        (Value::Float(_), Value::Integer(_)) => Ok(()),
+        (Value::Float(_), Value::Float(f)) if !f.is_finite() => wrong("a finite number"),
+        _ if expected.same_type(value) => Ok(()),
+        (Value::Integer(_), _) => wrong("a whole number"),
+        (Value::Float(_), _) => wrong("a number"),
+        (Value::String(_), _) => wrong("a string"),
+        (Value::Boolean(_), _) => wrong("true or false"),
+        (Value::Array(_), _) => wrong("an array"),
+        (Value::Table(_), _) => wrong("a table"),
+        (Value::Datetime(_), _) => wrong("a date"),
+    }
+}
+
+/// What a person sees of a value that is of the wrong type.
+fn describe(value: &Value) -> String {
+    match value {
+        Value::String(s) => format!("the string {s:?}"),
+        Value::Integer(i) => format!("the integer {i}"),
+        Value::Float(f) => format!("the number {f}"),
+        Value::Boolean(b) => format!("{b}"),
+        Value::Datetime(d) => format!("the date {d}"),
+        Value::Array(_) => "an array".into(),
+        Value::Table(_) => "a table".into(),
+    }
+}
+
+fn unknown_key(key: &str, path: &str, siblings: &Table) -> String {
+    let distance = |a: &str, b: &str| strsim::damerau_levenshtein(&a.replace('-', "_"), b);
+    let near = siblings.keys().min_by_key(|k| distance(key, k)).cloned().unwrap_or_default();
+    let close = distance(key, &near) <= 1 + key.len() / 3;
+    let whole = schema();
+    // The same key in another section is a better guess than a distant neighbour.
+    let elsewhere = whole.iter().find_map(|(section, value)| {
+        let table = value.as_table()?;
+        table.contains_key(key).then(|| format!("{section}.{key}"))
+    });
+    let full = if path.is_empty() { near } else { format!("{path}.{near}") };
+    let nearest = if close { full } else { elsewhere.unwrap_or(full) };
+    let at = if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+    format!("unknown key `{at}`; the nearest known key is `{nearest}`")
+}
+
+/// `a.b.c=VALUE`: the value is TOML, or a bare string where it is not.
+fn parse_set(set: &str) -> Result<(String, Value)> {
+    let Some((path, text)) = set.split_once('=') else {
+        return Err(Error::Usage(format!("--set {set}: expected KEY=VALUE, e.g. --set debate.rounds=3")));
+    };
+    let path = path.trim().to_string();
+    if path.is_empty() || path.split('.').any(str::is_empty) {
+        return Err(Error::Usage(format!("--set {set}: expected a dotted key before `=`")));
+    }
+    if path == "arm" || path.starts_with("arm.") {
+        return Err(Error::Usage(format!("--set {set}: arms are set in the configuration file")));
+    }
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_string()));
+    Ok((path, value))
+}
+
+/// Puts a value at a dotted path.
+fn insert(table: &mut Table, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => {
+            table.insert(path.to_string(), value);
+        }
+        Some((head, rest)) => {
+            let child = table.entry(head.to_string()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(child) = child {
+                insert(child, rest, value);
+            }
+        }
+    }
+}
+
+/// `over` wins.
+fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Overrides by full dotted path, whether they were written `"debate.rounds" = 3` or `debate.rounds = 3`.
+fn flatten(set: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    fn walk(path: String, value: &Value, out: &mut BTreeMap<String, Value>) {
+        match value {
+            Value::Table(t) => t.iter().for_each(|(k, v)| walk(format!("{path}.{k}"), v, out)),
+            v => {
+                out.insert(path, v.clone());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    set.iter().for_each(|(k, v)| walk(k.clone(), v, &mut out));
+    out
+}
+
+/// Files may be named from the configuration's own folder or from where the program runs; from here on they are named in full.
+fn absolute_paths(table: &mut Table, folders: &[&Path]) {
+    for (section, key) in PATHS {
+        let Some(Value::Table(section)) = table.get_mut(section) else { continue };
+        let Some(Value::String(path)) = section.get_mut(key) else { continue };
+        // Names of built-in models and prompts come first.
+        if ["embedded", "arithmetic", "gsm8k", "math"].contains(&path.as_str()) {
+            continue;
+        }
+        if let Some(found) = folders.iter().map(|f| f.join(&*path)).find(|p| p.exists()) {
+            *path = std::fs::canonicalize(&found).unwrap_or(found).to_string_lossy().into_owned();
+        }
+    }
+}
+
+/// Line numbers of every key, by dotted path.
+struct Lines {
+    name: String,
+    by_path: BTreeMap<String, usize>,
+}
+
+impl Lines {
+    fn of(text: &str, name: &str) -> Result<Self> {
+        let table = toml::de::DeTable::parse(text).map_err(|e| syntax_error(&e, text, name))?;
+        let mut by_path = BTreeMap::new();
+        walk(table.get_ref(), "", text, &mut by_path);
+        return Ok(Self { name: name.to_string(), by_path });
+
+        fn walk(table: &toml::de::DeTable<'_>, path: &str, text: &str, out: &mut BTreeMap<String, usize>) {
+            for (key, value) in table {
+                let name = key.get_ref();
+                let here = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+                out.insert(here.clone(), line(text, key.span().start));
+                match value.get_ref() {
+                    toml::de::DeValue::Table(t) => walk(t, &here, text, out),
+                    toml::de::DeValue::Array(items) => {
+                        for (i, item) in items.iter().enumerate() {
+                            let at = format!("{here}[{i}]");
+                            out.insert(at.clone(), line(text, item.span().start));
+                            if let toml::de::DeValue::Table(t) = item.get_ref() {
+                                walk(t, &at, text, out);
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// `FILE:LINE: path`, of the key itself or the nearest table above it.
+    fn place(&self, path: &str) -> String {
+        let mut at = path;
+        loop {
+            if let Some(line) = self.by_path.get(at) {
+                return format!("{}:{line}: {path}", self.name);
+            }
+            match at.rfind(['.', '[']) {
+                Some(i) => at = &at[..i],
+                None => return format!("{}: {path}", self.name),
+            }
+        }
+    }
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count()
+}
+
+fn syntax_error(e: &toml::de::Error, text: &str, name: &str) -> Error {
+    let place = match e.span() {
+        Some(span) => format!("{name}:{}", line(text, span.start)),
+        None => name.to_string(),
+    };
+    Error::input(place, e.message().replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPES: [&str; 2] = ["multiagent", "single-agent"];
+
+    fn source(text: &str) -> Source {
+        Source { name: "run.toml".into(), text: text.into(), folder: None }
+    }
+
+    fn error(text: &str, sets: &[&str]) -> String {
+        let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+        load(&source(text), &sets, &RECIPES).expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults_with_one_arm() {
+        let plan = load(&source(""), &[], &RECIPES).unwrap();
+        assert_eq!(plan.arms.len(), 1);
+        assert_eq!(plan.arms[0].recipe, "multiagent");
+        assert_eq!(plan.config, RunConfig::default());
+    }
+
+    #[test]
+    fn unknown_keys_name_the_line_and_the_nearest_key() {
+        let e = error("[model]\n[debate]\nagnts = 3\n", &[]);
+        assert!(e.starts_with("run.toml:3: debate.agnts: "), "{e}");
+        assert!(e.contains("`debate.agents`"), "{e}");
+        let e = error("agents = 3\n", &[]);
+        assert!(e.contains("`debate.agents`"), "{e}");
+        let e = error("[training.critic]\nlearning-rate = 1.0\n", &[]);
+        assert!(e.contains("`training.critic.learning_rate`"), "{e}");
+        let e = error("", &["sampling.temprature=0.5"]);
+        assert!(e.contains("--set sampling.temprature=0.5") && e.contains("`sampling.temperature`"), "{e}");
+    }
+
+    #[test]
+    fn mistyped_values_say_found_and_expected() {
+        let e = error("[debate]\nagents = \"three\"\n", &[]);
+        assert!(
+            e.contains("run.toml:2") && e.contains("found the string \"three\", expected a whole number"),
+            "{e}"
+        );
+        let e = error("[run]\nseeds = [0, true]\n", &[]);
+        assert!(e.contains("run.seeds[1]") && e.contains("found true"), "{e}");
+        let e = error("[debate]\nagents = -1\n", &[]);
+        assert!(e.contains("not negative"), "{e}");
+        let e = error("debate = 3\n", &[]);
+        assert!(e.contains("expected a table"), "{e}");
+        let e = error("[debate\n", &[]);
+        assert!(e.starts_with("run.toml:1"), "{e}");
+        assert!(!e.contains('\n'), "{e}");
+    }
+
+    #[test]
+    fn values_are_checked_by_field() {
+        for (text, field) in [
+            ("[debate]\nagents = 0", "debate.agents"),
+            ("[debate]\nrounds = 0", "debate.rounds"),
+            ("[sampling]\ntop_p = 0.0", "sampling.top_p"),
+            ("[sampling]\ntemperature = -1", "sampling.temperature"),
+            ("[adapter]\nrank = 129", "adapter.rank"),
+            ("[training]\nlr_scheduler = \"cosin\"", "training.lr_scheduler"),
+            ("[training.critic]\ncritic_mix = 2.0", "training.critic.critic_mix"),
+            ("[run]\nseeds = []", "run.seeds"),
+            ("[eval]\nmethods = [\"greedly\"]", "eval.methods"),
+        ] {
+            let e = error(text, &[]);
+            assert!(e.contains(field) && e.starts_with("run.toml:2"), "{text}: {e}");
+        }
+    }
+
+    #[test]
+    fn arms_override_and_are_checked() {
+        let text = "[debate]\nrounds = 2\n[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\n\
+                    [arm.set]\n\"debate.rounds\" = 3\ntraining.critic.num_epochs = 1\n\
+                    [[arm]]\nname = \"b\"\nrecipe = \"single-agent\"\n";
+        let plan = load(&source(text), &["debate.agents=5".into()], &RECIPES).unwrap();
+        assert_eq!(plan.arms[0].config.debate.rounds, 3);
+        assert_eq!(plan.arms[0].config.training.critic["num_epochs"], Value::Integer(1));
+        assert_eq!(plan.arms[1].config.debate.rounds, 2);
+        assert_eq!(plan.arms[1].config.debate.agents, 5);
+        assert!(error("[[arm]]\nname = \"a\"\nrecipe = \"x\"\n", &[]).contains("`multiagent`"));
+        let twice = "[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\n".repeat(2);
+        assert!(error(&twice, &[]).contains("two arms"));
+        let e = error("[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\nset = {\"debate.round\" = 1}\n", &[]);
+        assert!(e.contains("`debate.rounds`"), "{e}");
+        let e = error("[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\nset = {\"run.seeds\" = [1]}\n", &[]);
+        assert!(e.contains("shared by all arms"), "{e}");
+        assert!(error("[[arm]]\nname = \"../x\"\nrecipe = \"multiagent\"\n", &[]).contains("names folders"));
+    }
+
+    #[test]
+    fn presets_fill_in_what_is_not_given() {
+        let plan =
+            load(&source("[run]\npreset = \"official-code\"\n[debate]\nties = \"first\"\n"), &[], &RECIPES)
+                .unwrap();
+        assert_eq!(plan.config.debate.ties, "first");
+        assert_eq!(plan.config.training.critic_mix_rule, "coin-flip");
+        assert!(error("[run]\npreset = \"papr\"", &[]).contains("`paper`"));
+    }
+
+    #[test]
+    fn the_resolved_configuration_loads_to_the_same_plan() {
+        let text = "[run]\npreset = \"paper\"\n[training]\nlearning_rate = 3e-4\n[[arm]]\nname = \"a\"\n\
+                    recipe = \"multiagent\"\nset = {\"run.preset\" = \"official-code\", \"training.num_epochs\" = 1}\n";
+        let plan = load(&source(text), &[], &RECIPES).unwrap();
+        let again = load(&source(&to_toml(&plan.config).unwrap()), &[], &RECIPES).unwrap();
+        assert_eq!(plan, again);
+    }
+}

@@ -1,0 +1,188 @@
+//! What values a configuration may have, beyond their types.
+
+use super::RunConfig;
+use crate::backend::MAX_RANK;
+use crate::error::{Error, Result};
+
+/// Checks every value; `place` turns a dotted path into file, line and field.
+pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
+    let c = Check { place };
+    let RunConfig { model, task, debate, sampling, adapter, training, run, eval, arm: _ } = config;
+
+    c.that(!model.path.is_empty(), "model.path", "an empty string", "a model folder or `embedded`")?;
+
+    c.at_least(task.dev_questions, 1, "task.dev_questions")?;
+    c.at_least(task.train_questions, 1, "task.train_questions")?;
+    c.at_least(task.max_operand as usize, 1, "task.max_operand")?;
+    c.at_least(task.terms as usize, 1, "task.terms")?;
+
+    c.at_least(debate.agents, 1, "debate.agents")?;
+    c.at_least(debate.rounds, 1, "debate.rounds")?;
+    c.one_of(&debate.others, &["summary", "concatenate"], "debate.others")?;
+    c.one_of(&debate.ties, &["random", "first", "largest"], "debate.ties")?;
+    c.that(
+        debate.min_agreement <= debate.agents,
+        "debate.min_agreement",
+        debate.min_agreement,
+        format!("at most debate.agents = {}", debate.agents),
+    )?;
+
+    c.that(
+        sampling.temperature >= 0.0,
+        "sampling.temperature",
+        sampling.temperature,
+        "a number >= 0 (0 is greedy)",
+    )?;
+    c.that(
+        sampling.top_p > 0.0 && sampling.top_p <= 1.0,
+        "sampling.top_p",
+        sampling.top_p,
+        "a number > 0 and <= 1",
+    )?;
+    c.at_least(sampling.max_tokens as usize, 1, "sampling.max_tokens")?;
+    c.at_least(sampling.summary_max_tokens as usize, 1, "sampling.summary_max_tokens")?;
+    c.that(
+        sampling.stop.iter().all(|s| !s.is_empty()),
+        "sampling.stop",
+        "an empty string",
+        "non-empty stop strings",
+    )?;
+
+    c.that((1..=MAX_RANK).contains(&adapter.rank), "adapter.rank", adapter.rank, format!("1 to {MAX_RANK}"))?;
+    c.that(adapter.alpha > 0.0, "adapter.alpha", adapter.alpha, "a number > 0")?;
+    c.that(!adapter.targets.is_empty(), "adapter.targets", "an empty list", "`all-linear` or module names")?;
+
+    training_section(&c, training, "training")?;
+    let critic = critic_section(training).map_err(|e| Error::input((c.place)("training.critic"), e))?;
+    training_section(&c, &critic, "training.critic")?;
+
+    c.at_least(run.iterations, 1, "run.iterations")?;
+    c.that(!run.seeds.is_empty(), "run.seeds", "an empty list", "at least one seed")?;
+    let mut seeds = run.seeds.clone();
+    seeds.sort_unstable();
+    c.that(seeds.windows(2).all(|w| w[0] != w[1]), "run.seeds", "the same seed twice", "different seeds")?;
+    c.that(
+        matches!(run.device.as_str(), "auto" | "cpu" | "emulator") || run.device.starts_with("cuda"),
+        "run.device",
+        format!("`{}`", run.device),
+        "`auto`, `cpu`, `cuda`, `cuda:N` or `emulator`",
+    )?;
+    c.that(
+        run.memory.is_empty() || parse_bytes(&run.memory).is_some(),
+        "run.memory",
+        format!("`{}`", run.memory),
+        "a size such as `4GiB` or `800MiB`",
+    )?;
+    c.at_least(run.step_rows, 1, "run.step_rows")?;
+    c.at_least(run.max_sequences, 1, "run.max_sequences")?;
+
+    for method in &eval.methods {
+        c.one_of(method, &["greedy", "single", "majority", "debate"], "eval.methods")?;
+    }
+    Ok(())
+}
+
+fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Result<()> {
+    let at = |key: &str| format!("{path}.{key}");
+    c.that(t.learning_rate >= 0.0, &at("learning_rate"), t.learning_rate, "a number >= 0")?;
+    c.that(t.weight_decay >= 0.0, &at("weight_decay"), t.weight_decay, "a number >= 0")?;
+    for (key, beta) in [("adam_beta1", t.adam_beta1), ("adam_beta2", t.adam_beta2)] {
+        c.that((0.0..1.0).contains(&beta), &at(key), beta, "a number >= 0 and < 1")?;
+    }
+    c.that(t.adam_epsilon > 0.0, &at("adam_epsilon"), t.adam_epsilon, "a number > 0")?;
+    c.that(t.max_grad_norm >= 0.0, &at("max_grad_norm"), t.max_grad_norm, "a number >= 0 (0: no clipping)")?;
+    c.at_least(t.num_epochs, 1, &at("num_epochs"))?;
+    c.one_of(&t.lr_scheduler, &["constant", "linear", "cosine"], &at("lr_scheduler"))?;
+    let share = 0.0..=1.0;
+    c.that(share.contains(&t.warmup_ratio), &at("warmup_ratio"), t.warmup_ratio, "a number from 0 to 1")?;
+    c.that(share.contains(&t.critic_mix), &at("critic_mix"), t.critic_mix, "a number from 0 to 1")?;
+    c.one_of(&t.critic_mix_rule, &["ratio", "coin-flip"], &at("critic_mix_rule"))?;
+    c.one_of(&t.critic_loss, &["final", "all"], &at("critic_loss"))?;
+    c.one_of(&t.start_from, &["previous", "base"], &at("start_from"))?;
+    Ok(())
+}
+
+/// `[training]` with `[training.critic]` over it.
+pub fn critic_section(training: &super::TrainingSection) -> Result<super::TrainingSection, String> {
+    use serde::Deserialize;
+    let mut table = toml::Table::try_from(training).map_err(|e| e.to_string())?;
+    let over = table.remove("critic");
+    if let Some(toml::Value::Table(over)) = over {
+        table.extend(over);
+    }
+    super::TrainingSection::deserialize(table).map_err(|e| e.message().to_string())
+}
+
+struct Check<'a> {
+    place: &'a dyn Fn(&str) -> String,
+}
+
+impl Check<'_> {
+    fn that(
+        &self,
+        holds: bool,
+        path: &str,
+        found: impl std::fmt::Display,
+        expected: impl std::fmt::Display,
+    ) -> Result<()> {
+        if holds {
+            return Ok(());
+        }
+        Err(Error::input((self.place)(path), format!("found {found}, expected {expected}")))
+    }
+
+    fn at_least(&self, value: usize, least: usize, path: &str) -> Result<()> {
+        self.that(value >= least, path, value, format!("at least {least}"))
+    }
+
+    fn one_of(&self, value: &str, known: &[&str], path: &str) -> Result<()> {
+        let list = known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
+        self.that(known.contains(&value), path, format!("`{value}`"), format!("one of {list}"))
+    }
+}
+
+/// `"4GiB"`, `"800 MiB"`, `"3GB"`, `"123456"`: bytes.
+pub fn parse_bytes(text: &str) -> Option<usize> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let unit: f64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let bytes = number * unit;
+    (bytes >= 1.0 && bytes < 9e18).then_some(bytes as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(parse_bytes("4GiB"), Some(4 << 30));
+        assert_eq!(parse_bytes("1.5 MiB"), Some(3 << 19));
+        assert_eq!(parse_bytes("3GB"), Some(3_000_000_000));
+        assert_eq!(parse_bytes("17"), Some(17));
+        for bad in ["", "GiB", "4 gigs", "-1", "0"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn critics_override_training() {
+        let mut training = crate::run::TrainingSection::default();
+        training.critic.insert("num_epochs".into(), toml::Value::Integer(7));
+        let critic = critic_section(&training).unwrap();
+        assert_eq!(critic.num_epochs, 7);
+        assert_eq!(critic.batch_size, training.batch_size);
+    }
+}

@@ -1,0 +1,452 @@
+//! What bad input gets: one error that names file and field, the right exit code, nothing written over.
+
+mod shell;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use shell::*;
+
+/// A copy of the tiny model, to be broken.
+fn model(dir: &Path) -> String {
+    let to = dir.join("model");
+    copy(&fixture("llama"), &to);
+    "model".into()
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    std::fs::write(dir.join(name), text).unwrap();
+}
+
+const GOOD: &str = "{\"tokens\": [1, 5, 9, 12]}\n";
+
+/// `score` of a good file on a model someone broke; the error.
+fn score_error(dir: &Path) -> String {
+    write(dir, "in.jsonl", GOOD);
+    let e = fail(dir, &["score", "--model", "model", "--input", "in.jsonl", "--output", "out.jsonl"], 1);
+    assert!(!dir.join("out.jsonl").exists(), "nothing is written");
+    let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|n| !n.to_string_lossy().starts_with('.')), "nothing half-written: {left:?}");
+    e
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    edit(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+/// Rewrites a safetensors header; the data stays.
+fn edit_header(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let bytes = std::fs::read(path).unwrap();
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+    edit(&mut header);
+    let header = header.to_string();
+    let mut out = (header.len() as u64).to_le_bytes().to_vec();
+    out.extend(header.as_bytes());
+    out.extend(&bytes[8 + n..]);
+    std::fs::write(path, out).unwrap();
+}
+
+#[test]
+fn usage_errors_are_exit_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["nonsense"][..],
+        &["score", "--model", "m"],
+        &["score", "--model", "m", "--input", "i", "--output", "o", "--device", "tpu"],
+        &["run", "--memory", "much"],
+        &["train", "--model", "m", "--output", "o"],
+    ] {
+        let output = run(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+    }
+    write(dir.path(), "in.jsonl", GOOD);
+    for args in [
+        &["score", "--input", "in.jsonl", "--output", "o"][..],
+        &["score", "--model", "m", "--adapter", "noname", "--input", "in.jsonl", "--output", "o"],
+        &["run", "--set", "debate.rounds"],
+        &["train", "--model", "m", "--output", "o", "--adapter", "a=new", "--data", "b=in.jsonl"],
+        &["train", "--model", "m", "--output", "o", "--adapter", "a=new:rank=0", "--data", "a=in.jsonl"],
+        &[
+            "train",
+            "--model",
+            "m",
+            "--output",
+            "o",
+            "--adapter",
+            "a=new",
+            "--data",
+            "a=in.jsonl",
+            "--learning-rate",
+            "x",
+        ],
+        &[
+            "train",
+            "--model",
+            "m",
+            "--output",
+            "o",
+            "--adapter",
+            "a=new",
+            "--data",
+            "a=in.jsonl",
+            "--shuffle",
+            "b=true",
+        ],
+    ] {
+        fail(dir.path(), args, 2);
+        assert!(!dir.path().join("o").exists());
+    }
+}
+
+#[test]
+fn help_teaches() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = succeed(dir.path(), &["--help"]);
+    for command in ["run", "resume", "report", "debate", "generate", "score", "train", "eval"] {
+        assert!(text.contains(&format!("  {command} ")), "{command} in {text}");
+        let help = succeed(dir.path(), &[command, "--help"]);
+        assert!(help.contains("Usage:") && help.lines().count() > 10, "{help}");
+    }
+    assert!(succeed(dir.path(), &["--version"]).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn other_devices_say_what_this_build_has() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    write(dir.path(), "in.jsonl", GOOD);
+    for device in ["cuda", "cuda:1", "emulator"] {
+        let e = fail(
+            dir.path(),
+            &["score", "--model", "model", "--input", "in.jsonl", "--output", "o", "--device", device],
+            1,
+        );
+        assert!(e.contains(device) && e.contains("no CUDA kernels"), "{e}");
+    }
+}
+
+#[test]
+fn broken_weights() {
+    fn file(dir: &Path) -> std::path::PathBuf {
+        dir.join("model/model.safetensors")
+    }
+    const TENSOR: &str = "model.layers.0.mlp.up_proj.weight";
+    type Break = Box<dyn Fn(&Path)>;
+    let cases: Vec<(&str, Break, &[&str])> = vec![
+        ("missing file", Box::new(|d| std::fs::remove_file(file(d)).unwrap()), &["model"]),
+        (
+            "truncated",
+            Box::new(|d| {
+                let bytes = std::fs::read(file(d)).unwrap();
+                std::fs::write(file(d), &bytes[..bytes.len() - 100]).unwrap();
+            }),
+            &["model.safetensors"],
+        ),
+        ("empty", Box::new(|d| std::fs::write(file(d), "").unwrap()), &["model.safetensors"]),
+        (
+            "no safetensors",
+            Box::new(|d| std::fs::write(file(d), [0xff; 300]).unwrap()),
+            &["model.safetensors"],
+        ),
+        (
+            "header is no JSON",
+            Box::new(|d| {
+                let mut bytes = std::fs::read(file(d)).unwrap();
+                bytes[9] = b'!';
+                std::fs::write(file(d), bytes).unwrap();
+            }),
+            &["model.safetensors"],
+        ),
+        (
+            "a tensor is missing",
+            Box::new(move |d| {
+                edit_header(&file(d), |h| {
+                    let value = h.as_object_mut().unwrap().remove(TENSOR).unwrap();
+                    h["something.else"] = value;
+                })
+            }),
+            &[TENSOR],
+        ),
+        (
+            "overlap",
+            Box::new(move |d| {
+                edit_header(&file(d), |h| h[TENSOR]["data_offsets"] = json!([0, 32768]));
+            }),
+            &["model.safetensors"],
+        ),
+        (
+            "out of range",
+            Box::new(move |d| {
+                edit_header(&file(d), |h| h[TENSOR]["data_offsets"] = json!([1_000_000_000, 1_000_032_768]));
+            }),
+            &[TENSOR],
+        ),
+        (
+            "another shape",
+            Box::new(move |d| edit_header(&file(d), |h| h[TENSOR]["shape"] = json!([64, 128]))),
+            &[TENSOR, "[128, 64]"],
+        ),
+    ];
+    for (what, break_it, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        model(dir.path());
+        break_it(dir.path());
+        let e = score_error(dir.path());
+        assert!(expected.iter().all(|x| e.contains(x)), "{what}: {e}");
+    }
+}
+
+#[test]
+fn broken_configs() {
+    let cases: [(&str, fn(&mut Value), &[&str]); 4] = [
+        (
+            "no field",
+            |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
+            &["config.json", "hidden_size"],
+        ),
+        (
+            "unknown architecture",
+            |c| {
+                c["architectures"] = json!(["MambaForCausalLM"]);
+                c["model_type"] = json!("mamba");
+            },
+            &["config.json", "LlamaForCausalLM"],
+        ),
+        ("mistyped", |c| c["num_attention_heads"] = json!("four"), &["config.json", "num_attention_heads"]),
+        ("indivisible", |c| c["num_key_value_heads"] = json!(3), &["config.json", "num_key_value_heads"]),
+    ];
+    for (what, edit, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        model(dir.path());
+        edit_json(&dir.path().join("model/config.json"), edit);
+        let e = score_error(dir.path());
+        assert!(expected.iter().all(|x| e.contains(x)), "{what}: {e}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let e = score_error(dir.path());
+    assert!(e.contains("model"), "{e}");
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_vocabulary() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/model");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(embedded.join(file), dir.path().join("model").join(file)).unwrap();
+    }
+    let e = score_error(dir.path());
+    assert!(e.contains("tokenizer.json") && e.contains("256"), "{e}");
+}
+
+#[test]
+fn adapters_that_do_not_fit() {
+    let cases: [(&str, fn(&Path), &[&str]); 4] = [
+        ("missing", |d| std::fs::remove_dir_all(d).unwrap(), &["adapter"]),
+        (
+            "another rank",
+            |d| edit_json(&d.join("adapter_config.json"), |c| c["r"] = json!(5)),
+            &["adapter_model.safetensors", "[5, "],
+        ),
+        (
+            "unknown target",
+            |d| {
+                edit_json(&d.join("adapter_config.json"), |c| {
+                    c["target_modules"] = json!(["q_proj", "qq_proj"])
+                })
+            },
+            &["adapter_config.json", "target_modules", "qq_proj"],
+        ),
+        (
+            "a feature that changes the mathematics",
+            |d| edit_json(&d.join("adapter_config.json"), |c| c["use_dora"] = json!(true)),
+            &["adapter_config.json", "use_dora"],
+        ),
+    ];
+    for (what, break_it, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        model(dir.path());
+        break_it(&dir.path().join("model/adapters/a"));
+        write(dir.path(), "in.jsonl", GOOD);
+        let e = fail(
+            dir.path(),
+            &[
+                "score",
+                "--model",
+                "model",
+                "--adapter",
+                "a=model/adapters/a",
+                "--input",
+                "in.jsonl",
+                "--output",
+                "o",
+            ],
+            1,
+        );
+        assert!(expected.iter().all(|x| e.contains(x)), "{what}: {e}");
+        assert!(!dir.path().join("o").exists());
+    }
+}
+
+#[test]
+fn bad_records_name_their_line() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    let long = format!("{{\"id\": 7, \"tokens\": {:?}}}", vec![1; 513]);
+    let cases = [
+        ("{\"tokens\": [1, 2}", "in.jsonl:3: not JSON"),
+        ("{\"tokens\": [1, 256]}", "in.jsonl:3: tokens: found token 256"),
+        ("{\"tokens\": []}", "in.jsonl:3: tokens"),
+        ("{\"tokens\": [1], \"adapter\": \"nobody\"}", "in.jsonl:3: adapter: unknown adapter `nobody`"),
+        ("{\"text\": \"no tokenizer here\"}", "in.jsonl:3: model has no tokenizer.json"),
+        (&long, "in.jsonl:3: tokens: found 513 tokens"),
+    ];
+    for (line, expected) in cases {
+        write(dir.path(), "in.jsonl", &format!("{GOOD}\n{line}\n{GOOD}"));
+        for command in ["score", "generate"] {
+            let e =
+                fail(dir.path(), &[command, "--model", "model", "--input", "in.jsonl", "--output", "o"], 1);
+            assert!(e.contains(expected), "{command} {line}: {e}");
+            assert!(!dir.path().join("o").exists());
+        }
+        let args = [
+            "train",
+            "--model",
+            "model",
+            "--adapter",
+            "a=new",
+            "--data",
+            "a=in.jsonl",
+            "--output",
+            "trained",
+        ];
+        let e = fail(dir.path(), &args, 1);
+        assert!(e.contains("in.jsonl:3: "), "train {line}: {e}");
+        assert!(!dir.path().join("trained").exists());
+    }
+    for (line, field) in [
+        ("{\"tokens\": [1], \"temperature\": -1}", "temperature"),
+        ("{\"tokens\": [1], \"top_p\": 0}", "top_p"),
+        ("{\"tokens\": [1], \"max_tokens\": 0}", "max_tokens"),
+        ("{\"tokens\": [1], \"n\": \"two\"}", "n"),
+        ("{\"tokens\": [1], \"max_token\": 3}", "max_token"),
+    ] {
+        write(dir.path(), "in.jsonl", line);
+        let e =
+            fail(dir.path(), &["generate", "--model", "model", "--input", "in.jsonl", "--output", "o"], 1);
+        assert!(e.contains(&format!("in.jsonl:1: {field}: ")), "{line}: {e}");
+    }
+    write(dir.path(), "empty.jsonl", "\n\n");
+    let e = fail(dir.path(), &["score", "--model", "model", "--input", "empty.jsonl", "--output", "o"], 1);
+    assert!(e.contains("empty.jsonl: holds no records"), "{e}");
+    let e = fail(dir.path(), &["score", "--model", "model", "--input", "no.jsonl", "--output", "o"], 1);
+    assert!(e.contains("no.jsonl"), "{e}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    write(dir.path(), "in.jsonl", GOOD);
+    let args = [
+        "train",
+        "--model",
+        "model",
+        "--adapter",
+        "a=new:rank=4",
+        "--data",
+        "a=in.jsonl",
+        "--output",
+        "trained",
+        "--learning-rate",
+        "1e30",
+        "--max-steps",
+        "5",
+        "--max-grad-norm",
+        "0",
+    ];
+    let e = fail(dir.path(), &args, 1);
+    assert!(e.contains("not a finite number") || e.contains("finite"), "{e}");
+    assert!(!dir.path().join("trained").exists());
+}
+
+#[test]
+fn existing_outputs_stay_without_force() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    write(dir.path(), "in.jsonl", GOOD);
+    write(dir.path(), "out.jsonl", "precious");
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    write(dir.path(), "folder/note.txt", "precious");
+    let score = ["score", "--model", "model", "--input", "in.jsonl", "--output", "out.jsonl"];
+    let train =
+        ["train", "--model", "model", "--adapter", "a=new", "--data", "a=in.jsonl", "--output", "folder"];
+    let run_ = ["run", "--output", "folder"];
+    for args in [&score[..], &train, &run_] {
+        let e = fail(dir.path(), args, 1);
+        assert!(e.contains("exists already") && e.contains("--force"), "{e}");
+    }
+    assert_eq!(std::fs::read(dir.path().join("out.jsonl")).unwrap(), b"precious");
+    assert_eq!(std::fs::read(dir.path().join("folder/note.txt")).unwrap(), b"precious");
+    assert_eq!(std::fs::read_dir(dir.path().join("folder")).unwrap().count(), 1);
+    succeed(dir.path(), &[&score[..], &["--force"]].concat());
+    assert_eq!(read_lines(&dir.path().join("out.jsonl")).len(), 1);
+    let e = fail(dir.path(), &["run", "--output", "folder", "--force"], 1);
+    assert!(e.contains("not a run folder"), "{e}");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    model(dir.path());
+    let records: String = (0..200).map(|i| format!("{{\"tokens\": [1, 5, {}, 12]}}\n", i % 200)).collect();
+    write(dir.path(), "in.jsonl", &records);
+    let binary = env!("CARGO_BIN_EXE_colloquy");
+    let command = format!(
+        "trap '' XFSZ; ulimit -f 2; exec '{binary}' score --model model --input in.jsonl --output out.jsonl --force"
+    );
+    write(dir.path(), "out.jsonl", "precious");
+    let output =
+        std::process::Command::new("sh").args(["-c", &command]).current_dir(dir.path()).output().unwrap();
+    let e = one_error(&output, &["score"], 1);
+    assert!(e.contains("out.jsonl"), "{e}");
+    assert_eq!(std::fs::read(dir.path().join("out.jsonl")).unwrap(), b"precious");
+}
+
+#[test]
+fn configurations_are_checked_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = [
+        ("[debate]\nagnts = 3\n", "run.toml:2: debate.agnts", "`debate.agents`"),
+        ("[debate]\nagents = \"three\"\n", "run.toml:2: debate.agents", "expected a whole number"),
+        ("[debate]\nagents = 0\n", "run.toml:2: debate.agents", "at least 1"),
+        ("[task]\nname = \"arithmetics\"\n", "task.name", "arithmetic"),
+        ("[model]\npath = \"./nowhere\"\n", "nowhere", ""),
+        ("[debate\n", "run.toml:1", ""),
+        ("[[arm]]\nname = \"a\"\nrecipe = \"magic\"\n", "run.toml:3: arm[0].recipe", "multiagent"),
+        ("[run]\ndevice = \"cuda\"\n", "cuda", "no CUDA kernels"),
+        ("[adapter]\ntargets = [\"qq_proj\"]\n", "qq_proj", "q_proj"),
+    ];
+    for (text, place, expected) in cases {
+        write(dir.path(), "run.toml", text);
+        let e = fail(dir.path(), &["run", "run.toml", "--output", "out"], 1);
+        assert!(e.contains(place) && e.contains(expected), "{text}: {e}");
+        assert!(!dir.path().join("out").exists(), "{text}");
+    }
+    let e = fail(dir.path(), &["run", "--set", "sampling.temprature=1", "--output", "out"], 1);
+    assert!(e.contains("--set sampling.temprature=1") && e.contains("`sampling.temperature`"), "{e}");
+    write(dir.path(), "data.jsonl", "{\"question\": \"1?\", \"answer\": \"#### 1\"}\nnot json\n");
+    write(dir.path(), "run.toml", "[task]\nname = \"gsm8k\"\ndata = \"./data.jsonl\"\n");
+    let e = fail(dir.path(), &["run", "run.toml", "--output", "out"], 1);
+    assert!(e.contains("data.jsonl") && e.contains('2'), "{e}");
+    write(dir.path(), "data.jsonl", "\n");
+    let e = fail(dir.path(), &["run", "run.toml", "--output", "out"], 1);
+    assert!(e.contains("data.jsonl") && e.contains("no questions"), "{e}");
+    for args in [&["resume", "nowhere"][..], &["report", "nowhere"], &["resume", "."]] {
+        let e = fail(dir.path(), args, 1);
+        assert!(e.contains("run folder"), "{e}");
+    }
+}

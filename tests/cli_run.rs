@@ -1,0 +1,377 @@
+//! A whole run on the embedded model, shrunk: its folder, its commands, and that an interrupted run ends with the same bytes.
+
+mod shell;
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shell::*;
+
+/// The default configuration, small enough for a test.
+const SMALL: [&str; 12] = [
+    "--set",
+    "task.train_questions=6",
+    "--set",
+    "task.dev_questions=4",
+    "--set",
+    "debate.agents=2",
+    "--set",
+    "debate.min_agreement=1",
+    "--set",
+    "sampling.max_tokens=90",
+    "--set",
+    "sampling.summary_max_tokens=60",
+];
+
+fn small(output: &str) -> Vec<&str> {
+    let mut args = vec!["run", "--output", output];
+    args.extend(SMALL);
+    args
+}
+
+/// A complete run, made once for all tests.
+fn complete() -> &'static Path {
+    static RUN: OnceLock<tempfile::TempDir> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let out = succeed(dir.path(), &small("run"));
+        assert!(out.contains("accuracy on 4 dev questions"), "{out}");
+        dir
+    })
+    .path()
+}
+
+/// What must be the same however often a run was interrupted: all but the lock, times, and the journal's order.
+fn results(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    tree(folder, &|name| name == ".lock" || name == "manifest.json" || name == "journal")
+}
+
+fn assert_same(a: &Path, b: &Path) {
+    let (a, b) = (results(a), results(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in &a {
+        assert!(bytes == &b[name], "{name} differs");
+    }
+}
+
+/// Bytes of all journals and checkpoints of a folder.
+fn journalled(folder: &Path) -> u64 {
+    if !folder.join("journal").exists() {
+        return 0;
+    }
+    tree(&folder.join("journal"), &|name| name.contains(".new")).values().map(|b| b.len() as u64).sum()
+}
+
+/// Waits until `ready` or the process ends; true if it is still running.
+fn wait_for(child: &mut Child, ready: impl Fn() -> bool) -> bool {
+    let began = Instant::now();
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if ready() {
+            return true;
+        }
+        assert!(began.elapsed() < Duration::from_secs(600), "nothing happens");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+fn start(dir: &Path, args: &[&str]) -> Child {
+    colloquy(dir, args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn a_run_leaves_a_complete_folder() {
+    let run = complete().join("run");
+    let files = results(&run);
+    for name in ["config.toml", "splits.json", "metrics.jsonl", "report.txt"] {
+        assert!(files.contains_key(name), "{name}");
+    }
+    for lane in ["multiagent/seed-0", "single-agent/seed-0"] {
+        for i in 1..=2 {
+            assert!(files.contains_key(&format!("transcripts/{lane}/iteration-{i}/train.jsonl")));
+            assert!(files.contains_key(&format!("transcripts/{lane}/iteration-{i}/dev-debate.jsonl")));
+        }
+    }
+    for i in 1..=2 {
+        for name in ["generator-0", "generator-1", "critic-0", "critic-1"] {
+            assert!(files.contains_key(&format!("data/multiagent/seed-0/iteration-{i}/{name}.jsonl")));
+            for file in ["adapter_config.json", "adapter_model.safetensors"] {
+                assert!(
+                    files.contains_key(&format!("adapters/multiagent/seed-0/iteration-{i}/{name}/{file}"))
+                );
+            }
+        }
+    }
+    assert!(files.keys().all(|n| !n.ends_with(".new") && !n.ends_with(".tmp")), "{:?}", files.keys());
+
+    let manifest: Value = serde_json::from_slice(&std::fs::read(run.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["schema"], 1);
+    assert_eq!(manifest["lanes"][0], "multiagent/seed-0");
+    assert_eq!(manifest["model"]["sha256"]["model.safetensors"].as_str().unwrap().len(), 64);
+    assert!(manifest["arithmetic"].as_str().unwrap().len() > 3);
+    assert!(manifest["prompts_sha256"]["multiagent"]["first.jinja"].is_string());
+    let splits: Value = serde_json::from_slice(&std::fs::read(run.join("splits.json")).unwrap()).unwrap();
+    let ids = |split: &str| -> Vec<&str> {
+        splits["multiagent"][split].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect()
+    };
+    assert_eq!((ids("train").len(), ids("dev").len(), ids("test").len()), (6, 4, 0));
+    assert!(ids("train").iter().all(|id| !ids("dev").contains(id)));
+
+    let metrics = read_lines(&run.join("metrics.jsonl"));
+    let key = |m: &Value| {
+        (
+            if m["arm"] == "multiagent" { 0 } else { 1 },
+            m["iteration"].as_u64().unwrap(),
+            m["name"].as_str().unwrap().to_string(),
+        )
+    };
+    let keys: Vec<_> = metrics.iter().map(key).collect();
+    assert!(keys.is_sorted(), "{keys:?}");
+    let names: Vec<&str> = keys.iter().filter(|k| k.0 == 0 && k.1 == 1).map(|k| k.2.as_str()).collect();
+    assert_eq!(names, ["dev", "pseudo-labels", "training"]);
+    // Before training the arms share weights and draws.
+    let before: Vec<&Value> = metrics.iter().filter(|m| m["iteration"] == 0).collect();
+    assert_eq!(before.len(), 2);
+    assert_eq!(before[0]["debate"]["accuracy"], before[1]["debate"]["accuracy"]);
+}
+
+#[test]
+fn progress_goes_to_stderr_and_tables_fit_80_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small("run");
+    args.extend([
+        "--set",
+        "run.iterations=1",
+        "--set",
+        "task.train_questions=2",
+        "--set",
+        "task.dev_questions=2",
+    ]);
+    let output = run(dir.path(), &args);
+    let (out, err) = (String::from_utf8(output.stdout.clone()).unwrap(), stderr(&output));
+    assert!(output.status.success(), "{err}");
+    for part in [
+        "model    ",
+        "device   cpu",
+        "memory   ",
+        "the first debate",
+        "question",
+        "agent 1",
+        "vote",
+        "colloquy debate --society run",
+    ] {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    assert!(!out.contains("agent 1") && !err.contains('\x1b'));
+    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    let again = succeed(dir.path(), &["report", "run"]);
+    assert_eq!(again, out);
+    let e = fail(dir.path(), &args, 1);
+    assert!(e.contains("run: exists already"), "{e}");
+}
+
+#[test]
+fn a_complete_run_resumes_to_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&complete().join("run"), &dir.path().join("run"));
+    let before = std::fs::read(dir.path().join("run/manifest.json")).unwrap();
+    let journal = journalled(&dir.path().join("run"));
+    succeed(dir.path(), &["resume", "run"]);
+    assert_same(&complete().join("run"), &dir.path().join("run"));
+    assert_eq!(std::fs::read(dir.path().join("run/manifest.json")).unwrap(), before);
+    assert_eq!(journalled(&dir.path().join("run")), journal, "everything came from the journal");
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_bytes() {
+    let whole = journalled(&complete().join("run"));
+    for share in [0.02, 0.35, 0.8] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let mut child = start(dir.path(), &small("run"));
+        let at = (whole as f64 * share) as u64;
+        if !wait_for(&mut child, || journalled(&folder) >= at) {
+            panic!("the run ended before it was killed at {share}");
+        }
+        let busy = fail(dir.path(), &["resume", "run"], 1);
+        assert!(busy.contains(&format!("in use by process {}", child.id())), "{busy}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Killed again on the way.
+        let mut child = start(dir.path(), &["resume", "run"]);
+        let further = at + (whole - at) / 4;
+        if wait_for(&mut child, || journalled(&folder) >= further) {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+        succeed(dir.path(), &["resume", "run"]);
+        assert_same(&complete().join("run"), &folder);
+    }
+}
+
+#[test]
+fn a_torn_journal_is_repaired_with_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    copy(&complete().join("run"), &folder);
+    let journal = folder.join("journal/multiagent/seed-0.jsonl");
+    let bytes = std::fs::read(&journal).unwrap();
+    std::fs::write(&journal, &bytes[..bytes.len() / 2]).unwrap();
+    let output = run(dir.path(), &["resume", "run"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("warning: ") && stderr(&output).contains("incomplete line"));
+    assert_same(&complete().join("run"), &folder);
+}
+
+#[test]
+fn a_full_disk_stops_the_run_and_keeps_what_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = env!("CARGO_BIN_EXE_colloquy");
+    // Files may have 40 KiB: the journal outgrows that.
+    let command = format!("trap '' XFSZ; ulimit -f 80; exec '{binary}' {}", small("run").join(" "));
+    let output =
+        std::process::Command::new("sh").args(["-c", &command]).current_dir(dir.path()).output().unwrap();
+    let e = one_error(&output, &["run"], 1);
+    assert!(e.contains("run/") || e.contains("run\\"), "it names a file: {e}");
+    assert!(stderr(&output).contains("colloquy resume run"), "{}", stderr(&output));
+    succeed(dir.path(), &["resume", "run"]);
+    assert_same(&complete().join("run"), &dir.path().join("run"));
+}
+
+#[test]
+fn resuming_refuses_what_would_mix_two_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    copy(&complete().join("run"), &folder);
+    let path = folder.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    manifest["model"]["sha256"]["model.safetensors"] = "0".into();
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let e = fail(dir.path(), &["resume", "run"], 1);
+    assert!(e.contains("manifest.json: model") && e.contains("changed"), "{e}");
+    manifest["schema"] = 99.into();
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    assert!(fail(dir.path(), &["report", "run"], 1).contains("newer"));
+}
+
+#[test]
+fn the_plan_and_the_configurations_can_be_seen_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = succeed(dir.path(), &["run", "--list"]);
+    for part in ["default", "arithmetic", "gsm8k", "multiagent", "single-agent", "official-code"] {
+        assert!(list.contains(part), "{part}: {list}");
+    }
+    let config = succeed(dir.path(), &["run", "--print-config"]);
+    std::fs::write(dir.path().join("my.toml"), &config).unwrap();
+    let plan = succeed(dir.path(), &["run", "my.toml", "--dry-run"]);
+    assert!(plan.contains("multiagent") && plan.contains("KV cache"), "{plan}");
+    assert!(plan.lines().all(|l| l.chars().count() <= 80), "{plan}");
+    let resolved = succeed(dir.path(), &["run", "my.toml", "--dry-run", "--print-config"]);
+    assert!(
+        resolved.contains("adam_beta2 = 0.999") && resolved.contains("learning_rate = 0.0005\n"),
+        "{resolved}"
+    );
+    assert!(!dir.path().join("runs").exists(), "nothing is written");
+    assert_eq!(run(dir.path(), &["run", "--print-config", "nothing"]).status.code(), Some(2));
+}
+
+#[test]
+fn debates_are_told_and_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = succeed(dir.path(), &["debate", "What is 3+4*5-6*7?"]);
+    for part in ["question  3+4*5-6*7", "agent 3", "round 2", "reads", "vote"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(told, succeed(dir.path(), &["debate", "3+4*5-6*7", "--threads", "1"]));
+    let society = complete().join("run");
+    let society = society.to_str().unwrap();
+    let trained = succeed(dir.path(), &["debate", "3+4*5-6*7", "--society", society]);
+    assert!(trained.contains("agent 2") && !trained.contains("agent 3"), "{trained}");
+    std::fs::write(
+        dir.path().join("q.jsonl"),
+        "{\"question\": \"1+2*3+4-5*6\", \"answer\": -19}\n{\"question\": \"2+2*2+2-2*2\"}\n",
+    )
+    .unwrap();
+    let at_base = format!("{society}@0");
+    succeed(dir.path(), &["debate", "--input", "q.jsonl", "--output", "t.jsonl", "--society", &at_base]);
+    let transcripts = read_lines(&dir.path().join("t.jsonl"));
+    assert_eq!(transcripts.len(), 2);
+    assert_eq!(transcripts[0]["rounds"][1]["turns"].as_array().unwrap().len(), 2);
+    assert!(fail(dir.path(), &["debate", "Why?"], 1).contains("expression"));
+    assert!(
+        fail(dir.path(), &["debate", "1+1", "--society", &format!("{society}@7")], 1)
+            .contains("no iteration 7")
+    );
+    assert_eq!(run(dir.path(), &["debate"]).status.code(), Some(2));
+}
+
+#[test]
+fn eval_measures_what_the_run_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let society = complete().join("run");
+    let at = format!("{}@2", society.to_str().unwrap());
+    let table = succeed(dir.path(), &["eval", "--society", &at, "--output", "answers.jsonl"]);
+    assert!(table.contains("4 questions") && table.contains("debate, vote of round 2 (final)"), "{table}");
+    let answers = read_lines(&dir.path().join("answers.jsonl"));
+    for method in ["greedy", "samples", "debate"] {
+        let file = format!("transcripts/multiagent/seed-0/iteration-2/dev-{method}.jsonl");
+        let ran = read_lines(&society.join(file));
+        let mut mine: Vec<Value> = answers.iter().filter(|a| a["method"] == method).cloned().collect();
+        mine.iter_mut().for_each(|m| drop(m.as_object_mut().unwrap().remove("method")));
+        assert_eq!(mine, ran, "{method}");
+    }
+    let one = succeed(
+        dir.path(),
+        &[
+            "eval",
+            "--model",
+            "embedded",
+            "--task",
+            "arithmetic",
+            "--method",
+            "greedy",
+            "--questions",
+            "3",
+            "--split",
+            "test",
+        ],
+    );
+    assert!(one.contains("3 questions") && one.contains("greedy") && !one.contains("debate"), "{one}");
+}
+
+#[test]
+fn a_runs_data_and_adapters_are_inputs_of_the_other_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = complete().join("run");
+    let data = run.join("data/multiagent/seed-0/iteration-1/generator-0.jsonl");
+    let adapter = run.join("adapters/multiagent/seed-0/iteration-1/generator-0");
+    if !std::fs::read_to_string(&data).unwrap().is_empty() {
+        let (source, file) = (format!("x={}", adapter.display()), format!("x={}", data.display()));
+        let args = ["train", "--model", "embedded", "--adapter", &source, "--data", &file, "--output", "out"];
+        succeed(dir.path(), &args);
+        assert!(!read_lines(&dir.path().join("out/metrics.jsonl")).is_empty());
+    }
+    std::fs::write(
+        dir.path().join("in.jsonl"),
+        "{\"id\": 1, \"adapter\": \"generator-0\", \"messages\": [{\"role\": \"user\", \"content\": \
+         \"What is the result of 1+2*3+4-5*6? Make sure to state your answer at the end of the response.\"}], \
+         \"temperature\": 0, \"max_tokens\": 40}\n",
+    )
+    .unwrap();
+    let society = run.to_str().unwrap();
+    let out =
+        succeed(dir.path(), &["generate", "--society", society, "--input", "in.jsonl", "--output", "-"]);
+    let sample = &lines(&out)[0];
+    assert!(!sample["text"].as_str().unwrap().is_empty(), "{sample}");
+    let stop =
+        "{\"text\": \"<|user|>7+8<|end|><|assistant|>\", \"max_tokens\": 30, \"stop\": [\"1\", \"5\"]}";
+    std::fs::write(dir.path().join("stop.jsonl"), stop).unwrap();
+    let args = ["generate", "--model", "embedded", "--input", "stop.jsonl", "--output", "-"];
+    let sample = &lines(&succeed(dir.path(), &args))[0];
+    assert!(["stop", "length"].contains(&sample["finish_reason"].as_str().unwrap()), "{sample}");
+}

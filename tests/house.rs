@@ -1,0 +1,132 @@
+//! The house rules: imports point down the module list, and no file outgrows its reader.
+
+use std::path::{Path, PathBuf};
+
+/// Bottom to top. A module may use itself and what stands before it.
+const MODULES: [&str; 15] = [
+    "error", "backend", "files", "adapter", "model", "engine", "text", "run", "report", "measure", "prompt",
+    "task", "debate", "recipe", "cli",
+];
+const MAX_LINES: usize = 800;
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| ["rs", "cu", "cuh", "py"].iter().any(|known| e == *known))
+        {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The module a file of `src/` belongs to; none for lib.rs and main.rs.
+fn module_of(path: &Path) -> Option<String> {
+    let inside = path.strip_prefix(root().join("src")).unwrap();
+    let first = inside.components().next()?.as_os_str().to_str()?;
+    let name = first.strip_suffix(".rs").unwrap_or(first);
+    (!["lib", "main"].contains(&name)).then(|| name.to_string())
+}
+
+/// All names `m` in `crate::m` of a text, and in `crate::{m::…, n}`.
+fn uses(text: &str) -> Vec<String> {
+    let ident = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        // `$crate` and `pub(crate)` are something else; so is the tail of a longer word.
+        if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &text[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push(ident(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = true;
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                c if c.is_whitespace() => {}
+                _ if start => {
+                    found.push(ident(&group[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_point_down_the_list() {
+    let rank = |module: &str| MODULES.iter().position(|m| *m == module);
+    let mut wrong = Vec::new();
+    for path in sources(&root().join("src")) {
+        let Some(module) = module_of(&path) else { continue };
+        let own = rank(&module).unwrap_or_else(|| {
+            panic!("{}: module `{module}` is not in the list of this test", path.display())
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Unit tests may look up: they are no part of the house.
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let code: String =
+            text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| [l, "\n"]).collect();
+        for used in uses(&code) {
+            match rank(&used) {
+                Some(r) if r > own => wrong.push(format!("{}: uses crate::{used}", path.display())),
+                _ => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports that point up:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_list_is_the_library() {
+    let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    for line in lib.lines() {
+        if let Some(module) = line.strip_prefix("pub mod ") {
+            let module = module.trim_end_matches(';');
+            assert!(MODULES.contains(&module), "src/lib.rs: `{module}` is not in the list of this test");
+            assert!(lib.contains(&format!("//! | [`{module}`] |")), "src/lib.rs: the table lacks `{module}`");
+        }
+    }
+}
+
+#[test]
+fn files_stay_short() {
+    let mut long = Vec::new();
+    for folder in ["src", "tests", "benches", "kernels", "tools"] {
+        for path in sources(&root().join(folder)) {
+            if path.components().any(|c| c.as_os_str() == ".cache") {
+                continue;
+            }
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            if lines > MAX_LINES {
+                long.push(format!("{}: {lines} lines", path.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "files over {MAX_LINES} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn the_scanner_sees_what_it_should() {
+    let text = "use crate::engine::{A, B};\nuse crate::{error::Result, run::{self, X}, cli};\npub(crate) fn f() {}\n\
+                let x = $crate::task::Y; crate::model::load()";
+    assert_eq!(uses(text), ["engine", "error", "run", "cli", "model"]);
+}
