@@ -226,7 +226,6 @@ fn fold(mut x: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 // On x86-64 this path serves only CPUs without FMA, where each lane is a call anyway: inlining it would double the code of
 // the kernels and the time to compile them.
-// Not inlined: it is the fallback, and unrolled arrays of sixteen would take most of the crate's compile time.
 impl Simd for Portable {
     type V = [f32; 16];
     type I = [i32; 16];
