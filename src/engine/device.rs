@@ -50,7 +50,8 @@ impl Device {
             training: None,
             norms: None,
             lm_head_rows: options.lm_head_rows,
-            limit: options.memory_limit,
+            // Kernels keep a little memory of their own that no plan knows of.
+            limit: options.memory_limit.map(|limit| limit + limit / 32),
         };
         device.prepare(Mode::Inference, options.max_rows, plan.shrink_width)?;
         Ok(device)
