@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use super::common::Common;
-use super::council::{Council, CouncilArgs};
+use super::council::{Council, CouncilArgs, Watched};
 use super::live;
 use super::records::{Sink, read_text};
 use super::screen::{Paint, Screen};
@@ -84,18 +84,23 @@ pub fn run(args: Args) -> Result<()> {
         })?;
     }
 
-    let scope = Scope::new("debate", Rc::new(council.session.engine.clone()), Rc::new(NoJournal));
+    let progress = screen.clone();
+    let sampled: Rc<dyn Fn()> = Rc::new(move || progress.advance("debate", 1));
+    let service = Watched { engine: council.session.engine.clone(), sampled };
+    let scope = Scope::new("debate", Rc::new(service), Rc::new(NoJournal));
     let occasion = Occasion { seed: council.seed, iteration: 0, purpose: "asked" };
     let (table, society) = (council.table.clone(), council.society.clone());
     let reader = council.task.clone();
     let sink = Rc::new(RefCell::new(sink));
     let (writer, progress) = (sink.clone(), screen.clone());
-    screen.phase("debate", "questions", asked.len() as u64);
+    let debate = &council.config.debate;
+    let summaries = if debate.others == "summary" && debate.agents > 1 { debate.rounds - 1 } else { 0 };
+    let turns = asked.len() * debate.agents * (debate.rounds + summaries);
+    screen.phase("debate", "answers and summaries", turns as u64);
     council.session.drive(async move {
         for (i, a) in asked.iter().enumerate() {
             let debate = table.debate(&scope.child(i.to_string()), &a.question, &society, occasion).await?;
             let record = serde_json::to_value(&debate).map_err(|e| Error::Internal(e.to_string()))?;
-            progress.advance("debate", 1);
             match &mut *writer.borrow_mut() {
                 Some(sink) => sink.write(&record)?,
                 None => {

@@ -84,25 +84,33 @@ pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
 pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     let began = Instant::now();
     let screen = Rc::new(Screen::new());
-    if let Place::New { folder, force } = &place {
-        RunFolder::check_new(folder, *force)?;
-    }
+    // An interrupted run's folder is taken at once, a new one only when nothing is wrong with the configuration.
+    let resumed = match &place {
+        Place::New { folder, force } => {
+            RunFolder::check_new(folder, *force)?;
+            None
+        }
+        Place::Resume { folder } => Some(RunFolder::open(folder)?),
+    };
     let ready = prepare(plan, &screen)?;
     ready.session.show_plan(&screen);
 
     let manifest = manifest(plan, &ready)?;
-    let (folder, resumed) = match &place {
-        Place::New { folder, force } => (RunFolder::create(folder, *force)?, false),
-        Place::Resume { folder } => (RunFolder::open(folder)?, true),
+    let folder = match (resumed, &place) {
+        (Some(folder), _) => {
+            check_manifest(folder.path(), &manifest, &screen)?;
+            folder
+        }
+        (None, Place::New { folder, force }) => {
+            let folder = RunFolder::create(folder, *force)?;
+            folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
+            folder.write_json("splits.json", &splits(&ready.arms))?;
+            // Last: a folder with a manifest has all it takes to resume.
+            folder.write_json("manifest.json", &manifest)?;
+            folder
+        }
+        (None, Place::Resume { folder }) => RunFolder::open(folder)?,
     };
-    if resumed {
-        check_manifest(folder.path(), &manifest, &screen)?;
-    } else {
-        folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
-        folder.write_json("splits.json", &splits(&ready.arms))?;
-        // Last: a folder with a manifest has all it takes to resume.
-        folder.write_json("manifest.json", &manifest)?;
-    }
     screen.line(&format!("folder   {}", folder.path().display()));
 
     let result = run_all(plan, &ready, &folder, &screen).and_then(|()| report::summary(folder.path()));

@@ -76,7 +76,7 @@ pub fn adapters(arm: &Arm) -> usize {
 pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     let ready = execute::prepare(plan, screen)?;
     let seeds = plan.config.run.seeds.len();
-    let header = ["arm", "recipe", "seeds", "adapters", "train samples", "eval samples", "tokens ≤"];
+    let header = ["arm", "recipe", "seeds", "adapters", "training", "evaluation", "new tokens"];
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut total = Work::default();
     for arm in &plan.arms {
@@ -106,6 +106,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
             super::session::count(total.tokens),
         ]);
     }
+    println!("samples of debates for training and of evaluation, and new tokens: at most");
     print!("{}", report::table(&header, &rows));
     println!("\nmemory");
     for line in ready.session.engine.with(|e| e.plan().to_string()).lines() {

@@ -55,12 +55,12 @@ fn percent(value: f64, error: f64) -> String {
     format!("{:.1} ±{:.1}", 100.0 * value, 100.0 * error)
 }
 
-/// Records of one name, by arm (in order of first appearance) and iteration; one a seed.
-fn by_arm<'a>(
-    metrics: &'a [Map<String, Value>],
-    name: &str,
-) -> Vec<(&'a str, BTreeMap<u64, Vec<&'a Map<String, Value>>>)> {
-    let mut arms: Vec<(&str, BTreeMap<u64, Vec<&Map<String, Value>>>)> = Vec::new();
+/// The records of one arm by iteration, one a seed.
+type Iterations<'a> = BTreeMap<u64, Vec<&'a Map<String, Value>>>;
+
+/// Records of one name, by arm in order of first appearance.
+fn by_arm<'a>(metrics: &'a [Map<String, Value>], name: &str) -> Vec<(&'a str, Iterations<'a>)> {
+    let mut arms: Vec<(&str, Iterations<'_>)> = Vec::new();
     for record in metrics.iter().filter(|r| r.get("name").and_then(Value::as_str) == Some(name)) {
         let arm = record.get("arm").and_then(Value::as_str).unwrap_or_default();
         let iteration = record.get("iteration").and_then(Value::as_u64).unwrap_or_default();

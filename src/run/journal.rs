@@ -21,6 +21,7 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// The journal of one lane.
 pub struct FileJournal {
     path: PathBuf,
+    lane: String,
     checkpoints: PathBuf,
     file: RefCell<File>,
     /// Where each call's line starts and how long it is; entries are read when they are asked for.
@@ -67,6 +68,7 @@ impl FileJournal {
         }
         let journal = Self {
             path,
+            lane: lane.to_string(),
             checkpoints,
             file: RefCell::new(file),
             lines: RefCell::new(lines),
@@ -94,8 +96,9 @@ impl FileJournal {
     }
 
     fn checkpoint_path(&self, call: &str) -> PathBuf {
-        // Calls are paths such as `lane/seed-0/iteration-1/train#0`; the lane is this journal's own.
-        let name: String = call
+        // Calls are paths such as `arm/seed-0/iteration-1/finetune#0`; the lane is this journal's own.
+        let inside = call.strip_prefix(&self.lane).map_or(call, |rest| rest.trim_start_matches('/'));
+        let name: String = inside
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
             .collect();

@@ -159,7 +159,7 @@ pub fn parse_bytes(text: &str) -> Option<usize> {
         _ => return None,
     };
     let bytes = number * unit;
-    (bytes >= 1.0 && bytes < 9e18).then_some(bytes as usize)
+    (1.0..9e18).contains(&bytes).then_some(bytes as usize)
 }
 
 #[cfg(test)]
