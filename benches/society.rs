@@ -96,7 +96,8 @@ fn write_model(folder: &Path) {
             (name.clone(), view.expect("a consistent view"))
         })
         .collect();
-    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).expect("model.safetensors");
+    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors"))
+        .expect("model.safetensors");
 }
 
 /// An engine with [`ADAPTERS`] adapters whose B is not zero.
