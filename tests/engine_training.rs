@@ -212,7 +212,7 @@ fn bad_training_requests_are_refused_before_any_work() {
     let first = handle.train(good.clone());
     let sampled = answers(&handle, vec![handle.sample(request(adapter, &[1, 2], 3, 0))]);
     assert!(message(&sampled[0]).contains("being trained"));
-    assert!(message(&train(&handle, &[good.clone()])[0]).contains("being trained"));
+    assert!(message(&train(&handle, std::slice::from_ref(&good))[0]).contains("being trained"));
     assert!(message(&handle.drop_adapter(adapter)).contains("being trained"));
     answers(&handle, vec![first]).remove(0).unwrap();
     train(&handle, &[good]).remove(0).unwrap();
