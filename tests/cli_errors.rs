@@ -201,7 +201,8 @@ fn broken_weights() {
 
 #[test]
 fn broken_configs() {
-    let cases: [(&str, fn(&mut Value), &[&str]); 4] = [
+    type Edit = fn(&mut Value);
+    let cases: [(&str, Edit, &[&str]); 4] = [
         (
             "no field",
             |c| drop(c.as_object_mut().unwrap().remove("hidden_size")),
@@ -244,7 +245,8 @@ fn a_tokenizer_larger_than_the_vocabulary() {
 
 #[test]
 fn adapters_that_do_not_fit() {
-    let cases: [(&str, fn(&Path), &[&str]); 4] = [
+    type Break = fn(&Path);
+    let cases: [(&str, Break, &[&str]); 4] = [
         ("missing", |d| std::fs::remove_dir_all(d).unwrap(), &["adapter"]),
         (
             "another rank",

@@ -273,9 +273,6 @@ struct Sink {
 }
 
 impl Backend for Sink {
-    fn slot_bytes(&self, _: &SlotSpec) -> usize {
-        0
-    }
     fn describe(&self) -> String {
         "sink".into()
     }
