@@ -69,6 +69,27 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a name is that of a file or folder under way to its real one, as [`write_whole`] makes them.
+fn is_temporary(name: &std::ffi::OsStr) -> bool {
+    let process = name.to_str().and_then(|n| n.strip_suffix(".tmp")).and_then(|n| n.rsplit_once('.'));
+    process.is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Removes what a killed process left under way in `folder` and the folders in it. Links are not followed.
+pub fn remove_temporaries(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(Error::io(folder))?);
+        match (is_temporary(&entry.file_name()), kind.is_dir()) {
+            (true, true) => std::fs::remove_dir_all(&path).map_err(Error::io(&path))?,
+            (true, false) => std::fs::remove_file(&path).map_err(Error::io(&path))?,
+            (false, true) => remove_temporaries(&path)?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Makes renames inside `folder` durable where the system can; those that cannot sync a folder do not need it.
 pub(crate) fn sync_folder(folder: &Path) {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };

@@ -25,6 +25,7 @@ use super::files::{write_file, write_lines};
 use super::{Event, Output};
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
+use crate::files::remove_temporaries;
 
 /// Version of the folder's layout. A reader refuses newer ones.
 pub const SCHEMA: u64 = 1;
@@ -90,10 +91,11 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of a run that was interrupted or is complete.
+    /// Opens the folder of a run that was interrupted or is complete, and removes what its last process left half-written.
     pub fn open(path: &Path) -> Result<Self> {
         read_manifest(path)?;
         let lock = lock(path)?;
+        remove_temporaries(path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
