@@ -154,7 +154,8 @@ pub enum Op {
     },
 
     /// Rotary position embedding (Su et al. 2021, the half-split form of Hugging Face's Llama) on the q and k parts of `qkv` in place:
-    /// `(a, b) -> (a cos - b sin, b cos + a sin)` for the pairs `(i, i + D/2)`; with `kv`, K and V are then written to the row's page.
+    /// `(a, b) -> (a cos - b sin, b cos + a sin)` for the pairs `(i, i + half)` of each head, half that of the table (D/2, or less for a
+    /// partial rotation, which leaves the rest of the head alone); with `kv`, K and V are then written to the row's page.
     Rope {
         /// `[R, (H + 2 K) D]`, q | k | v.
         qkv: Tensor,

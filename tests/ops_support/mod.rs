@@ -26,7 +26,9 @@ impl Random {
 
     /// Roughly normal, of the given scale.
     pub fn values(&mut self, n: usize, scale: f64) -> Vec<f32> {
-        (0..n).map(|_| ((0..6).map(|_| self.unit() - 0.5).sum::<f64>() * 1.4142 * scale) as f32).collect()
+        (0..n)
+            .map(|_| ((0..6).map(|_| self.unit() - 0.5).sum::<f64>() * 2f64.sqrt() * scale) as f32)
+            .collect()
     }
 
     pub fn shuffle<T>(&mut self, items: &mut [T]) {

@@ -41,6 +41,10 @@ impl Level {
     /// The widest that this CPU has. Cheap: the standard library caches the answer.
     #[inline]
     pub fn detect() -> Self {
+        #[cfg(test)]
+        if let Some(level) = tests::FORCED.get() {
+            return level;
+        }
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -151,7 +155,7 @@ pub trait Simd: Copy {
     /// The bits of each lane.
     fn bits(self, v: Self::V) -> Self::I;
     /// The inverse of [`Simd::bits`].
-    fn from_bits(self, v: Self::I) -> Self::V;
+    fn of_bits(self, v: Self::I) -> Self::V;
     /// Wrapping `a + b`.
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Wrapping `a - b`.
@@ -200,7 +204,7 @@ pub trait Simd: Copy {
 }
 
 /// Applies `f` to the lanes of two arrays.
-#[inline(always)]
+#[inline]
 fn zip<T: Copy, U: Copy + Default>(a: [T; 16], b: [T; 16], f: impl Fn(T, T) -> U) -> [U; 16] {
     let mut out = [U::default(); 16];
     for l in 0..16 {
@@ -210,7 +214,7 @@ fn zip<T: Copy, U: Copy + Default>(a: [T; 16], b: [T; 16], f: impl Fn(T, T) -> U
 }
 
 /// Folds by the tree of [`Simd::sum`].
-#[inline(always)]
+#[inline]
 fn fold(mut x: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
         for l in 0..half {
@@ -220,82 +224,84 @@ fn fold(mut x: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     x[0]
 }
 
+// On x86-64 this path serves only CPUs without FMA, where each lane is a call anyway: inlining it would double the code of
+// the kernels and the time to compile them.
 impl Simd for Portable {
     type V = [f32; 16];
     type I = [i32; 16];
 
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn splat(self, x: f32) -> Self::V {
         [x; 16]
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn load(self, x: &[f32; 16]) -> Self::V {
         *x
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn load_half(self, x: &[f32; 8]) -> Self::V {
         let mut v = [0.0; 16];
         v[..8].copy_from_slice(x);
         v
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn store(self, out: &mut [f32; 16], v: Self::V) {
         *out = v;
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn store_half(self, out: &mut [f32; 8], v: Self::V) {
         out.copy_from_slice(&v[..8]);
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a + b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sub(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a - b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn mul(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a * b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn div(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a / b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn fma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
         for l in 0..16 {
             c[l] = a[l].mul_add(b[l], c[l]);
         }
         c
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn fnma(self, a: Self::V, b: Self::V, mut c: Self::V) -> Self::V {
         for l in 0..16 {
             c[l] = (-a[l]).mul_add(b[l], c[l]);
         }
         c
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| if a > b { a } else { b })
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, mut y: Self::V) -> Self::V {
         for l in 0..16 {
             y[l] = if a[l] < b[l] { x[l] } else { y[l] };
         }
         y
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn mask_ge(self, a: Self::V, b: Self::V) -> u32 {
         (0..16).fold(0, |mask, l| mask | (u32::from(a[l] >= b[l]) << l))
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn keep(self, mask: u32, v: Self::V, mut other: Self::V) -> Self::V {
         for l in 0..16 {
             if mask >> l & 1 == 1 {
@@ -304,43 +310,43 @@ impl Simd for Portable {
         }
         other
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn splat_i(self, x: i32) -> Self::I {
         [x; 16]
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn bits(self, v: Self::V) -> Self::I {
         v.map(|x| x.to_bits() as i32)
     }
-    #[inline(always)]
-    fn from_bits(self, v: Self::I) -> Self::V {
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    fn of_bits(self, v: Self::I) -> Self::V {
         v.map(|x| f32::from_bits(x as u32))
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_sub)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn shl<const N: i32>(self, a: Self::I) -> Self::I {
         a.map(|x| x << N)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn shr<const N: i32>(self, a: Self::I) -> Self::I {
         a.map(|x| x >> N)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn to_f32(self, a: Self::I) -> Self::V {
         a.map(|x| x as f32)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sum(self, v: Self::V) -> f32 {
         fold(v, |a, b| a + b)
     }
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn largest(self, v: Self::V) -> f32 {
         fold(v, |a, b| if a > b { a } else { b })
     }
@@ -473,7 +479,7 @@ impl Simd for Avx2 {
         unsafe { (_mm256_castps_si256(v.0), _mm256_castps_si256(v.1)) }
     }
     #[inline(always)]
-    fn from_bits(self, v: Self::I) -> Self::V {
+    fn of_bits(self, v: Self::I) -> Self::V {
         // SAFETY: AVX2 by the token.
         unsafe { (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1)) }
     }
@@ -610,7 +616,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_castps_si512(v) }
     }
     #[inline(always)]
-    fn from_bits(self, v: Self::I) -> Self::V {
+    fn of_bits(self, v: Self::I) -> Self::V {
         // SAFETY: AVX-512 by the token.
         unsafe { _mm512_castsi512_ps(v) }
     }
@@ -653,6 +659,109 @@ impl Simd for Avx512 {
         unsafe {
             let halves = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
             fold8!(halves, _mm_max_ps, _mm_max_ss)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use super::super::*;
+    use super::Level;
+
+    thread_local! {
+        /// What [`Level::detect`] answers on this thread.
+        pub static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
+    }
+
+    /// Seeded numbers around zero.
+    fn values(n: usize, seed: u64) -> Vec<f32> {
+        (0..n as u64).map(|i| (mix(mix(seed) ^ i) >> 40) as f32 / (1 << 22) as f32 - 2.0).collect()
+    }
+
+    /// The bits of everything that every operation on lanes computes, on one instruction set.
+    fn all_operations(level: Level) -> Vec<u32> {
+        FORCED.set(Some(level));
+        let heads = Heads { heads: 6, kv_heads: 2, head_dim: 40, scale: 0.16, window: Some(70) };
+        let (rows, d, v) = (150, heads.qkv_width(), 301);
+        let mut c = CpuBackend::new(1).unwrap();
+        let tensor = |c: &mut CpuBackend, rows: usize, width: usize, seed: u64| {
+            let spec = TensorSpec { name: "t", rows, width, element: Element::Activation };
+            let t = c.tensor(spec).unwrap();
+            c.upload_f32(t, &values(rows * width, seed)).unwrap();
+            t
+        };
+        let (x, y, dy) = (tensor(&mut c, rows, d, 1), tensor(&mut c, rows, d, 2), tensor(&mut c, rows, d, 3));
+        let (out, dout) = (tensor(&mut c, rows, 240, 4), tensor(&mut c, rows, 240, 5));
+        let (glu, logits) = (tensor(&mut c, rows, d / 2, 6), tensor(&mut c, 2, v, 7));
+        let (hidden, loss, logprobs) =
+            (tensor(&mut c, 5, 16, 8), tensor(&mut c, 5, 2, 9), tensor(&mut c, 40, 1, 10));
+        let tokens = c.tensor(TensorSpec { name: "t", rows: 40, width: 1, element: Element::U32 }).unwrap();
+        let weight = c.load_vector(WeightView::from_f32(&values(d, 11), 1, d)).unwrap();
+        let (cos, sin) = (values(rows * 20, 12), values(rows * 20, 13));
+        let table = c.load_rope(&cos, &sin, 20).unwrap();
+        let kv = c.kv_pool(KvSpec { layers: 1, pages: 5, page_tokens: 32, kv_width: 80 }).unwrap();
+        let w = values(v * 16, 14);
+        let part = [WeightView::from_f32(&w, v, 16)];
+        let lm_head = c.load_linear(LinearSpec { parts: &part, bias: None, backward: true }).unwrap();
+        let row = |i: u32| DrawRow { logit_row: i % 5, weight: 0.5 };
+        let plan = BatchPlan {
+            tokens: vec![0; rows],
+            positions: (0..rows as u32).collect(),
+            sequences: vec![Sequence { start: 0, end: 150, first_position: 0, pages_start: 0, pages_end: 5 }],
+            page_table: vec![3, 1, 4, 0, 2],
+            logit_rows: (0..5).collect(),
+            labels: (0..5).map(|i| Label { token: 60 * i, coefficient: i as f32 - 1.5 }).collect(),
+            draws: (0..40)
+                .map(|i| Draw {
+                    rows_start: i,
+                    rows_end: i + 1 + i / 2 % 2,
+                    key: u64::from(i),
+                    position: i,
+                    temperature: [1.0, 0.7, 0.0][i as usize % 3],
+                    top_k: [0, 20][i as usize / 3 % 2],
+                    top_p: [1.0, 0.8][i as usize / 6 % 2],
+                })
+                .collect(),
+            draw_rows: (0..41).map(row).collect(),
+            ..BatchPlan::default()
+        };
+        c.begin(Arc::new(plan)).unwrap();
+        let mut bits = vec![];
+        let mut run = |c: &mut CpuBackend, op: Op, result: Tensor, rows: usize| {
+            c.enqueue(op).unwrap();
+            bits.extend(c.download_f32(result, rows).unwrap().iter().map(|x| x.to_bits()));
+        };
+        let (eps, gathered) = (1e-5, false);
+        run(&mut c, Op::RmsNorm { x, weight, eps, out: y, gathered }, y, rows);
+        let norm_backward = Op::RmsNormBackward { x, weight, eps, dy, dx: y, accumulate: true, gathered };
+        run(&mut c, norm_backward, y, rows);
+        run(&mut c, Op::SwiGlu { gate_up: x, out: glu }, glu, rows);
+        run(&mut c, Op::SwiGluBackward { gate_up: x, dout: glu, dgate_up: y }, y, rows);
+        run(&mut c, Op::Rope { qkv: x, table, heads, kv: Some((kv, 0)) }, x, rows);
+        run(&mut c, Op::RopeBackward { dqkv: dy, table, heads }, dy, rows);
+        run(&mut c, Op::AttentionPaged { qkv: x, kv, layer: 0, heads, out }, out, rows);
+        run(&mut c, Op::AttentionPacked { qkv: x, heads, out }, out, rows);
+        run(&mut c, Op::AttentionPackedBackward { qkv: x, heads, out, dout, dqkv: dy }, dy, rows);
+        run(&mut c, Op::LmHeadSample { hidden, lm_head, workspace: logits, tokens, logprobs }, logprobs, 40);
+        let dhidden = Some(hidden);
+        run(&mut c, Op::LmHeadLoss { hidden, lm_head, workspace: logits, out: loss, dhidden }, loss, 5);
+        bits.extend(c.download_f32(hidden, 5).unwrap().iter().map(|x| x.to_bits()));
+        bits.extend(c.download_u32(tokens, 40).unwrap());
+        FORCED.set(None);
+        bits
+    }
+
+    #[test]
+    fn every_operation_gives_the_same_bits_on_every_instruction_set() {
+        let levels = Level::all();
+        let first = all_operations(levels[0]);
+        for &level in &levels[1..] {
+            let got = all_operations(level);
+            let wrong = got.iter().zip(&first).position(|(a, b)| a != b);
+            assert!(wrong.is_none(), "{level:?} differs from the portable path at number {wrong:?}");
         }
     }
 }

@@ -12,9 +12,9 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
     let shifted = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(12_582_912.0));
     let n = s.sub(shifted, s.splat(12_582_912.0));
-    let r = s.fnma(n, s.splat(0.693_147_2), x);
+    let r = s.fnma(n, s.splat(std::f32::consts::LN_2), x);
     let r = s.fnma(n, s.splat(-1.904_654_2e-9), r);
-    let mut p = s.splat(0.001_381_454_1);
+    let mut p = s.splat(0.001_381_454);
     for c in [0.008_368_745, 0.041_668_39, 0.166_665_21, 0.499_999_94, 1.0, 1.0] {
         p = s.fma(p, r, s.splat(c));
     }
@@ -27,7 +27,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 /// `2^n`, n the exponent of a normal number.
 #[inline(always)]
 fn power<S: Simd>(s: S, n: S::I) -> S::V {
-    s.from_bits(s.shl::<23>(s.add_i(n, s.splat_i(127))))
+    s.of_bits(s.shl::<23>(s.add_i(n, s.splat_i(127))))
 }
 
 /// Natural logarithm of each lane (the polynomial of Cephes' `logf`). `ln(0) = -inf`, `ln(inf) = inf`, NaN below zero.
@@ -39,7 +39,7 @@ pub fn ln<S: Simd>(s: S, x: S::V) -> S::V {
     // m in [sqrt(1/2), sqrt(2)): the exponent is counted from sqrt(1/2).
     let bits = s.bits(normal);
     let e = s.shr::<23>(s.sub_i(bits, s.splat_i(0x3f35_04f3)));
-    let m = s.from_bits(s.sub_i(bits, s.shl::<23>(e)));
+    let m = s.of_bits(s.sub_i(bits, s.shl::<23>(e)));
     let e = s.add(s.to_f32(e), bias);
     let r = s.sub(m, s.splat(1.0));
     let z = s.mul(r, r);
@@ -52,7 +52,7 @@ pub fn ln<S: Simd>(s: S, x: S::V) -> S::V {
         -1.666_805_8e-1,
         2.000_071_5e-1,
         -2.499_999_4e-1,
-        3.333_333_1e-1,
+        3.333_333e-1,
     ] {
         p = s.fma(p, r, s.splat(c));
     }
