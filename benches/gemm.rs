@@ -1,7 +1,13 @@
 //! The packed product for the shapes of a 135 M model, on every instruction set of this machine, next to the `gemm` crate.
 //! `cargo bench --bench gemm -- 576x576`: throughput is in floating-point operations (2 for each multiply-add).
+//! Then the LoRA linear for ways to share 64 or 512 rows among adapters; throughput counts the base product only, so what adapters cost
+//! is seen against the line `base`.
 
+use std::sync::Arc;
+
+use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::cpu::gemm::{Isa, Packed, matmul_with};
+use colloquy::backend::*;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 /// Outputs and inputs.
@@ -62,9 +68,64 @@ fn product(c: &mut Criterion) {
     }
 }
 
+/// Forward and backward of a 1536 x 576 linear with adapters of rank 16, `adapters` segments of `rows` rows each.
+fn lora(c: &mut Criterion) {
+    let (outputs, inputs) = (1536, 576);
+    for (name, adapters, rows) in
+        [("base", 0, 64), ("1 of 64", 1, 64), ("64 of 1", 64, 1), ("base", 0, 512), ("2 of 256", 2, 256)]
+    {
+        let mut backend = CpuBackend::new(0).expect("a backend");
+        let w = numbers(outputs * inputs);
+        let parts = [WeightView::from_f32(&w, outputs, inputs)];
+        let linear =
+            backend.load_linear(LinearSpec { parts: &parts, bias: None, backward: true }).expect("weights");
+        let part = PartLayout { module: "up".into(), start: 0, outputs };
+        let group = GroupLayout { inputs, outputs, parts: vec![part] };
+        backend.adapter_layout(&AdapterLayout { groups: vec![group] }).expect("a layout");
+        let mut plan = BatchPlan::default();
+        let mut row = 0;
+        for _ in 0..adapters.max(1) {
+            let mut slot = Slot::BASE;
+            if adapters > 0 {
+                let spec = SlotSpec { parts: vec![Some(PartSpec { rank: 16, scale: 2.0 })] };
+                slot = backend.create_slot(&spec).expect("a slot");
+                backend.attach_optimizer(slot).expect("state");
+                backend.write_slot(slot, PartId(0), LoraMatrix::B, &numbers(outputs * 16)).expect("B");
+            }
+            let (start, end) = (row, row + rows);
+            plan.segments.push(Segment { slot, start, end });
+            plan.sequences.push(Sequence { start, end, first_position: 0, pages_start: 0, pages_end: 0 });
+            row = end;
+        }
+        let rows = row as usize;
+        plan.tokens = vec![0; rows];
+        let mut tensor = |width| {
+            let spec = TensorSpec { name: "bench", rows, width, element: Element::F32 };
+            let tensor = backend.tensor(spec).expect("a tensor");
+            backend.upload_f32(tensor, &numbers(rows * width)).expect("values");
+            tensor
+        };
+        let (x, dx, y, dy) = (tensor(inputs), tensor(inputs), tensor(outputs), tensor(outputs));
+        let (shrink, dshrink) = (Some(tensor(16)), Some(tensor(16)));
+        backend.begin(Arc::new(plan)).expect("a plan");
+        let mut criterion = c.benchmark_group(format!("lora {rows} rows"));
+        criterion.throughput(Throughput::Elements((2 * rows * outputs * inputs) as u64));
+        let group = Some(GroupId(0));
+        criterion.bench_function(BenchmarkId::new("forward", name), |b| {
+            let op = Op::LinearForward { linear, group, x, shrink, residual: None, y };
+            b.iter(|| backend.enqueue(op.clone()).expect("forward"));
+        });
+        criterion.bench_function(BenchmarkId::new("backward", name), |b| {
+            let op = Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx: Some(dx) };
+            b.iter(|| backend.enqueue(op.clone()).expect("backward"));
+        });
+        criterion.finish();
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2));
-    targets = product
+    targets = product, lora
 }
 criterion_main!(benches);

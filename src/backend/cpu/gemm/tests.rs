@@ -176,9 +176,30 @@ fn transposes_any_shape() {
 
 #[test]
 fn a_task_that_panics_does_not_hang_the_others() {
-    let pool = pool(2);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        team::run(&pool, 1, &[8, 8], &|phase, task| assert!(phase == 1 || task != 3, "on purpose"));
-    }));
-    assert!(result.is_err());
+    let pool = pool(3);
+    for bad in 0..8 {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            team::run(&pool, 2, &[8, 8], &|phase, task| assert!(phase == 1 || task != bad, "on purpose"));
+        }));
+        assert!(result.is_err());
+    }
+}
+
+#[test]
+fn phases_follow_one_another_and_every_task_runs_once() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let pool = pool(4);
+    for round in 0..300 {
+        let counts = [round % 7, 0, 5, round % 3];
+        let ran: Vec<AtomicUsize> = (0..4 * 7).map(|_| AtomicUsize::new(0)).collect();
+        let before =
+            |phase: usize| -> usize { ran[..phase * 7].iter().map(|r| r.load(Ordering::SeqCst)).sum() };
+        team::run(&pool, 3, &counts, &|phase, task| {
+            assert_eq!(before(phase), counts[..phase].iter().sum::<usize>(), "the phase before is complete");
+            ran[phase * 7 + task].fetch_add(1, Ordering::SeqCst);
+        });
+        for (i, r) in ran.iter().enumerate() {
+            assert_eq!(r.load(Ordering::SeqCst), usize::from(i % 7 < counts[i / 7]));
+        }
+    }
 }
