@@ -258,7 +258,7 @@ fn stop_strings_span_tokens_and_bytes() {
     let broken: Vec<u32> = [&[150; 7][..], &encode("é stop")].concat();
     assert_eq!(stops_after(&codec, &["é stop"], &broken), Some(broken.len()), "a character completed late");
     // Special tokens have no text.
-    let special = [&encode("EN")[..], &[256, 257], &encode("D")].concat();
+    let special = [&encode("EN")[..], &[257, 258], &encode("D")].concat();
     assert_eq!(stops_after(&codec, &["END"], &special), Some(5));
 }
 

@@ -10,13 +10,16 @@ pub use targets::*;
 
 use crate::backend::{AdapterLayout, GroupLayout, LoraMatrix, PartId, PartLayout, SlotSpec};
 
+/// Matrices of an adapter, row-major, in order of part, A before B.
+pub type Matrices = Vec<(PartId, LoraMatrix, Vec<f32>)>;
+
 /// An adapter's numbers on the host, row-major f32: for each adapted part A `[rank, inputs]` and B `[outputs, rank]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Ranks and scales.
     pub spec: SlotSpec,
     /// Weights, in order of part, A before B.
-    pub weights: Vec<(PartId, LoraMatrix, Vec<f32>)>,
+    pub weights: Matrices,
     /// The optimizer's state, if it was asked for and there is one.
     pub moments: Option<Moments>,
 }
@@ -27,9 +30,9 @@ pub struct Moments {
     /// Optimizer steps taken since the moments were zeroed.
     pub steps: u32,
     /// Running mean of gradients, laid out as `Snapshot::weights`.
-    pub first: Vec<(PartId, LoraMatrix, Vec<f32>)>,
+    pub first: Matrices,
     /// Running mean of squared gradients.
-    pub second: Vec<(PartId, LoraMatrix, Vec<f32>)>,
+    pub second: Matrices,
 }
 
 /// One matrix of an adapter.

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::init::scale;
 use super::targets::suffix;
-use super::{MatrixInfo, Moments, Snapshot, Targets, matrices, suffixes};
-use crate::backend::{AdapterLayout, LoraMatrix, MAX_RANK, PartId, PartSpec, SlotSpec};
+use super::{Matrices, MatrixInfo, Moments, Snapshot, Targets, matrices, suffixes};
+use crate::backend::{AdapterLayout, LoraMatrix, MAX_RANK, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, brief, parse_object};
 use crate::files::{Bytes, TensorFile, safetensors_bytes, sync_folder, write_whole};
@@ -20,9 +20,10 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold. `lora_dropout` acts in PEFT's
 /// training only; ours has none.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 13] = [
     "auto_mapping",
     "base_model_name_or_path",
+    "eva_config",
     "ensure_weight_tying",
     "inference_mode",
     "init_lora_weights",
@@ -49,7 +50,7 @@ const READ: [&str; 9] = [
 ];
 
 /// Initialisations that leave the base model as it is; the others (`pissa`, `olora`, `loftq`, ...) come with a changed base.
-const PLAIN_INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+const PLAIN_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// Reads a PEFT folder for a model with this layout.
 pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
@@ -350,7 +351,7 @@ fn read_matrices(
     spec: &SlotSpec,
     layout: &AdapterLayout,
     prefixes: &[&str],
-) -> Result<Vec<Vec<(PartId, LoraMatrix, Vec<f32>)>>> {
+) -> Result<Vec<Matrices>> {
     let mut known = std::collections::BTreeSet::new();
     let mut all = Vec::new();
     for prefix in prefixes {
@@ -372,8 +373,6 @@ fn read_matrices(
         None => Ok(all),
     }
 }
-
-type Matrices = Vec<(PartId, LoraMatrix, Vec<f32>)>;
 
 /// A safetensors file of lists laid out as the snapshot's weights, each under its prefix.
 fn tensor_bytes(

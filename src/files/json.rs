@@ -10,7 +10,7 @@ const MAX_SIZE: usize = 1 << 24;
 /// Parses a JSON object.
 pub fn parse_object(bytes: &[u8], place: &str) -> Result<Map<String, Value>> {
     let value: Value = serde_json::from_slice(bytes)
-        .map_err(|e| Error::input(place, format!("found {e}, expected a JSON object")))?;
+        .map_err(|e| Error::input(place, format!("found no valid JSON ({e}), expected a JSON object")))?;
     match value {
         Value::Object(map) => Ok(map),
         other => Err(Error::input(place, format!("found {}, expected a JSON object", brief(&other)))),

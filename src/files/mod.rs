@@ -26,10 +26,11 @@ pub enum Bytes {
 impl Bytes {
     /// Maps a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        if !file.metadata().map_err(Error::io(path))?.is_file() {
+        // Looked at first, because opening a named pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
             return Err(Error::file(path, "found something that is not a file"));
         }
+        let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: the map is read-only and private to us. As everywhere model files are mapped, another process that truncates the
         // file meanwhile can fault this one; we write files under new names and rename them, so our own never change in place.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
@@ -123,7 +124,7 @@ impl TensorFile {
             )));
         };
         let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header)
-            .map_err(|e| fail(format!("header: found {e}, expected a JSON object of tensors")))?;
+            .map_err(|e| fail(format!("header: found no valid JSON ({e}), expected an object of tensors")))?;
 
         let mut tensors = BTreeMap::new();
         let mut metadata = BTreeMap::new();

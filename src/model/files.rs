@@ -159,8 +159,9 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
         weight_map: BTreeMap<String, String>,
     }
     let bytes = Bytes::open(path)?;
-    let index: Index = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::file(path, format!("found {e}, expected an object with weight_map")))?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|e| {
+        Error::file(path, format!("found no valid index ({e}), expected an object with weight_map"))
+    })?;
     if index.weight_map.is_empty() {
         return Err(Error::file(path, "field weight_map: found no tensors, expected at least one"));
     }

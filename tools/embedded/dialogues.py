@@ -87,9 +87,10 @@ class Source:
     """Draws conversations. `sampled` holds (question, [Solution]) of an earlier checkpoint, once there is one; then
     most debates and summaries are about those."""
 
-    def __init__(self, rng, operands):
+    def __init__(self, rng, operands, first=0.75):
         self.rng = rng
         self.operands = operands
+        self.first = first
         self.sampled = []
 
     def question(self):
@@ -106,9 +107,9 @@ class Source:
         return q, made_up(self.rng, q, count)
 
     def draw(self):
-        """One conversation: first answers in 60 % (93 % until there are sampled solutions), else summaries (30 %) or
+        """One conversation: first answers in the part `first` (93 % until there are sampled solutions), else summaries (30 %) or
         debates (70 %)."""
-        first = 0.6 if self.sampled else 0.93
+        first = self.first if self.sampled else 0.93
         if self.rng.random() < first:
             q = self.question()
             return [("user", prompt("first", question=q.text), False), ("assistant", solve(self.rng, q).text, True)]

@@ -103,6 +103,8 @@ def main():
     parser.add_argument("--decay", type=float, default=0.65, help="last part of the training, in which rates fall (default 0.65)")
     parser.add_argument("--write-at", type=float, nargs="*", default=[0.3, 0.65],
                         help="parts of the training after which the model writes solutions (default 0.3 0.65)")
+    parser.add_argument("--first", type=float, default=0.75, help="part of the conversations that are first answers only, "
+                        "once the model has written solutions (default 0.75)")
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints (default 250)")
     parser.add_argument("--resume", type=Path, help="checkpoint to continue from")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and text (default 0)")
@@ -118,7 +120,7 @@ def main():
     optimizers = [torch.optim.Muon(matrices, lr=arguments.muon_rate, weight_decay=0.01),
                   torch.optim.AdamW(others, lr=arguments.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)]
     bases = [arguments.muon_rate, arguments.adam_rate]
-    source = dialogues.Source(random.Random(arguments.seed), arguments.operands)
+    source = dialogues.Source(random.Random(arguments.seed), arguments.operands, arguments.first)
     begin = 0
     if arguments.resume:
         state = torch.load(arguments.resume, weights_only=False)
@@ -136,7 +138,7 @@ def main():
     feed = batches(source, text, arguments.tokens)
     for step in range(begin, arguments.steps):
         if step in write_at:
-            source.sampled = write_solutions(net, text, source, 1500)
+            source.sampled = write_solutions(net, text, source, 1000)
         ids, learn = next(feed)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=ids.shape[1] > 160):
             loss = net.loss(net(ids), ids, learn)
