@@ -207,7 +207,8 @@ fn two_engines_live_side_by_side() {
             let same = c.sample(r).await?;
             both.borrow_mut().push(same);
             while b.with(Engine::step)? {}
-            both.borrow_mut().push(other.await?);
+            let other = other.await?;
+            both.borrow_mut().push(other);
             Ok(())
         }
     };
