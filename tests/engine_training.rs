@@ -157,7 +157,7 @@ fn moments_go_on_from_a_snapshot() {
     let resumed = add(&other, &middle);
     let mut rest = train_request(resumed, &data[6..], 3, 0.01);
     rest.fresh_moments = false;
-    train(&other, &[rest.clone()]).remove(0).unwrap();
+    train(&other, std::slice::from_ref(&rest)).remove(0).unwrap();
     let expected = bits(&handle.snapshot(whole, true).unwrap());
     assert!(bits(&other.snapshot(resumed, true).unwrap()) == expected);
     // Fresh moments give something else.
@@ -212,7 +212,7 @@ fn bad_training_requests_are_refused_before_any_work() {
     let first = handle.train(good.clone());
     let sampled = answers(&handle, vec![handle.sample(request(adapter, &[1, 2], 3, 0))]);
     assert!(message(&sampled[0]).contains("being trained"));
-    assert!(message(&train(&handle, &[good.clone()])[0]).contains("being trained"));
+    assert!(message(&train(&handle, std::slice::from_ref(&good))[0]).contains("being trained"));
     assert!(message(&handle.drop_adapter(adapter)).contains("being trained"));
     answers(&handle, vec![first]).remove(0).unwrap();
     train(&handle, &[good]).remove(0).unwrap();
