@@ -16,7 +16,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// Of an arithmetic expression, by [`residue`]: 0-69 pretrain, 70-79 train, 80-89 dev, 90-99 test (the rule by which the embedded
+    /// Of an arithmetic expression: 0-69 pretrain, 70-79 train, 80-89 dev, 90-99 test (the rule by which the embedded
     /// model was trained).
     pub fn of_expression(text: &str) -> Self {
         match residue(text) {
