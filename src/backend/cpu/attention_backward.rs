@@ -217,7 +217,7 @@ fn row_scores<S: Simd, const R: usize>(
     R
 }
 
-/// Turns a row of scores into p, and its row of `dout vᵀ` into ds. Positions out of sight become zeros, selected.
+/// Turns a row of scores into p, and its row of `dout vᵀ` into ds. What they hold for positions out of sight is not read again.
 #[inline(always)]
 fn softmax<S: Simd>(
     s: S,
@@ -244,12 +244,12 @@ fn softmax<S: Simd>(
         sum = s.add(sum, x);
         s.store(&mut p[t], x);
     }
-    let (sum, delta, zero) = (s.splat(s.sum(sum)), s.splat(delta), s.splat(0.0));
+    let (sum, delta) = (s.splat(s.sum(sum)), s.splat(delta));
     for t in block.tiles.0..block.tiles.1 {
         let x = s.div(s.load(&p[t]), sum);
         s.store(&mut p[t], x);
         let g = s.mul(s.mul(x, s.sub(s.load(&ds[t]), delta)), scale);
-        s.store(&mut ds[t], s.keep(tile_mask(t, range), g, zero));
+        s.store(&mut ds[t], g);
     }
 }
 

@@ -81,10 +81,6 @@ simd! {
 simd! {
     /// `z = coefficient * (softmax(z) - onehot(label))` in place.
     fn gradient[](s, z: &mut [f32], lse: Lse, label: usize, coefficient: f32) {
-        if coefficient == 0.0 {
-            // Selected, since the logits may not be finite.
-            return z.fill(0.0);
-        }
         let (largest, factor) = (s.splat(lse.largest), s.splat(coefficient / lse.mass));
         let (blocks, rest) = z.as_chunks_mut::<LANES>();
         for block in blocks {
@@ -200,6 +196,7 @@ pub fn run(
             let dh = &mut dh[at];
             gemm::matmul(&c.pool, z, rows, backward, dh, false);
             for (dh, label) in dh.chunks_exact_mut(d).zip(labels) {
+                // Selected, since the logits may not be finite.
                 if label.coefficient == 0.0 {
                     dh.fill(0.0);
                 }
