@@ -87,7 +87,7 @@ class Source:
     """Draws conversations. `sampled` holds (question, [Solution]) of an earlier checkpoint, once there is one; then
     most debates and summaries are about those."""
 
-    def __init__(self, rng, operands, first=0.75):
+    def __init__(self, rng, operands, first=0.6):
         self.rng = rng
         self.operands = operands
         self.first = first

@@ -94,17 +94,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder for checkpoints and log.txt")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
-    parser.add_argument("--steps", type=int, default=4500, help="optimizer steps (default 4500)")
-    parser.add_argument("--tokens", type=int, default=8192, help="tokens in a batch, padding included (default 8192)")
-    parser.add_argument("--operands", type=int, nargs="+", default=[20, 20, 30],
-                        help="operand ranges (each 0..R-1) to draw questions from, alike often (default 20 20 30)")
-    parser.add_argument("--muon-rate", type=float, default=0.02, help="Muon's rate, for matrices (default 0.02)")
+    parser.add_argument("--steps", type=int, default=6600, help="optimizer steps (default 6600)")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens in a batch, padding included (default 4096)")
+    parser.add_argument("--operands", type=int, nargs="+", default=[12, 16],
+                        help="operand ranges (each 0..R-1) to draw questions from, alike often (default 12 16)")
+    parser.add_argument("--muon-rate", type=float, default=0.015, help="Muon's rate, for matrices (default 0.015)")
     parser.add_argument("--adam-rate", type=float, default=3e-3, help="AdamW's rate, for the rest (default 3e-3)")
-    parser.add_argument("--decay", type=float, default=0.65, help="last part of the training, in which rates fall (default 0.65)")
-    parser.add_argument("--write-at", type=float, nargs="*", default=[0.3, 0.65],
-                        help="parts of the training after which the model writes solutions (default 0.3 0.65)")
-    parser.add_argument("--first", type=float, default=0.75, help="part of the conversations that are first answers only, "
-                        "once the model has written solutions (default 0.75)")
+    parser.add_argument("--decay", type=float, default=0.65,
+                        help="last part of the training, in which rates fall (default 0.65)")
+    parser.add_argument("--write-at", type=float, nargs="*", default=[0.55, 0.8],
+                        help="parts of the training after which the model writes solutions (default 0.55 0.8)")
+    parser.add_argument("--first", type=float, default=0.6, help="part of the conversations that are first answers "
+                        "only, once the model has written solutions (default 0.6)")
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints (default 250)")
     parser.add_argument("--resume", type=Path, help="checkpoint to continue from")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and text (default 0)")
