@@ -157,7 +157,7 @@ fn moments_go_on_from_a_snapshot() {
     let resumed = add(&other, &middle);
     let mut rest = train_request(resumed, &data[6..], 3, 0.01);
     rest.fresh_moments = false;
-    train(&other, &[rest.clone()]).remove(0).unwrap();
+    train(&other, std::slice::from_ref(&rest)).remove(0).unwrap();
     let expected = bits(&handle.snapshot(whole, true).unwrap());
     assert!(bits(&other.snapshot(resumed, true).unwrap()) == expected);
     // Fresh moments give something else.

@@ -121,8 +121,8 @@ fn arm(args: &CouncilArgs, found: Option<&Found>, sets: &[String]) -> Result<Arm
             Source { name: format!("built-in {}", config.name), text: config.text.into(), folder: None }
         }
         None => {
-            // Questions of any kind, answered in \boxed{}.
-            let text = "[task]\nname = \"custom\"\n[sampling]\nmax_tokens = 512\nsummary_max_tokens = 384\ntop_p = 0.9\n";
+            // Questions of any kind, answered in \boxed{}, else by the last number.
+            let text = "[task]\nname = \"custom\"\nextraction = \"boxed, last-number\"\n[sampling]\nmax_tokens = 512\nsummary_max_tokens = 384\ntop_p = 0.9\n";
             Source { name: "defaults".into(), text: text.into(), folder: None }
         }
     };

@@ -25,7 +25,7 @@ impl NewFile {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let mut name = std::ffi::OsString::from(".");
         name.push(path.file_name().ok_or_else(|| Error::file(path, "not the name of a file"))?);
-        name.push(format!(".{}.new", std::process::id()));
+        name.push(format!(".{}.tmp", std::process::id()));
         let temporary = folder.join(name);
         let file = File::create(&temporary).map_err(Error::io(path))?;
         Ok(Self { path: path.to_path_buf(), temporary, file: Some(BufWriter::new(file)) })
