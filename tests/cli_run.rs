@@ -62,7 +62,10 @@ fn journalled(folder: &Path) -> u64 {
     if !folder.join("journal").exists() {
         return 0;
     }
-    tree(&folder.join("journal"), &|name| name.ends_with(".tmp") || name.contains(".tmp/")).values().map(|b| b.len() as u64).sum()
+    tree(&folder.join("journal"), &|name| name.ends_with(".tmp") || name.contains(".tmp/"))
+        .values()
+        .map(|b| b.len() as u64)
+        .sum()
 }
 
 /// Waits until `ready` or the process ends; true if it is still running.
