@@ -35,6 +35,8 @@ pub struct Engine {
     sampler: Sampler,
     scorer: Scorer,
     trainer: Trainer,
+    /// A training phase has begun and not all of it is done.
+    in_training: bool,
     optimizer_steps: u64,
     score_batches: u64,
 }
@@ -60,6 +62,7 @@ impl Engine {
             trainer: Trainer::new(options.micro_batch_rows, context, vocab),
             device: Device::new(backend, model, &options, &plan)?,
             plan,
+            in_training: false,
             optimizer_steps: 0,
             score_batches: 0,
         })
@@ -100,14 +103,18 @@ impl Engine {
         (self.sampler.kv().in_use(), self.sampler.kv().cached())
     }
 
-    /// Does a step of what is most urgent: scoring, then sampling, then training, so that the training of all lanes falls together. False if there is
-    /// nothing to do. An error here is the engine's; a request's own error goes to who waits for it.
+    /// Does a step of what is most urgent: scoring, then sampling, then training, so that the training of all lanes falls together.
+    /// Training that has begun goes on to its end: a lane that is done with its own would otherwise hold up the others' with all it
+    /// samples next, and from then on the lanes would share no batch. False if there is nothing to do. An error here is the engine's;
+    /// a request's own error goes to who waits for it.
     pub fn step(&mut self) -> Result<bool> {
+        self.in_training &= self.trainer.has_work();
         if self.scorer.has_work() {
             self.score_step()?;
-        } else if self.sampler.has_work() {
+        } else if self.sampler.has_work() && !self.in_training {
             self.sample_step()?;
         } else if self.trainer.has_work() {
+            self.in_training = true;
             self.train_step()?;
         } else {
             return Ok(false);

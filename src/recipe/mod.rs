@@ -151,5 +151,10 @@ pub fn built_in_configs() -> &'static [BuiltIn] {
             about: "grade-school mathematics on a model folder and data files of yours",
             text: include_str!("../../examples/gsm8k.toml"),
         },
+        BuiltIn {
+            name: "smollm2-arithmetic",
+            about: "short arithmetic on SmolLM2-135M-Instruct, a real model that two CPU cores can finetune",
+            text: include_str!("../../examples/smollm2-arithmetic.toml"),
+        },
     ]
 }
