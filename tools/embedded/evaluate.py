@@ -120,7 +120,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="model folder, or checkpoint of train.py (with --tokenizer)")
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json (default: the model folder)")
-    parser.add_argument("--operands", type=int, default=17, help="operands are 0..R-1 (default 17)")
+    parser.add_argument("--operands", type=int, default=18, help="operands are 0..R-1 (default 18)")
     parser.add_argument("--questions", type=int, default=300, help="dev questions (default 300)")
     parser.add_argument("--samples", type=int, default=64, help="first answers of each question (default 64)")
     parser.add_argument("--debates", type=int, default=4, help="debates of each question (default 4)")
