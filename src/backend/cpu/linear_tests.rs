@@ -61,7 +61,11 @@ fn cases() -> Vec<Case> {
             inputs: 33,
             outputs: 100,
             parts: vec![(7, 41), (60, 33)],
-            slots: vec![vec![Some((128, 0.25)), Some((100, 1.0))], vec![Some((8, 1.5)), Some((2, -1.0))], vec![Some((5, 1.0)), None]],
+            slots: vec![
+                vec![Some((128, 0.25)), Some((100, 1.0))],
+                vec![Some((8, 1.5)), Some((2, -1.0))],
+                vec![Some((5, 1.0)), None],
+            ],
             segments: vec![(1, vec![150, 1]), (2, vec![40]), (3, vec![6]), (0, vec![2])],
             bias: false,
             seed: 2,
