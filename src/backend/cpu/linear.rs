@@ -10,6 +10,9 @@ use super::gemm::{Isa, PANEL, Packed, Product, Shared, Tile, pack_block, scratch
 use super::lora::{self, Lora};
 use super::*;
 
+/// How many pieces ahead the next adapter's B is fetched.
+const SOON: usize = 3;
+
 /// The weights of one linear group.
 pub struct LinearWeights {
     /// W, for `x Wᵀ`.
@@ -234,7 +237,7 @@ pub(super) fn compute(
                 y: own.as_mut_ptr(),
                 ldy: part.rank,
                 accumulate: false,
-                ahead: std::ptr::null(),
+                ahead: part.a.as_ptr(),
                 ahead_step: 0,
             };
             // SAFETY: x holds the whole block `[inputs][block.len()]`, A `[inputs][rank]`, own `[m][rank]`.
@@ -258,15 +261,30 @@ pub(super) fn compute(
             return false;
         }
         let mut next = rows.start;
-        for piece in here {
+        for (i, piece) in here.iter().enumerate() {
+            // Many short segments read as many adapters: fetch one that comes soon.
+            let soon = here
+                .get(i + SOON)
+                .and_then(|p| lora.parts_of(p.segment).iter().find(|p| p.panels.contains(&panel)));
+            let mut ahead = soon.map_or(&[][..], |part| part.b_panel(panel));
             column[(next - rows.start) * PANEL..(piece.rows.start - rows.start) * PANEL].fill(0.0);
             let column =
                 &mut column[(piece.rows.start - rows.start) * PANEL..(piece.rows.end - rows.start) * PANEL];
             let mut started = false;
             for part in lora.parts_of(piece.segment).iter().filter(|p| p.panels.contains(&panel)) {
                 let h = &packed[lora::packed_h(piece, part, width)];
-                lora::expand(kernels, h, piece.rows.len(), part.b_panel(panel), part.rank, column, started);
+                lora::expand(
+                    kernels,
+                    h,
+                    piece.rows.len(),
+                    part.b_panel(panel),
+                    part.rank,
+                    column,
+                    started,
+                    ahead,
+                );
                 started = true;
+                ahead = &[];
             }
             if !started {
                 column.fill(0.0);

@@ -258,7 +258,7 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
                         let at =
                             (piece.rows.start - rows.start) * PANEL..(piece.rows.end - rows.start) * PANEL;
                         let h = &packed[lora::packed_h(piece, part, width)];
-                        lora::expand(kernels, h, piece.rows.len(), a, part.rank, &mut column[at], i > 0);
+                        lora::expand(kernels, h, piece.rows.len(), a, part.rank, &mut column[at], i > 0, &[]);
                     }
                 });
             }
@@ -376,7 +376,7 @@ unsafe fn shrink_backward(
                         y: own[(piece.rows.start - rows.start) * rank..].as_mut_ptr(),
                         ldy: rank,
                         accumulate: n > part.start,
-                        ahead: std::ptr::null(),
+                        ahead: b.as_ptr(),
                         ahead_step: 0,
                     };
                     // SAFETY: x lies in a block `[outputs][block.len()]`, b holds `[end - n][rank]`, own the piece's rows.
@@ -431,7 +431,7 @@ unsafe fn gradient_a(
                     y: own.as_mut_ptr(),
                     ldy: rank,
                     accumulate: row > sequence.start,
-                    ahead: std::ptr::null(),
+                    ahead: dh[row * stride + part.column..].as_ptr(),
                     ahead_step: 0,
                 };
                 // SAFETY: x and dh hold the rows up to `end` (asserted), own `[inputs][rank]`.
@@ -486,7 +486,7 @@ unsafe fn gradient_b(
                         y: own.as_mut_ptr(),
                         ldy: PANEL,
                         accumulate: row > sequence.start,
-                        ahead: std::ptr::null(),
+                        ahead: w,
                         ahead_step: 0,
                     };
                     // SAFETY: h holds the rows up to `end` (asserted), w a panel's width of each of them, own `[rank][PANEL]`.

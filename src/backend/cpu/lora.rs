@@ -161,6 +161,7 @@ pub fn pack_h(h: &[f32], stride: usize, rows: usize, rank: usize, scale: f32, pa
 }
 
 /// Adds LoRA k-steps to `column` `[rows][PANEL]`, the accumulators of one panel: `packed` is `h` of [`pack_h`], `w` `[rank][PANEL]`.
+/// `ahead` is brought into cache meanwhile, as far as there are k-steps.
 pub fn expand(
     kernels: Kernels,
     packed: &[f32],
@@ -169,6 +170,7 @@ pub fn expand(
     rank: usize,
     column: &mut [f32],
     accumulate: bool,
+    ahead: &[f32],
 ) {
     assert!(packed.len() >= rank * rows && w.len() >= rank * PANEL && column.len() >= rows * PANEL, "expand");
     let tile = Tile {
@@ -180,8 +182,8 @@ pub fn expand(
         y: column.as_mut_ptr(),
         ldy: PANEL,
         accumulate,
-        ahead: std::ptr::null(),
-        ahead_step: 0,
+        ahead: if ahead.is_empty() { w.as_ptr() } else { ahead.as_ptr() },
+        ahead_step: if ahead.is_empty() { 0 } else { PANEL },
     };
     // SAFETY: the lengths are asserted; a piece has at most a tile's rows.
     unsafe { kernels.tile(rows, PANEL, &tile) };

@@ -120,9 +120,9 @@ pub(super) struct Tile {
     /// Start from what is in `y` instead of 0.
     pub accumulate: bool,
     /// What to bring into the second-level cache meanwhile: for each k, the next `ahead_step` values (up to 32). Only a hint, so it
-    /// may point anywhere.
+    /// may point anywhere; but an address without memory costs a page walk every time, so without a wish it is `w` and 0.
     pub ahead: *const f32,
-    /// 0 for nothing.
+    /// See `ahead`.
     pub ahead_step: usize,
 }
 

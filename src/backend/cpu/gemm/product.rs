@@ -193,7 +193,7 @@ impl<'a> Product<'a> {
                             y: column[(r.start - rows.start) * PANEL..].as_mut_ptr(),
                             ldy: PANEL,
                             accumulate: k > 0 || started[i],
-                            ahead: next.wrapping_add(b * steps * share),
+                            ahead: if fetch { next.wrapping_add(b * steps * share) } else { w.as_ptr() },
                             ahead_step: if fetch { share } else { 0 },
                         };
                         // SAFETY: x holds the block `[inputs][r.len()]` (asserted), w `steps` rows of a panel, y the block's rows.
