@@ -1,10 +1,8 @@
 //! Training settings with their choices read.
 
-use serde::Deserialize;
-
 use crate::engine::Optimizer;
 use crate::error::{Error, Result};
-use crate::run::TrainingSection;
+use crate::run::{TrainingSection, critic_section};
 
 /// How the learning rate changes over the steps of one iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +57,7 @@ impl Training {
     /// Of critics: with `[training.critic]` over it.
     pub fn of_critics(section: &TrainingSection) -> Result<Self> {
         let place = "training.critic";
-        let mut table = toml::Table::try_from(section).map_err(|e| Error::Internal(e.to_string()))?;
-        table.remove("critic");
-        table.extend(section.critic.clone());
-        let section = TrainingSection::deserialize(table)
-            .map_err(|e| Error::input(place, e.message().replace('\n', " ")))?;
+        let section = critic_section(section).map_err(|e| Error::input(place, e.replace('\n', " ")))?;
         Self::read(section, place)
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::files::sync_folder;
 
 /// A file being written. Nothing stands under its name until [`NewFile::finish`]; dropped before, it leaves nothing.
 pub struct NewFile {
@@ -41,7 +42,7 @@ impl NewFile {
         match written {
             Ok(()) => {
                 self.temporary = PathBuf::new();
-                sync_parent(&self.path);
+                sync_folder(self.path.parent().unwrap_or(Path::new(".")));
                 Ok(())
             }
             Err(e) => Err(Error::io(&self.path)(e)),
@@ -64,15 +65,6 @@ impl Drop for NewFile {
             self.file.take().map(|f| f.into_parts());
             let _ = std::fs::remove_file(&self.temporary);
         }
-    }
-}
-
-/// Makes a rename last. Best effort: not every file system has folders that can be synced.
-fn sync_parent(path: &Path) {
-    if let Some(parent) = path.parent()
-        && let Ok(folder) = File::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
-    {
-        let _ = folder.sync_all();
     }
 }
 
