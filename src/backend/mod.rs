@@ -15,6 +15,7 @@ mod slot;
 mod weights;
 
 pub mod cpu;
+pub mod cuda;
 pub mod recording;
 
 pub use op::*;

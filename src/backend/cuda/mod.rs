@@ -1,0 +1,423 @@
+//! The CUDA backend: bf16 weights and activations, f32 accumulation, f32 master adapters and moments. Its kernels are in `kernels/`, one operation a file, and
+//! each has its host side in the file of the same name here.
+//!
+//! The device is behind [`driver::Driver`]: a GPU, or the emulator that runs the same kernels and the same host code on any machine.
+//!
+//! Operations become launches, which wait until [`Backend::submit`]. All that changes between steps lies in device memory (the plan, the table of slots) and
+//! grids have bucketed sizes, so two steps of the same kind are the same list of launches: the second time such a list is seen it is captured
+//! as a graph, from then on it is replayed.
+
+mod adamw;
+mod attention;
+mod attention_backward;
+pub mod driver;
+mod embed;
+#[cfg(feature = "emulator")]
+pub mod emulator;
+mod graphs;
+mod linear;
+mod linear_backward;
+mod lm_head_loss;
+mod lm_head_sample;
+mod pages;
+mod plan;
+mod rms_norm;
+mod rope;
+mod slots;
+mod swiglu;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::error::{Error, Result};
+use driver::{DevicePtr, Driver, Kernel, Launch};
+
+/// Shared memory of a block that every supported architecture can give (sm_86 and sm_89: 99 KB).
+pub const MAX_SHARED: u32 = 99 * 1024;
+
+/// A tensor's storage.
+struct TensorBuffer {
+    spec: TensorSpec,
+    at: DevicePtr,
+}
+
+impl TensorBuffer {
+    fn bytes(spec: &TensorSpec) -> usize {
+        let element = match spec.element {
+            Element::Activation => 2,
+            Element::F32 | Element::U32 => 4,
+        };
+        spec.rows * spec.width * element
+    }
+}
+
+/// Memory that an operation uses only while it runs.
+struct Workspace {
+    at: DevicePtr,
+    bytes: usize,
+}
+
+/// The CUDA backend.
+pub struct CudaBackend {
+    driver: Box<dyn Driver>,
+    tensors: Vec<Option<TensorBuffer>>,
+    kv_pools: Vec<Option<pages::KvBuffer>>,
+    linears: Vec<weights::LinearWeights>,
+    vectors: Vec<weights::VectorBuffer>,
+    tables: Vec<weights::TableBuffer>,
+    ropes: Vec<rope::RopeBuffer>,
+    slots: slots::SlotStore,
+    plan: plan::DevicePlan,
+    launches: Vec<Launch>,
+    graphs: graphs::Graphs,
+    workspaces: BTreeMap<&'static str, Workspace>,
+    /// An error of work that was enqueued by a call that cannot fail.
+    parked: Option<Error>,
+}
+
+impl CudaBackend {
+    /// The backend on a device.
+    pub fn new(driver: Box<dyn Driver>) -> Self {
+        Self {
+            driver,
+            tensors: Vec::new(),
+            kv_pools: Vec::new(),
+            linears: Vec::new(),
+            vectors: Vec::new(),
+            tables: Vec::new(),
+            ropes: Vec::new(),
+            slots: slots::SlotStore::default(),
+            plan: plan::DevicePlan::default(),
+            launches: Vec::new(),
+            graphs: graphs::Graphs::default(),
+            workspaces: BTreeMap::new(),
+            parked: None,
+        }
+    }
+
+    fn tensor_buffer(&self, t: Tensor) -> Result<&TensorBuffer> {
+        self.tensors
+            .get(t.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| Error::Internal(format!("tensor {} does not exist", t.0)))
+    }
+
+    /// Checks that `t` holds at least `rows` rows of exactly `width` elements of this type, and says where it lies.
+    fn at(&self, op: &str, t: Tensor, rows: usize, width: usize, element: Element) -> Result<DevicePtr> {
+        let TensorBuffer { spec, at } = self.tensor_buffer(t)?;
+        if spec.rows < rows || spec.width != width || spec.element != element {
+            return Err(Error::Internal(format!(
+                "{op}: tensor {} is {:?} [{}, {}], expected {element:?} [>= {rows}, {width}]",
+                spec.name, spec.element, spec.rows, spec.width
+            )));
+        }
+        Ok(*at)
+    }
+
+    /// Enqueues a kernel; its grid must not be empty.
+    fn launch<P: bytemuck::Pod>(&mut self, kernel: Kernel, grid: [usize; 3], shared: usize, params: &P) {
+        self.launches.push(Launch {
+            kernel,
+            grid: grid.map(|g| g as u32),
+            shared: shared as u32,
+            params: bytemuck::bytes_of(params).to_vec(),
+        });
+    }
+
+    /// Memory for an operation's own use, at least `bytes`, until the next operation that asks under the same name.
+    fn workspace(&mut self, name: &'static str, bytes: usize) -> Result<DevicePtr> {
+        if let Some(w) = self.workspaces.get(name).filter(|w| w.bytes >= bytes) {
+            return Ok(w.at);
+        }
+        // What is enqueued may still use the smaller one.
+        self.flush()?;
+        if let Some(old) = self.workspaces.remove(name) {
+            self.driver.free(old.at);
+        }
+        let bytes = bytes.next_multiple_of(1 << 16);
+        let at = self.driver.alloc(bytes, name)?;
+        self.workspaces.insert(name, Workspace { at, bytes });
+        Ok(at)
+    }
+
+    /// Gives the launches so far to the device where an error cannot be returned; it comes with the next flush.
+    fn flush_or_park(&mut self) {
+        if let Err(e) = self.flush() {
+            self.parked = Some(e);
+        }
+    }
+
+    /// Gives the launches so far to the device.
+    fn flush(&mut self) -> Result<()> {
+        if let Some(e) = self.parked.take() {
+            return Err(e);
+        }
+        if self.launches.is_empty() {
+            return Ok(());
+        }
+        let launches = std::mem::take(&mut self.launches);
+        self.graphs.run(&mut *self.driver, launches)
+    }
+}
+
+impl Backend for CudaBackend {
+    fn describe(&self) -> String {
+        self.driver.describe()
+    }
+
+    fn arithmetic(&self) -> String {
+        self.driver.arithmetic()
+    }
+
+    fn activation_bytes(&self) -> usize {
+        2
+    }
+
+    fn bytes_in_use(&self) -> usize {
+        let tensors: usize = self.tensors.iter().flatten().map(|t| TensorBuffer::bytes(&t.spec)).sum();
+        let kv: usize = self.kv_pools.iter().flatten().map(|k| k.bytes()).sum();
+        let linears: usize = self.linears.iter().map(|l| l.bytes()).sum();
+        let vectors: usize = self.vectors.iter().map(|v| v.bytes()).sum();
+        let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
+        let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
+        let workspaces: usize = self.workspaces.values().map(|w| w.bytes).sum();
+        tensors
+            + kv
+            + linears
+            + vectors
+            + tables
+            + ropes
+            + workspaces
+            + self.slots.bytes()
+            + self.plan.bytes()
+    }
+
+    fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
+        let at = self.driver.alloc(TensorBuffer::bytes(&spec), spec.name)?;
+        let buffer = Some(TensorBuffer { spec, at });
+        let index = match self.tensors.iter().position(Option::is_none) {
+            Some(i) => {
+                self.tensors[i] = buffer;
+                i
+            }
+            None => {
+                self.tensors.push(buffer);
+                self.tensors.len() - 1
+            }
+        };
+        Ok(Tensor(index as u32))
+    }
+
+    fn free(&mut self, tensor: Tensor) {
+        if let Some(t) = self.tensors.get_mut(tensor.0 as usize).and_then(Option::take) {
+            self.flush_or_park();
+            self.driver.free(t.at);
+        }
+    }
+
+    fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool> {
+        let buffer = pages::KvBuffer::new(&mut *self.driver, spec)?;
+        self.kv_pools.push(Some(buffer));
+        Ok(KvPool(self.kv_pools.len() as u32 - 1))
+    }
+
+    fn free_kv_pool(&mut self, pool: KvPool) {
+        if let Some(p) = self.kv_pools.get_mut(pool.0 as usize).and_then(Option::take) {
+            self.flush_or_park();
+            p.free(&mut *self.driver);
+        }
+    }
+
+    fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear> {
+        self.linears.push(weights::LinearWeights::load(&mut *self.driver, spec)?);
+        Ok(Linear(self.linears.len() as u32 - 1))
+    }
+
+    fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector> {
+        self.vectors.push(weights::VectorBuffer::load(&mut *self.driver, values)?);
+        Ok(Vector(self.vectors.len() as u32 - 1))
+    }
+
+    fn load_table(&mut self, values: WeightView<'_>) -> Result<Table> {
+        self.tables.push(weights::TableBuffer::load(&mut *self.driver, values)?);
+        Ok(Table(self.tables.len() as u32 - 1))
+    }
+
+    fn load_rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<RopeTable> {
+        self.ropes.push(rope::RopeBuffer::load(&mut *self.driver, cos, sin, half)?);
+        Ok(RopeTable(self.ropes.len() as u32 - 1))
+    }
+
+    fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()> {
+        self.slots.set_layout(&mut *self.driver, layout)
+    }
+
+    fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot> {
+        self.flush()?;
+        self.slots.create(&mut *self.driver, spec)
+    }
+
+    fn slot_bytes(&self, spec: &SlotSpec) -> usize {
+        self.slots.bytes_of(spec)
+    }
+
+    fn drop_slot(&mut self, slot: Slot) {
+        self.flush_or_park();
+        self.slots.drop_slot(&mut *self.driver, slot);
+    }
+
+    fn write_slot(&mut self, slot: Slot, part: PartId, matrix: LoraMatrix, values: &[f32]) -> Result<()> {
+        self.flush()?;
+        self.slots.write(&mut *self.driver, slot, SlotRole::Weights, part, matrix, values)
+    }
+
+    fn read_slot(
+        &mut self,
+        slot: Slot,
+        role: SlotRole,
+        part: PartId,
+        matrix: LoraMatrix,
+    ) -> Result<Vec<f32>> {
+        self.flush()?;
+        self.slots.read(&mut *self.driver, slot, role, part, matrix)
+    }
+
+    fn copy_slot(&mut self, from: Slot, to: Slot) -> Result<()> {
+        self.flush()?;
+        self.slots.copy(&mut *self.driver, from, to)
+    }
+
+    fn attach_optimizer(&mut self, slot: Slot) -> Result<()> {
+        self.flush()?;
+        self.slots.attach_optimizer(&mut *self.driver, slot)
+    }
+
+    fn detach_optimizer(&mut self, slot: Slot) {
+        self.flush_or_park();
+        self.slots.detach_optimizer(&mut *self.driver, slot);
+    }
+
+    fn write_moment(
+        &mut self,
+        slot: Slot,
+        role: SlotRole,
+        part: PartId,
+        matrix: LoraMatrix,
+        values: &[f32],
+    ) -> Result<()> {
+        self.flush()?;
+        self.slots.write(&mut *self.driver, slot, role, part, matrix, values)
+    }
+
+    fn begin(&mut self, plan: Arc<BatchPlan>) -> Result<()> {
+        self.flush()?;
+        self.plan.set(&mut *self.driver, plan)
+    }
+
+    fn enqueue(&mut self, op: Op) -> Result<()> {
+        match op {
+            Op::Embed { table, out } => embed::embed(self, table, out),
+            Op::GatherRows { x, out } => embed::gather(self, x, out),
+            Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
+            Op::RmsNorm { x, weight, eps, out, gathered } => {
+                rms_norm::forward(self, x, weight, eps, out, gathered)
+            }
+            Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
+                rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
+            }
+            Op::LinearForward { linear, group, x, shrink, residual, y } => {
+                linear::forward(self, linear, group, x, shrink, residual, y)
+            }
+            Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
+                linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            }
+            Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
+            Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),
+            Op::AttentionPacked { qkv, heads, out } => attention::packed(self, qkv, heads, out),
+            Op::AttentionPackedBackward { qkv, heads, out, dout, dqkv } => {
+                attention_backward::run(self, qkv, heads, out, dout, dqkv)
+            }
+            Op::AttentionPaged { qkv, kv, layer, heads, out } => {
+                attention::paged(self, qkv, kv, layer, heads, out)
+            }
+            Op::CopyPages { kv } => pages::copy(self, kv),
+            Op::SwiGlu { gate_up, out } => swiglu::forward(self, gate_up, out),
+            Op::SwiGluBackward { gate_up, dout, dgate_up } => swiglu::backward(self, gate_up, dout, dgate_up),
+            Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden } => {
+                lm_head_loss::run(self, hidden, lm_head, workspace, out, dhidden)
+            }
+            Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } => {
+                lm_head_sample::run(self, hidden, lm_head, workspace, tokens, logprobs)
+            }
+            Op::GradNorms { slots, out } => adamw::norms(self, &slots, out),
+            Op::AdamW { steps, norms } => adamw::step(self, &steps, norms),
+            Op::ZeroGrad { slots } => adamw::zero_grad(self, &slots),
+        }
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        self.flush()?;
+        self.driver.submit()
+    }
+
+    fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>> {
+        self.flush()?;
+        let TensorBuffer { spec, at } = self.tensor_buffer(tensor)?;
+        let (spec, at) = (*spec, *at);
+        let len = rows * spec.width;
+        if rows > spec.rows {
+            return Err(Error::Internal(format!("download of {rows} rows from a tensor of {}", spec.rows)));
+        }
+        match spec.element {
+            Element::F32 => {
+                let mut values = vec![0f32; len];
+                self.driver.download(at, bytemuck::cast_slice_mut(&mut values))?;
+                Ok(values)
+            }
+            Element::Activation => {
+                let mut values = vec![half::bf16::ZERO; len];
+                self.driver.download(at, bytemuck::cast_slice_mut(&mut values))?;
+                Ok(values.into_iter().map(half::bf16::to_f32).collect())
+            }
+            Element::U32 => Err(Error::Internal(format!("tensor {} holds u32", spec.name))),
+        }
+    }
+
+    fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>> {
+        self.flush()?;
+        let TensorBuffer { spec, at } = self.tensor_buffer(tensor)?;
+        if spec.element != Element::U32 || rows > spec.rows {
+            return Err(Error::Internal(format!(
+                "download of {rows} u32 rows from tensor {}, {:?} of {} rows",
+                spec.name, spec.element, spec.rows
+            )));
+        }
+        let (at, mut values) = (*at, vec![0u32; rows * spec.width]);
+        self.driver.download(at, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()> {
+        self.flush()?;
+        let TensorBuffer { spec, at } = self.tensor_buffer(tensor)?;
+        if values.len() > spec.rows * spec.width {
+            return Err(Error::Internal(format!(
+                "upload of {} values into tensor {} [{}, {}]",
+                values.len(),
+                spec.name,
+                spec.rows,
+                spec.width
+            )));
+        }
+        match spec.element {
+            Element::F32 => self.driver.upload(*at, bytemuck::cast_slice(values)),
+            Element::Activation => {
+                let rounded: Vec<half::bf16> = values.iter().map(|&x| half::bf16::from_f32(x)).collect();
+                self.driver.upload(*at, bytemuck::cast_slice(&rounded))
+            }
+            Element::U32 => Err(Error::Internal(format!("tensor {} holds u32", spec.name))),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The step's [`BatchPlan`] on the device: one buffer with a header of counts and addresses (`kernels/plan.cuh`) and the arrays behind it, uploaded
+//! in one copy. What kernels would otherwise have to search for (a row's sequence, the tiles of a segment) is worked out here.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::driver::{DevicePtr, Driver};
+use crate::backend::{BatchPlan, Slot};
+use crate::error::{Error, Result};
+
+/// Rows of one segment that a tile holds at most (`kSegmentTile`).
+pub const SEGMENT_TILE: usize = 32;
+/// Rows of a group (`kRowGroup`).
+pub const ROW_GROUP: usize = 8;
+
+/// Rows of one sequence that attention takes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct AttentionTile {
+    /// Index of the sequence.
+    pub sequence: u32,
+    /// First row of the batch.
+    pub row: u32,
+    /// Rows.
+    pub rows: u32,
+    /// Which split of the positions.
+    pub split: u32,
+}
+
+/// The header; field for field `struct Plan`.
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+struct Header {
+    rows: u32,
+    segments: u32,
+    sequences: u32,
+    logit_rows: u32,
+    draws: u32,
+    page_copies: u32,
+    segment_tiles: u32,
+    slot_works: u32,
+    packed_tiles: u32,
+    paged_tiles: u32,
+    unused: [u32; 2],
+    arrays: [DevicePtr; 17],
+}
+
+/// A draw as the device sees it.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DeviceDraw {
+    key: u64,
+    rows_start: u32,
+    rows_end: u32,
+    position: u32,
+    top_k: u32,
+    temperature: f32,
+    top_p: f32,
+}
+
+/// How large a step is, rounded up so that similar steps have the same grids, and so the same graph. Kernels read the exact numbers from the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Rows.
+    pub rows: usize,
+    /// Rows that get logits.
+    pub logit_rows: usize,
+    /// Draws.
+    pub draws: usize,
+    /// Page copies.
+    pub page_copies: usize,
+    /// Tiles of [`SEGMENT_TILE`] rows, each inside a segment.
+    pub segment_tiles: usize,
+    /// Slots other than the base with rows in the step.
+    pub slot_works: usize,
+    /// Attention tiles over packed sequences.
+    pub packed_tiles: usize,
+    /// Attention tiles over pages.
+    pub paged_tiles: usize,
+}
+
+/// The number rounded up to a power of two, 8 at least; 0 stays 0.
+pub fn bucket(n: usize) -> usize {
+    if n == 0 { 0 } else { n.next_power_of_two().max(8) }
+}
+
+/// The plan buffer.
+#[derive(Default)]
+pub struct DevicePlan {
+    at: DevicePtr,
+    capacity: usize,
+    /// The plan that the buffer holds.
+    pub host: Arc<BatchPlan>,
+    /// For grids.
+    pub bounds: Bounds,
+}
+
+/// Arrays behind the header, each aligned to 16 bytes.
+struct Packer {
+    base: DevicePtr,
+    bytes: Vec<u8>,
+}
+
+impl Packer {
+    fn array<T: Pod>(&mut self, values: &[T]) -> DevicePtr {
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let at = self.base.offset(self.bytes.len());
+        self.bytes.extend_from_slice(bytemuck::cast_slice(values));
+        at
+    }
+}
+
+impl DevicePlan {
+    /// Where the header lies.
+    pub fn at(&self) -> DevicePtr {
+        self.at
+    }
+
+    /// Bytes of the buffer.
+    pub fn bytes(&self) -> usize {
+        self.capacity
+    }
+
+    /// Checks what kernels rely on, packs and uploads.
+    pub fn set(&mut self, driver: &mut dyn Driver, plan: Arc<BatchPlan>) -> Result<()> {
+        check(&plan)?;
+        let mut row_sequence = vec![0u32; plan.rows()];
+        for (i, s) in plan.sequences.iter().enumerate() {
+            row_sequence[s.start as usize..s.end as usize].fill(i as u32);
+        }
+        let segments: Vec<[u32; 3]> =
+            plan.segments.iter().filter(|s| s.start < s.end).map(|s| [s.slot.0, s.start, s.end]).collect();
+        let group_segments: Vec<u32> = (0..plan.rows().div_ceil(ROW_GROUP))
+            .map(|g| segments.partition_point(|s| s[2] as usize <= g * ROW_GROUP) as u32)
+            .collect();
+        let segment_tiles: Vec<[u32; 3]> = segments
+            .iter()
+            .flat_map(|&[slot, start, end]| {
+                (start..end)
+                    .step_by(SEGMENT_TILE)
+                    .map(move |from| [slot, from, end.min(from + SEGMENT_TILE as u32)])
+            })
+            .collect();
+        let (slot_works, slot_sequences) = slot_works(&plan);
+        let packed_tiles = super::attention::packed_tiles(&plan);
+        let paged_tiles = super::attention::paged_tiles(&plan);
+        let draws: Vec<DeviceDraw> = plan
+            .draws
+            .iter()
+            .map(|d| DeviceDraw {
+                key: d.key,
+                rows_start: d.rows_start,
+                rows_end: d.rows_end,
+                position: d.position,
+                top_k: d.top_k,
+                temperature: d.temperature,
+                top_p: d.top_p,
+            })
+            .collect();
+        let sequences: Vec<[u32; 5]> = plan
+            .sequences
+            .iter()
+            .map(|s| [s.start, s.end, s.first_position, s.pages_start, s.pages_end])
+            .collect();
+        let page_copies: Vec<[u32; 3]> = plan.page_copies.iter().map(|c| [c.from, c.to, c.tokens]).collect();
+        let labels: Vec<[u32; 2]> = plan.labels.iter().map(|l| [l.token, l.coefficient.to_bits()]).collect();
+        let draw_rows: Vec<[u32; 2]> =
+            plan.draw_rows.iter().map(|r| [r.logit_row, r.weight.to_bits()]).collect();
+
+        // Packed twice where the buffer must grow: addresses are inside the arrays' header.
+        loop {
+            let mut p = Packer { base: self.at, bytes: vec![0; size_of::<Header>()] };
+            let arrays = [
+                p.array(&plan.tokens),
+                p.array(&plan.positions),
+                p.array(&row_sequence),
+                p.array(&segments),
+                p.array(&group_segments),
+                p.array(&sequences),
+                p.array(&plan.page_table),
+                p.array(&page_copies),
+                p.array(&plan.logit_rows),
+                p.array(&labels),
+                p.array(&draws),
+                p.array(&draw_rows),
+                p.array(&segment_tiles),
+                p.array(&slot_works),
+                p.array(&slot_sequences),
+                p.array(&packed_tiles),
+                p.array(&paged_tiles),
+            ];
+            if p.bytes.len() > self.capacity {
+                if self.at != DevicePtr::NULL {
+                    driver.free(self.at);
+                }
+                self.capacity = p.bytes.len().next_power_of_two().max(1 << 16);
+                self.at = driver.alloc(self.capacity, "the plan of a step")?;
+                continue;
+            }
+            let header = Header {
+                rows: plan.rows() as u32,
+                segments: segments.len() as u32,
+                sequences: plan.sequences.len() as u32,
+                logit_rows: plan.logit_rows.len() as u32,
+                draws: plan.draws.len() as u32,
+                page_copies: plan.page_copies.len() as u32,
+                segment_tiles: segment_tiles.len() as u32,
+                slot_works: slot_works.len() as u32,
+                packed_tiles: packed_tiles.len() as u32,
+                paged_tiles: paged_tiles.len() as u32,
+                unused: [0; 2],
+                arrays,
+            };
+            p.bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+            driver.upload(self.at, &p.bytes)?;
+            break;
+        }
+        self.bounds = Bounds {
+            rows: bucket(plan.rows()),
+            logit_rows: bucket(plan.logit_rows.len()),
+            draws: bucket(plan.draws.len()),
+            page_copies: bucket(plan.page_copies.len()),
+            segment_tiles: bucket(segment_tiles.len()),
+            slot_works: bucket(slot_works.len()),
+            packed_tiles: bucket(packed_tiles.len()),
+            paged_tiles: bucket(paged_tiles.len()),
+        };
+        self.host = plan;
+        Ok(())
+    }
+}
+
+/// For each slot other than the base, in order of first appearance: its sequences in the order of the batch.
+fn slot_works(plan: &BatchPlan) -> (Vec<[u32; 3]>, Vec<u32>) {
+    let mut slots: Vec<(Slot, Vec<u32>)> = Vec::new();
+    let mut segments = plan.segments.iter().filter(|s| s.start < s.end).peekable();
+    for (i, sequence) in plan.sequences.iter().enumerate().filter(|(_, s)| s.start < s.end) {
+        while segments.peek().is_some_and(|s| s.end <= sequence.start) {
+            segments.next();
+        }
+        let Some(slot) = segments.peek().map(|s| s.slot).filter(|&s| s != Slot::BASE) else { continue };
+        match slots.iter_mut().find(|(s, _)| *s == slot) {
+            Some((_, sequences)) => sequences.push(i as u32),
+            None => slots.push((slot, vec![i as u32])),
+        }
+    }
+    let mut works = Vec::new();
+    let mut all = Vec::new();
+    for (slot, sequences) in slots {
+        let start = all.len() as u32;
+        all.extend(sequences);
+        works.push([slot.0, start, all.len() as u32]);
+    }
+    (works, all)
+}
+
+/// That rows, segments and sequences cover each other as [`BatchPlan`] says.
+fn check(plan: &BatchPlan) -> Result<()> {
+    let rows = plan.rows() as u32;
+    let covers = |ranges: Vec<(u32, u32)>| {
+        let starts = ranges.iter().map(|r| r.0);
+        let ends = std::iter::once(0).chain(ranges.iter().map(|r| r.1));
+        starts.zip(ends).all(|(start, end)| start == end)
+            && ranges.iter().all(|(start, end)| start <= end)
+            && ranges.last().map_or(0, |r| r.1) == rows
+    };
+    let problem = if plan.positions.len() != plan.tokens.len() {
+        "as many positions as tokens"
+    } else if !covers(plan.segments.iter().map(|s| (s.start, s.end)).collect()) {
+        "segments that cover the rows in order"
+    } else if !covers(plan.sequences.iter().map(|s| (s.start, s.end)).collect()) {
+        "sequences that cover the rows in order"
+    } else if plan
+        .sequences
+        .iter()
+        .any(|s| s.pages_start > s.pages_end || s.pages_end as usize > plan.page_table.len())
+    {
+        "sequences whose pages are in the page table"
+    } else if plan.logit_rows.iter().any(|&r| r >= rows) || plan.logit_rows.windows(2).any(|w| w[0] >= w[1]) {
+        "ascending logit rows of the batch"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Internal(format!("a plan of {rows} rows: expected {problem}")))
+}
