@@ -59,7 +59,7 @@ template <class T>
 DEVICE T shuffle_up(T x, int delta) {
     return __shfl_up_sync(0xffffffffu, x, delta);
 }
-DEVICE uint32_t ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
+DEVICE uint32_t warp_ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 
 DEVICE uint32_t shared_address(const void* shared) { return static_cast<uint32_t>(__cvta_generic_to_shared(shared)); }
 

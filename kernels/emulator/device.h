@@ -141,7 +141,7 @@ inline unsigned char* shared_memory() { return ::emulator::current->shared; }
 #define shuffle_xor(X, MASK) ::emulator::exchange((X), ::emulator::lane() ^ (MASK), __FILE__, __LINE__)
 #define shuffle_up(X, DELTA) \
     ::emulator::exchange((X), ::emulator::lane() < (DELTA) ? ::emulator::lane() : ::emulator::lane() - (DELTA), __FILE__, __LINE__)
-#define ballot(X) ::emulator::vote((X), __FILE__, __LINE__)
+#define warp_ballot(X) ::emulator::vote((X), __FILE__, __LINE__)
 #define copy_async_16(...) ::emulator::copy_async_call(__FILE__, __LINE__, __VA_ARGS__)
 #define copy_async_commit() ::emulator::commit_copies()
 #define load_matrix_x4(R, ROW) ::emulator::load_matrix<4>((R), (ROW), false, __FILE__, __LINE__)
