@@ -249,7 +249,8 @@ impl Nvcc {
         });
         let Some((version, release)) = release else {
             fail(&format!(
-                "{shown}{from}: cannot find `, V13.0.88` or the like in what `nvcc --version` prints: {text}"
+                "{shown}{from}: cannot find `, V13.0.88` or the like in what `nvcc --version` prints: {}",
+                text.lines().next().unwrap_or_default()
             ))
         };
         if release < OLDEST_NVCC {
