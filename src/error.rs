@@ -33,6 +33,9 @@ pub enum Error {
     /// A plan that does not fit into the memory it may use.
     #[error("memory: {0}")]
     Memory(String),
+    /// A device that failed at its work.
+    #[error("device: {0}")]
+    Device(String),
     /// A loss, gradient or logit that is not finite.
     #[error("not a finite number: {0}")]
     NotFinite(String),

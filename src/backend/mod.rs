@@ -11,6 +11,7 @@
 
 mod op;
 mod plan;
+mod select;
 mod slot;
 mod weights;
 
@@ -20,6 +21,7 @@ pub mod recording;
 
 pub use op::*;
 pub use plan::*;
+pub use select::{Selected, select};
 pub use slot::*;
 pub use weights::*;
 

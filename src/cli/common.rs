@@ -45,16 +45,6 @@ fn parse_memory(text: &str) -> Result<String, String> {
     parse_bytes(text).map(|_| text.to_string()).ok_or_else(|| "expected a size such as 3GiB or 800MiB".into())
 }
 
-/// Settles the device: this build has the CPU only, and says so. `place` names the setting.
-pub fn choose_device(device: &str, place: &str) -> Result<()> {
-    match device {
-        "auto" | "cpu" => Ok(()),
-        other => Err(Error::Unsupported(format!(
-            "{place} {other}: this build has no CUDA kernels yet; use `cpu` or `auto`"
-        ))),
-    }
-}
-
 /// Which model and which adapters.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
-use super::common::{Common, choose_device};
+use super::common::Common;
 use super::live;
 use super::run::lanes;
 use super::screen::{Paint, Screen};
@@ -57,7 +57,6 @@ pub struct Ready {
 
 /// Loads and checks everything.
 pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
-    choose_device(&plan.config.run.device, "run.device")?;
     let arms = load_arms(plan)?;
     let session = open_session(plan, screen)?;
     let codec: Rc<dyn Codec> = match &session.tokenizer {

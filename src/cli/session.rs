@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::common::{Common, ModelArgs, choose_device, name_value};
+use super::common::{Common, ModelArgs, name_value};
 use super::records::{Content, Record};
 use super::screen::{Screen, bytes};
 use crate::adapter::AdapterOrigin;
-use crate::backend::cpu::CpuBackend;
+use crate::backend::{Selected, select};
 use crate::engine::*;
 use crate::error::{Error, Result};
 use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
@@ -165,20 +165,17 @@ pub struct Session {
 impl Session {
     /// Loads everything, and tells the screen what and how large.
     pub fn open(wanted: &Wanted, common: &Common, screen: &Screen) -> Result<Self> {
-        choose_device(common.device.as_deref().unwrap_or("auto"), "--device")?;
+        let Selected { mut backend, why } =
+            select(common.device.as_deref().unwrap_or("auto"), common.threads.unwrap_or(0))?;
         let files = ModelFiles::named(&wanted.model)?;
         let config = ModelConfig::read(&files)?;
         let tokenizer = match files.text("tokenizer.json") {
             Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
             None => None,
         };
-        let mut backend = CpuBackend::new(common.threads.unwrap_or(0))?;
         let options = LoadOptions { training: wanted.training, max_positions: None };
-        let model = Model::load(&files, config, &mut backend, options)?;
-        let (device, arithmetic) = {
-            use crate::backend::Backend;
-            (backend.describe(), backend.arithmetic())
-        };
+        let model = Model::load(&files, config, &mut *backend, options)?;
+        let (device, arithmetic) = (backend.describe(), backend.arithmetic());
         // Adapters are read before memory is planned, so that a bad one costs nothing.
         let snapshots = wanted
             .adapters
@@ -206,12 +203,9 @@ impl Session {
             model.config().num_layers,
             model.config().max_positions,
         ));
-        let why = match common.device.as_deref() {
-            None | Some("auto") => " (auto: this build has no CUDA kernels yet)",
-            _ => "",
-        };
+        let why = why.map_or(String::new(), |why| format!(" ({why})"));
         screen.line(&format!("device   {device}{why}"));
-        let engine = EngineHandle::new(Engine::new(Box::new(backend), model, engine_options)?);
+        let engine = EngineHandle::new(Engine::new(backend, model, engine_options)?);
         let mut adapters = BTreeMap::new();
         for (name, snapshot) in snapshots {
             adapters.insert(name, engine.create(AdapterSource::Snapshot(Arc::new(snapshot)))?);

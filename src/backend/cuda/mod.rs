@@ -11,10 +11,12 @@ mod adamw;
 mod attention;
 mod attention_backward;
 pub mod driver;
+pub mod device;
 mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod graphs;
+pub mod images;
 mod linear;
 mod linear_backward;
 mod lm_head_loss;

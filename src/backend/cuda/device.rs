@@ -1,0 +1,410 @@
+//! A GPU through the CUDA driver, whose library is found at run time. All `unsafe` calls into cudarc are in this file.
+//!
+//! What is missing is an error of its own: kernels in this build, the driver, a driver that is new enough, the device, its architecture. cudarc panics when
+//! it is asked for anything, even the text of an error, without the driver's library, so its presence is checked first.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CString, c_int, c_void};
+
+use cudarc::driver::{result, sys};
+
+use super::driver::*;
+use super::images;
+use crate::error::{Error, Result};
+
+/// The first driver that loads what nvcc 13.0 makes.
+const OLDEST_DRIVER: c_int = 13_000;
+/// Pinned memory that uploads go through: pieces of this many bytes, used in turn.
+const PIECE: usize = 1 << 20;
+const PIECES: usize = 8;
+
+/// A piece of pinned memory and the event after which it may be written again.
+struct Piece {
+    memory: *mut c_void,
+    event: sys::CUevent,
+}
+
+/// A GPU.
+pub struct Gpu {
+    device: sys::CUdevice,
+    stream: sys::CUstream,
+    functions: HashMap<Kernel, sys::CUfunction>,
+    modules: HashMap<&'static str, sys::CUmodule>,
+    graphs: Vec<Option<sys::CUgraphExec>>,
+    memory: HashSet<DevicePtr>,
+    pieces: Vec<Piece>,
+    next_piece: usize,
+    name: String,
+    capability: (c_int, c_int),
+    driver: c_int,
+    multiprocessors: u32,
+    /// Kernels enqueued since the last time that all work was known to be good: an error of one shows only later.
+    running: Vec<String>,
+    /// Wait after each launch, to find the kernel that fails.
+    wait: bool,
+}
+
+/// What a driver call failed at, in words, with the driver's number and name of the error.
+fn failed(what: impl std::fmt::Display, e: result::DriverError) -> Error {
+    let name = e.error_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = format!("CUDA error {} {name}: {what}", e.0 as u32);
+    match e.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Memory(text),
+        _ => Error::Device(text),
+    }
+}
+
+/// Why a GPU cannot be used.
+fn unusable(ordinal: usize, why: impl std::fmt::Display) -> Error {
+    Error::Unsupported(format!("cuda:{ordinal}: {why}"))
+}
+
+impl Gpu {
+    /// How many GPUs there are that could be asked for: 0 without kernels or driver.
+    pub fn count() -> usize {
+        if images::IMAGES.is_empty() || !has_driver() || result::init().is_err() {
+            return 0;
+        }
+        result::device::get_count().map_or(0, |n| n as usize)
+    }
+
+    /// Opens GPU `ordinal`.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        if images::IMAGES.is_empty() {
+            return Err(unusable(
+                ordinal,
+                "this program was built without CUDA kernels, because there was no nvcc (tools/cuda_toolchain.sh installs one; then build again)",
+            ));
+        }
+        if !has_driver() {
+            return Err(unusable(ordinal, "no NVIDIA driver on this machine (libcuda.so.1 is not found)"));
+        }
+        result::init().map_err(|e| failed("starting the driver", e))?;
+        let mut driver: c_int = 0;
+        // SAFETY: writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }
+            .result()
+            .map_err(|e| failed("asking for the driver's version", e))?;
+        let version = |v: c_int| format!("{}.{}", v / 1000, v % 1000 / 10);
+        if driver < OLDEST_DRIVER {
+            return Err(unusable(
+                ordinal,
+                format!(
+                    "the NVIDIA driver supports CUDA {}, {} or newer is needed",
+                    version(driver),
+                    version(OLDEST_DRIVER)
+                ),
+            ));
+        }
+        let count = result::device::get_count().map_err(|e| failed("counting devices", e))?;
+        if ordinal >= count as usize {
+            return Err(unusable(ordinal, format!("there is no such device; {count} found")));
+        }
+        let device = result::device::get(ordinal as c_int).map_err(|e| failed("opening the device", e))?;
+        let attribute = |a: sys::CUdevice_attribute| {
+            // SAFETY: the device is one that the driver gave.
+            unsafe { result::device::get_attribute(device, a) }
+                .map_err(|e| failed("asking for a device attribute", e))
+        };
+        use sys::CUdevice_attribute as A;
+        let capability = (
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let name = result::device::get_name(device).map_err(|e| failed("asking for the device's name", e))?;
+        if images::code_for(capability.0 as u32, capability.1 as u32).is_none() {
+            return Err(unusable(
+                ordinal,
+                format!(
+                    "{name} has compute capability {}.{}; this build has kernels for {}",
+                    capability.0,
+                    capability.1,
+                    images::ARCHITECTURES.join(", ")
+                ),
+            ));
+        }
+        let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        // SAFETY: the device is valid; the context stays current on this thread, which is the only one that uses this value (it is not Send).
+        let stream = unsafe {
+            let context = result::primary_ctx::retain(device).map_err(|e| failed("making a context", e))?;
+            result::ctx::set_current(context).map_err(|e| failed("using the context", e))?;
+            result::stream::create(result::stream::StreamKind::NonBlocking)
+                .map_err(|e| failed("making a stream", e))?
+        };
+        let mut gpu = Self {
+            device,
+            stream,
+            functions: HashMap::new(),
+            modules: HashMap::new(),
+            graphs: Vec::new(),
+            memory: HashSet::new(),
+            pieces: Vec::new(),
+            next_piece: 0,
+            name,
+            capability,
+            driver,
+            multiprocessors,
+            running: Vec::new(),
+            wait: std::env::var_os("COLLOQUY_CUDA_WAIT").is_some(),
+        };
+        for _ in 0..PIECES {
+            // SAFETY: a context is current.
+            let memory = unsafe { result::malloc_host(PIECE, 0) }
+                .map_err(|e| failed(format!("{PIECE} bytes of pinned host memory"), e))?;
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+                .map_err(|e| failed("making an event", e))?;
+            gpu.pieces.push(Piece { memory, event });
+        }
+        Ok(gpu)
+    }
+
+    /// A kernel's handle, its image loaded when first asked for.
+    fn function(&mut self, kernel: &Kernel) -> Result<sys::CUfunction> {
+        if let Some(&function) = self.functions.get(kernel) {
+            return Ok(function);
+        }
+        let module = match self.modules.get(kernel.file) {
+            Some(&module) => module,
+            None => {
+                let image = images::image(kernel.file).ok_or_else(|| {
+                    Error::Internal(format!("there is no image of kernels/{}.cu", kernel.file))
+                })?;
+                // SAFETY: a fatbin made by nvcc, embedded whole.
+                let module = unsafe { result::module::load_data(image.as_ptr().cast()) }
+                    .map_err(|e| failed(format!("loading kernels/{}.cu", kernel.file), e))?;
+                self.modules.insert(kernel.file, module);
+                module
+            }
+        };
+        let name = CString::new(kernel.name).map_err(|e| Error::Internal(e.to_string()))?;
+        // SAFETY: the module is loaded and never unloaded before the device is dropped.
+        let function = unsafe { result::module::get_function(module, name) }
+            .map_err(|e| failed(format!("finding {} in kernels/{}.cu", kernel.name, kernel.file), e))?;
+        use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+        // SAFETY: the function is valid.
+        unsafe { result::function::set_function_attribute(function, SHARED, super::MAX_SHARED as c_int) }
+            .map_err(|e| failed(format!("shared memory for {}", kernel.name), e))?;
+        self.functions.insert(*kernel, function);
+        Ok(function)
+    }
+
+    fn enqueue(&mut self, launch: &Launch) -> Result<()> {
+        let function = self.function(&launch.kernel)?;
+        let grid = (launch.grid[0], launch.grid[1], launch.grid[2]);
+        // The driver reads the one parameter through this pointer before the call returns.
+        let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
+        // SAFETY: the kernel takes one struct of this size (the emulator checks sizes by name); the addresses in it are the backend's.
+        unsafe {
+            result::launch_kernel(
+                function,
+                grid,
+                (launch.kernel.threads, 1, 1),
+                launch.shared,
+                self.stream,
+                &mut params,
+            )
+        }
+        .map_err(|e| failed(describe(launch), e))
+    }
+
+    fn wait_for_all(&mut self) -> Result<()> {
+        // SAFETY: the stream is ours.
+        match unsafe { result::stream::synchronize(self.stream) } {
+            Ok(()) => {
+                self.running.clear();
+                Ok(())
+            }
+            Err(e) if self.running.len() == 1 => Err(failed(&self.running[0], e)),
+            Err(e) => {
+                let last = self.running.iter().rev().take(3).cloned().collect::<Vec<_>>().join("; ");
+                Err(failed(
+                    format!(
+                        "one of {} launches, the last of them {last} (COLLOQUY_CUDA_WAIT=1 says which)",
+                        self.running.len()
+                    ),
+                    e,
+                ))
+            }
+        }
+    }
+
+    fn after_launch(&mut self, what: String) -> Result<()> {
+        self.running.push(what);
+        if self.wait { self.wait_for_all() } else { Ok(()) }
+    }
+}
+
+fn describe(launch: &Launch) -> String {
+    format!(
+        "kernel {} with grid {:?}, {} threads, {} bytes of shared memory",
+        launch.kernel.name, launch.grid, launch.kernel.threads, launch.shared
+    )
+}
+
+fn has_driver() -> bool {
+    // SAFETY: tries to open a library of the system.
+    unsafe { sys::is_culib_present() }
+}
+
+impl Driver for Gpu {
+    fn describe(&self) -> String {
+        format!("{} (CUDA driver {}.{})", self.name, self.driver / 1000, self.driver % 1000 / 10)
+    }
+
+    fn arithmetic(&self) -> String {
+        let code = images::code_for(self.capability.0 as u32, self.capability.1 as u32).unwrap_or("?");
+        format!("cuda {}.{} {code}", self.capability.0, self.capability.1)
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr> {
+        // SAFETY: a context is current. The driver refuses 0 bytes.
+        let memory = unsafe { result::malloc_sync(bytes.max(256)) }.map(DevicePtr).map_err(|e| {
+            let free = result::mem_get_info().map_or(0, |(free, _)| free);
+            failed(format!("{bytes} bytes for {what}; {free} bytes are free"), e)
+        })?;
+        self.memory.insert(memory);
+        Ok(memory)
+    }
+
+    fn free(&mut self, memory: DevicePtr) {
+        if !self.memory.remove(&memory) {
+            return;
+        }
+        // What is enqueued may still use it. An error of that work comes with the next call that can fail.
+        // SAFETY: the stream and the memory are ours, and the caller gives the memory up.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            let _ = result::free_sync(memory.0);
+        }
+    }
+
+    fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
+        for (i, chunk) in bytes.chunks(PIECE).enumerate() {
+            let piece = &self.pieces[self.next_piece];
+            self.next_piece = (self.next_piece + 1) % PIECES;
+            let to = to.offset(i * PIECE);
+            // SAFETY: the piece has room for a chunk, and the event says that the device has read what it held.
+            unsafe {
+                result::event::synchronize(piece.event)
+                    .and_then(|()| {
+                        std::ptr::copy_nonoverlapping(chunk.as_ptr(), piece.memory.cast(), chunk.len());
+                        let pinned = std::slice::from_raw_parts(piece.memory.cast::<u8>(), chunk.len());
+                        result::memcpy_htod_async(to.0, pinned, self.stream)
+                    })
+                    .and_then(|()| result::event::record(piece.event, self.stream))
+            }
+            .map_err(|e| failed(format!("a copy of {} bytes to the device", chunk.len()), e))?;
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        // SAFETY: ranges of the backend's own allocations.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }
+            .map_err(|e| failed(format!("a copy of {bytes} bytes on the device"), e))
+    }
+
+    fn fill(&mut self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        // SAFETY: a range of one of the backend's own allocations.
+        unsafe { result::memset_d8_async(to.0, byte, bytes, self.stream) }
+            .map_err(|e| failed(format!("filling {bytes} bytes"), e))
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<()> {
+        self.enqueue(launch)?;
+        self.after_launch(describe(launch))
+    }
+
+    fn capture(&mut self, launches: &[Launch]) -> Result<GraphId> {
+        for launch in launches {
+            // Loading an image is not allowed inside a capture.
+            self.function(&launch.kernel)?;
+        }
+        let what = || format!("a graph of {} launches", launches.len());
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is ours and captures nothing else.
+        unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(|e| failed(what(), e))?;
+        let enqueued = launches.iter().try_for_each(|launch| self.enqueue(launch));
+        // The capture must end whatever happened in it.
+        // SAFETY: as above.
+        let graph = unsafe { result::stream::end_capture(self.stream) };
+        if let (Err(e), Ok(graph)) = (&enqueued, &graph) {
+            // SAFETY: the graph that just ended.
+            let _ = unsafe { result::graph::destroy(*graph) };
+            return Err(Error::Device(e.to_string()));
+        }
+        enqueued?;
+        let graph = graph.map_err(|e| failed(what(), e))?;
+        // SAFETY: the graph that just ended; an executable graph does not need it any more.
+        let executable = unsafe {
+            let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = result::graph::destroy(graph);
+            executable.map_err(|e| failed(what(), e))?
+        };
+        self.graphs.push(Some(executable));
+        Ok(GraphId(self.graphs.len() - 1))
+    }
+
+    fn replay(&mut self, graph: GraphId) -> Result<()> {
+        let executable = self.graphs.get(graph.0).copied().flatten();
+        let executable =
+            executable.ok_or_else(|| Error::Internal(format!("graph {} does not exist", graph.0)))?;
+        // SAFETY: an executable graph of ours, on our stream.
+        unsafe { result::graph::launch(executable, self.stream) }
+            .map_err(|e| failed(format!("replaying graph {}", graph.0), e))?;
+        self.after_launch(format!("graph {}", graph.0))
+    }
+
+    fn drop_graph(&mut self, graph: GraphId) {
+        if let Some(executable) = self.graphs.get_mut(graph.0).and_then(Option::take) {
+            // SAFETY: it may still run, so wait first; then nobody has its handle.
+            unsafe {
+                let _ = result::stream::synchronize(self.stream);
+                let _ = result::graph::exec_destroy(executable);
+            }
+        }
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        self.wait_for_all()
+    }
+
+    fn download(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: a range of one of the backend's own allocations; the slice lives until the wait below.
+        unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
+            .map_err(|e| failed(format!("a copy of {} bytes to the host", bytes.len()), e))?;
+        self.wait_for_all()
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // SAFETY: all handles are ours and used no more. Errors of work that failed were reported where it was waited for.
+        unsafe {
+            let _ = result::stream::synchronize(self.stream);
+            for executable in self.graphs.drain(..).flatten() {
+                let _ = result::graph::exec_destroy(executable);
+            }
+            for piece in self.pieces.drain(..) {
+                let _ = result::event::destroy(piece.event);
+                let _ = result::free_host(piece.memory);
+            }
+            for memory in self.memory.drain() {
+                let _ = result::free_sync(memory.0);
+            }
+            for (_, module) in self.modules.drain() {
+                let _ = result::module::unload(module);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! From the name of a device to a backend.
+
+use super::Backend;
+use super::cpu::CpuBackend;
+use super::cuda::CudaBackend;
+use super::cuda::device::Gpu;
+use crate::error::{Error, Result};
+
+/// A backend and, for `auto`, why it was chosen.
+pub struct Selected {
+    /// The backend.
+    pub backend: Box<dyn Backend>,
+    /// For people: `"auto: no GPU that this build can use"`.
+    pub why: Option<&'static str>,
+}
+
+/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `emulator`. `threads` is for the CPU.
+///
+/// What was asked for by name is opened or is an error; only `auto` chooses.
+pub fn select(device: &str, threads: usize) -> Result<Selected> {
+    let chosen = |backend| Ok(Selected { backend, why: None });
+    match device {
+        "cpu" => chosen(Box::new(CpuBackend::new(threads)?)),
+        "auto" if Gpu::count() > 0 => {
+            Ok(Selected { backend: gpu(0)?, why: Some("auto: the first GPU") })
+        }
+        "auto" => Ok(Selected {
+            backend: Box::new(CpuBackend::new(threads)?),
+            why: Some("auto: no GPU that this build can use"),
+        }),
+        "cuda" => chosen(gpu(0)?),
+        "emulator" => chosen(emulator()?),
+        _ => match device.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+            Some(ordinal) => chosen(gpu(ordinal)?),
+            None => Err(Error::Unsupported(format!(
+                "device `{device}`: expected auto, cpu, cuda, cuda:N or emulator"
+            ))),
+        },
+    }
+}
+
+fn gpu(ordinal: usize) -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(Box::new(Gpu::open(ordinal)?))))
+}
+
+#[cfg(feature = "emulator")]
+fn emulator() -> Result<Box<dyn Backend>> {
+    Ok(Box::new(CudaBackend::new(Box::new(super::cuda::emulator::Emulator::new(0)))))
+}
+
+#[cfg(not(feature = "emulator"))]
+fn emulator() -> Result<Box<dyn Backend>> {
+    Err(Error::Unsupported("emulator: this program was built without it (cargo build --features emulator)".into()))
+}
