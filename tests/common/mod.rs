@@ -129,6 +129,12 @@ impl Tiny {
         Engine::new(backend, model, options).unwrap()
     }
 
+    /// An engine on any backend, shared.
+    pub fn handle_on(&self, mut backend: Box<dyn Backend>, options: EngineOptions) -> EngineHandle {
+        let model = self.load(&mut *backend);
+        EngineHandle::new(Engine::new(backend, model, options).unwrap())
+    }
+
     /// An engine on the CPU, shared.
     pub fn handle(&self, threads: usize, options: EngineOptions) -> EngineHandle {
         EngineHandle::new(self.engine(threads, options))

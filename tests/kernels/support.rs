@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use colloquy::backend::cpu::CpuBackend;
+use colloquy::backend::cuda::CudaBackend;
+use colloquy::backend::cuda::device::Gpu;
+use colloquy::backend::cuda::driver::Driver;
 use colloquy::backend::*;
 
 /// What a device's activations are.
@@ -35,7 +38,7 @@ pub fn kernel_devices() -> Vec<Device> {
     let mut devices = Vec::new();
     #[cfg(feature = "emulator")]
     for seed in [1, 2] {
-        use colloquy::backend::cuda::{CudaBackend, emulator::Emulator};
+        use colloquy::backend::cuda::emulator::Emulator;
         devices.push(Device {
             name: format!("emulator, seed {seed}"),
             precision: Precision::Bf16,
@@ -44,6 +47,14 @@ pub fn kernel_devices() -> Vec<Device> {
     }
     #[cfg(not(feature = "emulator"))]
     eprintln!("no emulator: built without the feature `emulator`");
+    match Gpu::open(0) {
+        Ok(gpu) => devices.push(Device {
+            name: gpu.describe(),
+            precision: Precision::Bf16,
+            backend: Box::new(CudaBackend::new(Box::new(gpu))),
+        }),
+        Err(e) => eprintln!("no GPU: {e}"),
+    }
     devices
 }
 

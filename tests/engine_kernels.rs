@@ -1,0 +1,186 @@
+//! The engine on the CUDA kernels, in the emulator and on a GPU where there is one: the three equalities of "same bits" (together = alone, sampled = trained,
+//! another order of threads = the same), and graphs that are replayed.
+
+mod common;
+
+use std::sync::Arc;
+
+use colloquy::backend::Backend;
+use colloquy::backend::cuda::CudaBackend;
+use colloquy::backend::cuda::device::Gpu;
+use colloquy::engine::*;
+use common::*;
+
+/// A device and how to open it; the emulator's seed changes the order of blocks, warps and lanes.
+type Open = Arc<dyn Fn(u64) -> Box<dyn Backend>>;
+
+fn devices() -> Vec<(&'static str, Open)> {
+    let mut devices: Vec<(&'static str, Open)> = Vec::new();
+    #[cfg(feature = "emulator")]
+    {
+        use colloquy::backend::cuda::emulator::Emulator;
+        devices.push((
+            "emulator",
+            Arc::new(|seed| Box::new(CudaBackend::new(Box::new(Emulator::new(seed))))),
+        ));
+    }
+    #[cfg(not(feature = "emulator"))]
+    eprintln!("no emulator: built without the feature `emulator`");
+    match Gpu::open(0) {
+        Ok(_) => devices.push((
+            "gpu",
+            Arc::new(|_| Box::new(CudaBackend::new(Box::new(Gpu::open(0).unwrap())))),
+        )),
+        Err(e) => eprintln!("no GPU: {e}"),
+    }
+    devices
+}
+
+/// Larger than a tile in every direction, and no multiple of one.
+const SMALL: Tiny = Tiny {
+    vocab: 136,
+    hidden: 72,
+    intermediate: 136,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    context: 320,
+    eos: None,
+    seed: 9,
+};
+
+fn adapters(handle: &EngineHandle) -> Vec<AdapterId> {
+    let layout = layout(handle);
+    vec![
+        AdapterId::BASE,
+        add(handle, &strong_adapter(&layout, 4, 1)),
+        add(handle, &strong_adapter(&layout, 20, 2)),
+        add(handle, &fresh_adapter(&layout, 8, 3)),
+    ]
+}
+
+fn requests(adapters: &[AdapterId]) -> Vec<SampleRequest> {
+    let stem = Random(5).tokens(70, SMALL.vocab);
+    let settings = [
+        SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 9 },
+        SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, max_tokens: 6 },
+        SamplingParams { temperature: 0.7, top_k: 8, top_p: 0.9, max_tokens: 12 },
+    ];
+    let mut requests = Vec::new();
+    for (i, &adapter) in adapters.iter().enumerate() {
+        for (key, &params) in settings.iter().enumerate() {
+            let prompt = &stem[..[3, 33, 70][(key + i) % 3]];
+            requests.push(SampleRequest { params, ..request(adapter, prompt, 9, key as u64) });
+        }
+    }
+    let mut mixture = request(adapters[1], &stem[..24], 5, 9);
+    mixture.adapters = vec![(adapters[1], 0.5), (adapters[2], 0.5)];
+    requests.push(mixture);
+    requests
+}
+
+#[test]
+fn generations_together_equal_generations_alone() {
+    for (name, open) in devices() {
+        let handle = SMALL.handle_on(open(1), options());
+        let society = adapters(&handle);
+        let all = requests(&society);
+        let together = samples(&handle, &all);
+        assert!(together.iter().all(|s| s.logprobs.iter().all(|l| l.is_finite() && *l <= 0.0)), "{name}");
+
+        // Under other limits and pages, in another order of threads, reversed.
+        let tight =
+            EngineOptions { max_rows: 7, max_sequences: 5, page_tokens: 32, lm_head_rows: 2, ..options() };
+        let handle = SMALL.handle_on(open(2), tight);
+        assert_eq!(adapters(&handle), society);
+        let reversed: Vec<SampleRequest> = all.iter().rev().cloned().collect();
+        let mut again = samples(&handle, &reversed);
+        again.reverse();
+        assert_eq!(again, together, "{name}, other limits");
+
+        for (i, (one, expected)) in all.iter().zip(&together).enumerate().step_by(4) {
+            let handle = SMALL.handle_on(open(3), options());
+            adapters(&handle);
+            assert_eq!(samples(&handle, std::slice::from_ref(one))[0], *expected, "{name}, request {i}");
+        }
+    }
+}
+
+#[test]
+fn sampled_scored_and_trained_log_probabilities_are_the_same() {
+    for (name, open) in devices() {
+        let wide =
+            EngineOptions { max_rows: 320, kv: KvBudget::Pages(100), micro_batch_rows: 0, ..options() };
+        let handle = SMALL.handle_on(open(1), wide);
+        let adapter = add(&handle, &strong_adapter(&layout(&handle), 8, 4));
+        // Token by token across the border of a split of the positions.
+        let prompt = Random(3).tokens(245, SMALL.vocab);
+        let drawn = samples(&handle, &[request(adapter, &prompt, 24, 7)]).remove(0);
+        let tokens: Vec<u32> = prompt.iter().chain(&drawn.tokens).copied().collect();
+        let scored = score(&handle, adapter, &tokens);
+        assert_eq!(scored.logprobs[244..], drawn.logprobs[..], "{name}: score");
+
+        let chunked = EngineOptions { max_rows: 33, page_tokens: 64, ..wide };
+        let handle = SMALL.handle_on(open(2), chunked);
+        let again = add(&handle, &strong_adapter(&layout(&handle), 8, 4));
+        assert_eq!(again, adapter);
+        for end in [246, 255, 256, 257, 268] {
+            let next = samples(&handle, &[request(adapter, &tokens[..end], 1, 7)]).remove(0);
+            assert_eq!(
+                (next.tokens[0], next.logprobs[0].to_bits()),
+                (tokens[end], drawn.logprobs[end - 245].to_bits()),
+                "{name}: token {end}"
+            );
+        }
+
+        let picked = [1, 100, 256, 268];
+        let sequences: Vec<TrainSequence> = picked
+            .iter()
+            .map(|&t| {
+                let mut weights = vec![0.0; tokens.len()];
+                weights[t] = 2.0;
+                TrainSequence { tokens: tokens.clone(), weights }
+            })
+            .collect();
+        let mut r = train_request(adapter, &sequences, 1, 0.0);
+        r.optimizer.weight_decay = 0.0;
+        let metrics = train(&handle, &[r]).remove(0).unwrap();
+        for (&t, step) in picked.iter().zip(&metrics) {
+            assert_eq!((-step.loss).to_bits(), scored.logprobs[t - 1].to_bits(), "{name}: loss of token {t}");
+        }
+    }
+}
+
+#[test]
+fn adapters_trained_together_equal_adapters_trained_alone() {
+    for (name, open) in devices() {
+        let run = |seed, micro_batch_rows, alone: bool| {
+            let handle = SMALL.handle_on(open(seed), EngineOptions { micro_batch_rows, ..options() });
+            let layout = layout(&handle);
+            let mut random = Random(11);
+            let mut request = |snapshot, count, batch, lengths| {
+                let sequences = sequences(&mut random, count, lengths, SMALL.vocab);
+                train_request(add(&handle, snapshot), &sequences, batch, 0.02)
+            };
+            let requests = vec![
+                request(&fresh_adapter(&layout, 4, 1), 2, 1, (2, 60)),
+                request(&strong_adapter(&layout, 16, 2), 5, 3, (10, 90)),
+                request(&strong_adapter(&layout, 24, 3), 12, 12, (5, 25)),
+            ];
+            let metrics: Vec<_> = if alone {
+                requests.iter().map(|r| train(&handle, std::slice::from_ref(r)).remove(0).unwrap()).collect()
+            } else {
+                train(&handle, &requests).into_iter().map(Result::unwrap).collect()
+            };
+            let snapshots: Vec<_> =
+                requests.iter().map(|r| bits(&handle.snapshot(r.adapter, true).unwrap())).collect();
+            (metrics, snapshots)
+        };
+        let reference = run(1, 128, true);
+        for (seed, rows) in [(2, 128), (3, 512), (1, 0)] {
+            let (metrics, snapshots) = run(seed, rows, false);
+            assert_eq!(metrics, reference.0, "{name}: micro-batches of {rows}");
+            assert!(snapshots == reference.1, "{name}: micro-batches of {rows}");
+        }
+    }
+}
