@@ -59,7 +59,7 @@ fn outcome(name: &str, mut backend: Box<dyn Backend>) -> Outcome {
         .flat_map(|g| slots.iter().map(move |(_, s)| s.spec.shrink_width(layout, GroupId(g as u32))))
         .max()
         .unwrap();
-    let acts = Activations::new(&mut *backend, &model, 256, 256, 24, width, Mode::Training).unwrap();
+    let acts = Activations::new(&mut *backend, &model, 512, 512, 24, width, Mode::Training).unwrap();
 
     let all = sequences(&folder);
     let mut plan = BatchPlan::default();
