@@ -103,6 +103,10 @@ pub trait Backend: std::any::Any {
 
     /// Loads linears that share one input, concatenated by rows; see [`LinearSpec`].
     fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear>;
+    /// Loads a linear of one part whose matrix is that of `table` (tied embeddings), so that a backend may keep one copy.
+    fn load_tied(&mut self, _table: Table, spec: LinearSpec<'_>) -> Result<Linear> {
+        self.load_linear(spec)
+    }
     /// Loads a vector, such as the weight of a norm, to f32 precision at least of its source.
     fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector>;
     /// Loads an embedding table `[vocab, hidden]`.

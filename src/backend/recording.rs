@@ -130,6 +130,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.load_linear(spec)
     }
 
+    fn load_tied(&mut self, table: Table, spec: LinearSpec<'_>) -> Result<Linear> {
+        self.settled("load_tied")?.load_tied(table, spec)
+    }
+
     fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector> {
         self.inner.load_vector(values)
     }

@@ -65,11 +65,12 @@ impl Model {
         let lm_head_name = if config.tie_word_embeddings { embedding_name } else { "lm_head.weight" };
         let weights = loader.files.tensor(lm_head_name, &[v, d])?;
         loader.used.insert(lm_head_name.into());
-        let lm_head = loader.backend.load_linear(LinearSpec {
-            parts: &[weights],
-            bias: None,
-            backward: options.training,
-        })?;
+        let spec = LinearSpec { parts: &[weights], bias: None, backward: options.training };
+        let lm_head = if config.tie_word_embeddings {
+            loader.backend.load_tied(embedding, spec)?
+        } else {
+            loader.backend.load_linear(spec)?
+        };
         loader.check_unused(&config)?;
 
         let (cos, sin) = rope_table(&config.rope, config.head_dim, config.max_positions);

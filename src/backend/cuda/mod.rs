@@ -237,6 +237,13 @@ impl Backend for CudaBackend {
         Ok(Linear(self.linears.len() as u32 - 1))
     }
 
+    fn load_tied(&mut self, table: Table, spec: LinearSpec<'_>) -> Result<Linear> {
+        let found = self.tables.get(table.0 as usize);
+        let found = found.ok_or_else(|| Error::Internal(format!("table {} does not exist", table.0)))?;
+        self.linears.push(weights::LinearWeights::tied(found, spec)?);
+        Ok(Linear(self.linears.len() as u32 - 1))
+    }
+
     fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector> {
         self.vectors.push(weights::VectorBuffer::load(&mut *self.driver, values)?);
         Ok(Vector(self.vectors.len() as u32 - 1))

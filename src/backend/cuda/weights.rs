@@ -19,6 +19,8 @@ pub struct LinearWeights {
     pub inputs: usize,
     /// Rows.
     pub outputs: usize,
+    /// Whether W is a table's memory.
+    tied: bool,
 }
 
 impl LinearWeights {
@@ -44,12 +46,30 @@ impl LinearWeights {
             bias = driver.alloc(outputs * 4, "a bias")?;
             driver.upload(bias, bytemuck::cast_slice(values))?;
         }
-        Ok(Self { at, bias, inputs, outputs })
+        Ok(Self { at, bias, inputs, outputs, tied: false })
     }
 
-    /// Bytes it occupies.
+    /// The matrix of a table, which is not copied.
+    pub fn tied(table: &TableBuffer, spec: LinearSpec<'_>) -> Result<Self> {
+        match (spec.parts, spec.bias) {
+            ([part], None) if (part.rows, part.cols) == (table.rows, table.width) => Ok(Self {
+                at: table.at,
+                bias: DevicePtr::NULL,
+                inputs: table.width,
+                outputs: table.rows,
+                tied: true,
+            }),
+            _ => Err(Error::Internal(format!(
+                "a linear tied to a table [{}, {}] has another shape",
+                table.rows, table.width
+            ))),
+        }
+    }
+
+    /// Bytes it occupies, beside a table's.
     pub fn bytes(&self) -> usize {
-        self.outputs * self.inputs * 2 + if self.bias == DevicePtr::NULL { 0 } else { self.outputs * 4 }
+        let bias = if self.bias == DevicePtr::NULL { 0 } else { self.outputs * 4 };
+        bias + if self.tied { 0 } else { self.outputs * self.inputs * 2 }
     }
 }
 
