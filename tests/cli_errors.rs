@@ -129,7 +129,8 @@ fn a_device_that_is_not_there_is_an_error() {
             &["score", "--model", "model", "--input", "in.jsonl", "--output", "o", "--device", device],
             1,
         );
-        let why = ["without CUDA kernels", "no NVIDIA driver", "no such device", "without it", "supports CUDA"];
+        let why =
+            ["without CUDA kernels", "no NVIDIA driver", "no such device", "without it", "supports CUDA"];
         assert!(e.contains(device) && why.iter().any(|w| e.contains(w)), "{e}");
         assert!(!dir.path().join("o").exists());
     }

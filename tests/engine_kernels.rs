@@ -19,18 +19,15 @@ fn devices() -> Vec<(&'static str, Open)> {
     #[cfg(feature = "emulator")]
     {
         use colloquy::backend::cuda::emulator::Emulator;
-        devices.push((
-            "emulator",
-            Arc::new(|seed| Box::new(CudaBackend::new(Box::new(Emulator::new(seed))))),
-        ));
+        devices
+            .push(("emulator", Arc::new(|seed| Box::new(CudaBackend::new(Box::new(Emulator::new(seed)))))));
     }
     #[cfg(not(feature = "emulator"))]
     eprintln!("no emulator: built without the feature `emulator`");
     match Gpu::open(0) {
-        Ok(_) => devices.push((
-            "gpu",
-            Arc::new(|_| Box::new(CudaBackend::new(Box::new(Gpu::open(0).unwrap())))),
-        )),
+        Ok(_) => {
+            devices.push(("gpu", Arc::new(|_| Box::new(CudaBackend::new(Box::new(Gpu::open(0).unwrap()))))))
+        }
         Err(e) => eprintln!("no GPU: {e}"),
     }
     devices

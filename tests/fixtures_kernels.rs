@@ -83,8 +83,12 @@ fn outcome(name: &str, mut backend: Box<dyn Backend>) -> Outcome {
     backend.begin(Arc::new(plan)).unwrap();
     model.forward_backward(&mut *backend, &acts).unwrap();
     backend.submit().unwrap();
-    let logprobs: Vec<f64> =
-        backend.download_f32(acts.losses, labels).unwrap().chunks_exact(2).map(|l| -f64::from(l[0])).collect();
+    let logprobs: Vec<f64> = backend
+        .download_f32(acts.losses, labels)
+        .unwrap()
+        .chunks_exact(2)
+        .map(|l| -f64::from(l[0]))
+        .collect();
     let mut losses = Vec::new();
     let mut at = 0;
     for ids in all.iter().cycle().take(3 * all.len()) {
@@ -122,16 +126,12 @@ fn kernels_are_as_good_as_bf16_allows() {
     #[cfg(feature = "emulator")]
     {
         use colloquy::backend::cuda::emulator::Emulator;
-        devices.push((
-            "emulator".into(),
-            Box::new(|| Box::new(CudaBackend::new(Box::new(Emulator::new(1))))),
-        ));
+        devices
+            .push(("emulator".into(), Box::new(|| Box::new(CudaBackend::new(Box::new(Emulator::new(1)))))));
     }
     match Gpu::open(0) {
-        Ok(_) => devices.push((
-            "gpu".into(),
-            Box::new(|| Box::new(CudaBackend::new(Box::new(Gpu::open(0).unwrap())))),
-        )),
+        Ok(_) => devices
+            .push(("gpu".into(), Box::new(|| Box::new(CudaBackend::new(Box::new(Gpu::open(0).unwrap())))))),
         Err(e) => eprintln!("no GPU: {e}"),
     }
     for name in ["llama", "llama-tied"] {

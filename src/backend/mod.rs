@@ -25,7 +25,7 @@ pub use select::{Selected, select};
 pub use slot::*;
 pub use weights::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A two-dimensional activation or workspace buffer `[rows, width]`, owned by the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +70,37 @@ pub struct KvSpec {
     pub page_tokens: usize,
     /// `num_key_value_heads * head_dim`.
     pub kv_width: usize,
+}
+
+/// The times of one kind of operation or one kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpTimes {
+    /// Its name.
+    pub name: String,
+    /// Seconds of each call.
+    pub seconds: Vec<f64>,
+}
+
+/// The longest sums first.
+pub(crate) fn sorted(mut times: Vec<OpTimes>) -> Vec<OpTimes> {
+    times.sort_by(|a, b| b.total().total_cmp(&a.total()));
+    times
+}
+
+impl OpTimes {
+    /// Seconds in all.
+    pub fn total(&self) -> f64 {
+        self.seconds.iter().sum()
+    }
+}
+
+/// What a device reaches at its best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ceilings {
+    /// bf16 matrix products of 8192 by 8192 random numbers by the vendor's library, in FLOP/s; `None` where the library is not found.
+    pub matmul: Option<f64>,
+    /// A copy of 1 GiB on the device, bytes read and written, in bytes/s.
+    pub copy: f64,
 }
 
 /// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
@@ -157,6 +188,22 @@ pub trait Backend: std::any::Any {
     fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>>;
     /// Likewise for a u32 tensor.
     fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>>;
+    /// Starts measuring how long each kind of operation (CPU) or each kernel (GPU) takes, or stops. It may make steps slower.
+    fn set_profiling(&mut self, _on: bool) -> Result<()> {
+        Err(Error::Unsupported(format!("a profile of {}", self.describe())))
+    }
+    /// The times measured since the last call, by name, in the order of their sums.
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        Err(Error::Unsupported(format!("a profile of {}", self.describe())))
+    }
+    /// What the device reaches at its best, measured now; `None` where that is not known how to measure.
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        Ok(None)
+    }
+    /// Removes what earlier work left in the caches, where the backend knows how.
+    fn flush_caches(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Overwrites the first rows of a tensor (tests, and inputs that are not tokens).
     fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()>;
 }

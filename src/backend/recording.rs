@@ -240,6 +240,22 @@ impl<B: Backend> Backend for Recording<B> {
         self.settled("download_u32")?.download_u32(tensor, rows)
     }
 
+    fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.inner.set_profiling(on)
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        self.inner.take_profile()
+    }
+
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        self.settled("ceilings")?.ceilings()
+    }
+
+    fn flush_caches(&mut self) -> Result<()> {
+        self.settled("flush_caches")?.flush_caches()
+    }
+
     fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()> {
         self.settled("upload_f32")?.upload_f32(tensor, values)
     }

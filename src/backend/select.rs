@@ -21,9 +21,7 @@ pub fn select(device: &str, threads: usize) -> Result<Selected> {
     let chosen = |backend| Ok(Selected { backend, why: None });
     match device {
         "cpu" => chosen(Box::new(CpuBackend::new(threads)?)),
-        "auto" if Gpu::count() > 0 => {
-            Ok(Selected { backend: gpu(0)?, why: Some("auto: the first GPU") })
-        }
+        "auto" if Gpu::count() > 0 => Ok(Selected { backend: gpu(0)?, why: Some("auto: the first GPU") }),
         "auto" => Ok(Selected {
             backend: Box::new(CpuBackend::new(threads)?),
             why: Some("auto: no GPU that this build can use"),
@@ -50,5 +48,7 @@ fn emulator() -> Result<Box<dyn Backend>> {
 
 #[cfg(not(feature = "emulator"))]
 fn emulator() -> Result<Box<dyn Backend>> {
-    Err(Error::Unsupported("emulator: this program was built without it (cargo build --features emulator)".into()))
+    Err(Error::Unsupported(
+        "emulator: this program was built without it (cargo build --features emulator)".into(),
+    ))
 }

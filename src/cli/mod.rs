@@ -1,5 +1,6 @@
 //! The command line: parse, call, print; one file a subcommand.
 
+mod bench;
 mod common;
 mod council;
 mod debate;
@@ -55,6 +56,7 @@ enum Command {
     Score(score::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Bench(bench::Args),
 }
 
 /// The whole program: parses the arguments, runs the command, prints an error if there is one.
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Score(args) => score::run(args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Bench(args) => bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

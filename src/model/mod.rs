@@ -9,11 +9,13 @@ mod config;
 mod files;
 mod forward;
 mod load;
+mod synthetic;
 
 pub use activations::*;
 pub use config::*;
 pub use files::*;
 pub use load::*;
+pub use synthetic::{SHAPES, Shape};
 
 use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector};
 
@@ -59,19 +61,19 @@ pub struct Model {
 
 /// A decoder layer's weights.
 #[derive(Clone, Copy, Debug)]
-struct Layer {
+pub struct Layer {
     /// `[d]`.
-    input_norm: Vector,
+    pub input_norm: Vector,
     /// `[(H + 2 K) D, d]`.
-    qkv: Linear,
+    pub qkv: Linear,
     /// `[d, H D]`.
-    o: Linear,
+    pub o: Linear,
     /// `[d]`.
-    post_norm: Vector,
+    pub post_norm: Vector,
     /// `[2 f, d]`.
-    gate_up: Linear,
+    pub gate_up: Linear,
     /// `[d, f]`.
-    down: Linear,
+    pub down: Linear,
 }
 
 impl Model {
@@ -83,6 +85,16 @@ impl Model {
     /// Everything an adapter may change in it.
     pub fn layout(&self) -> &AdapterLayout {
         &self.layout
+    }
+
+    /// Its layers' weights.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Embedding, rotary table and lm_head.
+    pub fn ends(&self) -> (Table, RopeTable, Linear) {
+        (self.embedding, self.rope, self.lm_head)
     }
 
     /// Whether it was loaded with what the backward needs.

@@ -45,6 +45,8 @@ pub struct CpuBackend {
     plan: Arc<BatchPlan>,
     /// Workspace of operations, grown on demand and kept: its contents mean nothing between operations.
     scratch: Vec<f32>,
+    /// Times by the names of operations, where they are wanted.
+    profile: Option<std::collections::BTreeMap<&'static str, Vec<f64>>>,
 }
 
 /// A tensor's storage.
@@ -78,6 +80,7 @@ impl CpuBackend {
             slots: slots::SlotStore::default(),
             plan: Arc::default(),
             scratch: Vec::new(),
+            profile: None,
         })
     }
 
@@ -119,6 +122,48 @@ impl CpuBackend {
         match self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut).map(|b| &mut b.data) {
             Some(Data::F32(v)) => Ok(std::mem::take(v)),
             _ => Err(Error::Internal(format!("tensor {} is not an f32 tensor", t.0))),
+        }
+    }
+
+    /// Carries out an operation.
+    fn run(&mut self, op: Op) -> Result<()> {
+        match op {
+            Op::Embed { table, out } => embed::run(self, table, out),
+            Op::GatherRows { x, out } => embed::gather(self, x, out),
+            Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
+            Op::RmsNorm { x, weight, eps, out, gathered } => {
+                rms_norm::forward(self, x, weight, eps, out, gathered)
+            }
+            Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
+                rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
+            }
+            Op::LinearForward { linear, group, x, shrink, residual, y } => {
+                linear::forward(self, linear, group, x, shrink, residual, y)
+            }
+            Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
+                linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            }
+            Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
+            Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),
+            Op::AttentionPacked { qkv, heads, out } => attention::packed(self, qkv, heads, out),
+            Op::AttentionPackedBackward { qkv, heads, out, dout, dqkv } => {
+                attention_backward::run(self, qkv, heads, out, dout, dqkv)
+            }
+            Op::AttentionPaged { qkv, kv, layer, heads, out } => {
+                attention::paged(self, qkv, kv, layer, heads, out)
+            }
+            Op::CopyPages { kv } => pages::copy(self, kv),
+            Op::SwiGlu { gate_up, out } => swiglu::forward(self, gate_up, out),
+            Op::SwiGluBackward { gate_up, dout, dgate_up } => swiglu::backward(self, gate_up, dout, dgate_up),
+            Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden } => {
+                lm_head_loss::run(self, hidden, lm_head, workspace, out, dhidden)
+            }
+            Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } => {
+                lm_head_sample::run(self, hidden, lm_head, workspace, tokens, logprobs)
+            }
+            Op::GradNorms { slots, out } => adamw::norms(self, &slots, out),
+            Op::AdamW { steps, norms } => adamw::step(self, &steps, norms),
+            Op::ZeroGrad { slots } => adamw::zero_grad(self, &slots),
         }
     }
 
@@ -271,44 +316,26 @@ impl Backend for CpuBackend {
     }
 
     fn enqueue(&mut self, op: Op) -> Result<()> {
-        match op {
-            Op::Embed { table, out } => embed::run(self, table, out),
-            Op::GatherRows { x, out } => embed::gather(self, x, out),
-            Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
-            Op::RmsNorm { x, weight, eps, out, gathered } => {
-                rms_norm::forward(self, x, weight, eps, out, gathered)
-            }
-            Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
-                rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
-            }
-            Op::LinearForward { linear, group, x, shrink, residual, y } => {
-                linear::forward(self, linear, group, x, shrink, residual, y)
-            }
-            Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
-                linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
-            }
-            Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
-            Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),
-            Op::AttentionPacked { qkv, heads, out } => attention::packed(self, qkv, heads, out),
-            Op::AttentionPackedBackward { qkv, heads, out, dout, dqkv } => {
-                attention_backward::run(self, qkv, heads, out, dout, dqkv)
-            }
-            Op::AttentionPaged { qkv, kv, layer, heads, out } => {
-                attention::paged(self, qkv, kv, layer, heads, out)
-            }
-            Op::CopyPages { kv } => pages::copy(self, kv),
-            Op::SwiGlu { gate_up, out } => swiglu::forward(self, gate_up, out),
-            Op::SwiGluBackward { gate_up, dout, dgate_up } => swiglu::backward(self, gate_up, dout, dgate_up),
-            Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden } => {
-                lm_head_loss::run(self, hidden, lm_head, workspace, out, dhidden)
-            }
-            Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } => {
-                lm_head_sample::run(self, hidden, lm_head, workspace, tokens, logprobs)
-            }
-            Op::GradNorms { slots, out } => adamw::norms(self, &slots, out),
-            Op::AdamW { steps, norms } => adamw::step(self, &steps, norms),
-            Op::ZeroGrad { slots } => adamw::zero_grad(self, &slots),
+        if self.profile.is_none() {
+            return self.run(op);
         }
+        let (name, start) = (op.name(), std::time::Instant::now());
+        let result = self.run(op);
+        if let Some(profile) = &mut self.profile {
+            profile.entry(name).or_default().push(start.elapsed().as_secs_f64());
+        }
+        result
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.profile = on.then(Default::default);
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        let taken = self.profile.as_mut().map(std::mem::take).unwrap_or_default();
+        let times = taken.into_iter().map(|(name, seconds)| OpTimes { name: name.into(), seconds });
+        Ok(sorted(times.collect()))
     }
 
     fn submit(&mut self) -> Result<()> {

@@ -3,13 +3,14 @@
 //! What is missing is an error of its own: kernels in this build, the driver, a driver that is new enough, the device, its architecture. cudarc panics when
 //! it is asked for anything, even the text of an error, without the driver's library, so its presence is checked first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CString, c_int, c_void};
 
 use cudarc::driver::{result, sys};
 
 use super::driver::*;
-use super::images;
+use super::{ceiling, images};
+use crate::backend::{Ceilings, OpTimes, mix};
 use crate::error::{Error, Result};
 
 /// The first driver that loads what nvcc 13.0 makes.
@@ -42,6 +43,16 @@ pub struct Gpu {
     running: Vec<String>,
     /// Wait after each launch, to find the kernel that fails.
     wait: bool,
+    profile: Option<Profile>,
+}
+
+/// Times of launches.
+#[derive(Default)]
+struct Profile {
+    /// Launches whose end was not waited for yet, with the events around them.
+    open: Vec<(&'static str, sys::CUevent, sys::CUevent)>,
+    /// Seconds by kernel.
+    times: BTreeMap<&'static str, Vec<f64>>,
 }
 
 /// What a driver call failed at, in words, with the driver's number and name of the error.
@@ -146,6 +157,7 @@ impl Gpu {
             multiprocessors,
             running: Vec::new(),
             wait: std::env::var_os("COLLOQUY_CUDA_WAIT").is_some(),
+            profile: None,
         };
         for _ in 0..PIECES {
             // SAFETY: a context is current.
@@ -212,7 +224,7 @@ impl Gpu {
         match unsafe { result::stream::synchronize(self.stream) } {
             Ok(()) => {
                 self.running.clear();
-                Ok(())
+                self.close_profile()
             }
             Err(e) if self.running.len() == 1 => Err(failed(&self.running[0], e)),
             Err(e) => {
@@ -226,6 +238,31 @@ impl Gpu {
                 ))
             }
         }
+    }
+
+    /// Reads the events of launches that have run.
+    fn close_profile(&mut self) -> Result<()> {
+        let Some(profile) = &mut self.profile else { return Ok(()) };
+        for (name, start, end) in profile.open.drain(..) {
+            // SAFETY: both events are ours and have happened; nobody else has them.
+            let milliseconds = unsafe {
+                let elapsed = result::event::elapsed(start, end);
+                let _ = result::event::destroy(start);
+                let _ = result::event::destroy(end);
+                elapsed.map_err(|e| failed(format!("the time of {name}"), e))?
+            };
+            profile.times.entry(name).or_default().push(f64::from(milliseconds) / 1e3);
+        }
+        Ok(())
+    }
+
+    /// An event that is recorded now.
+    fn event(&self) -> Result<sys::CUevent> {
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = event.map_err(|e| failed("making an event", e))?;
+        // SAFETY: the event and the stream are ours.
+        unsafe { result::event::record(event, self.stream) }.map_err(|e| failed("recording an event", e))?;
+        Ok(event)
     }
 
     fn after_launch(&mut self, what: String) -> Result<()> {
@@ -315,6 +352,17 @@ impl Driver for Gpu {
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
+        if self.profile.is_some() {
+            // The image is loaded before the clock runs.
+            self.function(&launch.kernel)?;
+            let start = self.event()?;
+            self.enqueue(launch)?;
+            let end = self.event()?;
+            if let Some(profile) = &mut self.profile {
+                profile.open.push((launch.kernel.name, start, end));
+            }
+            return self.after_launch(describe(launch));
+        }
         self.enqueue(launch)?;
         self.after_launch(describe(launch))
     }
@@ -382,6 +430,38 @@ impl Driver for Gpu {
         unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
             .map_err(|e| failed(format!("a copy of {} bytes to the host", bytes.len()), e))?;
         self.wait_for_all()
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.wait_for_all()?;
+        self.profile = on.then(Profile::default);
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        self.wait_for_all()?;
+        let times = self.profile.as_mut().map(|p| std::mem::take(&mut p.times)).unwrap_or_default();
+        Ok(times.into_iter().map(|(name, seconds)| OpTimes { name: name.into(), seconds }).collect())
+    }
+
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        let memory = self.alloc(ceiling::bytes(), "measuring the device's ceilings")?;
+        let measured = self.fill_with_noise(memory, ceiling::bytes()).and_then(|()| {
+            // SAFETY: the stream is ours, its context current, and the memory was just taken for this.
+            unsafe { ceiling::measure(self.stream, memory) }
+        });
+        self.free(memory);
+        measured.map(Some)
+    }
+}
+
+impl Gpu {
+    /// Random bf16 of ordinary size, for [`ceiling::measure`].
+    fn fill_with_noise(&mut self, to: DevicePtr, bytes: usize) -> Result<()> {
+        let noise: Vec<half::bf16> = (0..PIECE as u64 / 2)
+            .map(|i| half::bf16::from_f32((mix(i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0))
+            .collect();
+        (0..bytes / PIECE).try_for_each(|i| self.upload(to.offset(i * PIECE), bytemuck::cast_slice(&noise)))
     }
 }
 

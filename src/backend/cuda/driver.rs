@@ -1,6 +1,7 @@
 //! What the backend needs of a device: memory, one stream of work, graphs. Two things offer it: a GPU through the CUDA driver ([`super::device`]) and the
 //! emulator ([`super::emulator`]), so all other host code is the same for both and runs in the tests of every machine.
 
+use crate::backend::{Ceilings, OpTimes};
 use crate::error::Result;
 
 /// An address in device memory; the host never reads through it.
@@ -85,4 +86,10 @@ pub trait Driver {
     fn synchronize(&mut self) -> Result<()>;
     /// Waits for all enqueued work and copies to the host.
     fn download(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<()>;
+    /// Starts or stops measuring the time of each launch; an error where there is no clock.
+    fn set_profiling(&mut self, on: bool) -> Result<()>;
+    /// The times since the last call, by kernel.
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>>;
+    /// See [`Backend::ceilings`](crate::backend::Backend::ceilings).
+    fn ceilings(&mut self) -> Result<Option<Ceilings>>;
 }

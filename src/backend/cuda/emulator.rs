@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
 
 use super::driver::*;
+use crate::backend::{Ceilings, OpTimes};
 use crate::error::{Error, Result};
 
 unsafe extern "C" {
@@ -279,5 +280,17 @@ impl Driver for Emulator {
         // SAFETY: the range is inside an allocation that `bytes` is no part of.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
+    }
+
+    fn set_profiling(&mut self, _on: bool) -> Result<()> {
+        Err(Error::Unsupported("a profile on the emulator, whose times say nothing about a GPU".into()))
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        Ok(Vec::new())
+    }
+
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        Ok(None)
     }
 }

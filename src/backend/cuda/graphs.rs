@@ -15,12 +15,14 @@ const MAX_GRAPHS: usize = 64;
 pub struct Graphs {
     /// By the list itself, so that a graph can never stand for another list. `None`: seen once.
     seen: HashMap<Vec<Launch>, Option<GraphId>>,
+    /// Launch one by one, so that each can be timed.
+    pub off: bool,
 }
 
 impl Graphs {
     /// Runs the launches, as a graph where this list has come before.
     pub fn run(&mut self, driver: &mut dyn Driver, launches: Vec<Launch>) -> Result<()> {
-        if launches.len() < MIN_LAUNCHES {
+        if self.off || launches.len() < MIN_LAUNCHES {
             return launches.iter().try_for_each(|l| driver.launch(l));
         }
         match self.seen.get_mut(&launches) {

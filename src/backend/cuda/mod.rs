@@ -10,8 +10,9 @@
 mod adamw;
 mod attention;
 mod attention_backward;
-pub mod driver;
+mod ceiling;
 pub mod device;
+pub mod driver;
 mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulator;
@@ -369,6 +370,32 @@ impl Backend for CudaBackend {
     fn submit(&mut self) -> Result<()> {
         self.flush()?;
         self.driver.submit()
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.flush()?;
+        self.driver.set_profiling(on)?;
+        self.graphs.off = on;
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        self.flush()?;
+        self.driver.synchronize()?;
+        Ok(sorted(self.driver.take_profile()?))
+    }
+
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        self.flush()?;
+        self.driver.ceilings()
+    }
+
+    fn flush_caches(&mut self) -> Result<()> {
+        // More than any L2 cache holds.
+        const BYTES: usize = 256 << 20;
+        let at = self.workspace("flushed caches", BYTES)?;
+        self.flush()?;
+        self.driver.fill(at, 0, BYTES)
     }
 
     fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>> {

@@ -1,0 +1,123 @@
+//! Models of a given shape with random weights, for measurements: throughput does not depend on what a model knows.
+
+use std::collections::BTreeMap;
+
+use super::ModelConfig;
+use super::files::{ModelFiles, Noise};
+use crate::backend::mix;
+use crate::error::{Error, Result};
+use crate::files::Bytes;
+
+/// A published model's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// What a user calls it.
+    pub name: &'static str,
+    /// Whose shape it is.
+    pub of: &'static str,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the MLP.
+    pub intermediate: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Tokens.
+    pub vocab: usize,
+    /// Whether embedding and lm_head are one matrix.
+    pub tied: bool,
+}
+
+/// The shapes that can be asked for by name.
+pub const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "tiny",
+        of: "no published model; for a quick look",
+        hidden: 192,
+        intermediate: 512,
+        layers: 4,
+        heads: 6,
+        kv_heads: 3,
+        vocab: 2048,
+        tied: true,
+    },
+    Shape {
+        name: "135m",
+        of: "SmolLM2-135M",
+        hidden: 576,
+        intermediate: 1536,
+        layers: 30,
+        heads: 9,
+        kv_heads: 3,
+        vocab: 49_152,
+        tied: true,
+    },
+    Shape {
+        name: "1b",
+        of: "Llama-3.2-1B",
+        hidden: 2048,
+        intermediate: 8192,
+        layers: 16,
+        heads: 32,
+        kv_heads: 8,
+        vocab: 128_256,
+        tied: true,
+    },
+    Shape {
+        name: "8b",
+        of: "Llama-3.1-8B",
+        hidden: 4096,
+        intermediate: 14_336,
+        layers: 32,
+        heads: 32,
+        kv_heads: 8,
+        vocab: 128_256,
+        tied: false,
+    },
+];
+
+impl Shape {
+    /// The shape of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        let known = SHAPES.map(|s| s.name).join(", ");
+        let found = SHAPES.into_iter().find(|s| s.name == name);
+        found.ok_or_else(|| Error::Usage(format!("--shape {name}: expected one of {known}")))
+    }
+
+    /// A model of this shape, with a context of `context` tokens.
+    pub fn files(&self, context: usize) -> Result<ModelFiles> {
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate, "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
+            "vocab_size": self.vocab, "tie_word_embeddings": self.tied, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": context, "hidden_act": "silu", "rope_theta": 10000.0,
+        });
+        let texts = BTreeMap::from([("config.json", Bytes::Owned(config.to_string().into_bytes()))]);
+        let largest = self.vocab.max(self.intermediate).max(self.hidden) * self.hidden;
+        Ok(ModelFiles::noise(format!("shape {}", self.name), texts, Noise::new(largest, self.hidden)))
+    }
+
+    /// Its configuration.
+    pub fn config(&self, context: usize) -> Result<ModelConfig> {
+        ModelConfig::read(&self.files(context)?)
+    }
+}
+
+impl Noise {
+    /// Random bf16 of about the size that training gives weights of this width.
+    fn new(elements: usize, width: usize) -> Self {
+        let scale = 1.7 / (width as f32).sqrt();
+        let elements = elements + Self::OFFSETS;
+        let mut matrix = Vec::with_capacity(elements * 2);
+        for i in 0..elements as u64 {
+            let unit = (mix(i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+            matrix.extend_from_slice(&half::bf16::from_f32(unit * scale).to_le_bytes());
+        }
+        let ones = std::iter::repeat_n(half::bf16::ONE.to_le_bytes(), elements.min(1 << 20)).flatten();
+        Self { matrix, vector: ones.collect() }
+    }
+}
