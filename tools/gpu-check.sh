@@ -4,7 +4,7 @@
 #   tools/gpu-check.sh test                 every test of the kernels, the engine and the fixtures on the GPU
 #   tools/gpu-check.sh sanitize             compute-sanitizer (memcheck, racecheck, synccheck) over a few tests of each operation
 #   tools/gpu-check.sh bench                operations at three shapes; prefill, decoding and training at two
-#   tools/gpu-check.sh peer SCRIPT          the same in PEFT, by a script that takes --shape and writes JSON to stdout
+#   tools/gpu-check.sh peer SCRIPT          the same in PEFT, by a script that takes --shape smol-135m or llama-1b, --device, --dtype and --batch
 #   tools/gpu-check.sh all [SCRIPT]         all of them, in this order
 #
 # Each part takes less than six minutes, prints its tables, and writes what it found to $OUT (default target/gpu/results) before the next begins.
@@ -87,8 +87,11 @@ run_bench() {
 
 run_peer() {
     local script=${1:?"the path of the script that measures PEFT"} failed=0
-    for shape in 135m 1b; do
-        kept "peer-$shape.txt" python3 "$script" --shape "$shape" || failed=1
+    for shape in smol-135m llama-1b; do
+        for batch in 24 256; do
+            kept "peer-$shape-$batch.txt" python3 "$script" --shape "$shape" --device cuda --dtype bfloat16 \
+                --batch "$batch" || failed=1
+        done
     done
     return $failed
 }
