@@ -19,10 +19,14 @@ mod linear;
 mod linear_backward;
 mod lm_head_loss;
 mod lm_head_sample;
+mod lora_gradient;
+#[cfg(all(test, feature = "emulator"))]
+mod lora_tests;
 mod pages;
 mod plan;
 mod rms_norm;
 mod rope;
+mod shrink;
 mod slots;
 mod swiglu;
 mod weights;
