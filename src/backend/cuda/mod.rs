@@ -23,6 +23,8 @@ mod linear_backward;
 mod lm_head_loss;
 mod lm_head_sample;
 mod lora_gradient;
+#[cfg(all(test, feature = "emulator"))]
+mod lora_tests;
 mod pages;
 mod plan;
 mod rms_norm;
