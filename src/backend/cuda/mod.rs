@@ -10,6 +10,8 @@
 mod adamw;
 mod attention;
 mod attention_backward;
+#[cfg(all(test, feature = "emulator"))]
+mod attention_tests;
 pub mod driver;
 mod embed;
 #[cfg(feature = "emulator")]
