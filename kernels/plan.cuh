@@ -40,9 +40,10 @@ struct SegmentTile {
 };
 constexpr int kSegmentTile = 32;
 
-// Rows of one sequence that attention takes together: rows `row .. row + rows` of the batch.
+// Rows of one sequence that attention takes together: rows `row .. row + rows` of the batch. Where a tile stands for one split of the positions: which, and where
+// the first row's state lies in the workspace, in states of a row.
 struct AttentionTile {
-    uint32_t sequence, row, rows, split;
+    uint32_t sequence, row, rows, split, partial;
 };
 
 // The sequences of one slot, in the slot's own order: entries of Plan::slot_sequences.
@@ -56,7 +57,7 @@ constexpr int kRowGroup = 8;
 struct Plan {
     uint32_t rows, segment_count, sequence_count, logit_row_count;
     uint32_t draw_count, page_copy_count, segment_tile_count, slot_work_count;
-    uint32_t packed_tile_count, paged_tile_count, unused0, unused1;
+    uint32_t packed_tile_count, paged_tile_count, wide_tile_count, unused;
     const uint32_t* tokens;          // [rows]
     const uint32_t* positions;       // [rows]
     const uint32_t* row_sequence;    // [rows]
@@ -73,7 +74,8 @@ struct Plan {
     const SlotWork* slot_works;           // [slot_work_count]
     const uint32_t* slot_sequences;
     const AttentionTile* packed_tiles;    // [packed_tile_count]
-    const AttentionTile* paged_tiles;     // [paged_tile_count]
+    const AttentionTile* paged_tiles;     // [paged_tile_count]: few rows each, by split
+    const AttentionTile* wide_tiles;      // [wide_tile_count]: of sequences over pages with more rows
 };
 
 // One LoRA part of one slot. Ranks are padded to a multiple of 16 with zeros.

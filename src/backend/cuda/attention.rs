@@ -1,30 +1,278 @@
-//! Not written yet.
+//! [`Op::AttentionPacked`] and [`Op::AttentionPaged`]: `kernels/attention.cu`.
 
+use std::cmp::Reverse;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::plan::AttentionTile;
 use super::*;
 
-/// See [`Op`].
-pub fn packed(_c: &mut CudaBackend, _qkv: Tensor, _heads: Heads, _out: Tensor) -> Result<()> {
-    Err(Error::Unsupported("attention on CUDA".into()))
+/// Rows of a tile of one query head (four warps of 16).
+const TILE_ROWS: u32 = 64;
+/// Positions of a split (`kSplit`).
+const SPLIT: u32 = 512;
+/// Sequences with at most this many rows in a step are taken split by split (decode), the others [`TILE_ROWS`] rows at a time.
+const FEW_ROWS: u32 = 4;
+/// (row, head) pairs of a block that takes one split.
+const PAIRS: usize = 16;
+const THREADS: u32 = 128;
+const WARPS: usize = 4;
+/// Half tiles in the ring of each kernel (`kRowSlots`, `kSplitSlots`).
+const ROW_SLOTS: usize = 3;
+const SPLIT_SLOTS: usize = 4;
+
+/// By padded head size / 32 - 1.
+const ATTEND_ROWS: [Kernel; 4] = [
+    Kernel::new("attention", "attend_rows_32", THREADS),
+    Kernel::new("attention", "attend_rows_64", THREADS),
+    Kernel::new("attention", "attend_rows_96", THREADS),
+    Kernel::new("attention", "attend_rows_128", THREADS),
+];
+const ATTEND_SPLITS: [Kernel; 4] = [
+    Kernel::new("attention", "attend_splits_32", THREADS),
+    Kernel::new("attention", "attend_splits_64", THREADS),
+    Kernel::new("attention", "attend_splits_96", THREADS),
+    Kernel::new("attention", "attend_splits_128", THREADS),
+];
+const MERGE_SPLITS: Kernel = Kernel::new("attention", "merge_splits", THREADS);
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    plan: DevicePtr,
+    qkv: DevicePtr,
+    keys: DevicePtr,
+    values: DevicePtr,
+    out: DevicePtr,
+    partials: DevicePtr,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    window: u32,
+    pitch: u32,
+    page_tokens: u32,
+    scale: f32,
+    unused: u32,
 }
 
-/// See [`Op`].
+/// The head size in shared memory.
+pub fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(32)
+}
+
+/// Bytes of a tile of 64 rows in shared memory (`Tile<D>::kElements`).
+pub fn tile_bytes(padded: usize) -> usize {
+    TILE_ROWS as usize * if padded == 96 { 13 * 16 } else { padded * 2 }
+}
+
+/// The window as the kernels take it: 0 for none, none where it is longer than any sequence.
+pub fn window(heads: &Heads) -> u32 {
+    heads.window.and_then(|w| i32::try_from(w).ok()).unwrap_or(0) as u32
+}
+
+/// Shared memory behind the ring: places of two splits' positions, a flag a warp.
+const BOOKKEEPING: usize = (2 * SPLIT as usize / 16 + WARPS) * 4;
+
+fn params(c: &CudaBackend, qkv: DevicePtr, heads: &Heads, out: DevicePtr) -> Params {
+    Params {
+        plan: c.plan.at(),
+        qkv,
+        keys: DevicePtr::NULL,
+        values: DevicePtr::NULL,
+        out,
+        partials: DevicePtr::NULL,
+        heads: heads.heads as u32,
+        kv_heads: heads.kv_heads as u32,
+        head_dim: heads.head_dim as u32,
+        window: window(heads),
+        pitch: 0,
+        page_tokens: 0,
+        scale: heads.scale * std::f32::consts::LOG2_E,
+        unused: 0,
+    }
+}
+
+/// The tiles of rows, `tiles` at most.
+fn attend_rows(c: &mut CudaBackend, heads: &Heads, tiles: usize, params: &Params) {
+    if tiles > 0 {
+        let padded = padded(heads.head_dim);
+        let merged = TILE_ROWS as usize * padded * 4;
+        let shared = ROW_SLOTS * tile_bytes(padded) + BOOKKEEPING + merged;
+        let grid = [tiles, heads.kv_heads, heads.heads / heads.kv_heads];
+        c.launch(ATTEND_ROWS[padded / 32 - 1], grid, shared, params);
+    }
+}
+
+/// [`Op::AttentionPacked`].
+pub fn packed(c: &mut CudaBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Result<()> {
+    const OP: &str = "attention_packed";
+    check_heads(OP, &heads)?;
+    check_from_zero(OP, &c.plan.host)?;
+    let rows = c.plan.host.rows();
+    let x = c.at(OP, qkv, rows, heads.qkv_width(), Element::Activation)?;
+    let y = c.at(OP, out, rows, heads.q_width(), Element::Activation)?;
+    let params = Params {
+        keys: x.offset(heads.q_width() * 2),
+        values: x.offset((heads.q_width() + heads.kv_width()) * 2),
+        pitch: heads.qkv_width() as u32,
+        ..params(c, x, &heads, y)
+    };
+    attend_rows(c, &heads, c.plan.bounds.packed_tiles, &params);
+    Ok(())
+}
+
+/// [`Op::AttentionPaged`].
 pub fn paged(
-    _c: &mut CudaBackend,
-    _qkv: Tensor,
-    _kv: KvPool,
-    _layer: u32,
-    _heads: Heads,
-    _out: Tensor,
+    c: &mut CudaBackend,
+    qkv: Tensor,
+    kv: KvPool,
+    layer: u32,
+    heads: Heads,
+    out: Tensor,
 ) -> Result<()> {
-    Err(Error::Unsupported("attention on CUDA".into()))
+    const OP: &str = "attention_paged";
+    check_heads(OP, &heads)?;
+    let plan = c.plan.host.clone();
+    let x = c.at(OP, qkv, plan.rows(), heads.qkv_width(), Element::Activation)?;
+    let y = c.at(OP, out, plan.rows(), heads.q_width(), Element::Activation)?;
+    let pool = c
+        .kv_pools
+        .get(kv.0 as usize)
+        .and_then(Option::as_ref)
+        .ok_or_else(|| Error::Internal(format!("{OP}: KV pool {} does not exist", kv.0)))?;
+    let (spec, layer) = (pool.spec, layer as usize);
+    if spec.kv_width != heads.kv_width() || layer >= spec.layers {
+        return Err(Error::Internal(format!(
+            "{OP}: layer {layer} of width {} in a KV pool of {} layers of width {}",
+            heads.kv_width(),
+            spec.layers,
+            spec.kv_width
+        )));
+    }
+    let (keys, values) = pool.layer(layer);
+    check_pages(OP, &plan, &spec)?;
+    let bounds = c.plan.bounds;
+    let partials = match bounds.paged_partials {
+        0 => DevicePtr::NULL,
+        n => c.workspace("partial attention", n * heads.heads * (heads.head_dim + 2) * 4)?,
+    };
+    let params = Params {
+        keys,
+        values,
+        partials,
+        pitch: heads.kv_width() as u32,
+        page_tokens: spec.page_tokens as u32,
+        ..params(c, x, &heads, y)
+    };
+    attend_rows(c, &heads, bounds.wide_tiles, &params);
+    if bounds.paged_tiles > 0 {
+        let padded = padded(heads.head_dim);
+        let shared = SPLIT_SLOTS * tile_bytes(padded) + BOOKKEEPING;
+        let pairs = FEW_ROWS as usize * heads.heads / heads.kv_heads;
+        let grid = [bounds.paged_tiles, heads.kv_heads, pairs.div_ceil(PAIRS)];
+        c.launch(ATTEND_SPLITS[padded / 32 - 1], grid, shared, &params);
+        if bounds.paged_partials > 0 {
+            let grid = [bounds.paged_tiles, heads.heads.div_ceil(WARPS), 1];
+            c.launch(MERGE_SPLITS, grid, 0, &params);
+        }
+    }
+    Ok(())
+}
+
+/// Checks a head shape against what the kernels can do.
+pub fn check_heads(op: &str, heads: &Heads) -> Result<()> {
+    let Heads { heads: h, kv_heads: k, head_dim: d, window, .. } = *heads;
+    if k == 0 || h == 0 || h % k != 0 || d == 0 || d % 8 != 0 || d > 128 || h > 1024 || window == Some(0) {
+        return Err(Error::Unsupported(format!(
+            "{op}: {h} heads over {k} key/value heads of size {d} with window {window:?}: heads must be a multiple of key/value heads and \
+             at most 1024, the head size a multiple of 8 and at most 128, the window positive"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that all sequences start at position 0.
+pub fn check_from_zero(op: &str, plan: &BatchPlan) -> Result<()> {
+    match plan.sequences.iter().find(|s| s.first_position != 0) {
+        Some(s) => Err(Error::Internal(format!("{op}: {s:?} does not start at position 0"))),
+        None => Ok(()),
+    }
+}
+
+/// Checks that each sequence has pages of the pool for all positions up to its last.
+fn check_pages(op: &str, plan: &BatchPlan, spec: &KvSpec) -> Result<()> {
+    for s in plan.sequences.iter().filter(|s| s.start < s.end) {
+        let pages = plan.page_table.get(s.pages_start as usize..s.pages_end as usize).ok_or_else(|| {
+            Error::Internal(format!("{op}: {s:?} in a page table of {}", plan.page_table.len()))
+        })?;
+        let needed = (s.first_position + (s.end - s.start)) as usize;
+        if pages.len() * spec.page_tokens < needed {
+            return Err(Error::Internal(format!(
+                "{op}: {s:?} has {} pages of {} tokens, needs {needed} tokens",
+                pages.len(),
+                spec.page_tokens
+            )));
+        }
+        if let Some(page) = pages.iter().find(|&&p| p as usize >= spec.pages) {
+            return Err(Error::Internal(format!("{op}: page {page} of a pool of {}", spec.pages)));
+        }
+    }
+    Ok(())
+}
+
+/// Tiles of up to [`TILE_ROWS`] rows of the sequences in `take`, cut at multiples of it counted from position 0, those with most positions to see first.
+fn row_tiles(plan: &BatchPlan, take: impl Fn(&Sequence) -> bool) -> Vec<AttentionTile> {
+    let mut tiles = Vec::new();
+    for (sequence, s) in plan.sequences.iter().enumerate().filter(|(_, s)| take(s)) {
+        let mut row = s.start;
+        while row < s.end {
+            let position = s.first_position + (row - s.start);
+            let rows = (TILE_ROWS - position % TILE_ROWS).min(s.end - row);
+            tiles.push((
+                position + rows,
+                AttentionTile { sequence: sequence as u32, row, rows, split: 0, partial: 0 },
+            ));
+            row += rows;
+        }
+    }
+    tiles.sort_by_key(|&(end, _)| Reverse(end));
+    tiles.into_iter().map(|(_, tile)| tile).collect()
 }
 
 /// The tiles of packed sequences.
-pub fn packed_tiles(_plan: &BatchPlan) -> Vec<plan::AttentionTile> {
-    Vec::new()
+pub fn packed_tiles(plan: &BatchPlan) -> Vec<AttentionTile> {
+    row_tiles(plan, |_| true)
+}
+
+/// The work over pages.
+pub struct PagedTiles {
+    /// Sequences of few rows: all rows, one split each, the splits of a sequence in order.
+    pub narrow: Vec<AttentionTile>,
+    /// Tiles of rows of the other sequences.
+    pub wide: Vec<AttentionTile>,
+    /// Rows times splits of the sequences in `narrow` that have more than one split.
+    pub partials: usize,
 }
 
 /// The tiles over pages.
-pub fn paged_tiles(_plan: &BatchPlan) -> Vec<plan::AttentionTile> {
-    Vec::new()
+pub fn paged_tiles(plan: &BatchPlan) -> PagedTiles {
+    let paged = |s: &Sequence| s.pages_start < s.pages_end && s.start < s.end;
+    let few = |s: &Sequence| s.end - s.start <= FEW_ROWS;
+    let mut tiles = PagedTiles {
+        narrow: Vec::new(),
+        wide: row_tiles(plan, |s| paged(s) && !few(s)),
+        partials: 0,
+    };
+    for (sequence, s) in plan.sequences.iter().enumerate().filter(|(_, s)| paged(s) && few(s)) {
+        let rows = s.end - s.start;
+        let splits = (s.first_position + rows).div_ceil(SPLIT);
+        for split in 0..splits {
+            let partial = tiles.partials as u32;
+            tiles.narrow.push(AttentionTile { sequence: sequence as u32, row: s.start, rows, split, partial });
+            if splits > 1 {
+                tiles.partials += rows as usize;
+            }
+        }
+    }
+    tiles
 }

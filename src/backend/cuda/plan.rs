@@ -24,8 +24,10 @@ pub struct AttentionTile {
     pub row: u32,
     /// Rows.
     pub rows: u32,
-    /// Which split of the positions.
+    /// Which split of the positions, where a tile stands for one.
     pub split: u32,
+    /// Where its first row's state lies in the workspace of a split.
+    pub partial: u32,
 }
 
 /// The header; field for field `struct Plan`.
@@ -42,8 +44,9 @@ struct Header {
     slot_works: u32,
     packed_tiles: u32,
     paged_tiles: u32,
-    unused: [u32; 2],
-    arrays: [DevicePtr; 17],
+    wide_tiles: u32,
+    unused: u32,
+    arrays: [DevicePtr; 18],
 }
 
 /// A draw as the device sees it.
@@ -76,8 +79,12 @@ pub struct Bounds {
     pub slot_works: usize,
     /// Attention tiles over packed sequences.
     pub packed_tiles: usize,
-    /// Attention tiles over pages.
+    /// Attention tiles over pages, of sequences with few rows.
     pub paged_tiles: usize,
+    /// Rows times splits of those with more than one split.
+    pub paged_partials: usize,
+    /// Attention tiles over pages, of the other sequences.
+    pub wide_tiles: usize,
 }
 
 /// The number rounded up to a power of two, 8 at least; 0 stays 0.
@@ -144,7 +151,7 @@ impl DevicePlan {
             .collect();
         let (slot_works, slot_sequences) = slot_works(&plan);
         let packed_tiles = super::attention::packed_tiles(&plan);
-        let paged_tiles = super::attention::paged_tiles(&plan);
+        let paged = super::attention::paged_tiles(&plan);
         let draws: Vec<DeviceDraw> = plan
             .draws
             .iter()
@@ -188,7 +195,8 @@ impl DevicePlan {
                 p.array(&slot_works),
                 p.array(&slot_sequences),
                 p.array(&packed_tiles),
-                p.array(&paged_tiles),
+                p.array(&paged.narrow),
+                p.array(&paged.wide),
             ];
             if p.bytes.len() > self.capacity {
                 if self.at != DevicePtr::NULL {
@@ -208,8 +216,9 @@ impl DevicePlan {
                 segment_tiles: segment_tiles.len() as u32,
                 slot_works: slot_works.len() as u32,
                 packed_tiles: packed_tiles.len() as u32,
-                paged_tiles: paged_tiles.len() as u32,
-                unused: [0; 2],
+                paged_tiles: paged.narrow.len() as u32,
+                wide_tiles: paged.wide.len() as u32,
+                unused: 0,
                 arrays,
             };
             p.bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
@@ -224,7 +233,9 @@ impl DevicePlan {
             segment_tiles: bucket(segment_tiles.len()),
             slot_works: bucket(slot_works.len()),
             packed_tiles: bucket(packed_tiles.len()),
-            paged_tiles: bucket(paged_tiles.len()),
+            paged_tiles: bucket(paged.narrow.len()),
+            paged_partials: bucket(paged.partials),
+            wide_tiles: bucket(paged.wide.len()),
         };
         self.host = plan;
         Ok(())
