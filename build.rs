@@ -526,7 +526,11 @@ fn emulator(sources: &Sources) {
     let mut jobs = Vec::new();
     for source in &sources.kernels {
         let wrapper = out.join(format!("{}.cpp", stem(source)));
-        write(&wrapper, format!("#include {:?}\n", absolute(source)));
+        // A namespace of its own: two kernels may each have their own function or type of the same name.
+        write(
+            &wrapper,
+            format!("#include \"plan.cuh\"\nnamespace {{\n#include {:?}\n}}\n", absolute(source)),
+        );
         jobs.push(job(stem(source).to_string(), source, &wrapper));
     }
     for source in &sources.runtime {

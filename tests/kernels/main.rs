@@ -6,4 +6,5 @@
 
 mod attention;
 mod embed;
+mod rows;
 mod support;

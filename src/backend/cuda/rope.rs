@@ -1,21 +1,117 @@
-//! Not written yet.
+//! [`Op::Rope`] and [`Op::RopeBackward`]: `kernels/rope.cu`.
+
+use bytemuck::{Pod, Zeroable};
 
 use super::*;
 
-/// See [`Op`].
-pub fn forward(
-    _c: &mut CudaBackend,
-    _qkv: Tensor,
-    _table: RopeTable,
-    _heads: Heads,
-    _kv: Option<(KvPool, u32)>,
-) -> Result<()> {
-    Err(Error::Unsupported("rope on CUDA".into()))
+const THREADS: usize = 256;
+/// By the number of pairs that a thread rotates.
+const ROPE_8: Kernel = Kernel::new("rope", "rope_8", 256);
+const ROPE_4: Kernel = Kernel::new("rope", "rope_4", 256);
+const ROPE_1: Kernel = Kernel::new("rope", "rope_1", 256);
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    plan: DevicePtr,
+    qkv: DevicePtr,
+    cos: DevicePtr,
+    sin: DevicePtr,
+    keys: DevicePtr,
+    values: DevicePtr,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    half: u32,
+    page_tokens: u32,
+    inverse: u32,
 }
 
-/// See [`Op`].
-pub fn backward(_c: &mut CudaBackend, _dqkv: Tensor, _table: RopeTable, _heads: Heads) -> Result<()> {
-    Err(Error::Unsupported("rope on CUDA".into()))
+/// [`Op::Rope`].
+pub fn forward(
+    c: &mut CudaBackend,
+    qkv: Tensor,
+    table: RopeTable,
+    heads: Heads,
+    kv: Option<(KvPool, u32)>,
+) -> Result<()> {
+    const OP: &str = "rope";
+    let mut params = params(c, OP, qkv, table, heads)?;
+    if let Some((kv, layer)) = kv {
+        let pool = pages::pool(&c.kv_pools, kv)?;
+        if pool.spec.kv_width != heads.kv_width() || layer as usize >= pool.spec.layers {
+            return Err(Error::Internal(format!(
+                "{OP}: layer {layer} of width {} in a KV pool of {} layers of width {}",
+                heads.kv_width(),
+                pool.spec.layers,
+                pool.spec.kv_width
+            )));
+        }
+        pages::check_sequences(OP, &c.plan.host, &pool.spec)?;
+        (params.keys, params.values) = pool.layer(layer as usize);
+        params.page_tokens = pool.spec.page_tokens as u32;
+    }
+    launch(c, &params);
+    Ok(())
+}
+
+/// [`Op::RopeBackward`].
+pub fn backward(c: &mut CudaBackend, dqkv: Tensor, table: RopeTable, heads: Heads) -> Result<()> {
+    let mut params = params(c, "rope_backward", dqkv, table, heads)?;
+    params.inverse = 1;
+    launch(c, &params);
+    Ok(())
+}
+
+fn params(c: &CudaBackend, op: &str, qkv: Tensor, table: RopeTable, heads: Heads) -> Result<Params> {
+    let plan = &c.plan.host;
+    let table = c
+        .ropes
+        .get(table.0 as usize)
+        .ok_or_else(|| Error::Internal(format!("{op}: rotary table {} does not exist", table.0)))?;
+    weights::check_width(&format!("{op}: a head"), heads.head_dim)?;
+    if 2 * table.half > heads.head_dim {
+        return Err(Error::Internal(format!(
+            "{op}: a rotary table of half {} for heads of {}",
+            table.half, heads.head_dim
+        )));
+    }
+    if let Some(p) = plan.positions.iter().find(|&&p| p as usize >= table.positions) {
+        return Err(Error::Internal(format!(
+            "{op}: position {p} is beyond the rotary table's {} positions",
+            table.positions
+        )));
+    }
+    Ok(Params {
+        plan: c.plan.at(),
+        qkv: c.at(op, qkv, plan.rows(), heads.qkv_width(), Element::Activation)?,
+        cos: table.cos,
+        sin: table.sin,
+        keys: DevicePtr::NULL,
+        values: DevicePtr::NULL,
+        heads: heads.heads as u32,
+        kv_heads: heads.kv_heads as u32,
+        head_dim: heads.head_dim as u32,
+        half: table.half as u32,
+        page_tokens: 0,
+        inverse: 0,
+    })
+}
+
+fn launch(c: &mut CudaBackend, p: &Params) {
+    let (kernel, pairs, rest) = match p.half {
+        half if half.is_multiple_of(8) => (ROPE_8, 8, 8),
+        half if half.is_multiple_of(4) => (ROPE_4, 4, 8),
+        _ => (ROPE_1, 1, 1),
+    };
+    let mut units = (p.heads + p.kv_heads) * (p.half / pairs);
+    if p.keys != DevicePtr::NULL {
+        units += p.kv_heads * ((p.head_dim - 2 * p.half) / rest + p.head_dim / 8);
+    }
+    let units = c.plan.bounds.rows * units as usize;
+    if units > 0 {
+        c.launch(kernel, [units.div_ceil(THREADS), 1, 1], 0, p);
+    }
 }
 
 /// cos and sin, each f32 `[positions, half]`.
