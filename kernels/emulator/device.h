@@ -10,7 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
-#define DEVICE inline
+// As __forceinline__ in device.cuh. It also keeps functions of the same name in different .cu files apart: none is left for the linker to merge.
+#define DEVICE inline __attribute__((always_inline))
 
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
@@ -34,7 +35,7 @@ struct Thread {
 };
 
 // The thread that runs on this operating system thread.
-extern thread_local Thread* current;
+extern constinit thread_local Thread* current;
 
 enum class Operation : int { Barrier, SyncWarp, Exchange, Ballot, LoadMatrix, Mma };
 

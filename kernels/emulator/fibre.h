@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "sanitizers.h"
+
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
@@ -12,7 +14,7 @@ namespace fibre {
 
 #if defined(__x86_64__)
 
-struct Context {
+struct Context : sanitizers::Fibre {
     void* stack_pointer;
 };
 
@@ -40,10 +42,11 @@ extern "C" void colloquy_fibre_swap(void** from, void* to);
         "  ret\n"                             \
         ".size colloquy_fibre_swap,.-colloquy_fibre_swap\n");
 
-inline void swap(Context& from, Context& to) { colloquy_fibre_swap(&from.stack_pointer, to.stack_pointer); }
+inline void switch_stacks(Context& from, Context& to) { colloquy_fibre_swap(&from.stack_pointer, to.stack_pointer); }
 
 // A context that starts `entry` on the stack `base .. base + bytes`; `entry` must not return.
 inline void make(Context& c, unsigned char* base, size_t bytes, void (*entry)()) {
+    sanitizers::stack(c, base, bytes);
     auto* top = reinterpret_cast<uintptr_t*>((reinterpret_cast<uintptr_t>(base) + bytes) & ~uintptr_t{15});
     *--top = 0;  // where entry would return to: at its first instruction the stack is 8 off a multiple of 16
     *--top = reinterpret_cast<uintptr_t>(entry);
@@ -53,13 +56,14 @@ inline void make(Context& c, unsigned char* base, size_t bytes, void (*entry)())
 
 #else
 
-struct Context {
+struct Context : sanitizers::Fibre {
     ucontext_t context;
 };
 
-inline void swap(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
+inline void switch_stacks(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
 
 inline void make(Context& c, unsigned char* base, size_t bytes, void (*entry)()) {
+    sanitizers::stack(c, base, bytes);
     getcontext(&c.context);
     c.context.uc_stack.ss_sp = base;
     c.context.uc_stack.ss_size = bytes;
@@ -68,5 +72,12 @@ inline void make(Context& c, unsigned char* base, size_t bytes, void (*entry)())
 }
 
 #endif
+
+// Saves where this one is in `from`, and goes on in `to`. The first thing that `entry` calls is `sanitizers::arrive`.
+inline void swap(Context& from, Context& to) {
+    sanitizers::leave(from, to);
+    switch_stacks(from, to);
+    sanitizers::arrive(from);
+}
 
 }  // namespace fibre

@@ -2,6 +2,8 @@
 //
 // Blocks, warps and lanes run in an order drawn from the launch's seed. A fibre runs until it needs the others: at a warp operation the lanes deposit
 // their operands, and the last to arrive carries it out for all 32; at a barrier a thread waits until every thread of the block is there.
+//
+// Under the sanitizers (tools/sanitize.sh) it tells them what runs where and what orders what: sanitizers.h.
 
 #include <sys/mman.h>
 
@@ -9,12 +11,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "device.h"
 #include "fibre.h"
+#include "sanitizers.h"
 
 #if defined(__x86_64__)
 FIBRE_SWAP_DEFINITION
@@ -22,13 +27,21 @@ FIBRE_SWAP_DEFINITION
 
 namespace emulator {
 
-thread_local Thread* current = nullptr;
+constinit thread_local Thread* current = nullptr;
 
 namespace {
 
 constexpr int kLanes = 32;
 constexpr int kMaxThreads = 1024;
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr int kWarps = kMaxThreads / kLanes;
+constexpr int kSets = sanitizers::kSets;
+constexpr size_t kStackBytes = 512 * 1024;
+// Stacks a power of two apart would all live in the same few lines of the processor's caches.
+constexpr size_t kStackShift = 25 * 64, kStackShifts = 40;
+constexpr size_t kStacksBytes = kStackBytes * kMaxThreads * kSets;
+// Around shared memory; as bf16 and as f32 it is NaN, but not the NaN of fresh memory. AddressSanitizer has red zones of its own.
+constexpr size_t kGuard = sanitizers::kAddress ? 0 : 128;
+constexpr unsigned char kGuardBytes[2] = {0xa5, 0xff};
 
 struct Kernel {
     const char* file;
@@ -56,47 +69,55 @@ struct Random {
 
 struct Copy {
     void* shared;
-    const void* global;
-    bool valid;
+    const void* global;  // null: zeros
+    void* pc;
 };
 
 enum class State : char { Ready, AtWarp, AtBarrier, Done };
 
 struct Fiber : Thread {
-    fibre::Context context;
+    fibre::Context contexts[kSets];
     State state;
     Operation operation;
     void* operand;
     const char* file;
     int line;
-    // Asynchronous copies not yet landed: `open` is not committed, `groups` are, oldest first.
-    std::vector<Copy> open;
-    std::vector<std::vector<Copy>> groups;
+    // Asynchronous copies, oldest first: `landed` have, and group g, not yet waited for, ends before copy `groups[g]`.
+    std::vector<Copy> copies;
+    std::vector<size_t> groups;
+    size_t landed, finished;  // copies; groups
 };
 
 struct Warp {
     uint32_t ready;    // lanes that can run
     uint32_t waiting;  // lanes at a warp operation
+    uint32_t syncs;    // sync_warp so far
+    sanitizers::Order orders[2];
 };
 
 struct Machine {
     std::vector<Fiber> fibers{kMaxThreads};
     unsigned char* stacks = nullptr;
-    std::vector<Warp> warps;
+    Warp warps[kWarps];
     fibre::Context scheduler;
     Random random{0};
     const Kernel* kernel = nullptr;
     const char* name = nullptr;
     const void* params = nullptr;
-    int threads = 0, at_barrier = 0, done = 0, last_warp = 0;
+    int threads = 0, at_barrier = 0, done = 0, set = 0;
+    uint32_t barriers = 0;
     std::string error;
+    // What comes before all threads of a launch, after them, between the blocks of a set, and at a barrier.
+    sanitizers::Order before, after, of_set[kSets], of_barrier[kSets][2];
 
     ~Machine() {
-        if (stacks) munmap(stacks, kStackBytes * kMaxThreads);
+        if (stacks) munmap(stacks, kStacksBytes);
     }
 };
 
-thread_local Machine machine;
+// Of this operating system thread, from its first launch on.
+thread_local std::unique_ptr<Machine> owner;
+constinit thread_local Machine* running = nullptr;
 
 const char* name_of(Operation o) {
     switch (o) {
@@ -111,7 +132,8 @@ const char* name_of(Operation o) {
 }
 
 Fiber* self() { return static_cast<Fiber*>(current); }
-int index_of(const Fiber* f) { return static_cast<int>(f - machine.fibers.data()); }
+int index_of(const Fiber* f) { return static_cast<int>(f->thread.x); }
+fibre::Context& context_of(Fiber* f) { return f->contexts[kSets == 1 ? 0 : running->set]; }
 
 void describe(std::string& out, const Fiber& f) {
     char text[512];
@@ -127,10 +149,10 @@ void describe(std::string& out, const Fiber& f) {
 // Two threads of `first ..+ count` that are not at the same place, for a report.
 std::string divergence(int first, int count) {
     std::string out;
-    const Fiber& a = machine.fibers[first];
+    const Fiber& a = running->fibers[first];
     describe(out, a);
     for (int i = first + 1; i < first + count; i++) {
-        const Fiber& b = machine.fibers[i];
+        const Fiber& b = running->fibers[i];
         if (b.state != a.state || (b.state != State::Done && (b.operation != a.operation || b.line != a.line))) {
             out += "; ";
             describe(out, b);
@@ -141,19 +163,19 @@ std::string divergence(int first, int count) {
 }
 
 void set_error(const std::string& what) {
-    if (!machine.error.empty()) return;
+    if (!running->error.empty()) return;
     const Dim b = current ? current->block : Dim{};
     char where[256];
-    snprintf(where, sizeof where, "%s, block (%u, %u, %u): ", machine.name, b.x, b.y, b.z);
-    machine.error = where + what;
+    snprintf(where, sizeof where, "%s, block (%u, %u, %u): ", running->name, b.x, b.y, b.z);
+    running->error = where + what;
 }
 
-void to_scheduler() { fibre::swap(self()->context, machine.scheduler); }
+void to_scheduler() { fibre::swap(context_of(self()), running->scheduler); }
 
 // The next lane of a warp, at random; none: -1.
 int pick(Warp& w, int warp) {
     if (w.ready == 0) return -1;
-    const int turn = static_cast<int>(machine.random.next() % kLanes);
+    const int turn = static_cast<int>(running->random.next() % kLanes);
     const uint32_t rotated = std::rotr(w.ready, turn);
     return warp * kLanes + (std::countr_zero(rotated) + turn) % kLanes;
 }
@@ -162,11 +184,11 @@ int pick(Warp& w, int warp) {
 void yield() {
     Fiber* f = self();
     const int warp = index_of(f) / kLanes;
-    const int next = pick(machine.warps[warp], warp);
+    const int next = pick(running->warps[warp], warp);
     if (next < 0) return to_scheduler();
-    Fiber* to = &machine.fibers[next];
+    Fiber* to = &running->fibers[next];
     current = to;
-    fibre::swap(f->context, to->context);
+    fibre::swap(context_of(f), context_of(to));
 }
 
 void perform(Operation operation, Fiber* lanes) {
@@ -233,24 +255,29 @@ void perform(Operation operation, Fiber* lanes) {
     }
 }
 
-void land(std::vector<Copy>& group) {
-    for (const Copy& c : group) {
-        if (c.valid) {
-            std::memcpy(c.shared, c.global, 16);
-        } else {
-            std::memset(c.shared, 0, 16);
-        }
+void land(const Copy& c) {
+    if (c.global) {
+        sanitizers::reads_16(c.global, c.pc);
+        std::memcpy(c.shared, c.global, 16);
+    } else {
+        std::memset(c.shared, 0, 16);
     }
-    group.clear();
+    sanitizers::writes_16(c.shared, c.pc);
 }
 
 void fiber_main() {
-    Machine& m = machine;
-    m.kernel->run(m.params);
+    Machine& m = *running;
     Fiber* f = self();
-    if (!f->open.empty() || std::any_of(f->groups.begin(), f->groups.end(), [](auto& g) { return !g.empty(); })) {
+    sanitizers::Order& set = m.of_set[m.set];
+    sanitizers::arrive(context_of(f));
+    m.before.acquire();
+    set.acquire();
+    m.kernel->run(m.params);
+    if (f->landed != f->copies.size()) {
         fail("a thread ended before it waited for its asynchronous copies", m.kernel->file, 0);
     }
+    set.release();
+    m.after.release();
     f->state = State::Done;
     m.done++;
     m.warps[index_of(f) / kLanes].ready &= ~(1u << (index_of(f) % kLanes));
@@ -258,28 +285,40 @@ void fiber_main() {
     abort();  // a thread that is done is never resumed
 }
 
-// Runs one block; false after an error.
-bool run_block() {
-    Machine& m = machine;
-    const int warps = m.threads / kLanes;
-    m.warps.assign(warps, Warp{~0u, 0});
+// Lets the threads of a block begin.
+void start_block(Dim block, Dim grid, unsigned char* shared) {
+    Machine& m = *running;
+    for (int w = 0; w < m.threads / kLanes; w++) {
+        m.warps[w].ready = ~0u;
+        m.warps[w].waiting = m.warps[w].syncs = 0;
+    }
     m.at_barrier = m.done = 0;
+    m.barriers = 0;
     for (int i = 0; i < m.threads; i++) {
         Fiber& f = m.fibers[i];
+        static_cast<Thread&>(f) = Thread{{static_cast<unsigned>(i), 0, 0}, block, {static_cast<unsigned>(m.threads), 1, 1}, grid, shared};
         f.state = State::Ready;
-        f.open.clear();
+        f.copies.clear();
         f.groups.clear();
-        fibre::make(f.context, m.stacks + kStackBytes * i, kStackBytes, fiber_main);
+        f.landed = f.finished = 0;
+        unsigned char* stack = m.stacks + kStackBytes * (static_cast<size_t>(m.set) * kMaxThreads + i);
+        fibre::make(context_of(&f), stack, kStackBytes - i % kStackShifts * kStackShift, fiber_main);
     }
+}
+
+// Runs the block that was started; false after an error.
+bool run_block() {
+    Machine& m = *running;
+    const int warps = m.threads / kLanes;
     while (m.done < m.threads) {
-        std::vector<int> runnable;
+        int runnable[kWarps], count = 0;
         for (int w = 0; w < warps; w++) {
-            if (m.warps[w].ready != 0) runnable.push_back(w);
+            if (m.warps[w].ready != 0) runnable[count++] = w;
         }
-        if (!runnable.empty()) {
-            const int w = runnable[m.random.below(static_cast<uint32_t>(runnable.size()))];
+        if (count != 0) {
+            const int w = runnable[m.random.below(static_cast<uint32_t>(count))];
             current = &m.fibers[pick(m.warps[w], w)];
-            fibre::swap(m.scheduler, self()->context);
+            fibre::swap(m.scheduler, context_of(self()));
             if (!m.error.empty()) return false;
             continue;
         }
@@ -291,8 +330,9 @@ bool run_block() {
                 }
             }
             m.at_barrier = 0;
+            m.barriers++;
             for (int i = 0; i < m.threads; i++) m.fibers[i].state = State::Ready;
-            for (Warp& w : m.warps) w.ready = ~0u;
+            for (int w = 0; w < warps; w++) m.warps[w].ready = ~0u;
             continue;
         }
         // Nobody can go on. A warp that is split says most.
@@ -307,6 +347,37 @@ bool run_block() {
     }
     return true;
 }
+
+// Shared memory of `bytes` bytes between guards.
+struct Shared {
+    unsigned char* base = nullptr;
+    size_t bytes = 0;
+
+    explicit Shared(size_t size) : bytes(size) {
+        void* p = nullptr;
+        if (posix_memalign(&p, 128, std::max<size_t>(2 * kGuard + size, 1)) == 0) base = static_cast<unsigned char*>(p);
+    }
+    ~Shared() { std::free(base); }
+    Shared(Shared&& s) noexcept : base(std::exchange(s.base, nullptr)), bytes(s.bytes) {}
+
+    unsigned char* start() const { return base + kGuard; }
+
+    // NaN as f32 and as bf16.
+    void poison() {
+        const sanitizers::Unseen unseen;
+        std::memset(start(), 0xff, bytes);
+        for (size_t i = 0; i < kGuard; i++) base[i] = base[kGuard + bytes + i] = kGuardBytes[i % 2];
+    }
+
+    // What was written beside it, if anything.
+    const char* damage() const {
+        for (size_t i = 0; i < kGuard; i++) {
+            if (base[i] != kGuardBytes[i % 2]) return "before the start";
+            if (base[kGuard + bytes + i] != kGuardBytes[i % 2]) return "past the end";
+        }
+        return nullptr;
+    }
+};
 
 }  // namespace
 
@@ -325,29 +396,34 @@ void fail(const char* what, const char* file, int line) {
 void collective(Operation operation, void* operand, const char* file, int line) {
     Fiber* f = self();
     const int i = index_of(f), warp = i / kLanes;
-    Warp& w = machine.warps[warp];
+    Warp& w = running->warps[warp];
     f->operation = operation;
     f->operand = operand;
     f->file = file;
     f->line = line;
+    sanitizers::Order& order = w.orders[w.syncs % 2];
+    if (operation == Operation::SyncWarp) order.release();
     w.waiting |= 1u << (i % kLanes);
     if (w.waiting != ~0u) {
         f->state = State::AtWarp;
         w.ready &= ~(1u << (i % kLanes));
-        return yield();
-    }
-    Fiber* lanes = &machine.fibers[warp * kLanes];
-    for (int l = 0; l < kLanes; l++) {
-        if (lanes[l].operation != operation || lanes[l].line != line || lanes[l].file != file) {
-            f->state = State::AtWarp;
-            set_error("lanes of a warp are at different operations: " + divergence(warp * kLanes, kLanes));
-            return to_scheduler();
+        yield();
+    } else {
+        Fiber* lanes = &running->fibers[warp * kLanes];
+        for (int l = 0; l < kLanes; l++) {
+            if (lanes[l].operation != operation || lanes[l].line != line || lanes[l].file != file) {
+                f->state = State::AtWarp;
+                set_error("lanes of a warp are at different operations: " + divergence(warp * kLanes, kLanes));
+                return to_scheduler();
+            }
         }
+        perform(operation, lanes);
+        w.waiting = 0;
+        w.ready = ~0u;
+        for (int l = 0; l < kLanes; l++) lanes[l].state = State::Ready;
+        if (operation == Operation::SyncWarp) w.syncs++;
     }
-    perform(operation, lanes);
-    w.waiting = 0;
-    w.ready = ~0u;
-    for (int l = 0; l < kLanes; l++) lanes[l].state = State::Ready;
+    if (operation == Operation::SyncWarp) order.acquire();
 }
 
 void barrier(const char* file, int line) {
@@ -357,30 +433,41 @@ void barrier(const char* file, int line) {
     f->file = file;
     f->line = line;
     f->state = State::AtBarrier;
-    machine.at_barrier++;
-    machine.warps[i / kLanes].ready &= ~(1u << (i % kLanes));
+    running->at_barrier++;
+    running->warps[i / kLanes].ready &= ~(1u << (i % kLanes));
+    sanitizers::Order& order = running->of_barrier[running->set][running->barriers % 2];
+    order.release();
     yield();
+    order.acquire();
 }
 
 void copy_async(void* shared, const void* global, bool valid, const char* file, int line) {
     aligned(shared, 16, file, line);
     aligned(global, 16, file, line);
+    void* pc = __builtin_return_address(0);
     std::memset(shared, 0xff, 16);
-    self()->open.push_back({shared, global, valid});
+    sanitizers::writes_16(shared, pc);
+    self()->copies.push_back({shared, valid ? global : nullptr, pc});
 }
 
 void commit_copies() {
     Fiber* f = self();
-    f->groups.push_back(std::move(f->open));
-    f->open.clear();
+    f->groups.push_back(f->copies.size());
 }
 
 void wait_copies(int pending) {
     Fiber* f = self();
-    const int finished = static_cast<int>(f->groups.size()) - pending;
-    if (finished <= 0) return;
-    for (int i = 0; i < finished; i++) land(f->groups[i]);
-    f->groups.erase(f->groups.begin(), f->groups.begin() + finished);
+    while (f->groups.size() - f->finished > static_cast<size_t>(pending)) {
+        for (const size_t end = f->groups[f->finished++]; f->landed < end; f->landed++) land(f->copies[f->landed]);
+    }
+    if (f->landed == f->copies.size()) {
+        f->copies.clear();
+        f->landed = 0;
+    }
+    if (f->finished == f->groups.size()) {
+        f->groups.clear();
+        f->finished = 0;
+    }
 }
 
 }  // namespace emulator
@@ -398,10 +485,15 @@ bool colloquy_emulator_kernel(const char* name, unsigned long* params, int* thre
     return true;
 }
 
-// Runs a kernel to its end. Non-zero, with a text in `error`, where it did something it must not.
-int colloquy_emulator_launch(const char* name, const unsigned* grid, unsigned shared_bytes, const void* params, uint64_t seed,
-                             char* error, size_t error_bytes) {
-    Machine& m = machine;
+// Runs `count` blocks of a launch from the `first` on, in the order that follows from the seed. Non-zero, with a text in `error`, where a kernel did
+// something it must not.
+int colloquy_emulator_launch_blocks(const char* name, const unsigned* grid, unsigned shared_bytes, const void* params, uint64_t seed,
+                                    size_t first, size_t count, char* error, size_t error_bytes) {
+    if (!owner) {
+        owner = std::make_unique<Machine>();
+        running = owner.get();
+    }
+    Machine& m = *running;
     m.error.clear();
     m.name = name;
     m.kernel = &kernels().at(name);
@@ -409,43 +501,61 @@ int colloquy_emulator_launch(const char* name, const unsigned* grid, unsigned sh
     m.params = params;
     m.random.state = seed;
     if (!m.stacks) {
-        void* stacks = mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* stacks = mmap(nullptr, kStacksBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (stacks == MAP_FAILED) {
             snprintf(error, error_bytes, "no memory for the stacks of the emulator");
             return 1;
         }
         m.stacks = static_cast<unsigned char*>(stacks);
     }
-    const size_t shared_size = (static_cast<size_t>(shared_bytes) + 127) / 128 * 128;
-    auto* shared = static_cast<unsigned char*>(std::aligned_alloc(128, std::max<size_t>(shared_size, 128) + 128));
+    sanitizers::caller(m.scheduler);
+    std::vector<Shared> shared;
+    for (int s = 0; s < kSets; s++) {
+        shared.emplace_back(shared_bytes);
+        if (!shared.back().base) {
+            snprintf(error, error_bytes, "no memory for %u bytes of shared memory", shared_bytes);
+            return 1;
+        }
+    }
     const Dim dims{grid[0], grid[1], grid[2]};
     std::vector<uint32_t> order(static_cast<size_t>(dims.x) * dims.y * dims.z);
     std::iota(order.begin(), order.end(), 0u);
     for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[m.random.below(static_cast<uint32_t>(i))]);
-    bool good = true;
-    for (const uint32_t block : order) {
-        // NaN as f32 and as bf16; what follows the end must stay.
-        std::memset(shared, 0xff, shared_bytes);
-        std::memset(shared + shared_bytes, 0xa5, shared_size - shared_bytes + 128);
-        const Dim b{block % dims.x, block / dims.x % dims.y, block / dims.x / dims.y};
-        for (int i = 0; i < m.threads; i++) {
-            static_cast<Thread&>(m.fibers[i]) = Thread{{static_cast<unsigned>(i), 0, 0}, b, {static_cast<unsigned>(m.threads), 1, 1}, dims, shared};
+    m.before.release();
+    for (size_t i = first; count > 0 && i < order.size() && m.error.empty(); i++, count--) {
+        const uint32_t block = order[i];
+        // A block's own order does not depend on which blocks ran before it.
+        m.random.state = seed ^ (block + 1) * 0xd1342543de82ef95ull;
+        m.set = static_cast<int>(i % kSets);
+        shared[m.set].poison();
+        start_block({block % dims.x, block / dims.x % dims.y, block / dims.x / dims.y}, dims, shared[m.set].start());
+        if (!run_block()) break;
+        if (const char* where = shared[m.set].damage()) {
+            set_error("a write " + std::string(where) + " of the " + std::to_string(shared_bytes) + " bytes of shared memory");
         }
-        good = run_block();
-        if (good) {
-            for (size_t i = shared_bytes; i < shared_size + 128; i++) {
-                if (shared[i] != 0xa5) {
-                    set_error("a write past the end of the " + std::to_string(shared_bytes) + " bytes of shared memory");
-                    good = false;
-                    break;
-                }
-            }
-        }
-        if (!good) break;
     }
+    m.after.acquire();
     current = nullptr;
-    std::free(shared);
-    if (!good) snprintf(error, error_bytes, "%s", m.error.c_str());
-    return good ? 0 : 1;
+    if (m.error.empty()) return 0;
+    sanitizers::forget(m.stacks, kStacksBytes);
+    snprintf(error, error_bytes, "%s", m.error.c_str());
+    return 1;
 }
+
+// Runs all blocks.
+int colloquy_emulator_launch(const char* name, const unsigned* grid, unsigned shared_bytes, const void* params, uint64_t seed,
+                             char* error, size_t error_bytes) {
+    return colloquy_emulator_launch_blocks(name, grid, shared_bytes, params, seed, 0, SIZE_MAX, error, error_bytes);
+}
+
+// Memory for the device, at `wish` if there is room; 0: none.
+uint64_t colloquy_emulator_map(uint64_t wish, size_t bytes) {
+    void* p = mmap(reinterpret_cast<void*>(wish), bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? 0 : reinterpret_cast<uint64_t>(p);
+}
+
+void colloquy_emulator_unmap(uint64_t address, size_t bytes) { munmap(reinterpret_cast<void*>(address), bytes); }
+
+// Gives pages back to the system; the memory stays mapped.
+void colloquy_emulator_discard(uint64_t address, size_t bytes) { madvise(reinterpret_cast<void*>(address), bytes, MADV_DONTNEED); }
 }

@@ -1,15 +1,20 @@
 //! The emulator's device: host memory of its own, kernels compiled from the same sources by the C++ compiler (`kernels/emulator/`).
 //!
-//! It defers everything to [`Driver::synchronize`], freezes a graph's parameters at capture, fills new memory with NaN, keeps guard bytes around every
-//! allocation, and checks the bounds of every copy.
+//! It defers everything to [`Driver::synchronize`], freezes a graph's parameters at capture, fills new memory with NaN, keeps guards around every
+//! allocation, lets freed memory lie for a while and looks whether anybody writes there, and checks the bounds of every copy. What a
+//! device was made to do can be logged and replayed under sanitizers (`log.rs`, tools/sanitize.sh).
 
-use std::alloc::Layout;
-use std::collections::BTreeMap;
+mod arena;
+mod log;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
 
 use super::driver::*;
 use crate::backend::{Ceilings, OpTimes};
 use crate::error::{Error, Result};
+use arena::{ALIGNMENT, Arena};
+use log::{Log, Record};
 
 unsafe extern "C" {
     fn colloquy_emulator_kernel(name: *const c_char, params: *mut c_ulong, threads: *mut c_int) -> bool;
@@ -24,34 +29,67 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Bytes before and after each allocation that nobody may touch.
+/// Bytes before and (at least) after each allocation that nobody may touch.
 const GUARD: usize = 256;
-const GUARD_BYTE: u8 = 0xa5;
+/// At even and at odd addresses: NaN as bf16 and as f32, but not the NaN of new memory.
+const GUARD_BYTES: [u8; 2] = [0xa5, 0xff];
+const NEW_BYTE: u8 = 0xff;
+/// Freed memory that is kept from being used again.
+const QUARANTINE: usize = 4 << 20;
 
-/// An allocation: guard, bytes, guard.
+const GUARD_PATTERN: [u8; 2 * GUARD + 2] = {
+    let mut pattern = [0; 2 * GUARD + 2];
+    let mut i = 0;
+    while i < pattern.len() {
+        pattern[i] = GUARD_BYTES[i % 2];
+        i += 1;
+    }
+    pattern
+};
+const NEW_PATTERN: [u8; 4096] = [NEW_BYTE; 4096];
+
+/// An allocation: guard, bytes, guard up to a multiple of the alignment.
 struct Block {
-    base: *mut u8,
-    layout: Layout,
+    at: u64,
     bytes: usize,
     what: String,
 }
 
 impl Block {
-    fn guards(&self) -> [&[u8]; 2] {
-        // SAFETY: the block was allocated as GUARD + bytes + GUARD bytes and lives as long as `self`.
+    /// All of it with its guards: start and length.
+    fn whole(&self) -> (u64, u64) {
+        (self.at - GUARD as u64, ((self.bytes + 2 * GUARD) as u64).next_multiple_of(ALIGNMENT))
+    }
+
+    /// `length` bytes from `start` on, relative to the first byte, guards included.
+    fn slice(&self, start: isize, length: usize) -> &[u8] {
+        // SAFETY: callers stay inside the guards, which are mapped as long as the block is in the emulator's lists.
+        unsafe { std::slice::from_raw_parts((self.at as *const u8).offset(start), length) }
+    }
+
+    fn fill(&self) {
+        let (start, length) = self.whole();
+        let after = (start + length - self.at) as usize - self.bytes;
+        // SAFETY: all inside the block and its guards.
         unsafe {
-            [
-                std::slice::from_raw_parts(self.base, GUARD),
-                std::slice::from_raw_parts(self.base.add(GUARD + self.bytes), GUARD),
-            ]
+            let at = self.at as *mut u8;
+            at.sub(GUARD).copy_from_nonoverlapping(GUARD_PATTERN.as_ptr(), GUARD);
+            at.write_bytes(NEW_BYTE, self.bytes);
+            at.add(self.bytes).copy_from_nonoverlapping(GUARD_PATTERN[self.bytes % 2..].as_ptr(), after);
         }
     }
-}
 
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `alloc`.
-        unsafe { std::alloc::dealloc(self.base, self.layout) }
+    /// Whether the guards are as they were.
+    fn is_whole(&self) -> bool {
+        let (start, length) = self.whole();
+        let after = (start + length - self.at) as usize - self.bytes;
+        self.slice(-(GUARD as isize), GUARD) == &GUARD_PATTERN[..GUARD]
+            && self.slice(self.bytes as isize, after) == &GUARD_PATTERN[self.bytes % 2..][..after]
+    }
+
+    /// Whether nothing was written since it was filled.
+    fn is_untouched(&self) -> bool {
+        self.slice(0, self.bytes).chunks(NEW_PATTERN.len()).all(|part| part == &NEW_PATTERN[..part.len()])
     }
 }
 
@@ -67,27 +105,49 @@ enum Command {
 
 /// The emulator as a device.
 pub struct Emulator {
+    /// By address.
     blocks: BTreeMap<u64, Block>,
+    /// Freed, oldest first.
+    quarantine: VecDeque<Block>,
+    arena: Arena,
     queue: Vec<Command>,
     graphs: Vec<Option<Vec<Launch>>>,
     seed: u64,
     launches: u64,
+    /// Or why there is none, until somebody can be told.
+    log: Result<Log>,
 }
 
 impl Emulator {
     /// A device whose order of warps, lanes and blocks follows from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { blocks: BTreeMap::new(), queue: Vec::new(), graphs: Vec::new(), seed, launches: 0 }
+        Self {
+            blocks: BTreeMap::new(),
+            quarantine: VecDeque::new(),
+            arena: Arena::default(),
+            queue: Vec::new(),
+            graphs: Vec::new(),
+            seed,
+            launches: 0,
+            log: Log::open(seed),
+        }
+    }
+
+    fn record(&mut self, record: Record<'_>) -> Result<()> {
+        match &mut self.log {
+            Ok(log) => log.write(record),
+            Err(_) => {
+                std::mem::replace(&mut self.log, Err(Error::Internal("the emulator has no log".into())))
+                    .map(drop)
+            }
+        }
     }
 
     /// A pointer to `bytes` bytes of one allocation.
     fn range(&self, at: DevicePtr, bytes: usize) -> Result<*mut u8> {
         let block = self.blocks.range(..=at.0).next_back().map(|(start, block)| (at.0 - start, block));
         match block {
-            Some((offset, block)) if offset as usize + bytes <= block.bytes => {
-                // SAFETY: inside the block.
-                Ok(unsafe { block.base.add(GUARD + offset as usize) })
-            }
+            Some((offset, block)) if offset as usize + bytes <= block.bytes => Ok(at.0 as *mut u8),
             Some((offset, block)) => Err(Error::Internal(format!(
                 "emulator: {bytes} bytes at {offset} of \"{}\", which has {}",
                 block.what, block.bytes
@@ -98,6 +158,14 @@ impl Emulator {
 
     fn run(&mut self, launch: &Launch) -> Result<()> {
         self.launches += 1;
+        let seed = self.seed ^ self.launches.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.record(Record::Launch {
+            kernel: launch.kernel.name,
+            grid: launch.grid,
+            shared: launch.shared,
+            seed,
+            params: &launch.params,
+        })?;
         let name = CString::new(launch.kernel.name).map_err(|e| Error::Internal(e.to_string()))?;
         let mut error = [0 as c_char; 1024];
         // SAFETY: the kernel exists and takes this many bytes of parameters (checked by `check`); the addresses in them are the backend's
@@ -108,7 +176,7 @@ impl Emulator {
                 launch.grid.as_ptr(),
                 launch.shared,
                 launch.params.as_ptr().cast(),
-                self.seed ^ self.launches.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                seed,
                 error.as_mut_ptr(),
                 error.len(),
             )
@@ -118,15 +186,13 @@ impl Emulator {
             let text = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
             return Err(Error::Internal(format!("emulator: {text}")));
         }
-        for block in self.blocks.values() {
-            if block.guards().iter().any(|&g| g != [GUARD_BYTE; GUARD]) {
-                return Err(Error::Internal(format!(
-                    "emulator: {} {:?} wrote beside \"{}\" ({} bytes)",
-                    launch.kernel.name, launch.grid, block.what, block.bytes
-                )));
-            }
+        match self.blocks.values().find(|block| !block.is_whole()) {
+            None => Ok(()),
+            Some(block) => Err(Error::Internal(format!(
+                "emulator: {} {:?} wrote beside \"{}\" ({} bytes)",
+                launch.kernel.name, launch.grid, block.what, block.bytes
+            ))),
         }
-        Ok(())
     }
 
     /// That the kernel exists and fits the launch.
@@ -154,16 +220,19 @@ impl Emulator {
     fn execute(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Upload(to, bytes) => {
+                self.record(Record::Upload { to: to.0, bytes: &bytes })?;
                 let target = self.range(to, bytes.len())?;
                 // SAFETY: `target` has room for all bytes, and nothing on the host points there.
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
             }
             Command::Copy(from, to, bytes) => {
+                self.record(Record::Copy { from: from.0, to: to.0, bytes: bytes as u64 })?;
                 let (source, target) = (self.range(from, bytes)?, self.range(to, bytes)?);
                 // SAFETY: both ranges are inside allocations.
                 unsafe { std::ptr::copy(source, target, bytes) };
             }
             Command::Fill(to, byte, bytes) => {
+                self.record(Record::Fill { to: to.0, byte, bytes: bytes as u64 })?;
                 let target = self.range(to, bytes)?;
                 // SAFETY: inside an allocation.
                 unsafe { std::ptr::write_bytes(target, byte, bytes) };
@@ -177,9 +246,27 @@ impl Emulator {
                     self.run(launch)?;
                 }
             }
-            Command::Free(memory) => {
-                self.blocks.remove(&memory.0);
-            }
+            Command::Free(memory) => self.release(memory)?,
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, memory: DevicePtr) -> Result<()> {
+        let block = self.blocks.remove(&memory.0);
+        let block = block.ok_or_else(|| {
+            Error::Internal(format!("emulator: {:#x} is freed and not allocated", memory.0))
+        })?;
+        self.record(Record::Free { at: block.at })?;
+        if block.bytes <= QUARANTINE {
+            block.fill();
+        }
+        self.quarantine.push_back(block);
+        let mut kept: usize = self.quarantine.iter().map(|block| block.bytes).sum();
+        while kept > QUARANTINE {
+            let Some(oldest) = self.quarantine.pop_front() else { break };
+            kept -= oldest.bytes;
+            let (start, length) = oldest.whole();
+            self.arena.release(start, length);
         }
         Ok(())
     }
@@ -199,26 +286,26 @@ impl Driver for Emulator {
     }
 
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr> {
-        let no_memory = || Error::Memory(format!("no memory for {bytes} bytes of {what}"));
-        let layout = Layout::from_size_align(bytes + 2 * GUARD, 256).map_err(|_| no_memory())?;
-        // SAFETY: the layout is not empty.
-        let base = unsafe { std::alloc::alloc(layout) };
-        if base.is_null() {
-            return Err(no_memory());
+        let mut block = Block { at: GUARD as u64, bytes, what: what.into() };
+        let found = self.arena.allocate(block.whole().1);
+        let (start, region) =
+            found.ok_or_else(|| Error::Memory(format!("no memory for {bytes} bytes of {what}")))?;
+        let region = region.map(|region| (region.start, region.bytes));
+        let at = start + GUARD as u64;
+        block.at = at;
+        block.fill();
+        self.blocks.insert(at, block);
+        if let Some((start, bytes)) = region {
+            self.record(Record::Map { start, bytes })?;
         }
-        // SAFETY: all inside the new allocation.
-        unsafe {
-            std::ptr::write_bytes(base, GUARD_BYTE, GUARD);
-            std::ptr::write_bytes(base.add(GUARD), 0xff, bytes);
-            std::ptr::write_bytes(base.add(GUARD + bytes), GUARD_BYTE, GUARD);
-        }
-        let at = base as u64 + GUARD as u64;
-        self.blocks.insert(at, Block { base, layout, bytes, what: what.into() });
+        self.record(Record::Alloc { at, bytes: bytes as u64, what })?;
         Ok(DevicePtr(at))
     }
 
     fn free(&mut self, memory: DevicePtr) {
-        self.queue.push(Command::Free(memory));
+        if memory != DevicePtr::NULL {
+            self.queue.push(Command::Free(memory));
+        }
     }
 
     fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
@@ -268,10 +355,25 @@ impl Driver for Emulator {
     }
 
     fn synchronize(&mut self) -> Result<()> {
+        let launches = self.launches;
         for command in std::mem::take(&mut self.queue) {
             self.execute(command)?;
         }
-        Ok(())
+        if self.launches > launches
+            && let Some(block) =
+                self.quarantine.iter().find(|block| !block.is_untouched() || !block.is_whole())
+        {
+            return Err(Error::Internal(format!(
+                "emulator: one of {} launches wrote to \"{}\" ({} bytes), which was freed before it ended",
+                self.launches - launches,
+                block.what,
+                block.bytes
+            )));
+        }
+        match &mut self.log {
+            Ok(log) => log.flush(),
+            Err(_) => Ok(()),
+        }
     }
 
     fn download(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<()> {
@@ -279,7 +381,7 @@ impl Driver for Emulator {
         let source = self.range(from, bytes.len())?;
         // SAFETY: the range is inside an allocation that `bytes` is no part of.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
-        Ok(())
+        self.record(Record::Download { from: from.0, bytes })
     }
 
     fn set_profiling(&mut self, _on: bool) -> Result<()> {
