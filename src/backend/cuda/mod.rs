@@ -10,13 +10,10 @@
 mod adamw;
 mod attention;
 mod attention_backward;
-<<<<<<< HEAD
 mod ceiling;
 pub mod device;
-=======
 #[cfg(all(test, feature = "emulator"))]
 mod attention_tests;
->>>>>>> k-attention
 pub mod driver;
 mod embed;
 #[cfg(feature = "emulator")]
