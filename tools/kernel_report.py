@@ -203,7 +203,7 @@ def broken_rules(kernels):
 
 
 def check_loops(kernel, breaks):
-    loops = tensor_core_loops(kernel["code"])
+    loops = tensor_core_loops(kernel)
     if not loops:
         breaks("has tensor-core instructions, but in no loop")
     for loop in loops:
@@ -224,14 +224,17 @@ def read_checks():
     return {title: lists.get(title, []) for title in CLASSES + EXCEPTIONS}
 
 
-def tensor_core_loops(code):
+def tensor_core_loops(kernel):
     """The innermost loops that have tensor-core instructions, each as its instructions in order of address.
 
     Loops are the natural loops of the control-flow graph (Aho, Lam, Sethi, Ullman: Compilers, section 9.6): a backward address alone is none, as the
     compiler also puts rare paths behind the rest of the code, from where they jump back.
     """
-    blocks, successors = control_flow(code)
+    blocks, successors = control_flow(kernel["code"])
     dominators = dominators_of(successors)
+    for block, by in zip(blocks, dominators):
+        if not by and any(matches(INSTRUCTIONS["tensor_core"], text) for _, text in block):
+            sys.exit(f"{kernel['name']} for {kernel['architecture']}: the tensor-core instructions at {block[0][0]:#06x} are not reached by any branch that this script knows")
     loops = {}
     for block, following in enumerate(successors):
         for header in following:
@@ -248,9 +251,10 @@ def control_flow(code):
     """Basic blocks (lists of instructions) and for each the numbers of those that may follow it."""
     branch = {}  # address of a branch: (target, whether the next instruction may follow too)
     for address, text in code:
-        found = re.match(r"(@!?\w+\s+)?(BRA|BRA\.\S+|JMP)\s+(?:(.*),\s*)?(0x[0-9a-f]+)$", text)
+        found = re.match(r"(@!?\w+\s+)?(BRA|CALL|JMP)(?:\.\S+)?\s+(?:(.*),\s*)?(0x[0-9a-f]+)$", text)
         if found:
-            branch[address] = int(found[4], 16), bool(found[1] or found[3])
+            # ptxas also uses calls, to which no return belongs, to leave loops.
+            branch[address] = int(found[4], 16), bool(found[1] or found[3]) or found[2] == "CALL"
         elif re.match(r"(@!?\w+\s+)?(EXIT|RET|BRX|JMX|KILL)\b", text):
             branch[address] = None, text.startswith("@")
     starts = {code[0][0]} | {target for target, _ in branch.values() if target is not None}
@@ -324,7 +328,7 @@ def print_loops(kernels, name):
     if not chosen:
         sys.exit(f"no kernel is called {name}")
     for kernel in chosen:
-        for loop in tensor_core_loops(kernel["code"]):
+        for loop in tensor_core_loops(kernel):
             print(f"{name} for {kernel['architecture']}, {len(loop)} instructions")
             for address, text in loop:
                 print(f"    {address:06x}  {text}")
