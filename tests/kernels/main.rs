@@ -5,4 +5,5 @@
 //! bound that was used (`--nocapture` shows it).
 
 mod embed;
+mod linear;
 mod support;
