@@ -12,10 +12,10 @@
 // configuration below, so a row's bits depend neither on the configuration nor on the rows beside it.
 //
 // A block owns kOut outputs of kRows rows. Its work is a list of items that go through one ring of kStages buffers, filled by asynchronous copies:
-//   LoRA items   16 ranks of one part of one segment that meets the tile: the part's weights for the tile's outputs, and h of the segment's rows. A
-//                table of the parts, built by all threads at once, hides the chain plan -> segment -> slot -> part that many short segments would repeat.
-//                The product goes to a copy of the accumulator and is selected for the segment's rows and the part's outputs only: what an adapter holds,
-//                NaN included, cannot reach a row of another.
+//   LoRA items   16 ranks of one part of one segment that meets the tile, up to kDepth / 16 of these: the part's weights for the tile's outputs, and h of
+//                the segment's rows. A table of the parts, built by all threads at once, hides the chain plan -> segment -> slot -> part, which
+//                many short segments would repeat. The product goes to a copy of the accumulator and is selected for the segment's rows and
+//                the part's outputs only: what an adapter holds, NaN included, cannot reach a row of another.
 //   base items   kDepth columns of the tiles of W and X.
 // So 64 adapters of one row each stream their own weights at the pace of W, and the base product is the same as for one adapter.
 //
@@ -54,10 +54,11 @@ constexpr int kStep = 16;       // k of one tensor-core product; ranks are padde
 constexpr int kDepthStep = 64;  // K is padded to it
 constexpr int kRowTilesTogether = 8;
 constexpr int kMaxParts = 4;
-// The scale of a part in the table is that of h in a fragment.
+
+// One part of one segment of the tile.
 struct Entry {
     const bf16* weights;  // of the tile's first output and the first rank
-    float scale;
+    float scale;           // of h
     uint16_t rank, column;                           // rank 0: nothing to do
     uint8_t row_begin, row_end, out_begin, out_end;  // in the tile
 };
@@ -70,6 +71,7 @@ struct Tiling {
     static constexpr int kWarpOut = OUT / WARPS_OUT, kWarpRows = ROWS / WARPS_ROWS;
     static constexpr int kM = kWarpOut / 16, kN = kWarpRows / 8;  // fragments of a warp
     static constexpr int kWeightBytes = OUT * DEPTH * 2, kStageBytes = kWeightBytes + ROWS * DEPTH * 2;
+    static constexpr int kSteps = DEPTH / kStep, kShrinks = DEPTH * 2 / (kStep * 4);  // of a LoRA item: weights, and h of one row
     static constexpr int kEntries = (ROWS + 1) * kMaxParts;
     static constexpr int kPitch = OUT + 4;
     static_assert(kM * 16 * WARPS_OUT == OUT && kN * 8 * WARPS_ROWS == ROWS, "whole fragments");
@@ -77,7 +79,7 @@ struct Tiling {
     static_assert(OUT <= 128 && ROWS <= 128 && ROWS % kRowGroup == 0, "Entry");
     static_assert(kDepthStep % DEPTH == 0 && DEPTH % kStep == 0, "the same k-steps in every configuration");
     static_assert(OUT * DEPTH / 8 % kThreads == 0 && ROWS * DEPTH / 8 % kThreads == 0, "whole passes of copies");
-    static_assert(DEPTH * 2 >= kStep * 4, "h of a LoRA item fits the place of X");
+    static_assert(DEPTH * 2 % (kStep * 4) == 0, "h of a LoRA item lies in the place of X");
     static_assert(kStages * kStageBytes + kEntries * sizeof(Entry) <= 99 * 1024, "shared memory");
     static_assert(ROWS * kPitch * 4 <= kStages * kStageBytes + kEntries * static_cast<int>(sizeof(Entry)), "the epilogue fits");
 };
@@ -123,14 +125,27 @@ DEVICE void load_fragments(uint32_t (&a)[T::kM][4], uint32_t (&b)[T::kN][2], con
     }
 }
 
-// A LoRA item.
+// A place in the list of LoRA steps: 16 ranks of an entry.
 struct Cursor {
     int entry, k;
-    // To the next item that exists, or to the end of the table.
+    // To the next step that exists, or to the end of the table.
     DEVICE void settle(const Entry* table, int entries) {
         while (entry < entries && k >= table[entry].rank) {
             entry++;
             k = 0;
+        }
+    }
+    // Calls `step(entry, k, weights, shrink)` for the steps of one item: as many as there is room for, `weights` counting all of them and `shrink` those in
+    // a row of one segment. (Different segments have different rows.)
+    template <class T, class Step>
+    DEVICE void take(const Entry* table, int entries, const Step& step) {
+        int shrink = 0;
+        for (int weights = 0; weights < T::kSteps && shrink < T::kShrinks && entry < entries; weights++) {
+            const int segment = table[entry].row_begin;
+            step(table[entry], k, weights, shrink);
+            k += kStep;
+            settle(table, entries);
+            if (entry < entries) shrink = table[entry].row_begin == segment ? shrink + 1 : 0;
         }
     }
 };
@@ -166,27 +181,29 @@ DEVICE void fill_table(const LinearParams& p, Entry* table, int entries, int fir
 }
 
 template <class T>
-DEVICE void copy_lora(const LinearParams& p, const Entry& e, int k, unsigned char* stage, int first_row) {
+DEVICE void copy_lora(const LinearParams& p, const Entry& e, int k, unsigned char* stage, int weights, int shrink, int first_row) {
     const int thread = static_cast<int>(threadIdx.x);
     if constexpr (T::kTransposed) {
         constexpr int kChunks = T::kOut / 8;
         const bf16* a = e.weights + static_cast<uint64_t>(k) * p.outputs;
         for (int i = thread; i < kStep * kChunks; i += T::kThreads) {
             const int row = i / kChunks, chunk = i % kChunks;
-            if (chunk * 8 < e.out_end) copy_async_16(stage + place<kChunks>(row, chunk), a + static_cast<uint64_t>(row) * p.outputs + chunk * 8);
+            if (chunk * 8 < e.out_end) {
+                copy_async_16(stage + place<kChunks>(weights * kStep + row, chunk), a + static_cast<uint64_t>(row) * p.outputs + chunk * 8);
+            }
         }
     } else {
         for (int i = thread; i < T::kOut * 2; i += T::kThreads) {
             const int row = i / 2, chunk = i % 2;
             if (row >= e.out_begin && row < e.out_end) {
-                copy_async_16(stage + place<T::kDepth / 8>(row, chunk), e.weights + static_cast<int64_t>(row) * e.rank + k + chunk * 8);
+                copy_async_16(stage + place<T::kDepth / 8>(row, weights * 2 + chunk), e.weights + static_cast<int64_t>(row) * e.rank + k + chunk * 8);
             }
         }
     }
     const float* h = p.h + static_cast<uint64_t>(first_row) * p.h_stride + e.column + k;
     for (int i = e.row_begin * 4 + thread; i < e.row_end * 4; i += T::kThreads) {
         const int row = i / 4, chunk = i % 4;
-        copy_async_16(stage + T::kWeightBytes + place<4>(row, chunk), h + static_cast<uint64_t>(row) * p.h_stride + chunk * 4);
+        copy_async_16(stage + T::kWeightBytes + place<T::kDepth / 8>(row, shrink * 4 + chunk), h + static_cast<uint64_t>(row) * p.h_stride + chunk * 4);
     }
 }
 
@@ -200,73 +217,130 @@ DEVICE uint4 load_piece(const bf16* x, int count) {
     return make_uint4(r[0], r[1], r[2], r[3]);
 }
 
-// The tiles of W and X from column (of X) `k` on, zeros beyond their ends.
+// What a thread copies of the tiles of W and X: one chunk of every so many rows. Offsets, which do not change from tile to tile, are those of a
+// row that exists where the row does not.
 template <class T>
-DEVICE void copy_base(const LinearParams& p, int k, unsigned char* stage, int first_out, int first_row, int rows) {
-    const int thread = static_cast<int>(threadIdx.x), outputs = static_cast<int>(p.outputs), depth = static_cast<int>(p.depth);
-    constexpr int kChunks = T::kDepth / 8;
-    if constexpr (T::kTransposed) {
-        constexpr int kOutChunks = T::kOut / 8;
-#pragma unroll
-        for (int i = 0; i < T::kDepth * kOutChunks / T::kThreads; i++) {
-            const int row = (thread + i * T::kThreads) / kOutChunks, chunk = (thread + i * T::kThreads) % kOutChunks;
-            const bool valid = k + row < depth && first_out + chunk * 8 < outputs;
-            const bf16* from = p.w + static_cast<uint64_t>(k + row) * p.outputs + first_out + chunk * 8;
-            copy_async_16(stage + place<kOutChunks>(row, chunk), valid ? from : p.w, valid);
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < T::kOut * kChunks / T::kThreads; i++) {
-            const int row = (thread + i * T::kThreads) / kChunks, chunk = (thread + i * T::kThreads) % kChunks;
-            const bool valid = first_out + row < outputs && k + chunk * 8 < depth;
-            const bf16* from = p.w + static_cast<uint64_t>(first_out + row) * p.depth + k + chunk * 8;
-            copy_async_16(stage + place<kChunks>(row, chunk), valid ? from : p.w, valid);
-        }
-    }
-    unsigned char* tile = stage + T::kWeightBytes;
-#pragma unroll
-    for (int i = 0; i < T::kRows * kChunks / T::kThreads; i++) {
-        const int row = (thread + i * T::kThreads) / kChunks, chunk = (thread + i * T::kThreads) % kChunks;
-        const bool valid = first_row + row < rows && k + chunk * 8 < depth;
-        const bf16* from = p.x + static_cast<uint64_t>(first_row + row) * p.x_stride + k + chunk * 8;
-        if (T::kTransposed && !(p.flags & kWideX)) {
-            const uint4 piece = valid ? load_piece(from, depth - k - chunk * 8) : make_uint4(0, 0, 0, 0);
-            *reinterpret_cast<uint4*>(tile + place<kChunks>(row, chunk)) = piece;
-        } else {
-            copy_async_16(tile + place<kChunks>(row, chunk), valid ? from : p.x, valid);
-        }
-    }
-}
+struct BaseCopy {
+    static constexpr int kXChunks = T::kDepth / 8, kWChunks = T::kTransposed ? T::kOut / 8 : T::kDepth / 8;
+    static constexpr int kXCopies = T::kRows * kXChunks / T::kThreads, kWCopies = (T::kTransposed ? T::kDepth : T::kOut) * kWChunks / T::kThreads;
+    static constexpr int kXStep = T::kThreads / kXChunks, kWStep = T::kThreads / kWChunks;  // rows from one copy to the next
+    static_assert(T::kThreads % kXChunks == 0 && T::kThreads % kWChunks == 0, "one chunk");
+    static_assert(kXStep % 8 == 0 && kWStep % 8 == 0, "the same permutation in all rows");
 
-// acc += the item, for the segment's rows and the part's outputs.
+    const bf16 *w, *x;
+    uint32_t w_offset[kWCopies], x_offset[kXCopies];
+    uint32_t w_rows, x_rows;  // bit i: the row of copy i exists
+
+    DEVICE BaseCopy(const LinearParams& p, int first_out, int first_row, int rows) {
+        const int thread = static_cast<int>(threadIdx.x), outputs = static_cast<int>(p.outputs);
+        w_rows = x_rows = 0;
+        if constexpr (T::kTransposed) {
+            const int out = first_out + thread % kWChunks * 8;
+            w = out < outputs ? p.w + out : p.w;
+            w_rows = out < outputs;  // all or none
+#pragma unroll
+            for (int i = 0; i < kWCopies; i++) w_offset[i] = static_cast<uint32_t>(thread / kWChunks + i * kWStep) * p.outputs;
+        } else {
+            w = p.w + static_cast<uint64_t>(first_out) * p.depth;
+#pragma unroll
+            for (int i = 0; i < kWCopies; i++) {
+                const int row = thread / kWChunks + i * kWStep;
+                const bool exists = first_out + row < outputs;
+                w_rows |= static_cast<uint32_t>(exists) << i;
+                w_offset[i] = exists ? static_cast<uint32_t>(row) * p.depth : 0;
+            }
+        }
+        x = p.x + static_cast<uint64_t>(first_row) * p.x_stride;
+#pragma unroll
+        for (int i = 0; i < kXCopies; i++) {
+            const int row = thread / kXChunks + i * kXStep;
+            const bool exists = first_row + row < rows;
+            x_rows |= static_cast<uint32_t>(exists) << i;
+            x_offset[i] = exists ? static_cast<uint32_t>(row) * p.x_stride : 0;
+        }
+    }
+
+    // The tiles from column (of X) `k` on, zeros beyond their ends.
+    DEVICE void copy(const LinearParams& p, int k, unsigned char* stage) const {
+        const int thread = static_cast<int>(threadIdx.x), depth = static_cast<int>(p.depth);
+        const int x_k = k + thread % kXChunks * 8;
+        if constexpr (T::kTransposed) {
+            unsigned char* to = stage + place<kWChunks>(thread / kWChunks, thread % kWChunks);
+            const bf16* from = w + static_cast<uint64_t>(k) * p.outputs;
+            const int last = w_rows ? depth - k - thread / kWChunks : 0;  // rows from this thread's first to the end
+#pragma unroll
+            for (int i = 0; i < kWCopies; i++) {
+                const bool valid = i * kWStep < last;
+                copy_async_16(to + i * kWStep * kWChunks * 16, valid ? from + w_offset[i] : p.w, valid);
+            }
+        } else {
+            unsigned char* to = stage + place<kWChunks>(thread / kWChunks, thread % kWChunks);
+            const bf16* from = w + (x_k < depth ? x_k : 0);
+            const uint32_t valid = x_k < depth ? w_rows : 0;
+#pragma unroll
+            for (int i = 0; i < kWCopies; i++) copy_async_16(to + i * kWStep * kWChunks * 16, from + w_offset[i], valid >> i & 1);
+        }
+        unsigned char* to = stage + T::kWeightBytes + place<kXChunks>(thread / kXChunks, thread % kXChunks);
+        const bf16* from = x + (x_k < depth ? x_k : 0);
+        const uint32_t valid = x_k < depth ? x_rows : 0;
+        if (T::kTransposed && !(p.flags & kWideX)) {
+            for (int i = 0; i < kXCopies; i++) {
+                const uint4 piece = valid >> i & 1 ? load_piece(from + x_offset[i], depth - x_k) : make_uint4(0, 0, 0, 0);
+                *reinterpret_cast<uint4*>(to + i * kXStep * kXChunks * 16) = piece;
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < kXCopies; i++) copy_async_16(to + i * kXStep * kXChunks * 16, from + x_offset[i], valid >> i & 1);
+        }
+    }
+};
+
+// acc += 16 ranks of an entry, for the segment's rows and the part's outputs.
 template <class T>
-DEVICE void add_lora(float (&acc)[T::kM][T::kN][4], const Entry& e, const unsigned char* stage, int warp_out, int warp_row) {
+DEVICE void add_lora(float (&acc)[T::kM][T::kN][4], const Entry& e, const unsigned char* stage, int weights, int shrink, int warp_out, int warp_row) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
-    if (e.row_begin >= warp_row + T::kWarpRows || e.row_end <= warp_row || e.out_begin >= warp_out + T::kWarpOut || e.out_end <= warp_out) return;
+    const int row_begin = e.row_begin - warp_row, row_end = e.row_end - warp_row;
+    const int out_begin = e.out_begin - warp_out, out_end = e.out_end - warp_out;
+    if (row_begin >= T::kWarpRows || row_end <= 0 || out_begin >= T::kWarpOut || out_end <= 0) return;
+    const float scale = e.scale;
     uint32_t a[T::kM][4];
 #pragma unroll
-    for (int m = 0; m < T::kM; m++) load_weights<T>(a[m], stage, warp_out + m * 16, 0);
+    for (int m = 0; m < T::kM; m++) load_weights<T>(a[m], stage, warp_out + m * 16, weights * kStep);
+    // s h as the tensor cores take it, rounded once. Rows of others hold anything here; their columns of the product are not selected.
+    const auto load_shrink = [&](uint32_t(&b)[2], int n) {
+        const unsigned char* h = stage + T::kWeightBytes;
+        const int row = warp_row + n * 8 + g;
+        const float2 low = *reinterpret_cast<const float2*>(h + place<T::kDepth / 8>(row, shrink * 4 + t / 2) + t % 2 * 8);
+        const float2 high = *reinterpret_cast<const float2*>(h + place<T::kDepth / 8>(row, shrink * 4 + 2 + t / 2) + t % 2 * 8);
+        b[0] = pack_bf16(scale * low.x, scale * low.y);
+        b[1] = pack_bf16(scale * high.x, scale * high.y);
+    };
+    if (row_begin <= 0 && row_end >= T::kWarpRows && out_begin <= 0 && out_end >= T::kWarpOut) {
+#pragma unroll
+        for (int n = 0; n < T::kN; n++) {
+            uint32_t b[2];
+            load_shrink(b, n);
+#pragma unroll
+            for (int m = 0; m < T::kM; m++) mma_bf16(acc[m][n], a[m], b);
+        }
+        return;
+    }
 #pragma unroll
     for (int n = 0; n < T::kN; n++) {
-        const int first = warp_row + n * 8;
-        if (e.row_begin >= first + 8 || e.row_end <= first) continue;
-        // Rows of others hold anything here; their columns of the product are not selected.
-        const unsigned char* h = stage + T::kWeightBytes;
-        const float2 low = *reinterpret_cast<const float2*>(h + place<4>(first + g, t / 2) + t % 2 * 8);
-        const float2 high = *reinterpret_cast<const float2*>(h + place<4>(first + g, 2 + t / 2) + t % 2 * 8);
-        const uint32_t b[2] = {pack_bf16(e.scale * low.x, e.scale * low.y), pack_bf16(e.scale * high.x, e.scale * high.y)};
-        const int row = first + 2 * t;
-        const bool in0 = row >= e.row_begin && row < e.row_end, in1 = row + 1 >= e.row_begin && row + 1 < e.row_end;
+        if (row_begin >= n * 8 + 8 || row_end <= n * 8) continue;
+        uint32_t b[2];
+        load_shrink(b, n);
+        const int row = n * 8 + 2 * t;
+        const bool in[2] = {row >= row_begin && row < row_end, row + 1 >= row_begin && row + 1 < row_end};
 #pragma unroll
         for (int m = 0; m < T::kM; m++) {
-            const int out = warp_out + m * 16 + g;
-            const bool low_out = out >= e.out_begin && out < e.out_end, high_out = out + 8 >= e.out_begin && out + 8 < e.out_end;
+            if (out_begin >= m * 16 + 16 || out_end <= m * 16) continue;
+            const int out = m * 16 + g;
+            const bool in_part[2] = {out >= out_begin && out < out_end, out + 8 >= out_begin && out + 8 < out_end};
             float sum[4] = {acc[m][n][0], acc[m][n][1], acc[m][n][2], acc[m][n][3]};
             mma_bf16(sum, a[m], b);
-            acc[m][n][0] = in0 && low_out ? sum[0] : acc[m][n][0];
-            acc[m][n][1] = in1 && low_out ? sum[1] : acc[m][n][1];
-            acc[m][n][2] = in0 && high_out ? sum[2] : acc[m][n][2];
-            acc[m][n][3] = in1 && high_out ? sum[3] : acc[m][n][3];
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[m][n][i] = in[i % 2] && in_part[i / 2] ? sum[i] : acc[m][n][i];
         }
     }
 }
@@ -386,17 +460,17 @@ DEVICE void linear(const LinearParams& p) {
     ahead.settle(table, entries);
     const int depth = ceil_div(static_cast<int>(p.depth), kDepthStep) * kDepthStep;
     int k_ahead = 0, slot_ahead = 0, slot = 0;
+    const BaseCopy<T> base(p, first_out, first_row, rows);
     const auto copy_next_base = [&] {
-        if (k_ahead < depth) copy_base<T>(p, k_ahead, shared + slot_ahead * T::kStageBytes, first_out, first_row, rows);
+        if (k_ahead < depth) base.copy(p, k_ahead, shared + slot_ahead * T::kStageBytes);
         k_ahead += T::kDepth;
         copy_async_commit();
         slot_ahead = slot_ahead + 1 == T::kStages ? 0 : slot_ahead + 1;
     };
     const auto copy_next = [&] {
         if (ahead.entry == entries) return copy_next_base();
-        copy_lora<T>(p, table[ahead.entry], ahead.k, shared + slot_ahead * T::kStageBytes, first_row);
-        ahead.k += kStep;
-        ahead.settle(table, entries);
+        unsigned char* stage = shared + slot_ahead * T::kStageBytes;
+        ahead.take<T>(table, entries, [&](const Entry& e, int k, int weights, int shrink) { copy_lora<T>(p, e, k, stage, weights, shrink, first_row); });
         copy_async_commit();
         slot_ahead = slot_ahead + 1 == T::kStages ? 0 : slot_ahead + 1;
     };
@@ -412,11 +486,11 @@ DEVICE void linear(const LinearParams& p) {
     float acc[T::kM][T::kN][4] = {};
     for (int i = 0; i < T::kStages - 1; i++) copy_next();
     Cursor now = {0, 0};
-    for (now.settle(table, entries); now.entry < entries; now.settle(table, entries)) {
+    now.settle(table, entries);
+    while (now.entry < entries) {
         const unsigned char* stage = next_stage();
         copy_next();
-        add_lora<T>(acc, table[now.entry], stage, warp_out, warp_row);
-        now.k += kStep;
+        now.take<T>(table, entries, [&](const Entry& e, int, int weights, int shrink) { add_lora<T>(acc, e, stage, weights, shrink, warp_out, warp_row); });
     }
     for (int k = 0; k < depth; k += T::kDepth) {
         const unsigned char* stage = next_stage();

@@ -7,4 +7,5 @@
 mod attention;
 mod embed;
 mod rows;
+mod linear;
 mod support;

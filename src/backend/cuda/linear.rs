@@ -40,13 +40,13 @@ const MAX_PARTS: usize = 4;
 const SHRINK_STEP: usize = 4;
 
 /// A configuration of the kernel.
-struct Tiling {
+pub struct Tiling {
     outputs: usize,
     rows: usize,
     depth: usize,
     stages: usize,
     /// Forward, transposed.
-    kernels: [Kernel; 2],
+    pub kernels: [Kernel; 2],
 }
 
 const TINY: Tiling = Tiling {
@@ -96,7 +96,7 @@ impl Tiling {
     }
 
     /// Shared memory of a block: the ring of stages, and the table of LoRA parts.
-    fn shared(&self) -> usize {
+    pub fn shared(&self) -> usize {
         const ENTRY: usize = 24;
         self.stages * (self.outputs + self.rows) * self.depth * 2 + (self.rows + 1) * MAX_PARTS * ENTRY
     }
@@ -104,7 +104,7 @@ impl Tiling {
     /// Large tiles move least through the L2 cache for each product; they must still be enough to occupy the device. With few rows W is read once at the
     /// speed of memory, and it is the blocks' bytes in flight that count: many small tiles, unless each would read as much of X as of W. Whatever is
     /// chosen, the results are the same bits.
-    fn choose(multiprocessors: usize, outputs: usize, rows: usize) -> &'static Tiling {
+    pub fn choose(multiprocessors: usize, outputs: usize, rows: usize) -> &'static Tiling {
         if rows > SMALL.rows && LARGE.blocks(outputs, rows) >= multiprocessors {
             return &LARGE;
         }

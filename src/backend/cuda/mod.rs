@@ -22,6 +22,8 @@ mod graphs;
 pub mod images;
 mod linear;
 mod linear_backward;
+#[cfg(test)]
+mod linear_tests;
 mod lm_head_loss;
 mod lm_head_sample;
 mod lora_gradient;
