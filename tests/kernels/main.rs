@@ -4,5 +4,6 @@
 //! A bound is a number per operation: the largest error allowed, as a share of the largest magnitude of the exact result. Each check prints the share of its
 //! bound that was used (`--nocapture` shows it).
 
+mod adamw;
 mod embed;
 mod support;
