@@ -509,6 +509,51 @@ fn a_slot_of_nan_changes_no_other() {
 }
 
 #[test]
+fn a_part_of_nan_changes_no_other_part() {
+    // B of a part lies before A of the next, and its outputs are no whole k-steps.
+    for group in [0, 3] {
+        let mut rig = Rig::new(6);
+        let plan = plan_of(&vec![(1, vec![9]), (2, vec![3])]);
+        let mut inputs = Inputs::new(&plan, group);
+        let (g, stride) = (&layout().groups[group], stride(group));
+        let (parts, first) = (g.parts.len(), layout().first_part(GroupId(group as u32)).0 as usize);
+        let (last, id) = (g.parts.last().unwrap(), PartId((first + parts - 1) as u32));
+        let mut results = Vec::new();
+        for poisoned in [false, true] {
+            if poisoned {
+                for matrix in [LoraMatrix::A, LoraMatrix::B] {
+                    let len = 16 * if matrix == LoraMatrix::A { g.inputs } else { last.outputs };
+                    rig.c.write_slot(Slot(1), id, matrix, &vec![f32::NAN; len]).unwrap();
+                }
+                for row in inputs.dy.chunks_exact_mut(g.outputs) {
+                    row[last.start..][..last.outputs].fill(f32::NAN);
+                }
+                // Slot 1 has rank 16 in every part.
+                let column = 16 * (parts - 1);
+                for row in 0..9 {
+                    inputs.h[row * stride + column..][..16].fill(f32::NAN);
+                    inputs.dh[row * stride + column..][..16].fill(f32::NAN);
+                }
+            }
+            rig.reset_gradients();
+            rig.gradient(&plan, group, &inputs);
+            let mut result: Vec<f32> =
+                (first..first + parts - 1).flat_map(|p| rig.read(1, PartId(p as u32)).concat()).collect();
+            assert_eq!(rig.read(1, id).concat().iter().any(|v| v.is_nan()), poisoned);
+            for (back, from) in [(false, &inputs.x), (true, &inputs.dy)] {
+                for schedule in [Schedule::Whole, Schedule::Split] {
+                    let h = rig.shrink(&plan, group, from, back, schedule);
+                    let rows = h[..9 * stride].chunks_exact(stride);
+                    result.extend(rows.flat_map(|row| &row[..16 * (parts - 1)]));
+                }
+            }
+            results.push(result);
+        }
+        assert_bits(&format!("group {group}"), &results[1], &results[0]);
+    }
+}
+
+#[test]
 fn an_optimizer_step_changes_what_kernels_read() {
     let mut rig = Rig::new(5);
     let slot = Slot(2);
