@@ -5,6 +5,7 @@
 //! bound that was used (`--nocapture` shows it).
 
 mod attention;
+mod adamw;
 mod embed;
 mod rows;
 mod linear;
