@@ -217,15 +217,6 @@ struct Positions {
 
 constexpr int kRowSlots = 3, kSplitSlots = 4;
 
-template <int N>
-DEVICE void zero(float (&c)[N][4]) {
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) c[n][i] = 0;
-    }
-}
-
 // One tile for the 16 rows of a warp, from its K and V half tiles on; columns first .. first + N of o.
 template <int D, int N, int SLOTS>
 DEVICE void take_tile(Softmax<N>& softmax, Positions<D, SLOTS>& positions, const uint32_t (&q)[D / 16][4], int tile, const Range (&seen)[2],
@@ -247,10 +238,10 @@ DEVICE void take_tile(Softmax<N>& softmax, Positions<D, SLOTS>& positions, const
     const bf16* values = positions.next(half_tile + 1, look);
     if (sees_any) {
         if (look && positions.found()) {
-            times_columns<D>(softmax.o, p, values, first, true);
-            add_not_finite<D>(softmax.o, here, values, kTile, first);
+            times_columns<D>(softmax.o, p, values, 0, first, true);
+            add_not_finite<D>(softmax.o, here, values, 0, kTile, first);
         } else {
-            times_columns<D>(softmax.o, p, values, first, false);
+            times_columns<D>(softmax.o, p, values, 0, first, false);
         }
     }
 }

@@ -76,7 +76,16 @@ DEVICE bool own_copies_not_finite(const bf16* tile) {
     return (carries & 0x80008000u) != 0;
 }
 
-// A fragment of the mma's A operand from global memory: rows `low` and `high` (null: zeros) of lane / 4 and lane / 4 + 8.
+template <int N>
+DEVICE void zero(float (&c)[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) c[n][i] = 0;
+    }
+}
+
+// The mma's A operand from global memory: rows `low` and `high` (null: zeros) of lane / 4 and lane / 4 + 8.
 template <int D>
 DEVICE void load_rows(uint32_t (&a)[D / 16][4], const bf16* low, const bf16* high, int width) {
     const int t = static_cast<int>(threadIdx.x) % 4;
@@ -108,9 +117,29 @@ DEVICE void times_rows(float (&c)[N][4], const uint32_t (&a)[D / 16][4], const b
     }
 }
 
-// c[n] += a times columns (first + n) * 8 .. + 8 of the tile, over K * 16 of its rows in ascending order.
+// The same with A from a tile too: its rows a_row .. + 16 times rows b_row + n * 8 .. + 8 of tile b.
+template <int D, int N>
+DEVICE void tile_times_rows(float (&c)[N][4], const bf16* a, int a_row, const bf16* b, int b_row) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int k = 0; k < D / 32; k++) {
+        uint32_t low[4], high[4];
+        load_matrix_x4(low, a + Tile<D>::at(a_row + lane % 16, k * 4 + lane / 16));
+        load_matrix_x4(high, a + Tile<D>::at(a_row + lane % 16, k * 4 + 2 + lane / 16));
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            uint32_t r[4];
+            load_matrix_x4(r, b + Tile<D>::at(b_row + n * 8 + lane % 8, k * 4 + lane / 8));
+            const uint32_t even[2] = {r[0], r[1]}, odd[2] = {r[2], r[3]};
+            mma_bf16(c[n], low, even);
+            mma_bf16(c[n], high, odd);
+        }
+    }
+}
+
+// c[n] += a times columns (first + n) * 8 .. + 8 of the tile, over rows row .. row + K * 16 of it in ascending order.
 template <int D, int N, int K>
-DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], const bf16* tile, int first, bool only_finite) {
+DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], const bf16* tile, int row, int first, bool only_finite) {
     static_assert(K % 2 == 0, "ldmatrix takes 32 rows at once");
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
@@ -118,7 +147,7 @@ DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], const bf1
 #pragma unroll
         for (int n = 0; n < N; n++) {
             uint32_t r[4];
-            load_matrix_x4_transposed(r, tile + Tile<D>::at(k * 32 + lane, first + n));
+            load_matrix_x4_transposed(r, tile + Tile<D>::at(row + k * 32 + lane, first + n));
             if (only_finite) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) r[i] = finite_or_zero(r[i]);
@@ -130,12 +159,12 @@ DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], const bf1
     }
 }
 
-// Adds what is not finite in row k of the tile to the rows of c that see it: `seen` of rows lane / 4 and lane / 4 + 8, in rows of the tile.
+// Adds what is not finite in rows from .. to of the tile to the rows of c that see it: `seen` of rows lane / 4 and lane / 4 + 8, in rows of the tile.
 template <int D, int N>
-DEVICE void add_not_finite(float (&c)[N][4], const Range (&seen)[2], const bf16* tile, int rows, int first) {
+DEVICE void add_not_finite(float (&c)[N][4], const Range (&seen)[2], const bf16* tile, int from, int to, int first) {
     const int t = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll 1
-    for (int k = 0; k < rows; k++) {
+    for (int k = from; k < to; k++) {
 #pragma unroll
         for (int n = 0; n < N; n++) {
 #pragma unroll

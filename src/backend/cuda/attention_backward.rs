@@ -1,15 +1,94 @@
-//! Not written yet.
+//! [`Op::AttentionPackedBackward`]: `kernels/attention_backward.cu`.
 
+use bytemuck::{Pod, Zeroable};
+
+use super::attention::{check_from_zero, check_heads, padded, tile_bytes, window};
 use super::*;
 
-/// See [`Op`].
+const THREADS: u32 = 128;
+const WARPS: usize = 4;
+
+/// By padded head size / 32 - 1.
+const DQ: [Kernel; 4] = [
+    Kernel::new("attention_backward", "attention_dq_32", THREADS),
+    Kernel::new("attention_backward", "attention_dq_64", THREADS),
+    Kernel::new("attention_backward", "attention_dq_96", THREADS),
+    Kernel::new("attention_backward", "attention_dq_128", THREADS),
+];
+const DKV: [Kernel; 4] = [
+    Kernel::new("attention_backward", "attention_dkv_32", THREADS),
+    Kernel::new("attention_backward", "attention_dkv_64", THREADS),
+    Kernel::new("attention_backward", "attention_dkv_96", THREADS),
+    Kernel::new("attention_backward", "attention_dkv_128", THREADS),
+];
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    plan: DevicePtr,
+    qkv: DevicePtr,
+    out: DevicePtr,
+    dout: DevicePtr,
+    dqkv: DevicePtr,
+    stats: DevicePtr,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    window: u32,
+    scale: f32,
+    scale_log2: f32,
+    stats_pitch: u32,
+    unused: u32,
+}
+
+/// [`Op::AttentionPackedBackward`].
 pub fn run(
-    _c: &mut CudaBackend,
-    _qkv: Tensor,
-    _heads: Heads,
-    _out: Tensor,
-    _dout: Tensor,
-    _dqkv: Tensor,
+    c: &mut CudaBackend,
+    qkv: Tensor,
+    heads: Heads,
+    out: Tensor,
+    dout: Tensor,
+    dqkv: Tensor,
 ) -> Result<()> {
-    Err(Error::Unsupported("attention_backward on CUDA".into()))
+    const OP: &str = "attention_packed_backward";
+    check_heads(OP, &heads)?;
+    check_from_zero(OP, &c.plan.host)?;
+    if [qkv, out, dout].contains(&dqkv) {
+        return Err(Error::Internal(format!("{OP}: dqkv shares a tensor with an operand")));
+    }
+    let rows = c.plan.host.rows();
+    let qkv = c.at(OP, qkv, rows, heads.qkv_width(), Element::Activation)?;
+    let out = c.at(OP, out, rows, heads.q_width(), Element::Activation)?;
+    let dout = c.at(OP, dout, rows, heads.q_width(), Element::Activation)?;
+    let dqkv = c.at(OP, dqkv, rows, heads.qkv_width(), Element::Activation)?;
+    let (tiles, pitch) = (c.plan.bounds.packed_tiles, c.plan.bounds.rows);
+    if tiles == 0 {
+        return Ok(());
+    }
+    let stats = c.workspace("attention backward", heads.heads * pitch * 8)?;
+    let params = Params {
+        plan: c.plan.at(),
+        qkv,
+        out,
+        dout,
+        dqkv,
+        stats,
+        heads: heads.heads as u32,
+        kv_heads: heads.kv_heads as u32,
+        head_dim: heads.head_dim as u32,
+        window: window(&heads),
+        scale: heads.scale,
+        scale_log2: heads.scale * std::f32::consts::LOG2_E,
+        stats_pitch: pitch as u32,
+        unused: 0,
+    };
+    let padded = padded(heads.head_dim);
+    // The block's own two tiles, the ring (`kSlots`), flags.
+    let slots = if padded == 128 { 3 } else { 4 };
+    let shared = (2 + slots) * tile_bytes(padded) + 2 * WARPS * 4;
+    let group = heads.heads / heads.kv_heads;
+    c.launch(DQ[padded / 32 - 1], [tiles, heads.kv_heads, group], shared, &params);
+    // And log-sum-exp and delta of 64 rows.
+    c.launch(DKV[padded / 32 - 1], [tiles, heads.kv_heads, 1], shared + 64 * 8, &params);
+    Ok(())
 }

@@ -1,0 +1,367 @@
+// Backward of attention over packed sequences (Dao 2023, arXiv 2307.08691): scores are recomputed, sums have one order, nothing is added atomically.
+//
+//   P = softmax(scale Q Kᵀ), dP = dO Vᵀ, delta = rowsum(dO O), dS = P (dP - delta)
+//   dQ = scale dS K,  dK = scale dSᵀ Q,  dV = Pᵀ dO                       dK and dV summed over the G = H / K query heads that share a key/value head
+//
+// qkv, dqkv: [R, (H + 2 K) D] bf16; out, dout: [R, H D] bf16. Head sizes 8 .. 128, multiples of 8. P and dS are rounded to bf16 for the products.
+//
+// Two kernels, 128 threads, one after the other, head size padded to 32, 64, 96, 128 in shared memory:
+//   attention_dq    a block takes up to 64 rows of one sequence and one query head through the tiles of 64 positions that they see, in one sweep: dQ is summed
+//                   with the online softmax's unnormalised probabilities, rescaled as their maximum grows, and divided by their sum at the end. It leaves
+//                   (log2 of the sum of 2^scores, delta) of each row for the second kernel. Grid (tiles of rows, K, G).
+//   attention_dkv   a block takes 64 positions of one sequence and one key/value head through the group's query heads and, in each, the tiles of 64 rows that
+//                   see them, both ascending. Grid (tiles of rows, K).
+// Seven products for the five of a backward that keeps the scores; no pass of its own for the softmax's sums. Tiles are counted from position 0, so nothing depends on
+// what else is in the batch.
+//
+// A warp has 16 of the 64 rows on the mma's M and 32 columns at once, so that dK and dV (D = 128: 128 registers) stay in registers. Shared memory: the
+// block's own two tiles and a ring of half tiles (K, V, K, .. or Q, dO, Q, ..) filled by cp.async, four, or three for D = 128: 80 KB, two blocks an SM on A100 and H100.
+// What is not finite and not visible is kept out as attention.cuh says: K in dQ, Q in dK, dO in dV.
+#include "attention.cuh"
+
+struct AttentionBackwardParams {
+    const Plan* plan;
+    const bf16* qkv;
+    const bf16* out;
+    const bf16* dout;
+    bf16* dqkv;
+    float2* stats;  // [H, stats_pitch]: log2 Σ 2^s and delta of each row
+    uint32_t heads, kv_heads, head_dim, window;  // window 0: none
+    float scale, scale_log2;                     // of the scores, and times log2 e
+    uint32_t stats_pitch, unused;
+};
+
+// Columns that a warp takes at once.
+constexpr int kColumns = 32;
+
+template <int D>
+constexpr int kSlots = D == 128 ? 3 : 4;
+
+// Rows of one head's part of a matrix in tiles of the sequence.
+struct Source {
+    const bf16* rows;  // the sequence's first row
+    uint64_t pitch;
+    int tokens, width;
+};
+
+template <int D>
+DEVICE void load_tile(bf16* to, const Source& from, int tile) {
+#pragma unroll
+    for (int j = 0; j < Tile<D>::kCopies; j++) {
+        const int i = static_cast<int>(threadIdx.x) + j * kAttentionThreads;
+        const int row = i / Tile<D>::kChunks, chunk = i % Tile<D>::kChunks, token = tile * kTile + row;
+        const bool valid = token < from.tokens && chunk * 8 < from.width;
+        copy_async_16(to + Tile<D>::at(row, chunk), valid ? from.rows + static_cast<uint64_t>(token) * from.pitch + chunk * 8 : from.rows, valid);
+    }
+}
+
+// Pairs of tiles (of `first` and `second`) of heads 0 .. heads, tiles low .. low + count of each.
+template <int D>
+struct Stream {
+    bf16* ring;
+    uint32_t* flags;  // [2, kAttentionWarps]
+    Source first, second;
+    int low, count, pairs;
+
+    DEVICE void load(int half) {
+        const int pair = half / 2;
+        if (pair < pairs) {
+            Source from = half % 2 == 0 ? first : second;
+            from.rows += pair / count * from.width;
+            load_tile<D>(slot(half), from, low + pair % count);
+        }
+        copy_async_commit();
+    }
+
+    DEVICE bf16* slot(int half) const { return ring + half % kSlots<D> * Tile<D>::kElements; }
+
+    DEVICE void start() {
+#pragma unroll
+        for (int half = 0; half < kSlots<D>; half++) load(half);
+    }
+
+    // A pair is there for everyone. With `look`, each warp notes whether its copies are finite.
+    DEVICE void wait(int pair, bool look, bool look_at_second) {
+        copy_async_wait<kSlots<D> - 2>();
+        if (look) {
+            const uint32_t found = warp_ballot(own_copies_not_finite<D>(slot(2 * pair)));
+            if (threadIdx.x % kWarp == 0) flags[threadIdx.x / kWarp] = found;
+            if (look_at_second) {
+                const uint32_t also = warp_ballot(own_copies_not_finite<D>(slot(2 * pair + 1)));
+                if (threadIdx.x % kWarp == 0) flags[kAttentionWarps + threadIdx.x / kWarp] = also;
+            }
+        }
+        sync_threads();
+    }
+
+    // Everyone is done with a pair.
+    DEVICE void release(int pair) {
+        sync_threads();
+        load(2 * pair + kSlots<D>);
+        load(2 * pair + kSlots<D> + 1);
+    }
+
+    DEVICE bool found(int which) const {
+        uint32_t any = 0;
+#pragma unroll
+        for (int w = 0; w < kAttentionWarps; w++) any |= flags[which * kAttentionWarps + w];
+        return any != 0;
+    }
+};
+
+// A of the next product from 32 columns of C.
+DEVICE void pack(uint32_t (&a)[kColumns / 16][4], const float (&c)[kColumns / 8][4]) {
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; k++) {
+        a[k][0] = pack_bf16(c[2 * k][0], c[2 * k][1]);
+        a[k][1] = pack_bf16(c[2 * k][2], c[2 * k][3]);
+        a[k][2] = pack_bf16(c[2 * k + 1][0], c[2 * k + 1][1]);
+        a[k][3] = pack_bf16(c[2 * k + 1][2], c[2 * k + 1][3]);
+    }
+}
+
+// c += a times columns of rows row .. row + 32 of the tile; `seen`: the rows of the tile that belong to the two rows of a.
+template <int D>
+DEVICE void accumulate(float (&c)[D / 8][4], const uint32_t (&a)[kColumns / 16][4], const bf16* tile, int row, const Range (&seen)[2], bool not_finite) {
+    if (not_finite) {
+        times_columns<D>(c, a, tile, row, 0, true);
+        add_not_finite<D>(c, seen, tile, row, row + kColumns, 0);
+    } else {
+        times_columns<D>(c, a, tile, row, 0, false);
+    }
+}
+
+// The bytes of shared memory behind the block's two tiles and the ring: flags, and (attention_dkv) the stats of 64 rows.
+template <int D>
+DEVICE Stream<D> stream_behind(bf16* own) {
+    Stream<D> s;
+    s.ring = own + 2 * Tile<D>::kElements;
+    s.flags = reinterpret_cast<uint32_t*>(s.ring + kSlots<D> * Tile<D>::kElements);
+    return s;
+}
+
+template <int D>
+DEVICE void attention_dq(const AttentionBackwardParams& p) {
+    constexpr int N = D / 8;
+    if (blockIdx.x >= p.plan->packed_tile_count) return;
+    const AttentionTile tile = p.plan->packed_tiles[blockIdx.x];
+    const Sequence sequence = p.plan->sequences[tile.sequence];
+    const int width = static_cast<int>(p.head_dim), window = static_cast<int>(p.window), rows = static_cast<int>(tile.rows);
+    const int head = static_cast<int>(blockIdx.y * (p.heads / p.kv_heads) + blockIdx.z), kv_head = static_cast<int>(blockIdx.y);
+    const uint64_t pitch = (p.heads + 2 * p.kv_heads) * p.head_dim, out_pitch = p.heads * p.head_dim;
+    const int start = static_cast<int>(tile.row - sequence.start), end = start + rows - 1, tokens = end + 1;
+
+    bf16* q = reinterpret_cast<bf16*>(shared_memory());
+    bf16* dout = q + Tile<D>::kElements;
+    Stream<D> stream = stream_behind<D>(q);
+    const bf16* sequence_rows = p.qkv + sequence.start * pitch;
+    load_tile<D>(q, {sequence_rows + head * width, pitch, tokens, width}, start / kTile);
+    load_tile<D>(dout, {p.dout + sequence.start * out_pitch + head * width, out_pitch, tokens, width}, start / kTile);
+    stream.first = {sequence_rows + out_pitch + kv_head * width, pitch, tokens, width};
+    stream.second = {sequence_rows + out_pitch + (static_cast<int>(p.kv_heads) + kv_head) * width, pitch, tokens, width};
+    stream.low = seen_by(start, window).low / kTile;
+    stream.count = stream.pairs = end / kTile - stream.low + 1;
+    stream.start();
+
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, g = static_cast<int>(threadIdx.x) % kWarp / 4, t = static_cast<int>(threadIdx.x) % 4;
+    const int from = 16 * warp, to = smaller(from + 15, rows - 1);
+    Range seen[2];
+    float delta[2], m[2], l[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = from + g + 8 * half;
+        seen[half] = row < rows ? seen_by(start + row, window) : Range{0, -1};
+        const uint64_t at = static_cast<uint64_t>(tile.row + row) * out_pitch + static_cast<uint64_t>(head * width);
+        float sum = 0;
+        for (int column = 2 * t; row < rows && column < width; column += 8) {
+            const uint32_t o = *reinterpret_cast<const uint32_t*>(p.out + at + column), d = *reinterpret_cast<const uint32_t*>(p.dout + at + column);
+            sum = fmaf(low_bf16(o), low_bf16(d), sum);
+            sum = fmaf(high_bf16(o), high_bf16(d), sum);
+        }
+        sum += shuffle_xor(sum, 1);
+        sum += shuffle_xor(sum, 2);
+        delta[half] = sum;
+        m[half] = -kInfinity, l[half] = 0;
+    }
+
+    float dq[N][4];
+    zero(dq);
+    for (int pair = 0; pair < stream.pairs; pair++) {
+        const int low = (stream.low + pair) * kTile, high = low + kTile - 1;
+        const bool all_see_all = high <= start && low >= seen_by(end, window).low;
+        stream.wait(pair, !all_see_all, false);
+        const bf16* keys = stream.slot(2 * pair);
+        const bf16* values = stream.slot(2 * pair + 1);
+        const bool not_finite = !all_see_all && stream.found(0);
+        const Range here[2] = {{seen[0].low - low, seen[0].high - low}, {seen[1].low - low, seen[1].high - low}};
+#pragma unroll 1
+        for (int column = 0; column < kTile; column += kColumns) {
+            // Columns that no row of this warp sees.
+            if (from > to || low + column > start + to || low + column + kColumns - 1 < seen_by(start + from, window).low) continue;
+            float s[kColumns / 8][4], dp[kColumns / 8][4];
+            zero(s);
+            zero(dp);
+            tile_times_rows<D>(s, q, from, keys, column);
+            tile_times_rows<D>(dp, dout, from, values, column);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float largest = -kInfinity;
+#pragma unroll
+                for (int i = 0; i < kColumns / 4; i++) {
+                    const float x = s[i / 2][2 * half + i % 2] * p.scale_log2;
+                    largest = fmaxf(largest, inside(here[half], column + i / 2 * 8 + 2 * t + i % 2) ? x : -kInfinity);
+                }
+                largest = fmaxf(largest, shuffle_xor(largest, 1));
+                largest = fmaxf(largest, shuffle_xor(largest, 2));
+                const float now = fmaxf(m[half], largest);
+                const float shrink = m[half] == now ? 1.0f : exp2_approximate(m[half] - now);
+                m[half] = now;
+                float sum = 0;
+#pragma unroll
+                for (int i = 0; i < kColumns / 4; i++) {
+                    const bool visible = inside(here[half], column + i / 2 * 8 + 2 * t + i % 2);
+                    const float x = exp2_approximate(fmaf(s[i / 2][2 * half + i % 2], p.scale_log2, -now));
+                    sum += visible ? x : 0.0f;
+                    s[i / 2][2 * half + i % 2] = visible ? x * (dp[i / 2][2 * half + i % 2] - delta[half]) : 0.0f;
+                }
+                l[half] = fmaf(l[half], shrink, sum);
+#pragma unroll
+                for (int n = 0; n < N; n++) {
+                    dq[n][2 * half] *= shrink;
+                    dq[n][2 * half + 1] *= shrink;
+                }
+            }
+            uint32_t ds[kColumns / 16][4];
+            pack(ds, s);
+            accumulate<D>(dq, ds, keys, column, here, not_finite);
+        }
+        stream.release(pair);
+    }
+    copy_async_wait<0>();
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        l[half] += shuffle_xor(l[half], 1);
+        l[half] += shuffle_xor(l[half], 2);
+        const int row = from + g + 8 * half;
+        if (row >= rows) continue;
+        store_rows(dq, half, p.dqkv + static_cast<uint64_t>(tile.row + row) * pitch + head * width, 0, width, p.scale / l[half]);
+        if (t == 0) p.stats[static_cast<uint64_t>(head) * p.stats_pitch + tile.row + row] = make_float2(m[half] + log2f(l[half]), delta[half]);
+    }
+}
+
+template <int D>
+DEVICE void attention_dkv(const AttentionBackwardParams& p) {
+    constexpr int N = D / 8;
+    if (blockIdx.x >= p.plan->packed_tile_count) return;
+    // The first positions of a sequence are seen by most rows: from the end of the list.
+    const AttentionTile tile = p.plan->packed_tiles[p.plan->packed_tile_count - 1 - blockIdx.x];
+    const Sequence sequence = p.plan->sequences[tile.sequence];
+    const int width = static_cast<int>(p.head_dim), window = static_cast<int>(p.window), positions = static_cast<int>(tile.rows);
+    const int kv_head = static_cast<int>(blockIdx.y), group = static_cast<int>(p.heads / p.kv_heads);
+    const uint64_t pitch = (p.heads + 2 * p.kv_heads) * p.head_dim, out_pitch = p.heads * p.head_dim;
+    const int tokens = static_cast<int>(sequence.end - sequence.start), start = static_cast<int>(tile.row - sequence.start), end = start + positions - 1;
+
+    bf16* keys = reinterpret_cast<bf16*>(shared_memory());
+    bf16* values = keys + Tile<D>::kElements;
+    Stream<D> stream = stream_behind<D>(keys);
+    float2* stats = reinterpret_cast<float2*>(stream.flags + 2 * kAttentionWarps);
+    const bf16* sequence_rows = p.qkv + sequence.start * pitch;
+    load_tile<D>(keys, {sequence_rows + out_pitch + kv_head * width, pitch, tokens, width}, start / kTile);
+    load_tile<D>(values, {sequence_rows + out_pitch + (static_cast<int>(p.kv_heads) + kv_head) * width, pitch, tokens, width}, start / kTile);
+    const int columns = kv_head * group * width;
+    stream.first = {sequence_rows + columns, pitch, tokens, width};
+    stream.second = {p.dout + sequence.start * out_pitch + columns, out_pitch, tokens, width};
+    // The last row that sees position `end`.
+    const int last = window > 0 && window < tokens - end ? end + window - 1 : tokens - 1;
+    stream.low = start / kTile;
+    stream.count = last / kTile - stream.low + 1;
+    stream.pairs = stream.count * group;
+    stream.start();
+
+    const int thread = static_cast<int>(threadIdx.x);
+    const auto stats_of = [&](int pair) {
+        const int row = (stream.low + pair % stream.count) * kTile + thread;
+        if (pair >= stream.pairs || thread >= kTile || row >= tokens) return make_float2(0, 0);
+        return p.stats[static_cast<uint64_t>(kv_head * group + pair / stream.count) * p.stats_pitch + sequence.start + row];
+    };
+    float2 coming = stats_of(0);
+    if (thread < kTile) stats[thread] = coming;
+
+    const int warp = thread / kWarp, g = thread % kWarp / 4, t = thread % 4;
+    const int from = 16 * warp, to = smaller(from + 15, positions - 1);
+    // The rows that see this lane's two positions.
+    Range seen[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int position = start + from + g + 8 * half;
+        seen[half] = {position, window > 0 && window < tokens - position ? position + window - 1 : tokens - 1};
+    }
+
+    float dk[N][4], dv[N][4];
+    zero(dk);
+    zero(dv);
+    for (int pair = 0; pair < stream.pairs; pair++) {
+        const int low = (stream.low + pair % stream.count) * kTile, high = low + kTile - 1;
+        const bool all_see_all = low >= end && high < tokens && (window == 0 || high - window < start);
+        stream.wait(pair, !all_see_all, true);
+        const bf16* q = stream.slot(2 * pair);
+        const bf16* dout = stream.slot(2 * pair + 1);
+        coming = stats_of(pair + 1);
+        const bool q_not_finite = !all_see_all && stream.found(0), dout_not_finite = !all_see_all && stream.found(1);
+        const Range here[2] = {{seen[0].low - low, seen[0].high - low}, {seen[1].low - low, seen[1].high - low}};
+#pragma unroll 1
+        for (int column = 0; column < kTile; column += kColumns) {
+            // Rows that see no position of this warp.
+            const int first = low + column;
+            if (from > to || first + kColumns - 1 < start + from || first >= tokens || (window > 0 && first - (start + to) >= window)) continue;
+            float s[kColumns / 8][4];
+            zero(s);
+            tile_times_rows<D>(s, keys, from, q, column);
+            uint32_t a[kColumns / 16][4];
+#pragma unroll
+            for (int n = 0; n < kColumns / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int row = column + n * 8 + 2 * t + i % 2;
+                    const float x = exp2_approximate(fmaf(s[n][i], p.scale_log2, -stats[row].x));
+                    s[n][i] = inside(here[i / 2], row) ? x : 0.0f;
+                }
+            }
+            pack(a, s);
+            accumulate<D>(dv, a, dout, column, here, dout_not_finite);
+            float dp[kColumns / 8][4];
+            zero(dp);
+            tile_times_rows<D>(dp, values, from, dout, column);
+#pragma unroll
+            for (int n = 0; n < kColumns / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int row = column + n * 8 + 2 * t + i % 2;
+                    s[n][i] = inside(here[i / 2], row) ? s[n][i] * (dp[n][i] - stats[row].y) : 0.0f;
+                }
+            }
+            pack(a, s);
+            accumulate<D>(dk, a, q, column, here, q_not_finite);
+        }
+        stream.release(pair);
+        if (thread < kTile) stats[thread] = coming;
+    }
+    copy_async_wait<0>();
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int position = from + g + 8 * half;
+        if (position >= positions) continue;
+        bf16* row = p.dqkv + static_cast<uint64_t>(tile.row + position) * pitch + out_pitch + kv_head * width;
+        store_rows(dk, half, row, 0, width, p.scale);
+        store_rows(dv, half, row + p.kv_heads * p.head_dim, 0, width, 1.0f);
+    }
+}
+
+KERNEL(attention_dq_32, AttentionBackwardParams, kAttentionThreads, 4) { attention_dq<32>(p); }
+KERNEL(attention_dq_64, AttentionBackwardParams, kAttentionThreads, 3) { attention_dq<64>(p); }
+KERNEL(attention_dq_96, AttentionBackwardParams, kAttentionThreads, 2) { attention_dq<96>(p); }
+KERNEL(attention_dq_128, AttentionBackwardParams, kAttentionThreads, 2) { attention_dq<128>(p); }
+KERNEL(attention_dkv_32, AttentionBackwardParams, kAttentionThreads, 4) { attention_dkv<32>(p); }
+KERNEL(attention_dkv_64, AttentionBackwardParams, kAttentionThreads, 3) { attention_dkv<64>(p); }
+KERNEL(attention_dkv_96, AttentionBackwardParams, kAttentionThreads, 2) { attention_dkv<96>(p); }
+KERNEL(attention_dkv_128, AttentionBackwardParams, kAttentionThreads, 2) { attention_dkv<128>(p); }
