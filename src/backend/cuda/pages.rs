@@ -174,7 +174,8 @@ mod tests {
             plan.tokens.extend(vec![0; rows as usize]);
             plan.positions.extend(first_position..first_position + rows);
             let count = (first_position + rows).div_ceil(16);
-            let pages_start = std::mem::replace(&mut pages, pages + count);
+            let pages_start = pages;
+            pages += count;
             plan.sequences.push(Sequence {
                 start,
                 end: start + rows,
