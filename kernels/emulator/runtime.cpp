@@ -463,13 +463,11 @@ void wait_copies(int pending) {
     while (f->groups.size() - f->finished > static_cast<size_t>(pending)) {
         for (const size_t end = f->groups[f->finished++]; f->landed < end; f->landed++) land(f->copies[f->landed]);
     }
-    if (f->landed == f->copies.size()) {
+    // Groups hold positions among the copies.
+    if (f->finished == f->groups.size() && f->landed == f->copies.size()) {
         f->copies.clear();
-        f->landed = 0;
-    }
-    if (f->finished == f->groups.size()) {
         f->groups.clear();
-        f->finished = 0;
+        f->landed = f->finished = 0;
     }
 }
 
