@@ -39,6 +39,8 @@ constexpr size_t kStackBytes = 512 * 1024;
 // Stacks a power of two apart would all live in the same few lines of the processor's caches.
 constexpr size_t kStackShift = 25 * 64, kStackShifts = 40;
 constexpr size_t kStacksBytes = kStackBytes * kMaxThreads * kSets;
+// Groups of asynchronous copies that have landed and are still in the lists.
+constexpr size_t kForget = 32;
 // Around shared memory; as bf16 and as f32 it is NaN, but not the NaN of fresh memory. AddressSanitizer has red zones of its own.
 constexpr size_t kGuard = sanitizers::kAddress ? 0 : 128;
 constexpr unsigned char kGuardBytes[2] = {0xa5, 0xff};
@@ -463,10 +465,11 @@ void wait_copies(int pending) {
     while (f->groups.size() - f->finished > static_cast<size_t>(pending)) {
         for (const size_t end = f->groups[f->finished++]; f->landed < end; f->landed++) land(f->copies[f->landed]);
     }
-    // Groups hold positions among the copies.
-    if (f->finished == f->groups.size() && f->landed == f->copies.size()) {
-        f->copies.clear();
-        f->groups.clear();
+    // A loop that always has copies under way must not make the lists longer and longer. Groups hold positions among the copies.
+    if (f->finished == f->groups.size() || f->finished >= kForget) {
+        f->copies.erase(f->copies.begin(), f->copies.begin() + f->landed);
+        f->groups.erase(f->groups.begin(), f->groups.begin() + f->finished);
+        for (size_t& end : f->groups) end -= f->landed;
         f->landed = f->finished = 0;
     }
 }
