@@ -91,7 +91,7 @@ replay_all() {
 logs() {
     rm -rf "$out/logs"
     mkdir -p "$out/logs"
-    COLLOQUY_EMULATOR_LOG=$PWD/$out/logs cargo test --quiet --locked --features emulator --test "$1" -- --quiet ${2:+"$2"}
+    COLLOQUY_EMULATOR_LOG=$PWD/$out/logs cargo test --quiet --locked --features emulator --test "$1" ${2:+"$2"}
     # The order of lanes, warps and blocks is nothing to a sanitizer.
     rm -f "$out"/logs/*.seed2.log
     du -sh "$out/logs"

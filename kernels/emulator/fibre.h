@@ -46,7 +46,6 @@ inline void switch_stacks(Context& from, Context& to) { colloquy_fibre_swap(&fro
 
 // A context that starts `entry` on the stack `base .. base + bytes`; `entry` must not return.
 inline void make(Context& c, unsigned char* base, size_t bytes, void (*entry)()) {
-    sanitizers::stack(c, base, bytes);
     auto* top = reinterpret_cast<uintptr_t*>((reinterpret_cast<uintptr_t>(base) + bytes) & ~uintptr_t{15});
     *--top = 0;  // where entry would return to: at its first instruction the stack is 8 off a multiple of 16
     *--top = reinterpret_cast<uintptr_t>(entry);
@@ -63,7 +62,6 @@ struct Context : sanitizers::Fibre {
 inline void switch_stacks(Context& from, Context& to) { swapcontext(&from.context, &to.context); }
 
 inline void make(Context& c, unsigned char* base, size_t bytes, void (*entry)()) {
-    sanitizers::stack(c, base, bytes);
     getcontext(&c.context);
     c.context.uc_stack.ss_sp = base;
     c.context.uc_stack.ss_size = bytes;

@@ -39,6 +39,8 @@ constexpr size_t kStackBytes = 512 * 1024;
 // Stacks a power of two apart would all live in the same few lines of the processor's caches.
 constexpr size_t kStackShift = 25 * 64, kStackShifts = 40;
 constexpr size_t kStacksBytes = kStackBytes * kMaxThreads * kSets;
+// Groups of asynchronous copies that have landed and are still in the lists.
+constexpr size_t kForget = 32;
 // Around shared memory; as bf16 and as f32 it is NaN, but not the NaN of fresh memory. AddressSanitizer has red zones of its own.
 constexpr size_t kGuard = sanitizers::kAddress ? 0 : 128;
 constexpr unsigned char kGuardBytes[2] = {0xa5, 0xff};
@@ -104,11 +106,12 @@ struct Machine {
     const Kernel* kernel = nullptr;
     const char* name = nullptr;
     const void* params = nullptr;
-    int threads = 0, at_barrier = 0, done = 0, set = 0;
+    int threads = 0, at_barrier = 0, done = 0, set = 0, turn = 0;
     uint32_t barriers = 0;
     std::string error;
-    // What comes before all threads of a launch, after them, between the blocks of a set, and at a barrier.
-    sanitizers::Order before, after, of_set[kSets], of_barrier[kSets][2];
+    // What comes before all threads of a launch, after them, after a block of a set (by turns, so that no thread waits for one of its own block), and at
+    // a barrier (likewise).
+    sanitizers::Order before, after, of_set[kSets][2], of_barrier[kSets][2];
 
     ~Machine() {
         if (stacks) munmap(stacks, kStacksBytes);
@@ -268,15 +271,15 @@ void land(const Copy& c) {
 void fiber_main() {
     Machine& m = *running;
     Fiber* f = self();
-    sanitizers::Order& set = m.of_set[m.set];
+    sanitizers::Order *const set = m.of_set[m.set], &mine = set[m.turn % 2], &last = set[(m.turn + 1) % 2];
     sanitizers::arrive(context_of(f));
     m.before.acquire();
-    set.acquire();
+    last.acquire();
     m.kernel->run(m.params);
     if (f->landed != f->copies.size()) {
         fail("a thread ended before it waited for its asynchronous copies", m.kernel->file, 0);
     }
-    set.release();
+    mine.release();
     m.after.release();
     f->state = State::Done;
     m.done++;
@@ -302,7 +305,9 @@ void start_block(Dim block, Dim grid, unsigned char* shared) {
         f.groups.clear();
         f.landed = f.finished = 0;
         unsigned char* stack = m.stacks + kStackBytes * (static_cast<size_t>(m.set) * kMaxThreads + i);
-        fibre::make(context_of(&f), stack, kStackBytes - i % kStackShifts * kStackShift, fiber_main);
+        const size_t bytes = kStackBytes - i % kStackShifts * kStackShift;
+        sanitizers::stack(context_of(&f), stack, bytes, i, m.set);
+        fibre::make(context_of(&f), stack, bytes, fiber_main);
     }
 }
 
@@ -460,13 +465,12 @@ void wait_copies(int pending) {
     while (f->groups.size() - f->finished > static_cast<size_t>(pending)) {
         for (const size_t end = f->groups[f->finished++]; f->landed < end; f->landed++) land(f->copies[f->landed]);
     }
-    if (f->landed == f->copies.size()) {
-        f->copies.clear();
-        f->landed = 0;
-    }
-    if (f->finished == f->groups.size()) {
-        f->groups.clear();
-        f->finished = 0;
+    // A loop that always has copies under way must not make the lists longer and longer. Groups hold positions among the copies.
+    if (f->finished == f->groups.size() || f->finished >= kForget) {
+        f->copies.erase(f->copies.begin(), f->copies.begin() + f->landed);
+        f->groups.erase(f->groups.begin(), f->groups.begin() + f->finished);
+        for (size_t& end : f->groups) end -= f->landed;
+        f->landed = f->finished = 0;
     }
 }
 
@@ -527,6 +531,7 @@ int colloquy_emulator_launch_blocks(const char* name, const unsigned* grid, unsi
         // A block's own order does not depend on which blocks ran before it.
         m.random.state = seed ^ (block + 1) * 0xd1342543de82ef95ull;
         m.set = static_cast<int>(i % kSets);
+        m.turn = static_cast<int>(i / kSets % 2);
         shared[m.set].poison();
         start_block({block % dims.x, block / dims.x % dims.y, block / dims.x / dims.y}, dims, shared[m.set].start());
         if (!run_block()) break;

@@ -64,24 +64,22 @@ inline void caller([[maybe_unused]] Fibre& f) {
 #endif
 }
 
-// The stack that a thread of a block begins on; `f` is kept from block to block.
-inline void stack([[maybe_unused]] Fibre& f, [[maybe_unused]] void* base, [[maybe_unused]] size_t bytes) {
+// The stack that thread `thread` of a block of a set begins on; `f` is kept from block to block.
+inline void stack([[maybe_unused]] Fibre& f, [[maybe_unused]] void* base, [[maybe_unused]] size_t bytes, [[maybe_unused]] int thread,
+                  [[maybe_unused]] int set) {
 #if defined(__SANITIZE_ADDRESS__)
     f = {base, bytes, nullptr};
     // The frame of the thread before never returned.
     constexpr size_t kTop = 4096;
     __asan_unpoison_memory_region(static_cast<char*>(base) + bytes - kTop, kTop);
 #elif defined(EMULATOR_TSAN)
-    if (!f.thread) f.thread = __tsan_create_fiber(0);
-#endif
-}
-
-// The name of a thread in reports. A set's blocks run in order, so threads of different sets that race are of different blocks.
-inline void name([[maybe_unused]] Fibre& f, [[maybe_unused]] int thread, [[maybe_unused]] int set) {
-#if defined(EMULATOR_TSAN)
-    char text[64];
-    snprintf(text, sizeof text, "CUDA thread %d of block set %d", thread, set);
-    __tsan_set_fiber_name(f.thread, text);
+    if (!f.thread) {
+        f.thread = __tsan_create_fiber(0);
+        // Blocks of a set run in order, so threads of different sets that race are of different blocks.
+        char name[64];
+        snprintf(name, sizeof name, "CUDA thread %d, block set %d", thread, set);
+        __tsan_set_fiber_name(f.thread, name);
+    }
 #endif
 }
 

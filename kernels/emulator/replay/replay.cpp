@@ -237,9 +237,9 @@ void Replay::log(const char* path) {
 
 }  // namespace
 
-// Called by the sanitizers with a report.
-extern "C" void __tsan_on_report(void*) { fprintf(stderr, "replay: in %s:\n", now); }
-extern "C" void __asan_on_error() { fprintf(stderr, "replay: in %s:\n", now); }
+// Called by the sanitizers, after and before a report.
+extern "C" void __tsan_on_report(void*) { fprintf(stderr, "replay: the report above is of %s\n", now); }
+extern "C" void __asan_on_error() { fprintf(stderr, "replay: the report below is of %s\n", now); }
 
 int main(int count, char** arguments) {
     if (count < 5) {
