@@ -4,9 +4,9 @@
 //! A bound is a number per operation: the largest error allowed, as a share of the largest magnitude of the exact result. Each check prints the share of its
 //! bound that was used (`--nocapture` shows it).
 
-mod attention;
 mod adamw;
+mod attention;
 mod embed;
-mod rows;
 mod linear;
+mod rows;
 mod support;

@@ -10,10 +10,10 @@
 mod adamw;
 mod attention;
 mod attention_backward;
-mod ceiling;
-pub mod device;
 #[cfg(all(test, feature = "emulator"))]
 mod attention_tests;
+mod ceiling;
+pub mod device;
 pub mod driver;
 mod embed;
 #[cfg(feature = "emulator")]
