@@ -171,7 +171,10 @@ fn progress_goes_to_stderr_and_tables_fit_80_columns() {
         assert!(err.contains(part), "{part}: {err}");
     }
     assert!(!out.contains("agent 1") && !err.contains('\x1b'));
-    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    for line in out.lines().chain(err.lines()) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(out.contains("majority K: the"), "what the columns mean: {out}");
     let again = succeed(dir.path(), &["report", "run"]);
     assert_eq!(again, out);
     let e = fail(dir.path(), &args, 1);
@@ -246,6 +249,21 @@ fn a_full_disk_stops_the_run_and_keeps_what_is_complete() {
     assert!(stderr(&output).contains("colloquy resume run"), "{}", stderr(&output));
     succeed(dir.path(), &["resume", "run"]);
     assert_same(&complete().join("run"), &dir.path().join("run"));
+}
+
+#[test]
+fn a_run_whose_loss_is_not_finite_says_whose() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small("run");
+    args.extend(["--set", "training.learning_rate=1e30", "--set", "training.max_grad_norm=0"]);
+    args.extend(["--set", "training.batch_size=1", "--set", "debate.min_agreement=1"]);
+    let output = run(dir.path(), &args);
+    let e = one_error(&output, &args, 1);
+    assert!(e.contains("not a finite number") && e.contains("/seed-0, step"), "{e}");
+    assert!(e.contains("generator-") || e.contains("critic-") || e.contains("agent of single-agent"), "{e}");
+    assert!(stderr(&output).contains("a lower training.learning_rate may not"), "{}", stderr(&output));
+    assert!(!dir.path().join("run/adapters").exists(), "no adapter of it is kept");
+    assert!(succeed(dir.path(), &["report", "run"]).contains("accuracy on"), "what was complete is");
 }
 
 #[test]

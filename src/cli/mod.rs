@@ -7,6 +7,7 @@ mod eval;
 mod execute;
 mod generate;
 mod live;
+mod overheard;
 mod plan;
 mod records;
 mod report;

@@ -125,6 +125,12 @@ pub fn accuracy(metrics: &[Map<String, Value>], split: &str) -> Option<String> {
     ))
 }
 
+/// What the columns of [`accuracy`] mean.
+pub const LEGEND: &str = "\
+greedy: a generator's most likely answer; single: one sample of it; majority K: the
+vote of K samples; vote 1: of the debate's first round; final vote: of its last
+";
+
 /// How many pseudo-labels there were and how many of them were right.
 pub fn pseudo_labels(metrics: &[Map<String, Value>]) -> Option<String> {
     let mut rows = Vec::new();
@@ -142,7 +148,12 @@ pub fn pseudo_labels(metrics: &[Map<String, Value>]) -> Option<String> {
         }
     }
     let header = ["arm", "iter", "labelled", "coverage %", "right % ±", "all agree %"];
-    (!rows.is_empty()).then(|| format!("pseudo-labels of the training questions\n{}", table(&header, &rows)))
+    (!rows.is_empty()).then(|| {
+        format!(
+            "pseudo-labels (labelled: enough agents agreed; right: of the labelled ones)\n{}",
+            table(&header, &rows)
+        )
+    })
 }
 
 /// Training sets and losses, of each arm's first seed.
@@ -192,6 +203,10 @@ pub fn summary(folder: &Path) -> Result<String> {
             .collect();
     if parts.is_empty() {
         return Ok("nothing has been measured yet\n".into());
+    }
+    let mut parts = parts;
+    if let Some(table) = parts.iter_mut().rev().find(|p| p.starts_with("accuracy")) {
+        table.push_str(LEGEND);
     }
     Ok(parts.join("\n"))
 }
