@@ -127,8 +127,9 @@ pub fn accuracy(metrics: &[Map<String, Value>], split: &str) -> Option<String> {
 
 /// What the columns of [`accuracy`] mean.
 pub const LEGEND: &str = "\
-greedy: a generator's most likely answer; single: one sample of it; majority K: the
-vote of K samples; vote 1: of the debate's first round; final vote: of its last
+greedy: a generator's most likely answer; single: one sample of it;
+majority K: the vote of K samples; vote 1: of the debate's first round;
+final vote: of its last round
 ";
 
 /// How many pseudo-labels there were and how many of them were right.
@@ -249,6 +250,7 @@ mod tests {
         assert!(labels.contains("120 of 150") && labels.contains("71.0 ±4.0"), "{labels}");
         let training = training(&all).unwrap();
         assert!(training.contains("1.500 → 1.250") && training.contains("no data"), "{training}");
+        assert!(LEGEND.lines().all(|l| l.chars().count() <= 80));
         for text in [dev, labels, training] {
             assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
             assert!(text.lines().filter(|l| l.contains("multiagent")).count() >= 3, "one line a row: {text}");
