@@ -109,6 +109,10 @@ fn help_teaches() {
         assert!(text.contains(&format!("  {command} ")), "{command} in {text}");
         let help = succeed(dir.path(), &[command, "--help"]);
         assert!(help.contains("Usage:") && help.lines().count() > 10, "{help}");
+        let narrow = colloquy(dir.path(), &[command, "--help"]).env("COLUMNS", "80").output().unwrap();
+        let narrow = String::from_utf8(narrow.stdout).unwrap();
+        let wide: Vec<&str> = narrow.lines().filter(|l| l.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{command}: {wide:?}");
     }
     assert!(succeed(dir.path(), &["--version"]).contains(env!("CARGO_PKG_VERSION")));
 }

@@ -289,6 +289,7 @@ fn the_plan_and_the_configurations_can_be_seen_first() {
     for part in ["default", "arithmetic", "gsm8k", "multiagent", "single-agent", "official-code"] {
         assert!(list.contains(part), "{part}: {list}");
     }
+    assert!(list.lines().all(|l| l.chars().count() <= 80), "{list}");
     let config = succeed(dir.path(), &["run", "--print-config"]);
     std::fs::write(dir.path().join("my.toml"), &config).unwrap();
     let plan = succeed(dir.path(), &["run", "my.toml", "--dry-run"]);
@@ -307,6 +308,7 @@ fn the_plan_and_the_configurations_can_be_seen_first() {
 fn debates_are_told_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let told = succeed(dir.path(), &["debate", "What is 3+4*5-6*7?"]);
+    assert!(told.lines().all(|l| l.chars().count() <= 80), "{told}");
     for part in ["question  3+4*5-6*7", "agent 3", "round 2", "reads", "vote"] {
         assert!(told.contains(part), "{part}: {told}");
     }

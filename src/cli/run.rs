@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::common::Common;
 use super::execute::{self, Place};
+use super::live;
 use super::plan;
 use super::screen::{Screen, out};
 use crate::error::{Error, Result};
@@ -127,7 +128,7 @@ fn default_name() -> &'static str {
 fn listing() -> String {
     let mut out = String::from("configurations (run NAME, --print-config NAME)\n");
     for config in recipe::built_in_configs() {
-        out.push_str(&format!("  {:<10} {}\n", config.name, config.about));
+        out.push_str(&format!("  {}\n", live::note(config.name, config.about).replace('\n', "\n  ")));
     }
     let mut section = |title: &str, names: &[&str]| {
         out.push_str(&format!("{title}\n  {}\n", names.join(", ")));
