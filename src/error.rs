@@ -60,6 +60,16 @@ impl Error {
         move |source| Error::Io { path: path.to_path_buf(), source }
     }
 
+    /// The same, an adapter that the engine knows by its number called what the user calls it.
+    pub fn naming(self, adapter: u32, name: &str) -> Self {
+        match self {
+            Error::NotFinite(problem) => {
+                Error::NotFinite(problem.replace(&format!("adapter {adapter},"), &format!("{name},")))
+            }
+            other => other,
+        }
+    }
+
     /// The process exit code: 2 for wrong usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -171,7 +171,10 @@ fn progress_goes_to_stderr_and_tables_fit_80_columns() {
         assert!(err.contains(part), "{part}: {err}");
     }
     assert!(!out.contains("agent 1") && !err.contains('\x1b'));
-    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    for line in out.lines().chain(err.lines()) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(out.contains("majority K: the"), "what the columns mean: {out}");
     let again = succeed(dir.path(), &["report", "run"]);
     assert_eq!(again, out);
     let e = fail(dir.path(), &args, 1);
@@ -249,6 +252,21 @@ fn a_full_disk_stops_the_run_and_keeps_what_is_complete() {
 }
 
 #[test]
+fn a_run_whose_loss_is_not_finite_says_whose() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small("run");
+    args.extend(["--set", "training.learning_rate=1e30", "--set", "training.max_grad_norm=0"]);
+    args.extend(["--set", "training.batch_size=1", "--set", "debate.min_agreement=1"]);
+    let output = run(dir.path(), &args);
+    let e = one_error(&output, &args, 1);
+    assert!(e.contains("not a finite number") && e.contains("/seed-0, step"), "{e}");
+    assert!(e.contains("generator-") || e.contains("critic-") || e.contains("agent of single-agent"), "{e}");
+    assert!(stderr(&output).contains("a lower training.learning_rate may not"), "{}", stderr(&output));
+    assert!(!dir.path().join("run/adapters").exists(), "no adapter of it is kept");
+    assert!(succeed(dir.path(), &["report", "run"]).contains("accuracy on"), "what was complete is");
+}
+
+#[test]
 fn resuming_refuses_what_would_mix_two_runs() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");
@@ -271,6 +289,7 @@ fn the_plan_and_the_configurations_can_be_seen_first() {
     for part in ["default", "arithmetic", "gsm8k", "multiagent", "single-agent", "official-code"] {
         assert!(list.contains(part), "{part}: {list}");
     }
+    assert!(list.lines().all(|l| l.chars().count() <= 80), "{list}");
     let config = succeed(dir.path(), &["run", "--print-config"]);
     std::fs::write(dir.path().join("my.toml"), &config).unwrap();
     let plan = succeed(dir.path(), &["run", "my.toml", "--dry-run"]);
@@ -289,6 +308,7 @@ fn the_plan_and_the_configurations_can_be_seen_first() {
 fn debates_are_told_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let told = succeed(dir.path(), &["debate", "What is 3+4*5-6*7?"]);
+    assert!(told.lines().all(|l| l.chars().count() <= 80), "{told}");
     for part in ["question  3+4*5-6*7", "agent 3", "round 2", "reads", "vote"] {
         assert!(told.contains(part), "{part}: {told}");
     }

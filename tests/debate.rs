@@ -2,7 +2,11 @@
 
 mod fake;
 
-use colloquy::engine::AdapterId;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use colloquy::debate::{Occasion, Society, Table};
+use colloquy::engine::{AdapterId, NoJournal, Scope};
 use colloquy::task::Question;
 use fake::*;
 use serde_json::json;
@@ -154,7 +158,7 @@ fn a_prompt_that_outgrows_the_context_is_no_answer() {
         _ => "so 5".into(),
     };
     let mut world = World::new(config(3, 3), 1, 0, script);
-    world.codec = std::rc::Rc::new(CharCodec { max_positions: 95 });
+    world.codec = Rc::new(CharCodec { max_positions: 95 });
     let world = world.run("multiagent");
     let t = &world.output.transcript(1, "train")[0];
     let missing = |round: usize, agent: usize| t["rounds"][round - 1]["turns"][agent]["missing"].clone();
@@ -175,8 +179,8 @@ fn a_question_longer_than_the_context_is_an_error_that_names_it() {
     let mut world = World::new(config(3, 2), 2, 0, signed);
     let long = Question::new("long ".repeat(30));
     let id = long.id.clone();
-    std::rc::Rc::get_mut(&mut world.questions).unwrap().dev.push(long);
-    world.codec = std::rc::Rc::new(CharCodec { max_positions: 100 });
+    Rc::get_mut(&mut world.questions).unwrap().dev.push(long);
+    world.codec = Rc::new(CharCodec { max_positions: 100 });
     let e = message(world.try_run("multiagent"));
     assert!(e.contains(&id) && e.contains("context is 100"), "{e}");
     assert!(world.service.asked.borrow().is_empty(), "found before any work");
@@ -220,4 +224,27 @@ fn the_first_debate_is_shown_and_every_question_counted() {
     }
     assert_eq!(total, done);
     assert!(total >= 9);
+}
+
+#[test]
+fn each_round_is_told_before_the_next_is_asked() {
+    let world = World::new(config(3, 3), 1, 0, signed);
+    let table =
+        Table::new(world.codec.clone(), Rc::new(task()), &world.config.debate, &world.config.sampling, 8)
+            .unwrap();
+    let scope = Scope::new("lane", world.service.clone(), Rc::new(NoJournal));
+    let (question, society) = (&world.questions.train[0], Society::uniform(AdapterId::BASE, 3));
+    let occasion = Occasion { seed: 0, iteration: 1, purpose: "train" };
+    let told = RefCell::new(vec![]);
+    let work = table.debate_told(&scope, question, &society, occasion, |r, round| {
+        let asked_so_far = world.service.asked.borrow().len();
+        told.borrow_mut().push((r, serde_json::to_value(round).unwrap(), asked_so_far));
+        Ok(())
+    });
+    let debate = futures::executor::block_on(work).unwrap();
+    let expected: Vec<_> = debate.rounds.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
+    // Three answers, then three summaries and three answers a round.
+    let expected: Vec<_> =
+        expected.into_iter().zip([(1, 3), (2, 9), (3, 15)]).map(|(v, (r, n))| (r, v, n)).collect();
+    assert_eq!(told.into_inner(), expected);
 }

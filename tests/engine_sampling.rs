@@ -228,6 +228,24 @@ fn a_write_to_a_slot_forgets_what_was_cached_under_it() {
 }
 
 #[test]
+fn a_trained_adapter_is_sampled_as_it_is_now() {
+    let handle = TINY.handle(1, options());
+    let adapter = add(&handle, &strong_adapter(&layout(&handle), 4, 1));
+    let mut requests = vec![request(adapter, &Random(1).tokens(40, 64), 20, 1)];
+    let before = samples(&handle, &requests);
+    let data = sequences(&mut Random(2), 4, (20, 30), TINY.vocab);
+    train(&handle, &[train_request(adapter, &data, 2, 0.05)]).remove(0).unwrap();
+    // The same request, and one that only shares its prompt: neither the sample nor the pages of the old weights are used.
+    requests.push(SampleRequest { key: 2, ..requests[0].clone() });
+    let after = samples(&handle, &requests);
+    assert_ne!(before[0], after[0]);
+    let other = TINY.handle(1, options());
+    let again = add(&other, &handle.snapshot(adapter, false).unwrap());
+    requests.iter_mut().for_each(|r| r.adapters = vec![(again, 1.0)]);
+    assert_eq!(samples(&other, &requests), after);
+}
+
+#[test]
 fn samples_end_where_they_should() {
     struct After(u32);
     impl StopRule for After {

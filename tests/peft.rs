@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use colloquy::adapter::{
-    AdapterOrigin, Moments, NewAdapter, Snapshot, matrices, read_checkpoint, read_peft, write_peft,
+    AdapterOrigin, Moments, NewAdapter, Snapshot, check_trainable, matrices, read_checkpoint, read_peft,
+    write_peft,
 };
 use colloquy::backend::{AdapterLayout, LoraMatrix, PartId, PartSpec, SlotSpec};
 use colloquy::files::TensorFile;
@@ -235,6 +236,8 @@ fn unsupported_features_are_named() {
         ("r", json!(null)),
         ("lora_alpha", json!("8")),
         ("lora_alpha", json!(null)),
+        ("lora_dropout", json!("0.1")),
+        ("lora_dropout", json!(-0.1)),
         ("use_rslora", json!(1)),
         ("rank_pattern", json!([])),
         ("rank_pattern", json!({"q_proj": 1.5})),
@@ -251,6 +254,22 @@ fn unsupported_features_are_named() {
         let e = read_error(folder.path());
         assert!(e.contains(&format!("adapter_config.json, field {field}")), "{field} = {value}: {e}");
         assert!(e.contains("expected"), "{e}");
+    }
+}
+
+#[test]
+fn dropout_changes_nothing_but_training() {
+    let layout = layout("llama");
+    let original = read_peft(&fixture("llama/adapters/a"), &layout).unwrap();
+    for (rate, trainable) in [(json!(0.0), true), (json!(0), true), (json!(null), true), (json!(0.05), false)]
+    {
+        let folder = spoilt("a", |c| c["lora_dropout"] = rate.clone());
+        assert_eq!(read_peft(folder.path(), &layout).unwrap(), original, "{rate}");
+        let checked = check_trainable(folder.path());
+        assert_eq!(checked.is_ok(), trainable, "{rate}");
+        if let Err(e) = checked {
+            assert!(e.to_string().contains("adapter_config.json, field lora_dropout: found 0.05"), "{e}");
+        }
     }
 }
 

@@ -18,16 +18,14 @@ const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold. `lora_dropout` acts in PEFT's
-/// training only; ours has none.
-const HARMLESS: [&str; 13] = [
+/// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold.
+const HARMLESS: [&str; 12] = [
     "auto_mapping",
     "base_model_name_or_path",
     "eva_config",
     "ensure_weight_tying",
     "inference_mode",
     "init_lora_weights",
-    "lora_dropout",
     "megatron_core",
     "peft_version",
     "qalora_group_size",
@@ -37,12 +35,13 @@ const HARMLESS: [&str; 13] = [
 ];
 
 /// Fields that are read.
-const READ: [&str; 9] = [
+const READ: [&str; 10] = [
     "peft_type",
     "task_type",
     "bias",
     "r",
     "lora_alpha",
+    "lora_dropout",
     "use_rslora",
     "target_modules",
     "rank_pattern",
@@ -66,6 +65,23 @@ pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
     let file = TensorFile::open(&path)?;
     let weights = read_matrices(&file, &spec, layout, &[""])?.remove(0);
     Ok(Snapshot { spec, weights, moments: None })
+}
+
+/// Refuses a PEFT folder whose adapter is to be trained with dropout: training has none, and leaving it out in silence would give another
+/// adapter than PEFT's. What an adapter computes does not depend on it, so [`read_peft`] takes any rate.
+pub fn check_trainable(folder: &Path) -> Result<()> {
+    let path = folder.join(CONFIG);
+    let bytes = Bytes::open(&path)?;
+    let place = path.display().to_string();
+    let map = parse_object(&bytes, &place)?;
+    let fields = Fields { place: &place, prefix: "", map: &map };
+    match dropout(&fields)? {
+        0.0 => Ok(()),
+        rate => Err(Error::input(
+            fields.name("lora_dropout"),
+            format!("found {rate}, expected 0: training has no dropout; set it to 0 to train without"),
+        )),
+    }
 }
 
 /// Reads a PEFT folder together with the optimizer's state, if [`write_peft`] put one there.
@@ -146,6 +162,7 @@ fn read_config(bytes: &[u8], place: &str, layout: &AdapterLayout) -> Result<Slot
 
     let rank = fields.size("r")?;
     let alpha = number(&fields, "lora_alpha")?;
+    dropout(&fields)?;
     let rslora = fields.flag("use_rslora", false)?;
     let rank_pattern = patterns(&fields, "rank_pattern")?;
     let alpha_pattern = patterns(&fields, "alpha_pattern")?;
@@ -214,6 +231,18 @@ fn check_supported(fields: &Fields<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `lora_dropout`, 0 where it is not given.
+fn dropout(fields: &Fields<'_>) -> Result<f64> {
+    const EXPECTED: &str = "a number from 0 to 1";
+    match fields.get("lora_dropout") {
+        None => Ok(0.0),
+        Some(v) => v
+            .as_f64()
+            .filter(|rate| (0.0..=1.0).contains(rate))
+            .ok_or_else(|| fields.wrong("lora_dropout", v, EXPECTED)),
+    }
 }
 
 fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {

@@ -4,15 +4,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use clap::Args as ClapArgs;
-use futures::FutureExt;
-use futures::future::LocalBoxFuture;
 
 use super::common::{Common, ModelArgs};
 use super::screen::Screen;
 use super::session::{Session, Society as Found, Wanted};
-use crate::adapter::{AdapterOrigin, Snapshot};
+use crate::adapter::AdapterOrigin;
 use crate::debate::{Society, Table};
-use crate::engine::*;
+use crate::engine::AdapterId;
 use crate::error::{Error, Result};
 use crate::model::EMBEDDED;
 use crate::recipe::{self, SocietyNames};
@@ -42,6 +40,8 @@ pub struct Council {
     pub session: Session,
     /// Task, debate and sampling settings.
     pub config: RunConfig,
+    /// Its tokenizer.
+    pub codec: Rc<dyn Codec>,
     /// How to ask and read.
     pub task: Rc<Task>,
     /// The protocol.
@@ -91,10 +91,15 @@ impl Council {
         };
         let society = society(&arm, &session, found.as_ref())?;
         let task = Rc::new(task::open(&config.task)?);
-        let table =
-            Table::new(codec, task.clone(), &config.debate, &config.sampling, config.run.max_sequences)?;
+        let table = Table::new(
+            codec.clone(),
+            task.clone(),
+            &config.debate,
+            &config.sampling,
+            config.run.max_sequences,
+        )?;
         let seed = common.seed.unwrap_or(config.run.seeds[0]);
-        Ok(Self { session, config, task, table: Rc::new(table), society, seed })
+        Ok(Self { session, config, codec, task, table: Rc::new(table), society, seed })
     }
 }
 
@@ -171,37 +176,4 @@ fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<Societ
         generators: generators.iter().map(id).collect::<Result<_>>()?,
         critics: critics.iter().map(id).collect::<Result<_>>()?,
     })
-}
-
-/// An engine that tells of every sample it completes.
-pub struct Watched {
-    /// The engine.
-    pub engine: EngineHandle,
-    /// Called for each sample.
-    pub sampled: Rc<dyn Fn()>,
-}
-
-impl Service for Watched {
-    fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>> {
-        let sampled = self.sampled.clone();
-        self.engine.sample(request).inspect(move |_| sampled()).boxed_local()
-    }
-    fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
-        self.engine.score(request)
-    }
-    fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
-        self.engine.train(request)
-    }
-    fn create(&self, source: AdapterSource) -> Result<AdapterId> {
-        self.engine.create(source)
-    }
-    fn drop_adapter(&self, adapter: AdapterId) -> Result<()> {
-        self.engine.drop_adapter(adapter)
-    }
-    fn snapshot(&self, adapter: AdapterId, moments: bool) -> Result<Snapshot> {
-        self.engine.snapshot(adapter, moments)
-    }
-    fn restore(&self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()> {
-        self.engine.restore(adapter, snapshot)
-    }
 }

@@ -1,6 +1,7 @@
 //! `colloquy debate`: agents debate a question, for people to watch.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -8,11 +9,12 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use super::common::Common;
-use super::council::{Council, CouncilArgs, Watched};
+use super::council::{Council, CouncilArgs};
 use super::live;
+use super::overheard::Overheard;
 use super::records::{Sink, read_text};
 use super::screen::{Paint, Screen};
-use crate::debate::Occasion;
+use crate::debate::{Occasion, Round, Table};
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
 use crate::task::{self, Question};
@@ -84,29 +86,48 @@ pub fn run(args: Args) -> Result<()> {
         })?;
     }
 
-    let progress = screen.clone();
-    let sampled: Rc<dyn Fn()> = Rc::new(move || progress.advance("debate", 1));
-    let service = Watched { engine: council.session.engine.clone(), sampled };
-    let scope = Scope::new("debate", Rc::new(service), Rc::new(NoJournal));
     let occasion = Occasion { seed: council.seed, iteration: 0, purpose: "asked" };
     let (table, society) = (council.table.clone(), council.society.clone());
-    let reader = council.task.clone();
-    let sink = Rc::new(RefCell::new(sink));
-    let (writer, progress) = (sink.clone(), screen.clone());
     let debate = &council.config.debate;
     let summaries = if debate.others == "summary" && debate.agents > 1 { debate.rounds - 1 } else { 0 };
     let turns = asked.len() * debate.agents * (debate.rounds + summaries);
+    let service = Overheard {
+        engine: council.session.engine.clone(),
+        codec: council.codec.clone(),
+        screen: screen.clone(),
+        phase: "debate",
+        // Whoever wants a file does not watch.
+        names: if sink.is_none() { speakers(&asked, &table, occasion) } else { HashMap::new() },
+    };
+    let scope = Scope::new("debate", Rc::new(service), Rc::new(NoJournal));
+    let reader = council.task.clone();
+    let sink = Rc::new(RefCell::new(sink));
+    let (writer, screen_of) = (sink.clone(), screen.clone());
     screen.phase("debate", "answers and summaries", turns as u64);
     council.session.drive(async move {
+        let json = |told: serde_json::Result<Value>| told.map_err(|e| Error::Internal(e.to_string()));
+        let paint = Paint::stdout();
         for (i, a) in asked.iter().enumerate() {
-            let debate = table.debate(&scope.child(i.to_string()), &a.question, &society, occasion).await?;
-            let record = serde_json::to_value(&debate).map_err(|e| Error::Internal(e.to_string()))?;
-            match &mut *writer.borrow_mut() {
-                Some(sink) => sink.write(&record)?,
-                None => {
-                    let right = a.right.as_deref().and_then(|r| reader.reader.canonical(r));
-                    progress.result(&live::debate(&record, right.as_deref(), Paint::stdout()));
+            let watched = writer.borrow().is_none();
+            let right = a.right.as_deref().and_then(|r| reader.reader.canonical(r));
+            if watched {
+                screen_of.result(&live::question(&a.question.text, paint))?;
+            }
+            let told = |r: usize, round: &Round| {
+                if !watched {
+                    return Ok(());
                 }
+                screen_of.result(&live::round(
+                    r,
+                    &json(serde_json::to_value(round))?,
+                    right.as_deref(),
+                    paint,
+                ))
+            };
+            let scope = scope.child(i.to_string());
+            let debate = table.debate_told(&scope, &a.question, &society, occasion, told).await?;
+            if let Some(sink) = &mut *writer.borrow_mut() {
+                sink.write(&json(serde_json::to_value(&debate))?)?;
             }
         }
         Ok(())
@@ -116,6 +137,22 @@ pub fn run(args: Args) -> Result<()> {
         sink.finish()?;
     }
     Ok(())
+}
+
+/// The labels of all that will be said, by draw key.
+fn speakers(asked: &[Asked], table: &Table, occasion: Occasion) -> HashMap<u64, String> {
+    let paint = Paint::stderr();
+    let mut names = HashMap::new();
+    for a in asked {
+        for agent in 0..table.agents() {
+            for round in 1..=table.rounds() {
+                let key = |kind| occasion.key(kind, &a.question, agent, round, 0);
+                names.insert(key("answer"), live::agent_name(agent, paint));
+                names.insert(key("summary"), live::reads_name(paint));
+            }
+        }
+    }
+    names
 }
 
 fn read_questions(args: &Args) -> Result<Vec<Asked>> {

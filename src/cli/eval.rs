@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::common::Common;
 use super::council::{Council, CouncilArgs};
 use super::records::Sink;
-use super::screen::Screen;
+use super::screen::{Screen, out};
 use crate::debate::Occasion;
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
@@ -72,7 +72,10 @@ pub fn run(args: Args) -> Result<()> {
     sets.extend(args.majority_samples.map(|n| format!("eval.majority_samples={n}")));
     let council = Council::open(&args.council, sets, &args.common, &screen)?;
     let (questions, answers) = questions(&args, &council)?;
-    council.table.check(&questions)?;
+    council.table.check(&questions).map_err(|e| match (&args.data, e) {
+        (Some(path), Error::Input { place, problem }) => Error::file(path, format!("{place}: {problem}")),
+        (_, other) => other,
+    })?;
     let methods = Methods::new(&council.config.eval, council.config.debate.agents)?;
 
     let scope = Scope::new("eval", Rc::new(council.session.engine.clone()), Rc::new(NoJournal));
@@ -112,8 +115,7 @@ pub fn run(args: Args) -> Result<()> {
             return Ok(());
         }
     }
-    println!("{}", show(&result.metrics));
-    Ok(())
+    out(&format!("{}\n", show(&result.metrics)))
 }
 
 fn questions(args: &Args, council: &Council) -> Result<(Vec<Question>, AnswerKey)> {

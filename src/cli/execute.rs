@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::common::Common;
 use super::live;
 use super::run::lanes;
-use super::screen::{Paint, Screen};
+use super::screen::{Paint, Screen, out};
 use super::session::{Session, Wanted};
 use crate::adapter::{NewAdapter, Snapshot, write_peft};
 use crate::debate::Table;
@@ -114,24 +114,36 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
 
     let result = run_all(plan, &ready, &folder, &screen).and_then(|()| report::summary(folder.path()));
     screen.clear();
-    let summary = result.inspect_err(|_| {
-        screen.line(&format!(
-            "The run stopped; all that was complete is kept. To go on:\n  colloquy resume {}",
-            quoted(folder.path())
-        ));
+    let summary = result.inspect_err(|e| {
+        let next = match e {
+            Error::NotFinite(_) => {
+                "Resuming would meet it again; a lower training.learning_rate may not.".to_string()
+            }
+            _ => format!("To go on:\n  colloquy resume {}", quoted(folder.path())),
+        };
+        screen.line(&format!("The run stopped; all that was complete is kept. {next}"));
     })?;
     folder.write("report.txt", summary.as_bytes())?;
-    print!("{summary}");
+    out(&summary)?;
     screen.line(&format!(
-        "Done in {:.0} s. All of it is in {}: metrics.jsonl, transcripts/, data/, adapters/, report.txt.",
+        "Done in {:.0} s. All of it is in {}:\n  metrics.jsonl, transcripts/, data/, adapters/, report.txt",
         began.elapsed().as_secs_f64(),
         folder.path().display()
     ));
     screen.line(&format!(
-        "Watch the trained agents debate:\n  colloquy debate --society {}",
-        quoted(folder.path())
+        "Watch the trained agents debate:\n  colloquy debate --society {} {}",
+        quoted(folder.path()),
+        example(&ready.arms)
     ));
     Ok(())
+}
+
+/// A question to ask, as an argument.
+fn example(arms: &[ArmWork]) -> String {
+    let questions = arms.iter().flat_map(|a| a.questions.dev.iter().chain(&a.questions.train));
+    let short =
+        questions.map(|q| q.text.as_str()).find(|text| text.len() <= 40 && !text.contains(['\'', '\n']));
+    format!("'{}'", short.unwrap_or("QUESTION"))
 }
 
 fn quoted(path: &Path) -> String {
@@ -201,7 +213,9 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         screen: screen.clone(),
         folder: folder.path().to_path_buf(),
         lanes: lanes(plan).len(),
+        iterations: arms.iter().map(|a| a.arm.config.run.iterations).max().unwrap_or(0),
         measured: RefCell::default(),
+        explained: Cell::default(),
     });
     let mut futures = Vec::new();
     for work in arms {
@@ -236,8 +250,12 @@ struct Watched {
     screen: Rc<Screen>,
     folder: PathBuf,
     lanes: usize,
+    /// The last iteration of the longest arm.
+    iterations: usize,
     /// Lanes that have measured each iteration.
     measured: RefCell<BTreeMap<usize, usize>>,
+    /// The table's columns have been.
+    explained: Cell<bool>,
 }
 
 impl Output for Watched {
@@ -249,12 +267,14 @@ impl Output for Watched {
         let mut measured = self.measured.borrow_mut();
         let count = measured.entry(iteration).or_default();
         *count += 1;
-        if *count == self.lanes {
+        // The last one is in the summary.
+        if *count == self.lanes && iteration < self.iterations {
             let upto =
                 |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64) <= Some(iteration as u64);
             let metrics: Vec<_> = read_metrics(&self.folder)?.into_iter().filter(upto).collect();
             if let Some(table) = report::accuracy(&metrics, "dev") {
-                self.screen.line(&table);
+                let legend = if self.explained.replace(true) { "" } else { report::LEGEND };
+                self.screen.line(&format!("{table}{legend}"));
             }
         }
         Ok(())
@@ -294,7 +314,7 @@ impl Show {
         match event {
             Event::Phase { lane, name, total } => self.screen.phase(&lane, &name, total),
             Event::Advance { lane, done } => self.screen.advance(&lane, done),
-            Event::Note { lane, text } => self.screen.line(&format!("{lane}: {text}")),
+            Event::Note { lane, text } => self.screen.line(&live::note(&lane, &text)),
             Event::Debate { lane, transcript } => self.debate(&lane, &transcript),
         }
     }

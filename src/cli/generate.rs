@@ -23,7 +23,7 @@ use crate::text::Codec;
                   batches; what one record yields does not depend on the others, on their order or on the batch. The same record \
                   and seed give the same text: use `n` for several samples.",
     after_help = "Input, one of:
-  {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4*5?\"}]}  through the chat template
+  {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4?\"}]}  through the chat template
   {\"text\": \"Once upon\"}                                       no template
   {\"tokens\": [1, 5, 9]}                                       needs no tokenizer
 each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_p\", \"top_k\", \"n\", \"seed\", \"stop\".
@@ -31,8 +31,9 @@ Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\"
 with log-probabilities under the unmodified distribution.
 
 Example:
-  echo '{\"messages\":[{\"role\":\"user\",\"content\":\"What is 3+4*5?\"}],\"n\":3}' |
-    colloquy generate --model embedded --input - --output -"
+  q=\"What is the result of 3+4*5+6-7*8? Make sure to state your answer at the end\"
+  printf '{\"n\": 3, \"messages\": [{\"role\": \"user\", \"content\": \"%s\"}]}' \\
+    \"$q of the response.\" | colloquy generate --model embedded --input - --output -"
 )]
 pub struct Args {
     #[command(flatten)]

@@ -8,6 +8,7 @@ mod eval;
 mod execute;
 mod generate;
 mod live;
+mod overheard;
 mod plan;
 mod records;
 mod report;
@@ -35,9 +36,9 @@ use crate::error::Result;
                   the debate produced (Multiagent Finetuning, arXiv 2501.05707). All agents are sampled and trained together, in \
                   fused batches, from one set of weights.",
     after_help = "Start with:
-  colloquy run                        the whole loop on the model that is compiled in
-  colloquy debate \"What is 3+4*5?\"    watch three agents argue
-  colloquy run --print-config         the configuration, to copy and change
+  colloquy run                       the whole loop on the model that is compiled in
+  colloquy debate \"3+4*5+6-7*8\"     watch three agents argue
+  colloquy run --print-config        the configuration, to copy and change
 
 Results go to stdout or the named file, everything else to stderr. Exit code 0: done, 1: failed, 2: wrong usage."
 )]

@@ -1,7 +1,7 @@
 //! `colloquy run --dry-run`: what a run would do and need.
 
 use super::execute;
-use super::screen::Screen;
+use super::screen::{Screen, out};
 use crate::error::Result;
 use crate::recipe;
 use crate::report;
@@ -106,16 +106,17 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
             super::session::count(total.tokens),
         ]);
     }
-    println!("samples of debates for training and of evaluation, and new tokens: at most");
-    print!("{}", report::table(&header, &rows));
-    println!("\nmemory");
+    let mut text =
+        String::from("samples of debates for training and of evaluation, and new tokens: at most\n");
+    text.push_str(&report::table(&header, &rows));
+    text.push_str("\nmemory\n");
     for line in ready.session.engine.with(|e| e.plan().to_string()).lines() {
-        println!("  {line}");
+        text.push_str(&format!("  {line}\n"));
     }
     for arm in &plan.arms {
         let t = &arm.config.task;
-        println!(
-            "\n{}: {}, {} train, {} dev, {} test questions;\n  {} iterations, {} agents, {} rounds",
+        text.push_str(&format!(
+            "\n{}: {}, {} train, {} dev, {} test questions;\n  {} iterations, {} agents, {} rounds\n",
             arm.name,
             t.name,
             t.train_questions,
@@ -124,10 +125,10 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
             arm.config.run.iterations,
             arm.config.debate.agents,
             arm.config.debate.rounds
-        );
+        ));
     }
-    println!("\nArms whose weights are still equal share samples; the numbers above are bounds.");
-    Ok(())
+    text.push_str("\nArms whose weights are still equal share samples; the numbers above are bounds.\n");
+    out(&text)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
+use super::screen::out;
 use crate::error::Result;
 use crate::report;
 use crate::run::write_file;
@@ -30,9 +31,9 @@ pub fn run(args: Args) -> Result<()> {
     for (i, (folder, summary)) in args.folders.iter().zip(&summaries).enumerate() {
         write_file(&folder.join("report.txt"), summary.as_bytes())?;
         if args.folders.len() > 1 {
-            println!("{}{}\n", if i > 0 { "\n" } else { "" }, folder.display());
+            out(&format!("{}{}\n\n", if i > 0 { "\n" } else { "" }, folder.display()))?;
         }
-        print!("{summary}");
+        out(summary)?;
     }
     Ok(())
 }

@@ -6,8 +6,9 @@ use clap::Args as ClapArgs;
 
 use super::common::Common;
 use super::execute::{self, Place};
+use super::live;
 use super::plan;
-use super::screen::Screen;
+use super::screen::{Screen, out};
 use crate::error::{Error, Result};
 use crate::recipe;
 use crate::run::{PRESETS, Plan, Source, load, to_toml};
@@ -58,19 +59,16 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     if args.list {
-        print!("{}", listing());
-        return Ok(());
+        return out(&listing());
     }
     if let Some(name) = args.print_config.as_deref().filter(|_| !args.dry_run) {
         let name = if name.is_empty() { args.config.as_deref().unwrap_or(default_name()) } else { name };
-        print!("{}", built_in(name)?.text);
-        return Ok(());
+        return out(&built_in(name)?.text);
     }
     let (name, source) = source(args.config.as_deref())?;
     let plan = load(&source, &sets(&args), recipe::names())?;
     if args.print_config.is_some() {
-        print!("{}", to_toml(&plan.config)?);
-        return Ok(());
+        return out(&to_toml(&plan.config)?);
     }
     if args.dry_run {
         return plan::show(&plan, &Screen::new());
@@ -130,7 +128,7 @@ fn default_name() -> &'static str {
 fn listing() -> String {
     let mut out = String::from("configurations (run NAME, --print-config NAME)\n");
     for config in recipe::built_in_configs() {
-        out.push_str(&format!("  {:<10} {}\n", config.name, config.about));
+        out.push_str(&format!("  {}\n", live::note(config.name, config.about).replace('\n', "\n  ")));
     }
     let mut section = |title: &str, names: &[&str]| {
         out.push_str(&format!("{title}\n  {}\n", names.join(", ")));

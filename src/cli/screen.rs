@@ -2,10 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::live;
+use crate::error::{Error, Result};
 
 /// A plain line about a phase is written at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -83,19 +86,26 @@ impl Screen {
     /// A line, above the bars.
     pub fn line(&self, text: &str) {
         if self.terminal {
-            self.bars.suspend(|| eprintln!("{text}"));
+            self.bars.suspend(|| plain_line(text));
         } else {
-            eprintln!("{text}");
+            plain_line(text);
         }
     }
 
     /// A result on stdout, above the bars.
-    pub fn result(&self, text: &str) {
-        if self.terminal {
-            self.bars.suspend(|| print!("{text}"));
-        } else {
-            print!("{text}");
-        }
+    pub fn result(&self, text: &str) -> Result<()> {
+        if self.terminal { self.bars.suspend(|| out(text)) } else { out(text) }
+    }
+
+    /// Lines below all others that show what somebody is saying, as it comes; on a terminal only. They go when it is dropped.
+    pub fn speaker(&self, name: &str) -> Option<Speaker> {
+        self.terminal.then(|| {
+            let bar = self.bars.insert_from_back(self.phases.borrow().len(), ProgressBar::new_spinner());
+            bar.set_style(style("{prefix} {msg}"));
+            bar.set_prefix(name.to_string());
+            bar.set_message("…");
+            Speaker { bar, bars: self.bars.clone() }
+        })
     }
 
     /// A phase begins; it replaces the phase of the same key.
@@ -103,10 +113,7 @@ impl Screen {
         self.end_phase(key);
         let bar = self.terminal.then(|| {
             let bar = self.bars.add(ProgressBar::new(total));
-            let style = "{prefix:24!} {bar:24} {pos:>5}/{len:<5} {elapsed:>4} {msg}";
-            bar.set_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
+            bar.set_style(style("{prefix:20!} {msg:29!} {wide_bar} {pos:>5}/{len:<5} {elapsed:>4}"));
             bar.set_prefix(key.to_string());
             bar.set_message(name.to_string());
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -126,7 +133,7 @@ impl Screen {
             Some(bar) => bar.set_position(phase.done),
             None if phase.shown.elapsed() >= PLAIN_EVERY && phase.done < phase.total => {
                 phase.shown = Instant::now();
-                eprintln!("{}: {} {}/{}", label(key), phase.name, phase.done, phase.total);
+                plain_line(&format!("{}: {} {}/{}", label(key), phase.name, phase.done, phase.total));
             }
             None => {}
         }
@@ -142,7 +149,8 @@ impl Screen {
             }
             None => {
                 let seconds = phase.began.elapsed().as_secs_f64();
-                eprintln!("{}: {} {}/{} in {seconds:.1} s", label(key), phase.name, phase.done, phase.total);
+                let of = format!("{}/{}", phase.done, phase.total);
+                plain_line(&format!("{}: {} {of} in {seconds:.1} s", label(key), phase.name));
             }
         }
     }
@@ -154,6 +162,51 @@ impl Screen {
                 bar.finish_and_clear();
             }
         }
+    }
+}
+
+/// Lines that show what somebody is saying.
+pub struct Speaker {
+    bar: ProgressBar,
+    bars: MultiProgress,
+}
+
+impl Speaker {
+    /// The last lines of what has been said so far.
+    pub fn say(&self, text: &str) {
+        self.bar.set_message(live::tail(text, 3).join("\n          "));
+    }
+
+    /// One that nobody sees, and its bar.
+    #[cfg(test)]
+    pub fn hidden() -> (Self, ProgressBar) {
+        let bar = ProgressBar::hidden();
+        (Self { bar: bar.clone(), bars: MultiProgress::new() }, bar)
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+        self.bars.remove(&self.bar);
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A line on stderr. Nobody reading it is no reason to stop.
+fn plain_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A result on stdout. A reader that has gone, as of `| head`, has read what it wanted.
+pub fn out(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::input("stdout", e)),
+        _ => Ok(()),
     }
 }
 

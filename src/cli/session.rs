@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::common::{Common, ModelArgs, name_value};
 use super::records::{Content, Record};
 use super::screen::{Screen, bytes};
-use crate::adapter::AdapterOrigin;
+use crate::adapter::{AdapterOrigin, check_trainable};
 use crate::backend::{Selected, select};
 use crate::engine::*;
 use crate::error::{Error, Result};
@@ -180,7 +180,12 @@ impl Session {
         let snapshots = wanted
             .adapters
             .iter()
-            .map(|(name, origin)| Ok((name.clone(), origin.snapshot(model.layout())?)))
+            .map(|(name, origin)| {
+                if let (AdapterOrigin::Folder(folder), true) = (origin, wanted.training) {
+                    check_trainable(folder)?;
+                }
+                Ok((name.clone(), origin.snapshot(model.layout())?))
+            })
             .collect::<Result<Vec<_>>>()?;
         let ranks = snapshots.iter().flat_map(|(_, s)| s.spec.parts.iter().flatten().map(|p| p.rank));
         let max_rank = ranks.chain([wanted.more_adapters.1]).max().unwrap_or(1);
@@ -218,7 +223,7 @@ impl Session {
         let plan = self.engine.with(|e| e.plan().clone());
         screen.line(&format!("memory   {} planned:", bytes(plan.total())));
         for line in plan.to_string().lines() {
-            screen.line(&format!("         {line}"));
+            screen.line(&format!("  {line}"));
         }
     }
 

@@ -24,12 +24,14 @@ use crate::run::{TrainingSection, write_lines};
     about = "Finetune adapters, each on its own data, in the same batches",
     long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
                   optimizer, and comes out as if it had been trained alone, bit for bit.",
+    override_usage = "colloquy train --model <DIR> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
     after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]` (targets joined by `+`).
 Data, JSON Lines, one of:
-  {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}  assistant turns carry the loss; \"weight\": 0 leaves a turn out
-  {\"prompt\": …, \"completion\": …}                               the completion carries the loss
-  {\"text\": …}                                                  every token does
-  {\"tokens\": […], \"weights\": […]}                              as given (default 1); needs no tokenizer
+  {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
+      assistant turns carry the loss; \"weight\": 0 leaves a turn out
+  {\"prompt\": …, \"completion\": …}      the completion carries the loss
+  {\"text\": …}                         every token does
+  {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
 Any training option can be set for one adapter: --learning-rate critic-0=2e-7
 Output: DIR/NAME/adapter_config.json, adapter_model.safetensors; DIR/metrics.jsonl with adapter, step, loss,
 grad_norm (before clipping), learning_rate, tokens.
@@ -303,7 +305,11 @@ pub fn run(args: Args) -> Result<()> {
     let engine = session.engine.clone();
     let output = args.output.clone();
     session.drive(async move {
-        let results = try_join_all(jobs.iter().map(|j| engine.train(j.request.clone()))).await?;
+        let results = try_join_all(jobs.iter().map(async |job| {
+            let trained = engine.train(job.request.clone()).await;
+            trained.map_err(|e| e.naming(job.id.0, &format!("adapter {}", job.name)))
+        }))
+        .await?;
         let mut lines = Vec::new();
         for (job, metrics) in jobs.iter().zip(&results) {
             lines.extend(metrics.iter().map(|m| {

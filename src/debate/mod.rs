@@ -141,6 +141,11 @@ impl Table {
         &*self.codec
     }
 
+    /// M.
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
     /// Before any work: every question's first prompt must fit the context, and every template must render.
     pub fn check<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Result<()> {
         let prompts = &self.task.prompts;
@@ -203,17 +208,31 @@ impl Table {
         society: &Society,
         occasion: Occasion,
     ) -> Result<Debate> {
+        self.debate_told(scope, question, society, occasion, |_, _| Ok(())).await
+    }
+
+    /// One debate; `told` is called for each round, counted from 1, as soon as it is complete.
+    pub async fn debate_told(
+        &self,
+        scope: &Scope,
+        question: &Question,
+        society: &Society,
+        occasion: Occasion,
+        told: impl Fn(usize, &Round) -> Result<()>,
+    ) -> Result<Debate> {
         let asked = self.task.prompts.first(question.subject())?;
         let mut chats = vec![vec![Message::user(asked.clone())]; self.agents];
         let prompts =
             (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
         let answers = Answers { question, occasion, round: 1, adapters: &society.generators };
         let mut rounds = vec![self.round(scope, answers, &mut chats, prompts).await?];
+        told(1, &rounds[0])?;
         for round in 2..=self.rounds {
             let said = &rounds[round - 2];
             let prompts = self.read_others(scope, question, occasion, round, said).await?;
             let answers = Answers { question, occasion, round, adapters: &society.critics };
             rounds.push(self.round(scope, answers, &mut chats, prompts).await?);
+            told(round, &rounds[round - 1])?;
         }
         let vote = rounds[rounds.len() - 1].vote.clone();
         Ok(Debate {

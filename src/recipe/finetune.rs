@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::lane::{Lane, Student};
 use super::{Example, Training, schedule};
 use crate::engine::{StepMetrics, TrainRequest};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::Event;
 
 /// What one student is finetuned on.
@@ -50,7 +50,12 @@ impl Lane {
         let name = format!("iteration {iteration}: finetuning");
         self.output.event(Event::Phase { lane: lane.clone(), name, total });
         let keep_moments = lessons.iter().any(|l| l.training.section.keep_moments);
-        let mut trained = scope.train(requests, keep_moments).await?.into_iter();
+        let named = |e: Error| {
+            lessons.iter().map(|l| l.student).fold(e, |e, student| {
+                e.naming(student.adapter.0, &format!("{} of {}", student.name, self.name()))
+            })
+        };
+        let mut trained = scope.train(requests, keep_moments).await.map_err(named)?.into_iter();
         self.output.event(Event::Advance { lane, done: total });
 
         let mut metrics = Map::new();

@@ -125,6 +125,13 @@ pub fn accuracy(metrics: &[Map<String, Value>], split: &str) -> Option<String> {
     ))
 }
 
+/// What the columns of [`accuracy`] mean.
+pub const LEGEND: &str = "\
+greedy: a generator's most likely answer; single: one sample of it;
+majority K: the vote of K samples; vote 1: of the debate's first round;
+final vote: of its last round
+";
+
 /// How many pseudo-labels there were and how many of them were right.
 pub fn pseudo_labels(metrics: &[Map<String, Value>]) -> Option<String> {
     let mut rows = Vec::new();
@@ -142,7 +149,12 @@ pub fn pseudo_labels(metrics: &[Map<String, Value>]) -> Option<String> {
         }
     }
     let header = ["arm", "iter", "labelled", "coverage %", "right % ±", "all agree %"];
-    (!rows.is_empty()).then(|| format!("pseudo-labels of the training questions\n{}", table(&header, &rows)))
+    (!rows.is_empty()).then(|| {
+        format!(
+            "pseudo-labels (labelled: enough agents agreed; right: of the labelled ones)\n{}",
+            table(&header, &rows)
+        )
+    })
 }
 
 /// Training sets and losses, of each arm's first seed.
@@ -193,6 +205,10 @@ pub fn summary(folder: &Path) -> Result<String> {
     if parts.is_empty() {
         return Ok("nothing has been measured yet\n".into());
     }
+    let mut parts = parts;
+    if let Some(table) = parts.iter_mut().rev().find(|p| p.starts_with("accuracy")) {
+        table.push_str(LEGEND);
+    }
     Ok(parts.join("\n"))
 }
 
@@ -234,6 +250,7 @@ mod tests {
         assert!(labels.contains("120 of 150") && labels.contains("71.0 ±4.0"), "{labels}");
         let training = training(&all).unwrap();
         assert!(training.contains("1.500 → 1.250") && training.contains("no data"), "{training}");
+        assert!(LEGEND.lines().all(|l| l.chars().count() <= 80));
         for text in [dev, labels, training] {
             assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
             assert!(text.lines().filter(|l| l.contains("multiagent")).count() >= 3, "one line a row: {text}");
