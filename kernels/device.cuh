@@ -122,9 +122,19 @@ DEVICE float exp2_approximate(float x) {
 
 // 16 bytes of global memory that nobody writes during the kernel.
 DEVICE uint4 load_16(const void* global) { return __ldg(static_cast<const uint4*>(global)); }
-// 16 bytes that other operands of the kernel may overwrite.
-DEVICE uint4 load_16_coherent(const void* global) { return *static_cast<const uint4*>(global); }
-DEVICE void store_16(void* global, uint4 x) { *static_cast<uint4*>(global) = x; }
+// 16 bytes that other operands of the kernel may overwrite. (Said in PTX, since the compiler cannot know that an address it loads is a global one.)
+DEVICE uint4 load_16_coherent(const void* global) {
+    uint4 x;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(__cvta_generic_to_global(global))
+                 : "memory");
+    return x;
+}
+DEVICE void store_16(void* global, uint4 x) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(global)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+                 : "memory");
+}
 
 #else
 #include "emulator/device.h"
