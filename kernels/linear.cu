@@ -17,7 +17,7 @@
 //                many short segments would repeat. The product goes to a copy of the accumulator and is selected for the segment's rows and
 //                the part's outputs only: what an adapter holds, NaN included, cannot reach a row of another.
 //   base items   kDepth columns of the tiles of W and X.
-// So 64 adapters of one row each stream their own weights at the pace of W, and the base product is the same as for one adapter.
+// So 64 adapters of one row each add only their own weights to the stream; the base product is the same as for one adapter.
 //
 // Shared memory: 16-byte chunks are permuted within a row by the row's number, so that ldmatrix and the copies hit all banks. The result goes through shared
 // memory as f32 [row][output] (pitch + 4: no conflicts), where bias and residual join, and leaves in 16-byte stores.

@@ -57,6 +57,9 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// A and B.
+type Pair = (Vec<f32>, Vec<f32>);
+
 /// A case on a device.
 struct Loaded {
     linear: Linear,
@@ -65,8 +68,8 @@ struct Loaded {
     bias: Vec<f32>,
     /// Slot 0 first.
     slots: Vec<Slot>,
-    /// By slot index - 1, by part: A, B.
-    pairs: Vec<Vec<Option<(Vec<f32>, Vec<f32>)>>>,
+    /// By slot index - 1, by part.
+    pairs: Vec<Vec<Option<Pair>>>,
     width: usize,
 }
 
@@ -563,6 +566,37 @@ fn many_adapters_of_one_row() {
             assert_rounded(&format!("{}, {rows}: y", d.name), &d, &got.y, &sum(&base, &lora));
             let [base, lora] = case.exact(&d, &l, &plan, &dy, &got.dh, true);
             assert_rounded(&format!("{}, {rows}: dx", d.name), &d, &got.dx, &sum(&base, &lora));
+        }
+    }
+}
+
+/// What the kernel has no room for is refused by name, before anything runs.
+#[test]
+fn what_the_kernel_cannot_do_is_an_error() {
+    for mut d in kernel_devices() {
+        let parts = |n: usize| {
+            let part = |i| PartLayout { module: format!("part {i}"), start: 8 * i, outputs: 8 };
+            GroupLayout { inputs: 8, outputs: 40, parts: (0..n).map(part).collect() }
+        };
+        d.backend.adapter_layout(&AdapterLayout { groups: vec![parts(5), parts(1)] }).unwrap();
+        let w = vec![1.0; 40 * 8];
+        let linear = LinearSpec { parts: &[WeightView::from_f32(&w, 40, 8)], bias: None, backward: true };
+        let linear = d.backend.load_linear(linear).unwrap();
+        let (x, y) = (d.tensor(4, 8, Element::Activation), d.tensor(4, 40, Element::Activation));
+        let activation = d.tensor(4, 40, Element::Activation);
+        let [wide, odd] = [16, 18].map(|width| d.tensor(4, width, Element::F32));
+        let plan = plan_of(&Segments { name: "base", parts: vec![(0, 4)] }, &[Slot::BASE]);
+        d.backend.begin(std::sync::Arc::new(plan)).unwrap();
+        for (group, shrink, expected) in [
+            (0, Some(wide), "a linear group of 5 LoRA parts on the GPU: at most 4"),
+            (1, Some(odd), "F32 [4, 18], expected F32 [>= 4, >= 0 and a multiple of 4]"),
+            (1, None, "a group needs shrink tensors"),
+            (1, Some(activation), "is Activation [4, 40], expected F32"),
+        ] {
+            let group = Some(GroupId(group));
+            let op = Op::LinearForward { linear, group, x, shrink, residual: None, y };
+            let error = d.backend.enqueue(op).unwrap_err().to_string();
+            assert!(error.contains(expected), "{}: {error}", d.name);
         }
     }
 }

@@ -226,17 +226,6 @@ pub fn launch(
         let (layout, first) = c.slots.group(a.group)?;
         (first_part, part_count) = (first.0, layout.parts.len());
         places = c.slots.places().offset(first_part as usize * size_of::<[u32; 4]>());
-        if part_count > MAX_PARTS {
-            return Err(Error::Unsupported(format!(
-                "a linear group of {part_count} LoRA parts on the GPU: at most {MAX_PARTS}"
-            )));
-        }
-        if !a.stride.is_multiple_of(SHRINK_STEP) {
-            return Err(Error::Internal(format!(
-                "linear: a shrink tensor of width {}: expected a multiple of {SHRINK_STEP}",
-                a.stride
-            )));
-        }
     }
     let tiling = Tiling::choose(c.driver.multiprocessors() as usize, outputs, bound);
     let params = Params {
@@ -283,13 +272,20 @@ pub fn resolve(c: &CudaBackend, op: &str, linear: Linear, group: Option<GroupId>
     Ok(w.into())
 }
 
-/// Checks that `t` can hold `h` of all rows for every slot of the plan, and says where it lies and how wide it is.
+/// Checks that `t` can hold `h` of all rows for every slot of the plan, and says where it lies and how wide it is; None where no slot of
+/// the plan has a part in the group.
 pub fn check_shrink(
     c: &CudaBackend,
     op: &str,
     t: Option<Tensor>,
     group: GroupId,
-) -> Result<(DevicePtr, usize)> {
+) -> Result<Option<(DevicePtr, usize)>> {
+    let parts = c.slots.group(group)?.0.parts.len();
+    if parts > MAX_PARTS {
+        return Err(Error::Unsupported(format!(
+            "a linear group of {parts} LoRA parts on the GPU: at most {MAX_PARTS}"
+        )));
+    }
     let mut width = 0;
     for segment in c.plan.host.segments.iter().filter(|s| s.start < s.end) {
         width = width.max(c.slots.shrink_width(segment.slot, group)?);
@@ -297,13 +293,17 @@ pub fn check_shrink(
     let rows = c.plan.host.rows();
     let t = t.ok_or_else(|| Error::Internal(format!("{op}: a group needs shrink tensors")))?;
     let TensorBuffer { spec, at } = c.tensor_buffer(t)?;
-    if spec.rows < rows || spec.width < width || spec.element != Element::F32 {
+    if spec.rows < rows
+        || spec.width < width
+        || !spec.width.is_multiple_of(SHRINK_STEP)
+        || spec.element != Element::F32
+    {
         return Err(Error::Internal(format!(
-            "{op}: tensor {} is {:?} [{}, {}], expected F32 [>= {rows}, >= {width}]",
+            "{op}: tensor {} is {:?} [{}, {}], expected F32 [>= {rows}, >= {width} and a multiple of {SHRINK_STEP}]",
             spec.name, spec.element, spec.rows, spec.width
         )));
     }
-    Ok((*at, spec.width))
+    Ok((width > 0).then_some((*at, spec.width)))
 }
 
 /// Checks that an output shares no memory with an input.
@@ -337,8 +337,9 @@ pub fn forward(
     };
     distinct(OP, &[Some(x), shrink, residual.filter(|&r| r != y), Some(y)])?;
     let mut adapters = None;
-    if let Some(group) = group {
-        let (h, stride) = check_shrink(c, OP, shrink, group)?;
+    if let Some(group) = group
+        && let Some((h, stride)) = check_shrink(c, OP, shrink, group)?
+    {
         shrink::forward(c, group, x_at, h, stride)?;
         adapters = Some(Adapters { group, h, stride });
     }

@@ -22,9 +22,10 @@ pub fn run(
     let dx_at = dx.map(|dx| c.at(OP, dx, rows, w.inputs, Element::Activation)).transpose()?;
     distinct(OP, &[Some(x), shrink, Some(dy), dshrink, dx])?;
     let mut adapters = None;
-    if let Some(group) = group {
-        let (h, stride) = check_shrink(c, OP, shrink, group)?;
-        let (dh, dh_stride) = check_shrink(c, OP, dshrink, group)?;
+    if let Some(group) = group
+        && let (Some((h, stride)), Some((dh, dh_stride))) =
+            (check_shrink(c, OP, shrink, group)?, check_shrink(c, OP, dshrink, group)?)
+    {
         if stride != dh_stride {
             return Err(Error::Internal(format!(
                 "{OP}: shrink tensors of widths {stride} and {dh_stride}: expected the same"
