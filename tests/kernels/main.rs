@@ -6,4 +6,6 @@
 
 mod adamw;
 mod embed;
+mod linear;
+mod lora;
 mod support;

@@ -17,6 +17,8 @@ pub mod emulator;
 mod graphs;
 mod linear;
 mod linear_backward;
+#[cfg(test)]
+mod linear_tests;
 mod lm_head_loss;
 mod lm_head_sample;
 mod lora_gradient;
