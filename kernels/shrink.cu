@@ -189,14 +189,13 @@ DEVICE void shrink(const ShrinkParams& p) {
     } else {
         first_column = static_cast<int>(blockIdx.y * p.blocks) * kRankPadding;
         o.a_stride = static_cast<uint64_t>(8) * p.width;
+        for (int i = 0; i < kRankBlocks; i++) o.a[i] = nullptr;
+        for (uint32_t id = p.first_part; id < p.first_part + p.parts; id++) {
+            const Part part = slot.parts[id];
 #pragma unroll
-        for (int i = 0; i < kRankBlocks; i++) {
-            o.a[i] = nullptr;
-            const int column = first_column + i * kRankPadding;
-            for (uint32_t id = p.first_part; id < p.first_part + p.parts && i < static_cast<int>(p.blocks); id++) {
-                const Part part = slot.parts[id];
-                const int rank = column - static_cast<int>(part.column);
-                if (rank < 0 || rank >= static_cast<int>(part.rank)) continue;
+            for (int i = 0; i < kRankBlocks; i++) {
+                const int rank = first_column + i * kRankPadding - static_cast<int>(part.column);
+                if (i >= static_cast<int>(p.blocks) || rank < 0 || rank >= static_cast<int>(part.rank)) continue;
                 o.a[i] = slot.weights + part.a + static_cast<uint64_t>(rank + g) * p.width + 8 * t;
                 o.rank_blocks = i + 1;
             }

@@ -8,5 +8,6 @@ mod adamw;
 mod attention;
 mod embed;
 mod linear;
+mod lora;
 mod rows;
 mod support;
