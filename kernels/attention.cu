@@ -126,62 +126,50 @@ DEVICE float merge_o(float o, float later_o, Factors f) { return fmaf(o, f.befor
 // The ring, and what a block knows of its sequence.
 template <int D, int SLOTS>
 struct Positions {
-    bf16* ring;
-    uint32_t* places;  // [2, kPlacesOfSplit]: rows of keys and values, of even and odd splits
-    uint32_t* flags;   // [kAttentionWarps]: a warp has found what is not finite
-    const bf16* keys;
-    const bf16* values;
-    const uint32_t* pages;  // null: packed
-    int first_row, page_tokens, width;
-    uint64_t pitch;
-    Range loaded;    // positions that some row of the block sees; others are zero-filled
-    int first_tile;  // of the block
+    const AttentionParams& p;
+    int sequence_start;  // its first row, or its first entry of the page table
+    Range loaded;        // positions that some row of the block sees; others are zero-filled
+    int first_tile;      // of the block
     int half_tiles;
 
-    static constexpr int kRing = SLOTS * Tile<D>::kElements;
+    // It starts where shared memory does.
+    static constexpr int kRing = SLOTS * Tile<D>::kBytes;
+    // [2, kPlacesOfSplit]: rows of keys and values, of even and odd splits.
+    static DEVICE uint32_t* places() { return reinterpret_cast<uint32_t*>(shared_at(kRing)); }
+    // [kAttentionWarps]: a warp has found what is not finite.
+    static DEVICE uint32_t* flags() { return places() + 2 * kPlacesOfSplit; }
 
-    DEVICE Positions(const AttentionParams& p, const Sequence& sequence, int head, Range seen) {
-        ring = reinterpret_cast<bf16*>(shared_memory());
-        places = reinterpret_cast<uint32_t*>(ring + kRing);
-        flags = places + 2 * kPlacesOfSplit;
-        width = static_cast<int>(p.head_dim);
-        keys = p.keys + head * width;
-        values = p.values + head * width;
-        page_tokens = static_cast<int>(p.page_tokens);
-        pages = page_tokens > 0 ? p.plan->page_table + sequence.pages_start : nullptr;
-        first_row = static_cast<int>(sequence.start);
-        pitch = p.pitch;
-        loaded = seen;
+    DEVICE Positions(const AttentionParams& params, const Sequence& sequence, Range seen) : p(params), loaded(seen) {
+        sequence_start = static_cast<int>(p.page_tokens > 0 ? sequence.pages_start : sequence.start);
         first_tile = seen.low / kTile;
         half_tiles = 2 * (seen.high / kTile - first_tile + 1);
     }
 
     DEVICE void look_up(int split) {
-        const int i = static_cast<int>(threadIdx.x);
-        if (i >= kPlacesOfSplit) return;
-        const int position = split * kSplit + i * kPlaced;
-        uint32_t place = 0;
-        if (position <= loaded.high) {
-            place = pages ? pages[position / page_tokens] * static_cast<uint32_t>(page_tokens) + static_cast<uint32_t>(position % page_tokens)
-                          : static_cast<uint32_t>(first_row + position);
+        const int i = static_cast<int>(threadIdx.x), position = split * kSplit + i * kPlaced;
+        if (i >= kPlacesOfSplit || position > loaded.high) return;
+        const int page_tokens = static_cast<int>(p.page_tokens);
+        uint32_t place = static_cast<uint32_t>(sequence_start + position);
+        if (page_tokens > 0) {
+            const uint32_t page = p.plan->page_table[sequence_start + position / page_tokens];
+            place = page * p.page_tokens + static_cast<uint32_t>(position % page_tokens);
         }
-        places[split % 2 * kPlacesOfSplit + i] = place;
+        places()[split % 2 * kPlacesOfSplit + i] = place;
     }
 
-    DEVICE bf16* slot(int half) const { return ring + half % SLOTS * Tile<D>::kElements; }
+    static DEVICE int slot(int half) { return half % SLOTS * Tile<D>::kBytes; }
 
     DEVICE void load(int half) {
         if (half < half_tiles) {
-            bf16* to = slot(half);
-            const bf16* from = half % 2 == 0 ? keys : values;
+            const int to = slot(half), width = static_cast<int>(p.head_dim);
+            const bf16* from = (half % 2 == 0 ? p.keys : p.values) + static_cast<int>(blockIdx.y) * width;
             const int first = (first_tile + half / 2) * kTile;
 #pragma unroll
             for (int j = 0; j < Tile<D>::kCopies; j++) {
-                const int i = static_cast<int>(threadIdx.x) + j * kAttentionThreads;
-                const int row = i / Tile<D>::kChunks, chunk = i % Tile<D>::kChunks, position = first + row;
+                const int row = Tile<D>::copied_row(j), chunk = Tile<D>::copied_chunk(j), position = first + row;
                 const bool valid = inside(loaded, position) && chunk * 8 < width;
-                const uint32_t place = places[position / kPlaced % (2 * kPlacesOfSplit)] + static_cast<uint32_t>(row % kPlaced);
-                copy_async_16(to + Tile<D>::at(row, chunk), valid ? from + place * pitch + chunk * 8 : from, valid);
+                const uint32_t place = places()[position / kPlaced % (2 * kPlacesOfSplit)] + static_cast<uint32_t>(row % kPlaced);
+                copy_async_16(shared_at(to + Tile<D>::at(row, chunk)), valid ? from + static_cast<uint64_t>(place) * p.pitch + chunk * 8 : from, valid);
             }
         }
         copy_async_commit();
@@ -196,11 +184,11 @@ struct Positions {
     }
 
     // The next half tile is there for everyone, and loads go on. With `look` each warp notes whether its copies are finite.
-    DEVICE const bf16* next(int half, bool look) {
+    DEVICE int next(int half, bool look) {
         copy_async_wait<SLOTS - 2>();
         if (look) {
             const uint32_t found = warp_ballot(own_copies_not_finite<D>(slot(half)));
-            if (threadIdx.x % kWarp == 0) flags[threadIdx.x / kWarp] = found;
+            if (threadIdx.x % kWarp == 0) flags()[threadIdx.x / kWarp] = found;
         }
         sync_threads();
         load(half + SLOTS - 1);
@@ -210,20 +198,25 @@ struct Positions {
     DEVICE bool found() const {
         uint32_t any = 0;
 #pragma unroll
-        for (int w = 0; w < kAttentionWarps; w++) any |= flags[w];
+        for (int w = 0; w < kAttentionWarps; w++) any |= flags()[w];
         return any != 0;
     }
 };
 
 constexpr int kRowSlots = 3, kSplitSlots = 4;
 
-// One tile for the 16 rows of a warp, from its K and V half tiles on; columns first .. first + N of o.
+// One tile for the 16 rows of a warp, of which this lane has those at positions `at`; columns first .. first + N of o.
 template <int D, int N, int SLOTS>
-DEVICE void take_tile(Softmax<N>& softmax, Positions<D, SLOTS>& positions, const uint32_t (&q)[D / 16][4], int tile, const Range (&seen)[2],
+DEVICE void take_tile(Softmax<N>& softmax, Positions<D, SLOTS>& positions, const uint32_t (&q)[D / 16][4], int tile, const int (&at)[2], int window,
                       bool sees_any, bool sees_all, bool look, float scale, int first) {
     const int half_tile = 2 * (tile - positions.first_tile);
-    const bf16* keys = positions.next(half_tile, false);
-    const Range here[2] = {{seen[0].low - tile * kTile, seen[0].high - tile * kTile}, {seen[1].low - tile * kTile, seen[1].high - tile * kTile}};
+    const int keys = positions.next(half_tile, false);
+    Range here[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const Range seen = seen_by(at[half], window);
+        here[half] = {seen.low - tile * kTile, seen.high - tile * kTile};
+    }
     uint32_t p[kTile / 16][4];
     if (sees_any) {
         float s[kTile / 8][4];
@@ -235,7 +228,7 @@ DEVICE void take_tile(Softmax<N>& softmax, Positions<D, SLOTS>& positions, const
             softmax.template take<true>(p, s, scale, here);
         }
     }
-    const bf16* values = positions.next(half_tile + 1, look);
+    const int values = positions.next(half_tile + 1, look);
     if (sees_any) {
         if (look && positions.found()) {
             times_columns<D>(softmax.o, p, values, 0, first, true);
@@ -257,21 +250,20 @@ DEVICE void attend_rows(const AttentionParams& p) {
     const int window = static_cast<int>(p.window), rows = static_cast<int>(tile.rows), width = static_cast<int>(p.head_dim);
     const int head = static_cast<int>(blockIdx.y * (p.heads / p.kv_heads) + blockIdx.z);
     const int start = static_cast<int>(sequence.first_position + tile.row - sequence.start), end = start + rows - 1;
-    Positions<D, kRowSlots> positions(p, sequence, static_cast<int>(blockIdx.y), {seen_by(start, window).low, end});
+    Positions<D, kRowSlots> positions(p, sequence, {seen_by(start, window).low, end});
     // [N * 4, threads]: each thread's part of the merged o.
-    float* merged = reinterpret_cast<float*>(positions.flags + kAttentionWarps) + threadIdx.x;
+    float* merged = reinterpret_cast<float*>(positions.flags() + kAttentionWarps) + threadIdx.x;
 
     const int warp = static_cast<int>(threadIdx.x) / kWarp, g = static_cast<int>(threadIdx.x) % kWarp / 4;
-    const int from = 16 * warp, to = smaller(from + 15, rows - 1);
-    Range seen[2];
+    const int from = 16 * warp, to = smaller(from + 15, rows - 1);  // this warp's rows
+    // Rows beyond the tile's compute too; nobody reads them.
+    const int at[2] = {start + from + g, start + from + g + 8};
     const bf16* queries[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = from + g + 8 * half;
-        const bool exists = row < rows;
-        seen[half] = exists ? seen_by(start + row, window) : Range{0, -1};
-        const uint64_t at = static_cast<uint64_t>(tile.row + row) * ((p.heads + 2 * p.kv_heads) * p.head_dim) + static_cast<uint64_t>(head * width);
-        queries[half] = exists ? p.qkv + at : nullptr;
+        const uint64_t place = static_cast<uint64_t>(tile.row + row) * ((p.heads + 2 * p.kv_heads) * p.head_dim) + static_cast<uint64_t>(head * width);
+        queries[half] = row < rows ? p.qkv + place : nullptr;
     }
     uint32_t q[D / 16][4];
     load_rows<D>(q, queries[0], queries[1], width);
@@ -281,21 +273,20 @@ DEVICE void attend_rows(const AttentionParams& p) {
     softmax.clear();
     float m[2], l[2];
     bool first_split = true;
-    const int last_tile = end / kTile;
-    // Where all rows of a warp see a tile, those beyond the sequence's end compute too; nobody reads them.
-    for (int t = positions.first_tile; t <= last_tile; t++) {
+    for (int t = positions.first_tile; t <= end / kTile; t++) {
+        const bool last = t == end / kTile;
         const int low = t * kTile, high = low + kTile - 1;
         // Of the rows from .. to, of all rows.
         const bool sees_any = from <= to && low <= start + to && high >= seen_by(start + from, window).low;
         const bool sees_all = high <= start + from && low >= seen_by(start + to, window).low;
         const bool all_see_all = high <= start && low >= seen_by(end, window).low;
-        take_tile<D, N>(softmax, positions, q, t, seen, sees_any, sees_all, !all_see_all && rows > 1, p.scale, 0);
+        take_tile<D, N>(softmax, positions, q, t, at, window, sees_any, sees_all, !all_see_all, p.scale, 0);
         // Nobody waits for this before the second half tile from now, by when it is there for all.
         if (low % kSplit == 0 && t != positions.first_tile) positions.look_up(low / kSplit + 1);
-        if ((t + 1) % (kSplit / kTile) != 0 && t != last_tile) continue;
+        if ((t + 1) % (kSplit / kTile) != 0 && !last) continue;
 
         softmax.finish();
-        if (first_split && t == last_tile) break;
+        if (first_split && last) break;
         Factors factors[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -311,14 +302,14 @@ DEVICE void attend_rows(const AttentionParams& p) {
             for (int i = 0; i < 4; i++) {
                 float* place = merged + (n * 4 + i) * kAttentionThreads;
                 const float o = first_split ? softmax.o[n][i] : merge_o(*place, softmax.o[n][i], factors[i / 2]);
-                if (t == last_tile) {
+                if (last) {
                     softmax.o[n][i] = o;
                 } else {
                     *place = o;
                 }
             }
         }
-        if (t == last_tile) {
+        if (last) {
             softmax.l[0] = l[0], softmax.l[1] = l[1];
         } else {
             softmax.clear();
@@ -352,19 +343,18 @@ DEVICE void attend_splits(const AttentionParams& p) {
     const int from = start + first_pair / group, to = start + last_pair / group;
     const Range loaded = {larger(seen_by(from, window).low, split * kSplit), smaller(to, split * kSplit + kSplit - 1)};
     if (loaded.low > loaded.high) return;
-    Positions<D, kSplitSlots> positions(p, sequence, static_cast<int>(blockIdx.y), loaded);
+    Positions<D, kSplitSlots> positions(p, sequence, loaded);
 
     const int warp = static_cast<int>(threadIdx.x) / kWarp, g = static_cast<int>(threadIdx.x) % kWarp / 4, t = static_cast<int>(threadIdx.x) % 4;
-    Range seen[2];
+    int at[2];
     const bf16* queries[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int pair = first_pair + g + 8 * half, row = pair / group;
         const int head = static_cast<int>(blockIdx.y) * group + pair % group;
-        const bool exists = pair <= last_pair;
-        seen[half] = exists ? seen_by(start + row, window) : Range{0, -1};
-        const uint64_t at = static_cast<uint64_t>(tile.row + row) * ((p.heads + 2 * p.kv_heads) * p.head_dim) + static_cast<uint64_t>(head * width);
-        queries[half] = exists ? p.qkv + at : nullptr;
+        at[half] = start + row;
+        const uint64_t place = static_cast<uint64_t>(tile.row + row) * ((p.heads + 2 * p.kv_heads) * p.head_dim) + static_cast<uint64_t>(head * width);
+        queries[half] = pair <= last_pair ? p.qkv + place : nullptr;
     }
     uint32_t q[D / 16][4];
     load_rows<D>(q, queries[0], queries[1], width);
@@ -375,7 +365,7 @@ DEVICE void attend_splits(const AttentionParams& p) {
     for (int i = positions.first_tile; i <= loaded.high / kTile; i++) {
         const int low = i * kTile, high = low + kTile - 1;
         const bool all_see_all = high <= from && low >= seen_by(to, window).low;
-        take_tile<D, N>(softmax, positions, q, i, seen, true, all_see_all, !all_see_all && from != to, p.scale, warp * N);
+        take_tile<D, N>(softmax, positions, q, i, at, window, true, all_see_all, !all_see_all && from != to, p.scale, warp * N);
     }
     copy_async_wait<0>();
     softmax.finish();
@@ -383,8 +373,9 @@ DEVICE void attend_splits(const AttentionParams& p) {
     for (int half = 0; half < 2; half++) {
         const int pair = first_pair + g + 8 * half, row = pair / group;
         const int head = static_cast<int>(blockIdx.y) * group + pair % group;
-        if (pair > last_pair || seen[half].low > split * kSplit + kSplit - 1 || seen[half].high < split * kSplit) continue;
-        if (seen[half].low / kSplit == seen[half].high / kSplit) {
+        const Range seen = seen_by(at[half], window);
+        if (pair > last_pair || seen.low > split * kSplit + kSplit - 1 || seen.high < split * kSplit) continue;
+        if (seen.low / kSplit == seen.high / kSplit) {
             bf16* out = p.out + static_cast<uint64_t>(tile.row + row) * (p.heads * p.head_dim) + head * width;
             store_rows(softmax.o, half, out, warp * N, width, 1.0f / softmax.l[half]);
         } else {
@@ -435,11 +426,11 @@ KERNEL(merge_splits, AttentionParams, kAttentionThreads, 8) {
     }
 }
 
-KERNEL(attend_rows_32, AttentionParams, kAttentionThreads, 4) { attend_rows<32>(p); }
+KERNEL(attend_rows_32, AttentionParams, kAttentionThreads, 3) { attend_rows<32>(p); }
 KERNEL(attend_rows_64, AttentionParams, kAttentionThreads, 3) { attend_rows<64>(p); }
 KERNEL(attend_rows_96, AttentionParams, kAttentionThreads, 2) { attend_rows<96>(p); }
 KERNEL(attend_rows_128, AttentionParams, kAttentionThreads, 2) { attend_rows<128>(p); }
 KERNEL(attend_splits_32, AttentionParams, kAttentionThreads, 4) { attend_splits<32>(p); }
-KERNEL(attend_splits_64, AttentionParams, kAttentionThreads, 4) { attend_splits<64>(p); }
-KERNEL(attend_splits_96, AttentionParams, kAttentionThreads, 3) { attend_splits<96>(p); }
-KERNEL(attend_splits_128, AttentionParams, kAttentionThreads, 3) { attend_splits<128>(p); }
+KERNEL(attend_splits_64, AttentionParams, kAttentionThreads, 3) { attend_splits<64>(p); }
+KERNEL(attend_splits_96, AttentionParams, kAttentionThreads, 2) { attend_splits<96>(p); }
+KERNEL(attend_splits_128, AttentionParams, kAttentionThreads, 2) { attend_splits<128>(p); }

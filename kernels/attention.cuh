@@ -27,32 +27,45 @@ constexpr float kInfinity = __builtin_huge_valf();
 DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 DEVICE int larger(int a, int b) { return a > b ? a : b; }
 
-// Inclusive; empty if low > high.
+// Inclusive, never empty.
 struct Range {
     int low, high;
 };
 DEVICE bool inside(Range r, int x) { return r.low <= x && x <= r.high; }
+// The same in one comparison, which the backward's kernels have the registers for.
+DEVICE bool inside_span(Range r, int x) { return static_cast<uint32_t>(x - r.low) <= static_cast<uint32_t>(r.high - r.low); }
 // The positions that `position` sees; window 0: all before it.
 DEVICE Range seen_by(int position, int window) { return {window > 0 && position >= window ? position - window + 1 : 0, position}; }
+
+// A tile is named by its byte offset in shared memory.
+DEVICE unsigned char* shared_at(int offset) { return shared_memory() + offset; }
 
 template <int D>
 struct Tile {
     static_assert(D % 32 == 0 && D <= 128, "ldmatrix takes 32 columns at once");
     static constexpr int kChunks = D / 8;
-    static constexpr int kStride = kChunks == 12 ? 13 : kChunks;
-    static constexpr int kElements = kTile * kStride * 8;
+    static constexpr bool kPadded = kChunks == 12;
+    static constexpr int kRow = (kPadded ? 13 : kChunks) * 16;
+    static constexpr int kBytes = kTile * kRow;
     static_assert(kTile * kChunks % kAttentionThreads == 0, "every thread copies as many chunks");
     static constexpr int kCopies = kTile * kChunks / kAttentionThreads;
 
-    // Where 16-byte chunk `chunk` of row `row` starts, in elements.
-    static DEVICE int at(int row, int chunk) {
-        const int turn = kChunks == 12 ? 0 : kChunks == 4 ? (row >> 1) & 3 : row & 7;
-        return (row * kStride + (chunk ^ turn)) * 8;
+    // Where 16-byte chunk `chunk` of row `row` starts. Eight rows on, the same chunk lies 8 kRow bytes on.
+    static DEVICE int at(int row, int chunk) { return row * kRow + (chunk ^ (kPadded ? 0 : kChunks == 4 ? (row >> 1) & 3 : row & 7)) * 16; }
+    // Chunk c + chunk from chunk c, where the two have no bit in common: one instruction, so that nobody keeps an address for each chunk.
+    static DEVICE int step(int at, int chunk) { return kPadded ? at + chunk * 16 : at ^ chunk * 16; }
+
+    // The row and the chunk that this thread copies in turn j.
+    static DEVICE int copied_row(int j) {
+        const int i = static_cast<int>(threadIdx.x);
+        return kPadded ? (i + j * kAttentionThreads) / kChunks : i / kChunks + j * (kAttentionThreads / kChunks);
+    }
+    static DEVICE int copied_chunk(int j) {
+        const int i = static_cast<int>(threadIdx.x);
+        return kPadded ? (i + j * kAttentionThreads) % kChunks : i % kChunks;
     }
 };
 
-DEVICE bool both_finite(uint32_t x) { return (((x & 0x7fff7fffu) + 0x00800080u) & 0x80008000u) == 0; }
-DEVICE bool is_finite(bf16 x) { return (x.bits & 0x7f80u) != 0x7f80u; }
 // Two bf16, each replaced by 0 where it is not finite.
 DEVICE uint32_t finite_or_zero(uint32_t x) {
     const uint32_t low = (x & 0x7f80u) == 0x7f80u ? 0 : x & 0xffffu;
@@ -62,12 +75,12 @@ DEVICE uint32_t finite_or_zero(uint32_t x) {
 
 // Whether one of the chunks that this thread has copied into `tile` is not finite.
 template <int D>
-DEVICE bool own_copies_not_finite(const bf16* tile) {
+DEVICE bool own_copies_not_finite(int tile) {
+    // An exponent of ones carries into bit 15 or 31.
     uint32_t carries = 0;
-#pragma unroll
+#pragma unroll 2
     for (int j = 0; j < Tile<D>::kCopies; j++) {
-        const int i = static_cast<int>(threadIdx.x) + j * kAttentionThreads;
-        const uint4 x = *reinterpret_cast<const uint4*>(tile + Tile<D>::at(i / Tile<D>::kChunks, i % Tile<D>::kChunks));
+        const uint4 x = *reinterpret_cast<const uint4*>(shared_at(tile + Tile<D>::at(Tile<D>::copied_row(j), Tile<D>::copied_chunk(j))));
         carries |= (x.x & 0x7fff7fffu) + 0x00800080u;
         carries |= (x.y & 0x7fff7fffu) + 0x00800080u;
         carries |= (x.z & 0x7fff7fffu) + 0x00800080u;
@@ -102,14 +115,16 @@ DEVICE void load_rows(uint32_t (&a)[D / 16][4], const bf16* low, const bf16* hig
 
 // c[n] += a times rows n * 8 .. + 8 of the tile (a row is a column of the product), over its D columns in ascending order.
 template <int D, int N>
-DEVICE void times_rows(float (&c)[N][4], const uint32_t (&a)[D / 16][4], const bf16* tile) {
+DEVICE void times_rows(float (&c)[N][4], const uint32_t (&a)[D / 16][4], int tile) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    tile += Tile<D>::at(lane % 8, lane / 8);
 #pragma unroll
     for (int k = 0; k < D / 32; k++) {
+        const int at = Tile<D>::step(tile, 4 * k);
 #pragma unroll
         for (int n = 0; n < N; n++) {
             uint32_t r[4];
-            load_matrix_x4(r, tile + Tile<D>::at(n * 8 + lane % 8, k * 4 + lane / 8));
+            load_matrix_x4(r, shared_at(at + n * 8 * Tile<D>::kRow));
             const uint32_t even[2] = {r[0], r[1]}, odd[2] = {r[2], r[3]};
             mma_bf16(c[n], a[2 * k], even);
             mma_bf16(c[n], a[2 * k + 1], odd);
@@ -119,17 +134,20 @@ DEVICE void times_rows(float (&c)[N][4], const uint32_t (&a)[D / 16][4], const b
 
 // The same with A from a tile too: its rows a_row .. + 16 times rows b_row + n * 8 .. + 8 of tile b.
 template <int D, int N>
-DEVICE void tile_times_rows(float (&c)[N][4], const bf16* a, int a_row, const bf16* b, int b_row) {
+DEVICE void tile_times_rows(float (&c)[N][4], int a, int a_row, int b, int b_row) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
+    a += Tile<D>::at(a_row + lane % 16, lane / 16);
+    b += Tile<D>::at(b_row + lane % 8, lane / 8);
+#pragma unroll 2
     for (int k = 0; k < D / 32; k++) {
         uint32_t low[4], high[4];
-        load_matrix_x4(low, a + Tile<D>::at(a_row + lane % 16, k * 4 + lane / 16));
-        load_matrix_x4(high, a + Tile<D>::at(a_row + lane % 16, k * 4 + 2 + lane / 16));
+        load_matrix_x4(low, shared_at(Tile<D>::step(a, 4 * k)));
+        load_matrix_x4(high, shared_at(Tile<D>::step(a, 4 * k + 2)));
+        const int at = Tile<D>::step(b, 4 * k);
 #pragma unroll
         for (int n = 0; n < N; n++) {
             uint32_t r[4];
-            load_matrix_x4(r, b + Tile<D>::at(b_row + n * 8 + lane % 8, k * 4 + lane / 8));
+            load_matrix_x4(r, shared_at(at + n * 8 * Tile<D>::kRow));
             const uint32_t even[2] = {r[0], r[1]}, odd[2] = {r[2], r[3]};
             mma_bf16(c[n], low, even);
             mma_bf16(c[n], high, odd);
@@ -137,17 +155,19 @@ DEVICE void tile_times_rows(float (&c)[N][4], const bf16* a, int a_row, const bf
     }
 }
 
-// c[n] += a times columns (first + n) * 8 .. + 8 of the tile, over rows row .. row + K * 16 of it in ascending order.
+// c[n] += a times columns (first + n) * 8 .. + 8 of the tile, over rows row .. row + K * 16 of it in ascending order. `first` is a multiple of N.
 template <int D, int N, int K>
-DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], const bf16* tile, int row, int first, bool only_finite) {
+DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], int tile, int row, int first, bool only_finite) {
     static_assert(K % 2 == 0, "ldmatrix takes 32 rows at once");
+    static_assert(Tile<D>::kPadded || (N & (N - 1)) == 0, "Tile::step adds without carries");
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    tile += Tile<D>::at(row + lane, first);
 #pragma unroll
     for (int k = 0; k < K / 2; k++) {
 #pragma unroll
         for (int n = 0; n < N; n++) {
             uint32_t r[4];
-            load_matrix_x4_transposed(r, tile + Tile<D>::at(row + k * 32 + lane, first + n));
+            load_matrix_x4_transposed(r, shared_at(Tile<D>::step(tile, n) + k * 32 * Tile<D>::kRow));
             if (only_finite) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) r[i] = finite_or_zero(r[i]);
@@ -161,16 +181,19 @@ DEVICE void times_columns(float (&c)[N][4], const uint32_t (&a)[K][4], const bf1
 
 // Adds what is not finite in rows from .. to of the tile to the rows of c that see it: `seen` of rows lane / 4 and lane / 4 + 8, in rows of the tile.
 template <int D, int N>
-DEVICE void add_not_finite(float (&c)[N][4], const Range (&seen)[2], const bf16* tile, int from, int to, int first) {
+DEVICE void add_not_finite(float (&c)[N][4], const Range (&seen)[2], int tile, int from, int to, int first) {
     const int t = static_cast<int>(threadIdx.x) % 4;
 #pragma unroll 1
     for (int k = from; k < to; k++) {
 #pragma unroll
         for (int n = 0; n < N; n++) {
+            const uint32_t x = *reinterpret_cast<const uint32_t*>(shared_at(tile + Tile<D>::at(k, first + n) + 4 * t));
+            const uint32_t finite = finite_or_zero(x);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const bf16 x = tile[Tile<D>::at(k, first + n) + 2 * t + i % 2];
-                if (!is_finite(x) && inside(seen[i / 2], k)) c[n][i] += to_float(x);
+            for (int half = 0; half < 2; half++) {
+                if (x == finite || !inside(seen[half], k)) continue;
+                c[n][2 * half] += low_bf16(x) == low_bf16(finite) ? 0.0f : low_bf16(x);
+                c[n][2 * half + 1] += high_bf16(x) == high_bf16(finite) ? 0.0f : high_bf16(x);
             }
         }
     }

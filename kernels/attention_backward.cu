@@ -25,7 +25,7 @@ struct AttentionBackwardParams {
     const bf16* out;
     const bf16* dout;
     bf16* dqkv;
-    float2* stats;  // [H, stats_pitch]: log2 Σ 2^s and delta of each row
+    float2* stats;  // [H, stats_pitch]: log2 Σ 2^s and delta of each row, a sequence from a multiple of 64 on
     uint32_t heads, kv_heads, head_dim, window;  // window 0: none
     float scale, scale_log2;                     // of the scores, and times log2 e
     uint32_t stats_pitch, unused;
@@ -34,62 +34,84 @@ struct AttentionBackwardParams {
 // Columns that a warp takes at once.
 constexpr int kColumns = 32;
 
+DEVICE uint32_t qkv_pitch(const AttentionBackwardParams& p) { return (p.heads + 2 * p.kv_heads) * p.head_dim; }
+DEVICE uint32_t out_pitch(const AttentionBackwardParams& p) { return p.heads * p.head_dim; }
+// Stats of the rows of a sequence start at a tile of their own.
+DEVICE float2* stats_of_head(const AttentionBackwardParams& p, const AttentionTile& tile, const Sequence& sequence, int head) {
+    return p.stats + static_cast<uint64_t>(head) * p.stats_pitch + (sequence.start / kTile + tile.sequence) * kTile;
+}
+
 template <int D>
 constexpr int kSlots = D == 128 ? 3 : 4;
 
-// Rows of one head's part of a matrix in tiles of the sequence.
-struct Source {
-    const bf16* rows;  // the sequence's first row
-    uint64_t pitch;
-    int tokens, width;
-};
-
+// One tile of a head's part of a matrix; `rows`: the sequence's first row. Zeros beyond its `tokens`.
 template <int D>
-DEVICE void load_tile(bf16* to, const Source& from, int tile) {
+DEVICE void load_tile(int to, const bf16* rows, uint32_t pitch, int tokens, int width, int tile) {
 #pragma unroll
     for (int j = 0; j < Tile<D>::kCopies; j++) {
-        const int i = static_cast<int>(threadIdx.x) + j * kAttentionThreads;
-        const int row = i / Tile<D>::kChunks, chunk = i % Tile<D>::kChunks, token = tile * kTile + row;
-        const bool valid = token < from.tokens && chunk * 8 < from.width;
-        copy_async_16(to + Tile<D>::at(row, chunk), valid ? from.rows + static_cast<uint64_t>(token) * from.pitch + chunk * 8 : from.rows, valid);
+        const int row = Tile<D>::copied_row(j), chunk = Tile<D>::copied_chunk(j), token = tile * kTile + row;
+        const bool valid = token < tokens && chunk * 8 < width;
+        copy_async_16(shared_at(to + Tile<D>::at(row, chunk)), valid ? rows + static_cast<uint64_t>(static_cast<uint32_t>(token)) * pitch + chunk * 8 : rows, valid);
     }
 }
 
-// Pairs of tiles (of `first` and `second`) of heads 0 .. heads, tiles low .. low + count of each.
-template <int D>
+// Pairs of tiles (of `first` and `second`, a head each) low .. high, then those of the next head, as often as `pairs` says. For attention_dq K and V, for attention_dkv Q
+// and dO, and with them the rows' stats.
+template <int D, bool kQueries>
 struct Stream {
-    bf16* ring;
-    uint32_t* flags;  // [2, kAttentionWarps]
-    Source first, second;
-    int low, count, pairs;
+    const AttentionBackwardParams& p;
+    const bf16* first;
+    const bf16* second;
+    const float2* stats;
+    int tokens, low, high, pairs;
+    int loading;  // the tile that is loaded next
 
+    DEVICE explicit Stream(const AttentionBackwardParams& params) : p(params), stats(nullptr) {}
+
+    // Halves are loaded in order.
     DEVICE void load(int half) {
-        const int pair = half / 2;
-        if (pair < pairs) {
-            Source from = half % 2 == 0 ? first : second;
-            from.rows += pair / count * from.width;
-            load_tile<D>(slot(half), from, low + pair % count);
+        if (half < 2 * pairs) {
+            const int width = static_cast<int>(p.head_dim);
+            const uint32_t pitch = kQueries && half % 2 != 0 ? out_pitch(p) : qkv_pitch(p);
+            load_tile<D>(slot(half), half % 2 != 0 ? second : first, pitch, tokens, width, loading);
+            if (half % 2 != 0) {
+                const int i = static_cast<int>(threadIdx.x) * 2;
+                if (kQueries && i < kTile) copy_async_16(&stats_of(half / 2)[i], stats + loading * kTile + i);
+                if (loading++ == high) {
+                    loading = low;
+                    first += width;
+                    second += width;
+                    if (kQueries) stats += p.stats_pitch;
+                }
+            }
         }
         copy_async_commit();
     }
 
-    DEVICE bf16* slot(int half) const { return ring + half % kSlots<D> * Tile<D>::kElements; }
+    // The second half of a pair and its stats are loaded at the same time.
+    static DEVICE float2* stats_of(int pair) {
+        constexpr int kStats = kSlots<D> / 2;
+        return reinterpret_cast<float2*>(shared_at((2 + kSlots<D>) * Tile<D>::kBytes + kAttentionWarps * 4)) + pair % kStats * kTile;
+    }
+    // Behind the block's own two tiles, which start where shared memory does.
+    static DEVICE int slot(int half) { return (2 + half % kSlots<D>) * Tile<D>::kBytes; }
+    // [kAttentionWarps]
+    static DEVICE uint32_t* flags() { return reinterpret_cast<uint32_t*>(shared_at((2 + kSlots<D>) * Tile<D>::kBytes)); }
 
     DEVICE void start() {
+        loading = low;
 #pragma unroll
         for (int half = 0; half < kSlots<D>; half++) load(half);
     }
 
-    // A pair is there for everyone. With `look`, each warp notes whether its copies are finite.
-    DEVICE void wait(int pair, bool look, bool look_at_second) {
+    // A pair is there for everyone. With `look`, each warp notes whether what it copied and others multiply by zeros is finite.
+    DEVICE void wait(int pair, bool look) {
         copy_async_wait<kSlots<D> - 2>();
         if (look) {
-            const uint32_t found = warp_ballot(own_copies_not_finite<D>(slot(2 * pair)));
-            if (threadIdx.x % kWarp == 0) flags[threadIdx.x / kWarp] = found;
-            if (look_at_second) {
-                const uint32_t also = warp_ballot(own_copies_not_finite<D>(slot(2 * pair + 1)));
-                if (threadIdx.x % kWarp == 0) flags[kAttentionWarps + threadIdx.x / kWarp] = also;
-            }
+            bool bad = own_copies_not_finite<D>(slot(2 * pair));
+            if (kQueries) bad = bad || own_copies_not_finite<D>(slot(2 * pair + 1));
+            const uint32_t found = warp_ballot(bad);
+            if (threadIdx.x % kWarp == 0) flags()[threadIdx.x / kWarp] = found;
         }
         sync_threads();
     }
@@ -101,10 +123,10 @@ struct Stream {
         load(2 * pair + kSlots<D> + 1);
     }
 
-    DEVICE bool found(int which) const {
+    DEVICE bool found() const {
         uint32_t any = 0;
 #pragma unroll
-        for (int w = 0; w < kAttentionWarps; w++) any |= flags[which * kAttentionWarps + w];
+        for (int w = 0; w < kAttentionWarps; w++) any |= flags()[w];
         return any != 0;
     }
 };
@@ -122,22 +144,13 @@ DEVICE void pack(uint32_t (&a)[kColumns / 16][4], const float (&c)[kColumns / 8]
 
 // c += a times columns of rows row .. row + 32 of the tile; `seen`: the rows of the tile that belong to the two rows of a.
 template <int D>
-DEVICE void accumulate(float (&c)[D / 8][4], const uint32_t (&a)[kColumns / 16][4], const bf16* tile, int row, const Range (&seen)[2], bool not_finite) {
+DEVICE void accumulate(float (&c)[D / 8][4], const uint32_t (&a)[kColumns / 16][4], int tile, int row, const Range (&seen)[2], bool not_finite) {
     if (not_finite) {
         times_columns<D>(c, a, tile, row, 0, true);
         add_not_finite<D>(c, seen, tile, row, row + kColumns, 0);
     } else {
         times_columns<D>(c, a, tile, row, 0, false);
     }
-}
-
-// The bytes of shared memory behind the block's two tiles and the ring: flags, and (attention_dkv) the stats of 64 rows.
-template <int D>
-DEVICE Stream<D> stream_behind(bf16* own) {
-    Stream<D> s;
-    s.ring = own + 2 * Tile<D>::kElements;
-    s.flags = reinterpret_cast<uint32_t*>(s.ring + kSlots<D> * Tile<D>::kElements);
-    return s;
 }
 
 template <int D>
@@ -148,19 +161,20 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
     const Sequence sequence = p.plan->sequences[tile.sequence];
     const int width = static_cast<int>(p.head_dim), window = static_cast<int>(p.window), rows = static_cast<int>(tile.rows);
     const int head = static_cast<int>(blockIdx.y * (p.heads / p.kv_heads) + blockIdx.z), kv_head = static_cast<int>(blockIdx.y);
-    const uint64_t pitch = (p.heads + 2 * p.kv_heads) * p.head_dim, out_pitch = p.heads * p.head_dim;
+    const uint32_t pitch = qkv_pitch(p), out_width = out_pitch(p);
     const int start = static_cast<int>(tile.row - sequence.start), end = start + rows - 1, tokens = end + 1;
 
-    bf16* q = reinterpret_cast<bf16*>(shared_memory());
-    bf16* dout = q + Tile<D>::kElements;
-    Stream<D> stream = stream_behind<D>(q);
-    const bf16* sequence_rows = p.qkv + sequence.start * pitch;
-    load_tile<D>(q, {sequence_rows + head * width, pitch, tokens, width}, start / kTile);
-    load_tile<D>(dout, {p.dout + sequence.start * out_pitch + head * width, out_pitch, tokens, width}, start / kTile);
-    stream.first = {sequence_rows + out_pitch + kv_head * width, pitch, tokens, width};
-    stream.second = {sequence_rows + out_pitch + (static_cast<int>(p.kv_heads) + kv_head) * width, pitch, tokens, width};
+    constexpr int q = 0, dout = Tile<D>::kBytes;
+    Stream<D, false> stream(p);
+    const bf16* sequence_rows = p.qkv + static_cast<uint64_t>(sequence.start) * pitch;
+    load_tile<D>(q, sequence_rows + head * width, pitch, tokens, width, start / kTile);
+    load_tile<D>(dout, p.dout + static_cast<uint64_t>(sequence.start) * out_width + head * width, out_width, tokens, width, start / kTile);
+    stream.first = sequence_rows + out_width + kv_head * width;
+    stream.second = sequence_rows + out_width + (static_cast<int>(p.kv_heads) + kv_head) * width;
+    stream.tokens = tokens;
     stream.low = seen_by(start, window).low / kTile;
-    stream.count = stream.pairs = end / kTile - stream.low + 1;
+    stream.high = end / kTile;
+    stream.pairs = stream.high - stream.low + 1;
     stream.start();
 
     const int warp = static_cast<int>(threadIdx.x) / kWarp, g = static_cast<int>(threadIdx.x) % kWarp / 4, t = static_cast<int>(threadIdx.x) % 4;
@@ -170,8 +184,8 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = from + g + 8 * half;
-        seen[half] = row < rows ? seen_by(start + row, window) : Range{0, -1};
-        const uint64_t at = static_cast<uint64_t>(tile.row + row) * out_pitch + static_cast<uint64_t>(head * width);
+        seen[half] = seen_by(start + row, window);
+        const uint64_t at = static_cast<uint64_t>(tile.row + row) * out_width + static_cast<uint64_t>(head * width);
         float sum = 0;
         for (int column = 2 * t; row < rows && column < width; column += 8) {
             const uint32_t o = *reinterpret_cast<const uint32_t*>(p.out + at + column), d = *reinterpret_cast<const uint32_t*>(p.dout + at + column);
@@ -189,10 +203,10 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
     for (int pair = 0; pair < stream.pairs; pair++) {
         const int low = (stream.low + pair) * kTile, high = low + kTile - 1;
         const bool all_see_all = high <= start && low >= seen_by(end, window).low;
-        stream.wait(pair, !all_see_all, false);
-        const bf16* keys = stream.slot(2 * pair);
-        const bf16* values = stream.slot(2 * pair + 1);
-        const bool not_finite = !all_see_all && stream.found(0);
+        stream.wait(pair, !all_see_all);
+        const int keys = stream.slot(2 * pair);
+        const int values = stream.slot(2 * pair + 1);
+        const bool not_finite = !all_see_all && stream.found();
         const Range here[2] = {{seen[0].low - low, seen[0].high - low}, {seen[1].low - low, seen[1].high - low}};
 #pragma unroll 1
         for (int column = 0; column < kTile; column += kColumns) {
@@ -209,7 +223,7 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
 #pragma unroll
                 for (int i = 0; i < kColumns / 4; i++) {
                     const float x = s[i / 2][2 * half + i % 2] * p.scale_log2;
-                    largest = fmaxf(largest, inside(here[half], column + i / 2 * 8 + 2 * t + i % 2) ? x : -kInfinity);
+                    largest = fmaxf(largest, inside_span(here[half], column + i / 2 * 8 + 2 * t + i % 2) ? x : -kInfinity);
                 }
                 largest = fmaxf(largest, shuffle_xor(largest, 1));
                 largest = fmaxf(largest, shuffle_xor(largest, 2));
@@ -219,7 +233,7 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
                 float sum = 0;
 #pragma unroll
                 for (int i = 0; i < kColumns / 4; i++) {
-                    const bool visible = inside(here[half], column + i / 2 * 8 + 2 * t + i % 2);
+                    const bool visible = inside_span(here[half], column + i / 2 * 8 + 2 * t + i % 2);
                     const float x = exp2_approximate(fmaf(s[i / 2][2 * half + i % 2], p.scale_log2, -now));
                     sum += visible ? x : 0.0f;
                     s[i / 2][2 * half + i % 2] = visible ? x * (dp[i / 2][2 * half + i % 2] - delta[half]) : 0.0f;
@@ -245,7 +259,7 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
         const int row = from + g + 8 * half;
         if (row >= rows) continue;
         store_rows(dq, half, p.dqkv + static_cast<uint64_t>(tile.row + row) * pitch + head * width, 0, width, p.scale / l[half]);
-        if (t == 0) p.stats[static_cast<uint64_t>(head) * p.stats_pitch + tile.row + row] = make_float2(m[half] + log2f(l[half]), delta[half]);
+        if (t == 0) stats_of_head(p, tile, sequence, head)[start + row] = make_float2(m[half] + log2f(l[half]), delta[half]);
     }
 }
 
@@ -258,57 +272,49 @@ DEVICE void attention_dkv(const AttentionBackwardParams& p) {
     const Sequence sequence = p.plan->sequences[tile.sequence];
     const int width = static_cast<int>(p.head_dim), window = static_cast<int>(p.window), positions = static_cast<int>(tile.rows);
     const int kv_head = static_cast<int>(blockIdx.y), group = static_cast<int>(p.heads / p.kv_heads);
-    const uint64_t pitch = (p.heads + 2 * p.kv_heads) * p.head_dim, out_pitch = p.heads * p.head_dim;
+    const uint32_t pitch = qkv_pitch(p), out_width = out_pitch(p);
     const int tokens = static_cast<int>(sequence.end - sequence.start), start = static_cast<int>(tile.row - sequence.start), end = start + positions - 1;
 
-    bf16* keys = reinterpret_cast<bf16*>(shared_memory());
-    bf16* values = keys + Tile<D>::kElements;
-    Stream<D> stream = stream_behind<D>(keys);
-    float2* stats = reinterpret_cast<float2*>(stream.flags + 2 * kAttentionWarps);
-    const bf16* sequence_rows = p.qkv + sequence.start * pitch;
-    load_tile<D>(keys, {sequence_rows + out_pitch + kv_head * width, pitch, tokens, width}, start / kTile);
-    load_tile<D>(values, {sequence_rows + out_pitch + (static_cast<int>(p.kv_heads) + kv_head) * width, pitch, tokens, width}, start / kTile);
+    constexpr int keys = 0, values = Tile<D>::kBytes;
+    Stream<D, true> stream(p);
+    const bf16* sequence_rows = p.qkv + static_cast<uint64_t>(sequence.start) * pitch;
+    load_tile<D>(keys, sequence_rows + out_width + kv_head * width, pitch, tokens, width, start / kTile);
+    load_tile<D>(values, sequence_rows + out_width + (static_cast<int>(p.kv_heads) + kv_head) * width, pitch, tokens, width, start / kTile);
     const int columns = kv_head * group * width;
-    stream.first = {sequence_rows + columns, pitch, tokens, width};
-    stream.second = {p.dout + sequence.start * out_pitch + columns, out_pitch, tokens, width};
+    stream.first = sequence_rows + columns;
+    stream.second = p.dout + static_cast<uint64_t>(sequence.start) * out_width + columns;
+    stream.tokens = tokens;
     // The last row that sees position `end`.
     const int last = window > 0 && window < tokens - end ? end + window - 1 : tokens - 1;
     stream.low = start / kTile;
-    stream.count = last / kTile - stream.low + 1;
-    stream.pairs = stream.count * group;
+    stream.high = last / kTile;
+    stream.pairs = (stream.high - stream.low + 1) * group;
+    stream.stats = stats_of_head(p, tile, sequence, kv_head * group);
     stream.start();
 
     const int thread = static_cast<int>(threadIdx.x);
-    const auto stats_of = [&](int pair) {
-        const int row = (stream.low + pair % stream.count) * kTile + thread;
-        if (pair >= stream.pairs || thread >= kTile || row >= tokens) return make_float2(0, 0);
-        return p.stats[static_cast<uint64_t>(kv_head * group + pair / stream.count) * p.stats_pitch + sequence.start + row];
-    };
-    float2 coming = stats_of(0);
-    if (thread < kTile) stats[thread] = coming;
-
     const int warp = thread / kWarp, g = thread % kWarp / 4, t = thread % 4;
     const int from = 16 * warp, to = smaller(from + 15, positions - 1);
-    // The rows that see this lane's two positions.
-    Range seen[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int position = start + from + g + 8 * half;
-        seen[half] = {position, window > 0 && window < tokens - position ? position + window - 1 : tokens - 1};
-    }
 
     float dk[N][4], dv[N][4];
     zero(dk);
     zero(dv);
-    for (int pair = 0; pair < stream.pairs; pair++) {
-        const int low = (stream.low + pair % stream.count) * kTile, high = low + kTile - 1;
+    for (int pair = 0, at = stream.low; pair < stream.pairs; pair++) {
+        const int low = at * kTile, high = low + kTile - 1;
         const bool all_see_all = low >= end && high < tokens && (window == 0 || high - window < start);
-        stream.wait(pair, !all_see_all, true);
-        const bf16* q = stream.slot(2 * pair);
-        const bf16* dout = stream.slot(2 * pair + 1);
-        coming = stats_of(pair + 1);
-        const bool q_not_finite = !all_see_all && stream.found(0), dout_not_finite = !all_see_all && stream.found(1);
-        const Range here[2] = {{seen[0].low - low, seen[0].high - low}, {seen[1].low - low, seen[1].high - low}};
+        stream.wait(pair, !all_see_all);
+        const int q = stream.slot(2 * pair);
+        const int dout = stream.slot(2 * pair + 1);
+        const float2* stats = stream.stats_of(pair);
+        at = at == stream.high ? stream.low : at + 1;
+        const bool not_finite = !all_see_all && stream.found();
+        // The rows that see this lane's two positions (any, for those beyond the sequence: nobody reads their gradients).
+        Range here[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int position = start + from + g + 8 * half;
+            here[half] = {position - low, (window > 0 && window < tokens - position ? position + window - 1 : tokens - 1) - low};
+        }
 #pragma unroll 1
         for (int column = 0; column < kTile; column += kColumns) {
             // Rows that see no position of this warp.
@@ -324,11 +330,11 @@ DEVICE void attention_dkv(const AttentionBackwardParams& p) {
                 for (int i = 0; i < 4; i++) {
                     const int row = column + n * 8 + 2 * t + i % 2;
                     const float x = exp2_approximate(fmaf(s[n][i], p.scale_log2, -stats[row].x));
-                    s[n][i] = inside(here[i / 2], row) ? x : 0.0f;
+                    s[n][i] = inside_span(here[i / 2], row) ? x : 0.0f;
                 }
             }
             pack(a, s);
-            accumulate<D>(dv, a, dout, column, here, dout_not_finite);
+            accumulate<D>(dv, a, dout, column, here, not_finite);
             float dp[kColumns / 8][4];
             zero(dp);
             tile_times_rows<D>(dp, values, from, dout, column);
@@ -337,21 +343,20 @@ DEVICE void attention_dkv(const AttentionBackwardParams& p) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     const int row = column + n * 8 + 2 * t + i % 2;
-                    s[n][i] = inside(here[i / 2], row) ? s[n][i] * (dp[n][i] - stats[row].y) : 0.0f;
+                    s[n][i] = inside_span(here[i / 2], row) ? s[n][i] * (dp[n][i] - stats[row].y) : 0.0f;
                 }
             }
             pack(a, s);
-            accumulate<D>(dk, a, q, column, here, q_not_finite);
+            accumulate<D>(dk, a, q, column, here, not_finite);
         }
         stream.release(pair);
-        if (thread < kTile) stats[thread] = coming;
     }
     copy_async_wait<0>();
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int position = from + g + 8 * half;
         if (position >= positions) continue;
-        bf16* row = p.dqkv + static_cast<uint64_t>(tile.row + position) * pitch + out_pitch + kv_head * width;
+        bf16* row = p.dqkv + static_cast<uint64_t>(tile.row + position) * pitch + out_width + kv_head * width;
         store_rows(dk, half, row, 0, width, p.scale);
         store_rows(dv, half, row + p.kv_heads * p.head_dim, 0, width, 1.0f);
     }

@@ -7,6 +7,8 @@ use super::*;
 
 const THREADS: u32 = 128;
 const WARPS: usize = 4;
+/// Rows of a tile (`kTile`).
+const TILE_ROWS: usize = 64;
 
 /// By padded head size / 32 - 1.
 const DQ: [Kernel; 4] = [
@@ -61,10 +63,13 @@ pub fn run(
     let out = c.at(OP, out, rows, heads.q_width(), Element::Activation)?;
     let dout = c.at(OP, dout, rows, heads.q_width(), Element::Activation)?;
     let dqkv = c.at(OP, dqkv, rows, heads.qkv_width(), Element::Activation)?;
-    let (tiles, pitch) = (c.plan.bounds.packed_tiles, c.plan.bounds.rows);
+    let tiles = c.plan.bounds.packed_tiles;
     if tiles == 0 {
         return Ok(());
     }
+    // Each sequence starts at a tile of its own: `start / 64 + index`.
+    let sequences = plan::bucket(c.plan.host.sequences.len());
+    let pitch = (c.plan.bounds.rows / TILE_ROWS + sequences + 1) * TILE_ROWS;
     let stats = c.workspace("attention backward", heads.heads * pitch * 8)?;
     let params = Params {
         plan: c.plan.at(),
@@ -83,12 +88,11 @@ pub fn run(
         unused: 0,
     };
     let padded = padded(heads.head_dim);
-    // The block's own two tiles, the ring (`kSlots`), flags.
+    // The block's own two tiles, the ring (`kSlots`), flags, and log-sum-exp and delta of the pairs in the ring.
     let slots = if padded == 128 { 3 } else { 4 };
-    let shared = (2 + slots) * tile_bytes(padded) + 2 * WARPS * 4;
+    let shared = (2 + slots) * tile_bytes(padded) + WARPS * 4 + slots / 2 * TILE_ROWS * 8;
     let group = heads.heads / heads.kv_heads;
     c.launch(DQ[padded / 32 - 1], [tiles, heads.kv_heads, group], shared, &params);
-    // And log-sum-exp and delta of 64 rows.
-    c.launch(DKV[padded / 32 - 1], [tiles, heads.kv_heads, 1], shared + 64 * 8, &params);
+    c.launch(DKV[padded / 32 - 1], [tiles, heads.kv_heads, 1], shared, &params);
     Ok(())
 }
