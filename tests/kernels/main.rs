@@ -5,5 +5,6 @@
 //! bound that was used (`--nocapture` shows it).
 
 mod embed;
+mod lm_head;
 mod rows;
 mod support;
