@@ -4,9 +4,10 @@
 //   u = uniform(key, position, token) as in src/backend/plan.rs; ties go to the lower token. T = 0: the largest q at T = 1.
 //   log-probability: ln Σ weight softmax(z), with the log-sum-exp of the loss (lm_head.cuh).
 //
-//   lm_head_gather   rows of the hidden state side by side, for a chunk whose rows are not consecutive       a warp a row
-//   lm_head_lse      log-sum-exp and most likely token of each row of a chunk                                 a block a row
-//   lm_head_sample   the draws whose members are in the chunk                                                 a block a draw, or fixed blocks
+//   lm_head_gather           rows of the hidden state side by side, for a chunk whose rows are not consecutive       a warp a row
+//   lm_head_lse              log-sum-exp and most likely token of each row of a chunk                                 a block a row
+//   lm_head_sample           the chunk's draws from one row, without top-k and top-p                                  a block a draw
+//   lm_head_sample_filtered  the chunk's other draws                                        a block a draw; as many as run at once with mixtures
 //
 // z f32 [C, V]. The noise of a token is a function of (key, position, token), so the order in which tokens are looked at is free, and one that cannot win with the largest
 // noise, or not with its own, is left out before its logarithms are taken. A draw without top-k and top-p reads its row once.
@@ -18,7 +19,7 @@
 // searches the list. Otherwise the block searches the row itself. All sums have one order that the row alone decides.
 //
 // A mixture of several members is first written to memory, ln q (q where T = 0), one row a block, and then treated as a row at T = 1.
-// Shared memory: 24.3 KB, of which the list 24.
+// Shared memory: 24.3 KB, of which the list has 24, for filtered draws; else the partial results of the warps.
 #include "lm_head.cuh"
 
 struct LmHeadSampleParams {
@@ -122,6 +123,9 @@ struct Distribution {
     uint32_t first;  // the most likely token
     bool greedy;     // T = 0
 };
+
+// Without a finite logit there is nothing to compare; the log-probability will say so.
+DEVICE bool is_decided(const Distribution& d) { return d.greedy || !(fabsf(d.largest) < infinity()); }
 
 DEVICE float score_of(const Distribution& d, float z) { return (z - d.largest) * d.scale; }
 
@@ -251,7 +255,7 @@ DEVICE uint32_t draw_filtered(const S& from, int count, const Distribution& d, c
 }
 
 // The winner among all tokens.
-DEVICE uint32_t draw_from_all(const Distribution& d, const Draw& draw, SampleScratch* scratch) {
+DEVICE uint32_t draw_from_all(const Distribution& d, const Draw& draw, BlockScratch* scratch) {
     const uint64_t seed = seed_of(draw.key, draw.position);
     Best best{gumbel(uniform(seed, d.first)), d.first};
     for (int i = static_cast<int>(threadIdx.x) * 4; i < d.row.count; i += kTile) {
@@ -262,7 +266,7 @@ DEVICE uint32_t draw_from_all(const Distribution& d, const Draw& draw, SampleScr
             if (i + j < d.row.count) consider(best, score_of(d, f[j]), static_cast<uint32_t>(i + j), seed);
         }
     }
-    return token_of(block_first(rank_of(best.score, best.token), &scratch->block));
+    return token_of(block_first(rank_of(best.score, best.token), scratch));
 }
 
 // Lists the tokens within `reach` of the largest logit, of which this thread has `own`.
@@ -294,7 +298,8 @@ DEVICE void list(const Distribution& d, float reach, int own, SampleScratch* scr
     sync_threads();
 }
 
-DEVICE uint32_t draw_survivor(const Distribution& d, const Draw& draw, bool by_count, SampleScratch* scratch) {
+DEVICE uint32_t draw_survivor(const Distribution& d, const Draw& draw, SampleScratch* scratch) {
+    const bool by_count = draw.top_k > 0 && draw.top_k < static_cast<uint32_t>(d.row.count);
     float total = 0, masses[kReachCount] = {0, 0, 0};
     int counts[kReachCount] = {0, 0, 0};
     for (int i = static_cast<int>(threadIdx.x) * 4; i < d.row.count; i += kTile) {
@@ -303,11 +308,12 @@ DEVICE uint32_t draw_survivor(const Distribution& d, const Draw& draw, bool by_c
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const float score = score_of(d, f[j]), e = exponential(score);
-            const bool there = i + j < d.row.count;
-            total += there ? e : 0.0f;
+            if (i + j >= d.row.count) continue;
+            total += e;
+            if (!(score >= -reach_of(kReachCount - 1))) continue;
 #pragma unroll
             for (int r = 0; r < kReachCount; r++) {
-                const bool near = there && score >= -reach_of(r);
+                const bool near = score >= -reach_of(r);
                 counts[r] += near ? 1 : 0;
                 masses[r] += near ? e : 0.0f;
             }
@@ -341,14 +347,6 @@ DEVICE uint32_t draw_survivor(const Distribution& d, const Draw& draw, bool by_c
         return scratch->token;
     }
     return draw_filtered(Whole{&d, scratch}, d.row.count, d, draw, by_count, total);
-}
-
-DEVICE uint32_t choose(const Distribution& d, const Draw& draw, SampleScratch* scratch) {
-    // Without a finite logit there is nothing to compare; the log-probability will say so.
-    if (d.greedy || !(fabsf(d.largest) < infinity())) return d.first;
-    const bool by_count = draw.top_k > 0 && draw.top_k < static_cast<uint32_t>(d.row.count);
-    if (!by_count && draw.top_p >= 1.0f) return draw_from_all(d, draw, scratch);
-    return draw_survivor(d, draw, by_count, scratch);
 }
 
 // ---- draws ----
@@ -416,28 +414,56 @@ DEVICE float mixed_logprob(const LmHeadSampleParams& p, const Draw& draw, uint32
     return largest + logf(sum);
 }
 
-KERNEL(lm_head_sample, LmHeadSampleParams, kThreads, 1) {
-    SampleScratch* scratch = reinterpret_cast<SampleScratch*>(shared_memory());
+// Whether a draw is more than the best of one row's tokens, with their noise or without.
+DEVICE bool is_filtered(const LmHeadSampleParams& p, const Draw& draw) {
+    return draw.temperature != 0.0f && ((draw.top_k > 0 && draw.top_k < p.vocabulary) || draw.top_p < 1.0f);
+}
+
+// Calls f(draw's index, draw) for this block's draws of the chunk that are (not) filtered or mixed.
+template <bool FILTERED, class F>
+DEVICE void each_draw(const LmHeadSampleParams& p, F f) {
     for (uint32_t index = blockIdx.x; index < p.plan->draw_count; index += gridDim.x) {
         const Draw draw = p.plan->draws[index];
+        if ((draw.rows_end - draw.rows_start > 1 || is_filtered(p, draw)) != FILTERED) continue;
         const bool here = p.places ? p.draw_chunks[index] == p.chunk
                                    : p.plan->draw_rows[draw.rows_start].logit_row / p.capacity == p.chunk;
         if (!here) continue;
         // The draw before may still be read from shared memory.
         sync_threads();
-        const bool single = draw.rows_end - draw.rows_start == 1;
-        const uint32_t place = place_of(p, draw.rows_start);
-        Distribution d;
-        if (single) {
-            const LogSumExp lse = p.lses[place];
-            d = {row_of(p.logits, place, p.vocabulary), lse.largest, scale_of(draw.temperature), lse.best, draw.temperature == 0.0f};
-        } else {
-            d = mixture(p, draw, scratch);
-        }
-        const uint32_t token = choose(d, draw, scratch);
+        f(index, draw);
+    }
+}
+
+DEVICE Distribution single(const LmHeadSampleParams& p, const Draw& draw) {
+    const uint32_t place = place_of(p, draw.rows_start);
+    const LogSumExp lse = p.lses[place];
+    return {row_of(p.logits, place, p.vocabulary), lse.largest, scale_of(draw.temperature), lse.best, draw.temperature == 0.0f};
+}
+
+KERNEL(lm_head_sample, LmHeadSampleParams, kThreads, 2) {
+    BlockScratch* scratch = reinterpret_cast<BlockScratch*>(shared_memory());
+    each_draw<false>(p, [&](uint32_t index, const Draw& draw) {
+        const Distribution d = single(p, draw);
+        const uint32_t token = is_decided(d) ? d.first : draw_from_all(d, draw, scratch);
         if (threadIdx.x == 0) {
             p.tokens[index] = token;
-            p.logprobs[index] = single ? logprob_of(p, place, token) : mixed_logprob(p, draw, token);
+            p.logprobs[index] = logprob_of(p, place_of(p, draw.rows_start), token);
         }
-    }
+    });
+}
+
+KERNEL(lm_head_sample_filtered, LmHeadSampleParams, kThreads, 1) {
+    SampleScratch* scratch = reinterpret_cast<SampleScratch*>(shared_memory());
+    each_draw<true>(p, [&](uint32_t index, const Draw& draw) {
+        const bool mixed = draw.rows_end - draw.rows_start > 1;
+        const Distribution d = mixed ? mixture(p, draw, scratch) : single(p, draw);
+        uint32_t token = d.first;
+        if (!is_decided(d)) {
+            token = is_filtered(p, draw) ? draw_survivor(d, draw, scratch) : draw_from_all(d, draw, &scratch->block);
+        }
+        if (threadIdx.x == 0) {
+            p.tokens[index] = token;
+            p.logprobs[index] = mixed ? mixed_logprob(p, draw, token) : logprob_of(p, place_of(p, draw.rows_start), token);
+        }
+    });
 }

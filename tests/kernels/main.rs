@@ -8,6 +8,7 @@ mod adamw;
 mod attention;
 mod embed;
 mod linear;
+mod lm_head;
 mod lora;
 mod rows;
 mod support;

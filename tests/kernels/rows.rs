@@ -103,7 +103,7 @@ fn norm(
     let all = d.download(out, rows + 1);
     assert!(all[rows * width..].iter().all(|x| x.is_nan()), "{}: a row beyond the batch is written", d.name);
     let result = [all[..rows * width].to_vec(), d.download(dx, rows)];
-    [x, dy, out].map(|t| d.backend.free(t));
+    [x, dy, out].into_iter().for_each(|t| d.backend.free(t));
     result
 }
 
@@ -213,7 +213,7 @@ fn swiglu_on(d: &mut Device, x: &[f32], dout: &[f32], f: usize, in_place: bool) 
     let all = d.download(out, rows + 1);
     assert!(all[rows * f..].iter().all(|x| x.is_nan()), "{}: a row beyond the batch is written", d.name);
     let result = [all[..rows * f].to_vec(), d.download(dgate_up, rows)];
-    [gate_up, dout, out].map(|t| d.backend.free(t));
+    [gate_up, dout, out].into_iter().for_each(|t| d.backend.free(t));
     result
 }
 

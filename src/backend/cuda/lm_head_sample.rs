@@ -12,6 +12,7 @@ use super::*;
 const GATHER: Kernel = Kernel::new("lm_head_sample", "lm_head_gather", 256);
 const LSE: Kernel = Kernel::new("lm_head_sample", "lm_head_lse", THREADS);
 const SAMPLE: Kernel = Kernel::new("lm_head_sample", "lm_head_sample", THREADS);
+const SAMPLE_FILTERED: Kernel = Kernel::new("lm_head_sample", "lm_head_sample_filtered", THREADS);
 
 const GATHERED_PER_BLOCK: usize = 8;
 /// Tokens that a block can list (`kListed`), 12 bytes each.
@@ -127,6 +128,25 @@ impl Chunks {
     }
 }
 
+/// Blocks for the draws of either kernel; 0 where there are none.
+struct Sampling {
+    plain: usize,
+    filtered: usize,
+}
+
+impl Sampling {
+    /// Enqueues the draws of a chunk of at most `rows` rows.
+    fn launch(&self, c: &mut CudaBackend, rows: usize, params: &Params) {
+        c.launch(LSE, [rows, 1, 1], SCRATCH, params);
+        if self.plain > 0 {
+            c.launch(SAMPLE, [self.plain, 1, 1], SCRATCH, params);
+        }
+        if self.filtered > 0 {
+            c.launch(SAMPLE_FILTERED, [self.filtered, 1, 1], SAMPLE_SCRATCH, params);
+        }
+    }
+}
+
 /// [`Op::LmHeadSample`].
 pub fn run(
     c: &mut CudaBackend,
@@ -166,11 +186,19 @@ pub fn run(
         mixture_stride: 0,
         unused: 0,
     };
-    let mut blocks = c.plan.bounds.draws;
     let group = |d: &Draw| &plan.draw_rows[d.rows_start as usize..d.rows_end as usize];
+    let mut sampling = Sampling { plain: 0, filtered: 0 };
+    for draw in &plan.draws {
+        let filtered = draw.temperature != 0.0
+            && (draw.top_k > 0 && (draw.top_k as usize) < vocabulary || draw.top_p < 1.0);
+        let which =
+            if filtered || group(draw).len() > 1 { &mut sampling.filtered } else { &mut sampling.plain };
+        *which = c.plan.bounds.draws;
+    }
     if plan.draws.iter().any(|d| group(d).len() > 1) {
         // As many blocks as run at once: each has a row for its mixture, and behind it room for the weights of a group's members.
-        blocks = blocks.min(c.driver.multiprocessors() as usize);
+        let blocks = sampling.filtered.min(c.driver.multiprocessors() as usize);
+        sampling.filtered = blocks;
         let stride = vocabulary.next_multiple_of(4) + capacity.next_multiple_of(4);
         params.mixture_stride = stride as u32;
         params.mixtures = c.workspace("lm_head_sample.mixtures", blocks * stride * 4)?;
@@ -182,8 +210,7 @@ pub fn run(
             operands.product(c, first)?;
             params.first = first as u32;
             params.chunk = chunk as u32;
-            c.launch(LSE, [capacity.min(bound - first), 1, 1], SCRATCH, &params);
-            c.launch(SAMPLE, [blocks, 1, 1], SAMPLE_SCRATCH, &params);
+            sampling.launch(c, capacity.min(bound - first), &params);
         }
         return Ok(());
     }
@@ -212,8 +239,7 @@ pub fn run(
         let all = RowCount::Logits { offset: 0, capacity };
         product(c, operands.weights, x, width, all, Output::F32(operands.logits), false)?;
         params.chunk = chunk as u32;
-        c.launch(LSE, [capacity, 1, 1], SCRATCH, &params);
-        c.launch(SAMPLE, [blocks, 1, 1], SAMPLE_SCRATCH, &params);
+        sampling.launch(c, capacity, &params);
     }
     Ok(())
 }
