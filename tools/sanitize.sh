@@ -142,6 +142,12 @@ case ${1:-} in
         finds address read_past_the_end "ERROR: AddressSanitizer: use-after-poison" || failures=1
         finds address read_past_shared "ERROR: AddressSanitizer: heap-buffer-overflow" || failures=1
         finds address use_of_freed "ERROR: AddressSanitizer: use-after-poison" || failures=1
+        if SEED=1 LAUNCHES=0 replay address "$out"/logs/blocks_race.*.log > "$out/order.txt" 2>&1; then
+            echo "blocks_race: the order of blocks makes NO DIFFERENCE"
+            failures=1
+        else
+            echo "blocks_race, another order: $(tail -n 1 "$out/order.txt")"
+        fi
         for kind in address thread; do
             replay $kind "$out"/logs/no_defect.*.log || failures=1
         done
