@@ -7,9 +7,16 @@
 #   tools/sanitize.sh --replay LOG.. replays logs (COLLOQUY_EMULATOR_LOG, src/backend/cuda/emulator/log.rs)
 #   tools/sanitize.sh --self-test    that planted defects (kernels/emulator/defects.cpp) are found
 #
-# LAUNCHES (default 3): launches of a kind that are examined; those between run without sanitizer. BLOCKS (default 12): blocks of each.
+# Replays in other orders of blocks, warps and lanes, without sanitizers, must give the same bits.
+#
+# LAUNCHES (default 3): launches of a kind that are examined; those between run without sanitizer. BLOCKS (default 12): blocks of each. SEEDS (default 3):
+# other orders.
 # All is built in target/sanitize and kept. Status 0: nothing found, or in a self-test: all found.
 set -euo pipefail
+if [ "$(uname -sm)" != "Linux x86_64" ]; then
+    echo "tools/sanitize.sh: needs Linux on x86-64; this is $(uname -sm)" >&2
+    exit 1
+fi
 cd "$(dirname "$0")/.."
 out=target/sanitize
 mkdir -p "$out"
@@ -60,12 +67,15 @@ build() {
     done
 }
 
+# Without address space randomization where that is allowed: ThreadSanitizer cannot live with much of it.
+fixed=$(setarch -R true 2> /dev/null && echo "setarch -R" || true)
+
 # replay KIND LOG...
 replay() {
     local kind=$1
     ASAN_OPTIONS=detect_stack_use_after_return=0:detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
         TSAN_OPTIONS=history_size=4:report_thread_leaks=0:detect_deadlocks=0 \
-        "$out/replay-$kind" "$out/plain.so" "${LAUNCHES:-3}" "${BLOCKS:-12}" "${@:2}"
+        $fixed "$out/replay-$kind" "$out/plain.so" "${LAUNCHES:-3}" "${BLOCKS:-12}" "${SEED:-0}" "${@:2}"
 }
 
 replay_all() {
@@ -82,6 +92,15 @@ replay_all() {
             status=1
             head -n 120 "$out/$kind.txt"
             echo "$kind: FAILED, $(grep -cE '^(WARNING|==[0-9]+==ERROR)|runtime error' "$out/$kind.txt") reports in $out/$kind.txt"
+        fi
+    done
+    for ((seed = 1; seed <= ${SEEDS:-3}; seed++)); do
+        if SEED=$seed LAUNCHES=0 replay address "$@" > "$out/order.txt" 2>&1; then
+            echo "order $seed: $(tail -n 1 "$out/order.txt")"
+        else
+            status=1
+            tail -n 5 "$out/order.txt"
+            echo "order $seed: FAILED"
         fi
     done
     return $status
@@ -123,6 +142,12 @@ case ${1:-} in
         finds address read_past_the_end "ERROR: AddressSanitizer: use-after-poison" || failures=1
         finds address read_past_shared "ERROR: AddressSanitizer: heap-buffer-overflow" || failures=1
         finds address use_of_freed "ERROR: AddressSanitizer: use-after-poison" || failures=1
+        if SEED=1 LAUNCHES=0 replay address "$out"/logs/blocks_race.*.log > "$out/order.txt" 2>&1; then
+            echo "blocks_race: the order of blocks makes NO DIFFERENCE"
+            failures=1
+        else
+            echo "blocks_race, another order: $(tail -n 1 "$out/order.txt")"
+        fi
         for kind in address thread; do
             replay $kind "$out"/logs/no_defect.*.log || failures=1
         done

@@ -258,6 +258,16 @@ void perform(Operation operation, Fiber* lanes) {
     }
 }
 
+// The blocks of other sets use the same lists.
+template <class T>
+void append(std::vector<T>& list, T x) {
+    if (list.size() == list.capacity()) {
+        const sanitizers::Unseen unseen;
+        list.reserve(std::max<size_t>(16, 2 * list.size()));
+    }
+    list.push_back(x);
+}
+
 void land(const Copy& c) {
     if (c.global) {
         sanitizers::reads_16(c.global, c.pc);
@@ -452,12 +462,12 @@ void copy_async(void* shared, const void* global, bool valid, const char* file, 
     void* pc = __builtin_return_address(0);
     std::memset(shared, 0xff, 16);
     sanitizers::writes_16(shared, pc);
-    self()->copies.push_back({shared, valid ? global : nullptr, pc});
+    append(self()->copies, {shared, valid ? global : nullptr, pc});
 }
 
 void commit_copies() {
     Fiber* f = self();
-    f->groups.push_back(f->copies.size());
+    append(f->groups, f->copies.size());
 }
 
 void wait_copies(int pending) {
@@ -467,6 +477,7 @@ void wait_copies(int pending) {
     }
     // A loop that always has copies under way must not make the lists longer and longer. Groups hold positions among the copies.
     if (f->finished == f->groups.size() || f->finished >= kForget) {
+        const sanitizers::Unseen unseen;
         f->copies.erase(f->copies.begin(), f->copies.begin() + f->landed);
         f->groups.erase(f->groups.begin(), f->groups.begin() + f->finished);
         for (size_t& end : f->groups) end -= f->landed;

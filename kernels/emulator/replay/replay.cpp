@@ -1,10 +1,11 @@
 // Replays what src/backend/cuda/emulator/log.rs wrote (the format is there), with kernels compiled with a sanitizer: tools/sanitize.sh.
 //
-//   replay PLAIN.so LAUNCHES BLOCKS LOG...
+//   replay PLAIN.so LAUNCHES BLOCKS SEED LOG...
 //
 // This program holds the kernels with the sanitizer, PLAIN.so the same without, which are a hundred times faster. Of the launches that are alike (kernel,
 // grid, shared memory, and parameters but for addresses), over all logs, the first, second, fourth, eighth, and so on run here, until there were LAUNCHES;
-// of each of these the first BLOCKS blocks, in the order of its seed. All else runs in PLAIN.so. Downloads must give what they gave when the log was written.
+// of each of these the first BLOCKS blocks, in the order of its seed. All else runs in PLAIN.so. Downloads must give what they gave when the log was written,
+// also where SEED, which is added to the seeds, is not 0: then blocks, warps and lanes run in another order.
 //
 // Status 0: nothing found. 1: a replay that differs, or a kernel that did what the emulator forbids. A sanitizer ends the program with its own.
 #include <dlfcn.h>
@@ -13,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
@@ -40,7 +42,9 @@ char now[512] = "nothing";
 
 [[noreturn]] void fail(const std::string& what) {
     fprintf(stderr, "replay: %s: %s\n", now, what.c_str());
-    exit(1);
+    // Without destructors: threads of a block may still be in the middle of something.
+    fflush(nullptr);
+    _exit(1);
 }
 
 // Bytes outside of live allocations are out of bounds.
@@ -99,7 +103,7 @@ private:
 
 struct Replay {
     LaunchBlocks plain;
-    uint64_t most_launches, most_blocks;
+    uint64_t most_launches, most_blocks, seed;
     // Launches of a kind so far, over all logs.
     std::map<std::string, uint64_t> seen;
     uint64_t launches = 0, launches_here = 0, blocks_here = 0, downloads = 0;
@@ -125,7 +129,7 @@ void Replay::launch(Reader& r, const char* path) {
     unsigned grid[3];
     for (unsigned& g : grid) g = static_cast<unsigned>(r.number());
     const auto shared = static_cast<unsigned>(r.number());
-    const uint64_t seed = r.number();
+    const uint64_t launch_seed = r.number() + seed;
     const std::string logged = r.text();
     std::vector<uint64_t> params((logged.size() + 7) / 8);
     std::memcpy(params.data(), logged.data(), logged.size());
@@ -154,11 +158,11 @@ void Replay::launch(Reader& r, const char* path) {
     blocks_here += blocks_of_this;
     char error[1024] = "";
     if (blocks_of_this > 0 &&
-        colloquy_emulator_launch_blocks(kernel.c_str(), grid, shared, params.data(), seed, 0, blocks_of_this, error, sizeof error) != 0) {
+        colloquy_emulator_launch_blocks(kernel.c_str(), grid, shared, params.data(), launch_seed, 0, blocks_of_this, error, sizeof error) != 0) {
         fail(error);
     }
     if (blocks_of_this < all &&
-        plain(kernel.c_str(), grid, shared, params.data(), seed, blocks_of_this, all - blocks_of_this, error, sizeof error) != 0) {
+        plain(kernel.c_str(), grid, shared, params.data(), launch_seed, blocks_of_this, all - blocks_of_this, error, sizeof error) != 0) {
         fail(error);
     }
 }
@@ -242,8 +246,8 @@ extern "C" void __tsan_on_report(void*) { fprintf(stderr, "replay: the report ab
 extern "C" void __asan_on_error() { fprintf(stderr, "replay: the report below is of %s\n", now); }
 
 int main(int count, char** arguments) {
-    if (count < 5) {
-        fprintf(stderr, "usage: replay PLAIN.so LAUNCHES BLOCKS LOG...\n");
+    if (count < 6) {
+        fprintf(stderr, "usage: replay PLAIN.so LAUNCHES BLOCKS SEED LOG...\n");
         return 2;
     }
     void* library = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL);
@@ -253,8 +257,9 @@ int main(int count, char** arguments) {
     if (!replay.plain) fail(dlerror());
     replay.most_launches = std::strtoull(arguments[2], nullptr, 10);
     replay.most_blocks = std::strtoull(arguments[3], nullptr, 10);
-    for (int i = 4; i < count; i++) replay.log(arguments[i]);
-    printf("%d logs: %llu launches, %llu of them (%llu blocks) examined, %zu kinds; %llu downloads as before\n", count - 4,
+    replay.seed = std::strtoull(arguments[4], nullptr, 10);
+    for (int i = 5; i < count; i++) replay.log(arguments[i]);
+    printf("%d logs: %llu launches, %llu of them (%llu blocks) examined, %zu kinds; %llu downloads as before\n", count - 5,
            static_cast<unsigned long long>(replay.launches), static_cast<unsigned long long>(replay.launches_here),
            static_cast<unsigned long long>(replay.blocks_here), replay.seen.size(), static_cast<unsigned long long>(replay.downloads));
     return 0;

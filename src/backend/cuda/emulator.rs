@@ -207,7 +207,7 @@ impl Emulator {
             format!("takes {params} bytes of parameters, not {}", launch.params.len())
         } else if threads as u32 != launch.kernel.threads {
             format!("has blocks of {threads}, not {}", launch.kernel.threads)
-        } else if launch.grid.iter().any(|&g| g == 0) || launch.grid[1].max(launch.grid[2]) > 65_535 {
+        } else if launch.grid.contains(&0) || launch.grid[1].max(launch.grid[2]) > 65_535 {
             format!("cannot have a grid of {:?}", launch.grid)
         } else if launch.shared > super::MAX_SHARED {
             format!("asks for {} bytes of shared memory, more than {}", launch.shared, super::MAX_SHARED)
