@@ -240,8 +240,8 @@ mod tests {
         }
         let copies = [(0, 3, 16), (0, 6, 1), (5, 2, 7), (1, 1, 16), (4, 5, 0)];
         // Page 5 is a target without tokens and a source: the order would matter if it had any.
-        let mut plan = BatchPlan::default();
-        plan.page_copies = copies.map(|(from, to, tokens)| PageCopy { from, to, tokens }).to_vec();
+        let page_copies = copies.map(|(from, to, tokens)| PageCopy { from, to, tokens }).to_vec();
+        let mut plan = BatchPlan { page_copies, ..BatchPlan::default() };
         c.begin(Arc::new(plan.clone())).unwrap();
         assert!(c.enqueue(Op::CopyPages { kv }).unwrap_err().to_string().contains("that is copied to"));
         plan.page_copies.pop();
