@@ -15,7 +15,7 @@ pub use config::*;
 pub use files::*;
 pub use load::*;
 
-use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector};
+use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec};
 
 /// Linear groups in a layer; group `layer * GROUPS_PER_LAYER + kind`.
 pub const GROUPS_PER_LAYER: usize = 4;
@@ -83,6 +83,18 @@ impl Model {
     /// Everything an adapter may change in it.
     pub fn layout(&self) -> &AdapterLayout {
         &self.layout
+    }
+
+    /// Limits of steps over it, as a backend asks for them; rows as in [`WorkspaceSpec`].
+    pub fn workspace(
+        &self,
+        inference_rows: usize,
+        training_rows: usize,
+        lm_head_rows: usize,
+        shrink_width: usize,
+    ) -> WorkspaceSpec {
+        let (lm_head, heads) = (self.lm_head, self.heads);
+        WorkspaceSpec { inference_rows, training_rows, lm_head_rows, lm_head, shrink_width, heads }
     }
 
     /// Whether it was loaded with what the backward needs.
