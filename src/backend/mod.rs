@@ -103,6 +103,23 @@ pub struct Ceilings {
     pub copy: f64,
 }
 
+/// Limits of the steps to come, for [`Backend::workspace_bytes`].
+#[derive(Clone, Copy, Debug)]
+pub struct WorkspaceSpec {
+    /// Most rows of a step that samples or scores.
+    pub inference_rows: usize,
+    /// Most rows of a training step; 0 without training.
+    pub training_rows: usize,
+    /// Rows of logits that exist at once.
+    pub lm_head_rows: usize,
+    /// The linear that makes them.
+    pub lm_head: Linear,
+    /// The widest shrink of any linear group of any slot.
+    pub shrink_width: usize,
+    /// Heads of the attention.
+    pub heads: Heads,
+}
+
 /// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
 pub trait Backend: std::any::Any {
     /// What it is, for a person: `"cpu (avx512f, 2 threads)"`.
@@ -116,8 +133,14 @@ pub trait Backend: std::any::Any {
         4
     }
 
-    /// Bytes held at present: weights, slots, tensors, pages.
+    /// Bytes held at present: weights, slots, tensors, pages. What operations need of their own is [`Backend::workspace_bytes`].
     fn bytes_in_use(&self) -> usize;
+
+    /// The most bytes that operations take of their own, beside tensors, in steps within these limits. They are taken with the first such
+    /// step, and kept.
+    fn workspace_bytes(&self, _spec: &WorkspaceSpec) -> usize {
+        0
+    }
 
     // ---- memory: before the work, never inside a step ----
 

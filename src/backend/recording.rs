@@ -109,6 +109,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.bytes_in_use()
     }
 
+    fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
+        self.inner.workspace_bytes(spec)
+    }
+
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
         self.settled("tensor")?.tensor(spec)
     }

@@ -188,6 +188,10 @@ fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
         adapters: vec![],
         training: true,
         more_adapters: (adapters, rank),
+        keep_moments: plan.arms.iter().any(|a| {
+            let training = &a.config.training;
+            training.keep_moments || critic_section(training).is_ok_and(|critic| critic.keep_moments)
+        }),
         limits: (run.micro_batch_rows, run.step_rows, run.max_sequences),
     };
     let common = Common {
@@ -342,6 +346,7 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
     let Ready { session, arms, .. } = ready;
     let model: Map<String, Value> =
         session.files.contents().map(|(name, bytes)| (name, json!(sha256(bytes)))).collect();
+    session.files.release();
     let mut data = Map::new();
     let mut prompts = Map::new();
     for work in arms {

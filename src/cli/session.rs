@@ -26,6 +26,8 @@ pub struct Wanted {
     pub training: bool,
     /// Adapters the memory plan counts on beyond those named, and their rank.
     pub more_adapters: (usize, usize),
+    /// Do checkpoints hold the optimizer's moments?
+    pub keep_moments: bool,
     /// Rows of a micro-batch, of a sampling step, sequences at once.
     pub limits: (usize, usize, usize),
 }
@@ -52,7 +54,14 @@ impl Wanted {
     pub fn of_model(model: &str) -> Self {
         let defaults = crate::run::RunSection::default();
         let limits = (defaults.micro_batch_rows, defaults.step_rows, defaults.max_sequences);
-        Self { model: model.to_string(), adapters: vec![], training: false, more_adapters: (0, 1), limits }
+        Self {
+            model: model.to_string(),
+            adapters: vec![],
+            training: false,
+            more_adapters: (0, 1),
+            keep_moments: false,
+            limits,
+        }
     }
 
     /// Adds `NAME=DIR` adapters.
@@ -66,6 +75,12 @@ impl Wanted {
         }
         Ok(())
     }
+}
+
+/// What a program takes beside its engine: itself with the records under way, and the tokenizer, whose maps are many times as large as its
+/// file.
+fn program_bytes(files: &ModelFiles) -> usize {
+    (48 << 20) + 16 * files.text("tokenizer.json").map_or(0, <[u8]>::len)
 }
 
 /// A run folder at an iteration.
@@ -197,6 +212,8 @@ impl Session {
             adapters: snapshots.len() + wanted.more_adapters.0,
             max_rank,
             training: wanted.training,
+            checkpoint_copies: if wanted.keep_moments { 3 } else { 1 },
+            program_bytes: program_bytes(&files),
             memory_limit: common.memory_limit(),
             ..EngineOptions::default()
         };

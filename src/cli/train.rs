@@ -266,6 +266,7 @@ pub fn run(args: Args) -> Result<()> {
         adapters: sources.clone(),
         training: true,
         more_adapters: (0, 1),
+        keep_moments: false,
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };
     let session = Session::open(&wanted, &args.common, &screen)?;

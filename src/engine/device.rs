@@ -25,6 +25,8 @@ pub struct Device {
     norms: Option<(Tensor, usize)>,
     lm_head_rows: usize,
     limit: Option<usize>,
+    /// Bytes planned for what the backend does not count as held.
+    beside: usize,
 }
 
 impl Device {
@@ -50,8 +52,8 @@ impl Device {
             training: None,
             norms: None,
             lm_head_rows: options.lm_head_rows,
-            // Kernels keep a little memory of their own that no plan knows of.
-            limit: options.memory_limit.map(|limit| limit + limit / 32),
+            limit: options.memory_limit,
+            beside: plan.beside,
         };
         device.prepare(Mode::Inference, options.max_rows, plan.shrink_width)?;
         Ok(device)
@@ -64,7 +66,7 @@ impl Device {
 
     /// Whether what is held now keeps to the memory limit; `what` has just been taken.
     pub fn check_limit(&self, what: &str) -> Result<()> {
-        let held = self.backend.bytes_in_use();
+        let held = self.backend.bytes_in_use() + self.beside;
         match self.limit {
             Some(limit) if held > limit => Err(Error::Memory(format!(
                 "with {what}, {} ({held} bytes) are needed, the limit is {}",
@@ -172,8 +174,8 @@ impl Device {
             Activations::bytes(config, rows, rows, self.lm_head_rows, shrink, mode, activation_bytes)
         };
         if let Some(limit) = self.limit {
-            let others =
-                self.backend.bytes_in_use() - if had_rows > 0 { bytes(had_rows, had_shrink) } else { 0 };
+            let others = self.backend.bytes_in_use() + self.beside
+                - if had_rows > 0 { bytes(had_rows, had_shrink) } else { 0 };
             let needed = others + bytes(rows, shrink);
             if needed > limit {
                 return Err(Error::Memory(format!(

@@ -46,6 +46,7 @@ impl Engine {
     pub fn new(backend: Box<dyn Backend>, model: Model, options: EngineOptions) -> Result<Self> {
         let config = model.config();
         let plan = MemoryPlan::new(&*backend, &model, &options)?;
+        let options = plan.options;
         let (context, vocab) = (config.max_positions, config.vocab_size);
         let limits = SamplerLimits {
             max_rows: options.max_rows,

@@ -39,8 +39,35 @@ pub struct EngineOptions {
     pub max_rank: usize,
     /// Count on training.
     pub training: bool,
-    /// Most bytes in all.
+    /// Copies of each adapter's weights that the host makes at once, for checkpoints.
+    pub checkpoint_copies: usize,
+    /// Bytes that the program takes beside the engine, e.g. its tokenizer.
+    pub program_bytes: usize,
+    /// Most bytes in all. Where the limits above need more, [`MemoryPlan::new`] lowers them as far as is sensible.
     pub memory_limit: Option<usize>,
+}
+
+/// Rows of a micro-batch or of a step, and sequences at once, below which a memory limit lowers none of them.
+const FEWEST: (usize, usize) = (256, 16);
+
+impl EngineOptions {
+    /// The next lower limits: first those that cost least speed.
+    fn lower(&self, context: usize) -> Option<Self> {
+        let mut o = *self;
+        let (rows, sequences) = FEWEST;
+        let micro = if o.micro_batch_rows == 0 { context } else { o.micro_batch_rows };
+        if o.training && micro > rows {
+            o.micro_batch_rows = (micro / 2).max(rows);
+        } else if o.max_rows > rows.max(o.max_sequences) {
+            o.max_rows = (o.max_rows / 2).max(rows).max(o.max_sequences);
+        } else if o.max_sequences > sequences {
+            o.max_sequences = (o.max_sequences / 2).max(sequences);
+            o.max_rows = (o.max_rows / 2).max(o.max_sequences);
+        } else {
+            return None;
+        }
+        Some(o)
+    }
 }
 
 impl Default for EngineOptions {
@@ -55,6 +82,8 @@ impl Default for EngineOptions {
             adapters: 0,
             max_rank: 16,
             training: false,
+            checkpoint_copies: 0,
+            program_bytes: 0,
             memory_limit: None,
         }
     }
@@ -82,13 +111,41 @@ pub struct MemoryPlan {
     pub shrink_width: usize,
     /// Rows of the training activations at first; they grow for longer sequences.
     pub training_rows: usize,
+    /// The limits as planned: those asked for, or lower ones that keep to the memory limit.
+    pub options: EngineOptions,
+    /// Bytes of the lines that no backend counts as held: workspace, checkpoints and the program.
+    pub beside: usize,
 }
 
 impl MemoryPlan {
     /// The plan for a model that is loaded into `backend`; or [`Error::Memory`] with the smallest limit that would do.
     pub fn new(backend: &dyn Backend, model: &Model, options: &EngineOptions) -> Result<Self> {
         check(options)?;
-        let o = options;
+        let mut o = *options;
+        loop {
+            let (plan, needed) = Self::with(backend, model, &o)?;
+            let Some(limit) = o.memory_limit.filter(|&limit| needed > limit) else { return Ok(plan) };
+            match o.lower(model.config().max_positions) {
+                Some(lower) => o = lower,
+                None => {
+                    return Err(Error::Memory(format!(
+                        "the limit is {}, but this needs at least {} ({needed} bytes): {}",
+                        human(limit),
+                        human(needed),
+                        plan.lines
+                            .iter()
+                            .map(|l| format!("{} {}", l.consumer, human(l.bytes)))
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    )));
+                }
+            }
+        }
+    }
+
+    /// The plan with these limits, and the smallest memory limit that has room for it. Where the memory limit has not, the KV cache is the
+    /// smallest possible.
+    fn with(backend: &dyn Backend, model: &Model, o: &EngineOptions) -> Result<(Self, usize)> {
         let config = model.config();
         let activation_bytes = backend.activation_bytes();
         let part = PartSpec { rank: o.max_rank, scale: 1.0 };
@@ -105,12 +162,26 @@ impl MemoryPlan {
             0
         };
         let slots = o.adapters * backend.slot_bytes(&spec);
+        // A checkpoint is also written adapter by adapter, its numbers and its file's bytes.
+        let checkpoints = match o.checkpoint_copies {
+            0 => 0,
+            copies => copies * o.adapters.max(2) * backend.slot_bytes(&spec),
+        };
+        let workspace = model.workspace(
+            o.max_rows,
+            if o.training { training_rows } else { 0 },
+            o.lm_head_rows,
+            shrink_width,
+        );
+        let workspace = backend.workspace_bytes(&workspace);
+        // One a slot, and their number is rounded up.
+        let norms = o.adapters.next_power_of_two() * 4;
         let fixed = [
             ("weights", backend.bytes_in_use(), format!("{} parameters, as loaded", config.parameters())),
             ("adapters", slots, format!("{} of rank {}", o.adapters, o.max_rank)),
             (
                 "optimizer",
-                if o.training { 3 * slots } else { 0 },
+                if o.training { 3 * slots + norms } else { 0 },
                 "gradients and two moments of each adapter".to_string(),
             ),
             (
@@ -124,6 +195,9 @@ impl MemoryPlan {
                 if o.training { 2 * logits } else { logits },
                 format!("{} rows of {}", o.lm_head_rows, config.vocab_size),
             ),
+            ("workspace", workspace, "what operations take of their own".to_string()),
+            ("checkpoints", checkpoints, "adapters on their way from or to the disk".to_string()),
+            ("program", o.program_bytes, "tokenizer and texts".to_string()),
         ];
         let fixed_bytes: usize = fixed.iter().map(|l| l.1).sum();
 
@@ -148,7 +222,7 @@ impl MemoryPlan {
                     Some(limit) => limit.saturating_sub(fixed_bytes),
                     None => (1 << 30).max(one_context * page_bytes),
                 };
-                ((room / page_bytes).min(most), one_context)
+                ((room / page_bytes).clamp(one_context, most.max(one_context)), one_context)
             }
         };
         let mut lines: Vec<PlanLine> = fixed
@@ -161,25 +235,9 @@ impl MemoryPlan {
             bytes: kv_pages * page_bytes,
             detail: format!("{kv_pages} pages of {} tokens, {} each", o.page_tokens, human(page_bytes)),
         });
-        let plan = Self { lines, kv_pages, shrink_width, training_rows };
-        if let Some(limit) = o.memory_limit
-            && (kv_pages < fewest || plan.total() > limit)
-        {
-            return Err(Error::Memory(format!(
-                "the limit is {}, but this needs at least {} ({} bytes): {}",
-                human(limit),
-                human(fixed_bytes + fewest * page_bytes),
-                fixed_bytes + fewest * page_bytes,
-                plan.lines
-                    .iter()
-                    .filter(|l| l.consumer != "KV cache")
-                    .map(|l| format!("{} {}", l.consumer, human(l.bytes)))
-                    .chain([format!("KV cache {}", human(fewest * page_bytes))])
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            )));
-        }
-        Ok(plan)
+        let beside = workspace + checkpoints + o.program_bytes;
+        let plan = Self { lines, kv_pages, shrink_width, training_rows, options: *o, beside };
+        Ok((plan, fixed_bytes + fewest * page_bytes))
     }
 
     /// All bytes.

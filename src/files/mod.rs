@@ -38,6 +38,17 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    /// Lets the system take back the memory of what was read of a mapped file; it is read again when it is needed.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self {
+            // SAFETY: the map is private and never written, so its pages come back from the file as they were.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
@@ -177,6 +188,11 @@ impl TensorFile {
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// See [`Bytes::release`].
+    pub fn release(&self) {
+        self.bytes.release();
     }
 
     /// The tensors' names, sorted.

@@ -146,6 +146,11 @@ impl ModelFiles {
         self.texts.get(name).map(|b| &**b)
     }
 
+    /// Gives back the memory that reading the weights took; see [`Bytes::release`].
+    pub fn release(&self) {
+        self.shards.iter().for_each(TensorFile::release);
+    }
+
     /// Every file with its name and contents, in a fixed order: for the hashes of a manifest.
     pub fn contents(&self) -> impl Iterator<Item = (String, &[u8])> {
         let texts = self.texts.iter().map(|(name, bytes)| (name.to_string(), &**bytes));

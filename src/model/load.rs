@@ -59,6 +59,8 @@ impl Model {
                 gate_up,
                 down,
             });
+            // What the backend has taken need not stay in memory a second time.
+            files.release();
         }
         let norm = loader.vector("model.norm.weight", d)?;
 
@@ -72,6 +74,7 @@ impl Model {
             loader.backend.load_linear(spec)?
         };
         loader.check_unused(&config)?;
+        files.release();
 
         let (cos, sin) = rope_table(&config.rope, config.head_dim, config.max_positions);
         let rope = backend.load_rope(&cos, &sin, config.head_dim / 2)?;

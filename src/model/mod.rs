@@ -17,7 +17,7 @@ pub use files::*;
 pub use load::*;
 pub use synthetic::{SHAPES, Shape};
 
-use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector};
+use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec};
 
 /// Linear groups in a layer; group `layer * GROUPS_PER_LAYER + kind`.
 pub const GROUPS_PER_LAYER: usize = 4;
@@ -95,6 +95,18 @@ impl Model {
     /// Embedding, rotary table and lm_head.
     pub fn ends(&self) -> (Table, RopeTable, Linear) {
         (self.embedding, self.rope, self.lm_head)
+    }
+
+    /// Limits of steps over it, as a backend asks for them; rows as in [`WorkspaceSpec`].
+    pub fn workspace(
+        &self,
+        inference_rows: usize,
+        training_rows: usize,
+        lm_head_rows: usize,
+        shrink_width: usize,
+    ) -> WorkspaceSpec {
+        let (lm_head, heads) = (self.lm_head, self.heads);
+        WorkspaceSpec { inference_rows, training_rows, lm_head_rows, lm_head, shrink_width, heads }
     }
 
     /// Whether it was loaded with what the backward needs.

@@ -34,7 +34,7 @@ impl Lane {
                 continue;
             }
             if lesson.training.from_base {
-                self.scope.service().restore(lesson.student.adapter, &lesson.student.initial)?;
+                self.scope.service().restore(lesson.student.adapter, &self.initial(lesson.student)?)?;
             }
             let key = self.choice(iteration, "shuffle", name);
             requests.push(TrainRequest {

@@ -22,8 +22,8 @@ pub struct Student {
     pub name: String,
     /// As the engine names it.
     pub adapter: AdapterId,
-    /// Its numbers before any training.
-    pub initial: Arc<Snapshot>,
+    /// What its numbers before any training are made from, see [`Lane::initial`].
+    seed: u64,
 }
 
 /// `generator-0`, `generator-1`, …
@@ -92,8 +92,13 @@ impl Lane {
         let name = name.into();
         let seed = draw_key(&[&self.seed.to_le_bytes(), b"adapter", name.as_bytes()]);
         let initial = Arc::new((self.new_adapter)(&self.config.adapter, seed)?);
-        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial.clone()))?;
-        Ok(Student { name, adapter, initial })
+        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial))?;
+        Ok(Student { name, adapter, seed })
+    }
+
+    /// A student's numbers before any training. Made again when they are wanted: kept, they would double the adapters' memory.
+    pub fn initial(&self, student: &Student) -> Result<Snapshot> {
+        (self.new_adapter)(&self.config.adapter, student.seed)
     }
 
     /// `student`s called `ROLE-0` to `ROLE-(N-1)`.

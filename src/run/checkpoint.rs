@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::files::write_file;
+use super::files::NewFile;
 use crate::adapter::{Moments, Snapshot};
 use crate::backend::{LoraMatrix, PartId, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
@@ -54,9 +54,13 @@ pub fn save(path: &Path, adapters: &[Snapshot]) -> Result<()> {
     }
     let header = serde_json::to_string(&headers).map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
     let metadata = HashMap::from([("adapters".to_string(), header)]);
-    let bytes = safetensors::serialize(tensors, Some(metadata))
-        .map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
-    write_file(path, &bytes)
+    // Written tensor by tensor: all bytes at once would be a second copy of the adapters.
+    let file = NewFile::create(path)?;
+    safetensors::serialize_to_file(tensors, Some(metadata), file.temporary()).map_err(|e| match e {
+        SafeTensorError::IoError(e) => Error::io(path)(e),
+        e => Error::Internal(format!("checkpoint: {e}")),
+    })?;
+    file.finish()
 }
 
 /// Reads what [`save`] wrote.

@@ -32,6 +32,11 @@ impl NewFile {
         Ok(Self { path: path.to_path_buf(), temporary, file: Some(BufWriter::new(file)) })
     }
 
+    /// Where it lies until then, for those who write by name; they must be done before [`NewFile::finish`].
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Makes the file durable and gives it its name.
     pub fn finish(mut self) -> Result<()> {
         let written = (|| {

@@ -67,6 +67,12 @@ impl Shared {
     }
 }
 
+/// The most f32 that a task over sequences of at most `tokens` tokens holds.
+pub(super) fn task_values(tokens: usize, heads: &Heads) -> usize {
+    let tokens = tokens.next_multiple_of(TILE);
+    4 * tokens * heads.head_dim + 2 * ROWS * tokens + ROWS * heads.head_dim
+}
+
 simd! {
     /// Everything of one task; `write(row, column, values)` receives the gradients.
     fn backward[W: Fn(usize, usize, &[f32])](s, task: Task<'_>, scratch: &mut Scratch, write: W) {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::gemm::{
-    Aligned, Blocks, Isa, PANEL, Packed, Product, Shared, Tile, pack_block, scratch, team, transpose,
+    Aligned, Blocks, Isa, Kernels, PANEL, Packed, Product, Shared, Tile, pack_block, scratch, team, transpose,
 };
 use super::linear::{check_shrink, distinct, resolve};
 use super::lora::{self, Lora};
@@ -189,6 +189,11 @@ enum Gradient {
     A(Range<usize>),
     /// This output panel of B.
     B(usize),
+}
+
+/// The most values that a task holds for LoRA terms, in either direction, where no part's rank is above `rank`.
+pub(super) fn most_task_values(kernels: Kernels, rank: usize) -> usize {
+    (SPAN * kernels.max_rows() + B_STEPS + A_CHUNK + PANEL) * rank + ROW_BLOCK * PANEL
 }
 
 /// The backward pass over plain slices; `gradients` are those of the adapters, in order.

@@ -163,6 +163,11 @@ fn nucleus(masses: &[f32], p: f32, total: f64) -> Option<usize> {
     (better >= limit).then_some(masses.len())
 }
 
+/// The most bytes that drawing from rows of `vocab` logits holds; growing lists may have twice the room they need.
+pub(super) fn task_bytes(vocab: usize) -> usize {
+    vocab * (size_of::<f32>() + 2 * (size_of::<u64>() + size_of::<f32>()))
+}
+
 /// Leaves in `scratch.candidates` the tokens that survive top-k and then top-p.
 fn survivors(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) {
     let Scratch { candidates, scores: found, .. } = scratch;

@@ -26,6 +26,7 @@ mod rope;
 mod rows;
 mod slots;
 mod swiglu;
+mod workspace;
 
 use std::sync::Arc;
 
@@ -82,6 +83,11 @@ impl CpuBackend {
             scratch: Vec::new(),
             profile: None,
         })
+    }
+
+    /// Bytes that operations hold of their own at present: this backend's, and the buffers that all threads of the process keep for any.
+    pub fn workspace_held(&self) -> usize {
+        self.scratch.capacity() * 4 + gemm::scratch_bytes()
     }
 
     fn tensor_buffer(&self, t: Tensor) -> Result<&TensorBuffer> {
@@ -191,7 +197,11 @@ impl Backend for CpuBackend {
         let vectors: usize = self.vectors.iter().map(|v| v.len() * 4).sum();
         let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
         let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
-        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes() + self.scratch.len() * 4
+        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+    }
+
+    fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
+        workspace::bytes(self, spec)
     }
 
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {

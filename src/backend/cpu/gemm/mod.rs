@@ -24,8 +24,8 @@ pub(super) mod team;
 #[cfg(test)]
 mod tests;
 
-pub use pack::Packed;
 pub(super) use pack::{Aligned, scratch, transpose};
+pub use pack::{Packed, scratch_bytes};
 pub(super) use product::{Blocks, Product, Shared, pack_block};
 
 use rayon::ThreadPool;
@@ -131,7 +131,7 @@ type TileFn = unsafe fn(&Tile);
 
 /// The tiles of one instruction set: entry `m - 1` for m rows, `[16 columns, 32 columns]`.
 #[derive(Clone, Copy)]
-pub(super) struct Kernels {
+pub(in crate::backend::cpu) struct Kernels {
     tiles: &'static [[TileFn; 2]],
 }
 

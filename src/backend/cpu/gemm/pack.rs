@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::ThreadPool;
 
@@ -24,6 +25,11 @@ impl Aligned {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+    }
+
+    /// Bytes it occupies.
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
     }
 
     /// A buffer that `fill` writes completely. Weights are large: zeroing them first would touch every page twice.
@@ -54,19 +60,45 @@ impl DerefMut for Aligned {
     }
 }
 
-thread_local! {
-    /// Buffers to use again; a stack, because an operation may run inside another one's wait.
-    static SPARE: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
+/// A thread's buffers to use again, by ascending size; several, because requests nest.
+struct Spare(Vec<Aligned>);
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        SCRATCH.fetch_sub(self.0.iter().map(Aligned::bytes).sum(), Ordering::Relaxed);
+    }
 }
 
-/// Lends `len` aligned f32 of unspecified value.
+thread_local! {
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare(Vec::new())) };
+}
+
+/// Bytes of all buffers of [`scratch`].
+static SCRATCH: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that all threads of the process keep as buffers of operations.
+pub fn scratch_bytes() -> usize {
+    SCRATCH.load(Ordering::Relaxed)
+}
+
+/// Lends `len` aligned f32 of unspecified value: the smallest spare buffer that is large enough, else the largest, made larger.
 pub(in crate::backend::cpu) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let mut buffer = SPARE.with_borrow_mut(|Spare(spare)| {
+        let place = spare.partition_point(|b| b.len < len);
+        if place < spare.len() { spare.remove(place) } else { spare.pop().unwrap_or_default() }
+    });
     if buffer.len < len {
+        // The old one goes first: both together are more than was planned.
+        let old = std::mem::take(&mut buffer).bytes();
+        SCRATCH.fetch_sub(old, Ordering::Relaxed);
         buffer = Aligned::zeros(len);
+        SCRATCH.fetch_add(buffer.bytes(), Ordering::Relaxed);
     }
     let result = f(&mut buffer[..len]);
-    SPARE.with_borrow_mut(|spare| spare.push(buffer));
+    SPARE.with_borrow_mut(|Spare(spare)| {
+        let place = spare.partition_point(|b| b.len < buffer.len);
+        spare.insert(place, buffer);
+    });
     result
 }
 

@@ -136,6 +136,12 @@ impl<'a> Product<'a> {
         Self { kernels, w, blocks, chunk_blocks, chunks, group, groups: w.panels().div_ceil(group) }
     }
 
+    /// The most values of output columns that a task of a product of at most `rows` rows holds.
+    pub fn most_columns(kernels: Kernels, rows: usize) -> usize {
+        // Chunks are whole blocks, as equal as possible.
+        rows.min(CHUNK_ROWS + 2 * kernels.max_rows()) * MAX_GROUP * PANEL
+    }
+
     /// How many tasks.
     pub fn tasks(&self) -> usize {
         self.groups * self.chunks
