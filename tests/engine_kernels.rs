@@ -41,7 +41,7 @@ const SMALL: Tiny = Tiny {
     layers: 2,
     heads: 4,
     kv_heads: 2,
-    context: 320,
+    context: 576,
     eos: None,
     seed: 9,
 };
@@ -107,30 +107,30 @@ fn generations_together_equal_generations_alone() {
 fn sampled_scored_and_trained_log_probabilities_are_the_same() {
     for (name, open) in devices() {
         let wide =
-            EngineOptions { max_rows: 320, kv: KvBudget::Pages(100), micro_batch_rows: 0, ..options() };
+            EngineOptions { max_rows: 576, kv: KvBudget::Pages(200), micro_batch_rows: 0, ..options() };
         let handle = SMALL.handle_on(open(1), wide);
         let adapter = add(&handle, &strong_adapter(&layout(&handle), 8, 4));
         // Token by token across the border of a split of the positions.
-        let prompt = Random(3).tokens(245, SMALL.vocab);
+        let prompt = Random(3).tokens(501, SMALL.vocab);
         let drawn = samples(&handle, &[request(adapter, &prompt, 24, 7)]).remove(0);
         let tokens: Vec<u32> = prompt.iter().chain(&drawn.tokens).copied().collect();
         let scored = score(&handle, adapter, &tokens);
-        assert_eq!(scored.logprobs[244..], drawn.logprobs[..], "{name}: score");
+        assert_eq!(scored.logprobs[500..], drawn.logprobs[..], "{name}: score");
 
         let chunked = EngineOptions { max_rows: 33, page_tokens: 64, ..wide };
         let handle = SMALL.handle_on(open(2), chunked);
         let again = add(&handle, &strong_adapter(&layout(&handle), 8, 4));
         assert_eq!(again, adapter);
-        for end in [246, 255, 256, 257, 268] {
+        for end in [502, 511, 512, 513, 524] {
             let next = samples(&handle, &[request(adapter, &tokens[..end], 1, 7)]).remove(0);
             assert_eq!(
                 (next.tokens[0], next.logprobs[0].to_bits()),
-                (tokens[end], drawn.logprobs[end - 245].to_bits()),
+                (tokens[end], drawn.logprobs[end - 501].to_bits()),
                 "{name}: token {end}"
             );
         }
 
-        let picked = [1, 100, 256, 268];
+        let picked = [1, 300, 512, 524];
         let sequences: Vec<TrainSequence> = picked
             .iter()
             .map(|&t| {

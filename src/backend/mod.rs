@@ -118,6 +118,8 @@ pub struct WorkspaceSpec {
     pub shrink_width: usize,
     /// Heads of the attention.
     pub heads: Heads,
+    /// Most positions of a sequence.
+    pub context: usize,
 }
 
 /// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
@@ -140,6 +142,11 @@ pub trait Backend: std::any::Any {
     /// step, and kept.
     fn workspace_bytes(&self, _spec: &WorkspaceSpec) -> usize {
         0
+    }
+
+    /// Bytes that the device has for this program, where it is known: the limit unless another is given.
+    fn memory_limit(&self) -> Option<usize> {
+        None
     }
 
     // ---- memory: before the work, never inside a step ----
@@ -174,8 +181,12 @@ pub trait Backend: std::any::Any {
     fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()>;
     /// Makes a slot with all-zero A and B and no optimizer state. Slot 0, the base, always exists and has no parts.
     fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot>;
-    /// Bytes of the weights of a slot of this shape; its gradients and each of its two moments take as much again.
+    /// Bytes of the weights of a slot of this shape.
     fn slot_bytes(&self, spec: &SlotSpec) -> usize;
+    /// Bytes of its gradients and its two moments.
+    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
+        3 * self.slot_bytes(spec)
+    }
     /// Frees a slot and its optimizer state.
     fn drop_slot(&mut self, slot: Slot);
     /// Overwrites one matrix of a slot from row-major f32: A is `[rank, inputs]`, B is `[outputs of the part, rank]`.

@@ -109,6 +109,14 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.bytes_in_use()
     }
 
+    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
+        self.inner.optimizer_bytes(spec)
+    }
+
+    fn memory_limit(&self) -> Option<usize> {
+        self.inner.memory_limit()
+    }
+
     fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
         self.inner.workspace_bytes(spec)
     }

@@ -45,6 +45,8 @@ impl Engine {
     /// Plans the memory, then takes what sampling needs. `model` must have been loaded into `backend`.
     pub fn new(backend: Box<dyn Backend>, model: Model, options: EngineOptions) -> Result<Self> {
         let config = model.config();
+        let options =
+            EngineOptions { memory_limit: options.memory_limit.or(backend.memory_limit()), ..options };
         let plan = MemoryPlan::new(&*backend, &model, &options)?;
         let options = plan.options;
         let (context, vocab) = (config.max_positions, config.vocab_size);

@@ -181,7 +181,7 @@ impl MemoryPlan {
             ("adapters", slots, format!("{} of rank {}", o.adapters, o.max_rank)),
             (
                 "optimizer",
-                if o.training { 3 * slots + norms } else { 0 },
+                if o.training { o.adapters * backend.optimizer_bytes(&spec) + norms } else { 0 },
                 "gradients and two moments of each adapter".to_string(),
             ),
             (

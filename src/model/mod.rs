@@ -106,7 +106,8 @@ impl Model {
         shrink_width: usize,
     ) -> WorkspaceSpec {
         let (lm_head, heads) = (self.lm_head, self.heads);
-        WorkspaceSpec { inference_rows, training_rows, lm_head_rows, lm_head, shrink_width, heads }
+        let context = self.config.max_positions;
+        WorkspaceSpec { inference_rows, training_rows, lm_head_rows, lm_head, shrink_width, heads, context }
     }
 
     /// Whether it was loaded with what the backward needs.

@@ -10,7 +10,7 @@ use super::*;
 /// Rows of a tile of one query head (four warps of 16).
 const TILE_ROWS: u32 = 64;
 /// Positions of a split (`kSplit`).
-const SPLIT: u32 = 512;
+pub const SPLIT: u32 = 512;
 /// Sequences with at most this many rows in a step are taken split by split (decode), the others [`TILE_ROWS`] rows at a time.
 const FEW_ROWS: u32 = 4;
 /// (row, head) pairs of a block that takes one split.

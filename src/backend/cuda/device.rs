@@ -39,6 +39,8 @@ pub struct Gpu {
     capability: (c_int, c_int),
     driver: c_int,
     multiprocessors: u32,
+    /// Bytes of device memory that were free when it was opened, less a little for the driver.
+    free_at_start: usize,
     /// Kernels enqueued since the last time that all work was known to be good: an error of one shows only later.
     running: Vec<String>,
     /// Wait after each launch, to find the kernel that fails.
@@ -155,6 +157,9 @@ impl Gpu {
             capability,
             driver,
             multiprocessors,
+            free_at_start: result::mem_get_info()
+                .map_err(|e| failed("asking for the free memory", e))
+                .map(|(free, _)| free - free / 32)?,
             running: Vec::new(),
             wait: std::env::var_os("COLLOQUY_CUDA_WAIT").is_some(),
             profile: None,
@@ -291,6 +296,10 @@ impl Driver for Gpu {
     fn arithmetic(&self) -> String {
         let code = images::code_for(self.capability.0 as u32, self.capability.1 as u32).unwrap_or("?");
         format!("cuda {}.{} {code}", self.capability.0, self.capability.1)
+    }
+
+    fn memory(&self) -> Option<usize> {
+        Some(self.free_at_start)
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -62,6 +62,8 @@ pub trait Driver {
     fn arithmetic(&self) -> String;
     /// Streaming multiprocessors: how many blocks a grid of fixed size should have.
     fn multiprocessors(&self) -> u32;
+    /// Bytes of device memory for this program, where there is a limit.
+    fn memory(&self) -> Option<usize>;
     /// Memory of `bytes` bytes, 256-byte aligned. Its contents are unspecified (the emulator's are NaN). `what` is for the error message.
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr>;
     /// Gives memory back, once all work enqueued before has run.

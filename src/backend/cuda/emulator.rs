@@ -281,6 +281,10 @@ impl Driver for Emulator {
         format!("emulator {}", std::env::consts::ARCH)
     }
 
+    fn memory(&self) -> Option<usize> {
+        None
+    }
+
     fn multiprocessors(&self) -> u32 {
         4
     }

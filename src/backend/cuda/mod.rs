@@ -37,6 +37,7 @@ mod shrink;
 mod slots;
 mod swiglu;
 mod weights;
+mod workspace;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -193,16 +194,15 @@ impl Backend for CudaBackend {
         let vectors: usize = self.vectors.iter().map(|v| v.bytes()).sum();
         let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
         let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
-        let workspaces: usize = self.workspaces.values().map(|w| w.bytes).sum();
-        tensors
-            + kv
-            + linears
-            + vectors
-            + tables
-            + ropes
-            + workspaces
-            + self.slots.bytes()
-            + self.plan.bytes()
+        tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+    }
+
+    fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
+        workspace::bytes(self, spec)
+    }
+
+    fn memory_limit(&self) -> Option<usize> {
+        self.driver.memory()
     }
 
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
@@ -279,6 +279,10 @@ impl Backend for CudaBackend {
 
     fn slot_bytes(&self, spec: &SlotSpec) -> usize {
         self.slots.bytes_of(spec)
+    }
+
+    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
+        self.slots.optimizer_bytes_of(spec)
     }
 
     fn drop_slot(&mut self, slot: Slot) {

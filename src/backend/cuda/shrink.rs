@@ -10,7 +10,7 @@ const BACKWARD_UNALIGNED: Kernel = Kernel::new("shrink", "shrink_backward_unalig
 const MERGE: Kernel = Kernel::new("shrink", "shrink_merge", 256);
 
 /// Groups of k-steps (`kGroups`), and warps of a block.
-const GROUPS: usize = 8;
+pub const GROUPS: usize = 8;
 /// 16-row blocks of ranks in a chunk (`kRankBlocks`).
 const RANK_BLOCKS: usize = 4;
 /// Sums shorter than this are not split: a block has too little to do.

@@ -144,6 +144,11 @@ impl SlotStore {
         elements * 6 + size_of_val(&parts[..])
     }
 
+    /// Bytes of gradient and moments.
+    pub fn optimizer_bytes_of(&self, spec: &SlotSpec) -> usize {
+        self.place(spec).0 * 12
+    }
+
     /// Numbers in a slot, and where its parts lie.
     fn place(&self, spec: &SlotSpec) -> (usize, Vec<DevicePart>) {
         let mut elements = 0;

@@ -21,6 +21,9 @@ impl Random {
     }
 }
 
+/// What was profiled, and the times.
+type Profile = (String, Vec<OpTimes>);
+
 /// An engine with adapters whose B is not zero.
 pub struct Society {
     engine: Engine,
@@ -73,7 +76,7 @@ impl Society {
         what: What,
         args: &Args,
         screen: &Screen,
-    ) -> Result<(Vec<Measured>, Option<(String, Vec<OpTimes>)>)> {
+    ) -> Result<(Vec<Measured>, Option<Profile>)> {
         let name = format!("{what:?}").to_lowercase();
         let mut who = vec![(format!("{} adapters", args.adapters), self.adapters.clone())];
         if matches!(what, What::Prefill | What::Decode) {

@@ -1,0 +1,36 @@
+//! What operations take of their own, beside tensors: bounds for the memory plan.
+
+use super::attention::SPLIT;
+use super::plan::bucket;
+use super::*;
+
+/// Bytes that the packed plan takes for a row: token, position, sequence, tiles, label, draw.
+const PLAN_BYTES_PER_ROW: usize = 128;
+
+/// [`Backend::workspace_bytes`].
+pub fn bytes(c: &CudaBackend, spec: &WorkspaceSpec) -> usize {
+    let (inference, training) = (bucket(spec.inference_rows), bucket(spec.training_rows));
+    let rows = inference.max(training);
+    let heads = spec.heads;
+    let plan = (rows * PLAN_BYTES_PER_ROW).next_power_of_two().max(1 << 16);
+    // Every row at the end of a context, in splits of its own.
+    let partials = match spec.context.div_ceil(SPLIT as usize) {
+        0 | 1 => 0,
+        splits => bucket(inference * splits) * heads.heads * (heads.head_dim + 2) * 4,
+    };
+    // Sequences of two tokens, each on a tile of its own.
+    let statistics = match training {
+        0 => 0,
+        rows => heads.heads * (rows + 64 * (bucket(rows / 2) + 1)) * 8,
+    };
+    let shrinks = shrink::GROUPS * rows * spec.shrink_width * 4;
+    let rounded = 2 * training * spec.shrink_width * 2;
+    let (vocabulary, width) =
+        c.linears.get(spec.lm_head.0 as usize).map_or((0, 0), |l| (l.outputs, l.inputs));
+    let mixtures = bucket(spec.inference_rows).min(c.driver.multiprocessors() as usize)
+        * (vocabulary + spec.lm_head_rows + 8)
+        * 4;
+    let gathered = spec.lm_head_rows * (width * 2 + 16) + inference * 16;
+    // Each is rounded up to 64 KiB; two more for the tables of the optimizer.
+    plan + partials + statistics + shrinks + rounded + mixtures + gathered + 8 * (1 << 16)
+}
