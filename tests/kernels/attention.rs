@@ -271,7 +271,8 @@ fn backward_matches_the_oracle_and_does_not_depend_on_company() {
                     assert_bits(&what, &backward(&mut d, h, &[range.len()], x, dy), got);
                 }
                 let part = |x: &[f64], width: usize| x[range.start * width..range.end * width].to_vec();
-                let exact = oracle_backward(&h, &part(&exact_qkv, h.qkv_width()), &part(&exact_dout, h.q_width()));
+                let exact =
+                    oracle_backward(&h, &part(&exact_qkv, h.qkv_width()), &part(&exact_dout, h.q_width()));
                 // q, k and v by themselves: each has its own magnitude.
                 let ends = [0, h.q_width(), h.q_width() + h.kv_width(), h.qkv_width()];
                 for (name, columns) in ["dq", "dk", "dv"].into_iter().zip(ends.windows(2)) {

@@ -258,17 +258,20 @@ pub struct PagedTiles {
 pub fn paged_tiles(plan: &BatchPlan) -> PagedTiles {
     let paged = |s: &Sequence| s.pages_start < s.pages_end && s.start < s.end;
     let few = |s: &Sequence| s.end - s.start <= FEW_ROWS;
-    let mut tiles = PagedTiles {
-        narrow: Vec::new(),
-        wide: row_tiles(plan, |s| paged(s) && !few(s)),
-        partials: 0,
-    };
+    let mut tiles =
+        PagedTiles { narrow: Vec::new(), wide: row_tiles(plan, |s| paged(s) && !few(s)), partials: 0 };
     for (sequence, s) in plan.sequences.iter().enumerate().filter(|(_, s)| paged(s) && few(s)) {
         let rows = s.end - s.start;
         let splits = (s.first_position + rows).div_ceil(SPLIT);
         for split in 0..splits {
             let partial = tiles.partials as u32;
-            tiles.narrow.push(AttentionTile { sequence: sequence as u32, row: s.start, rows, split, partial });
+            tiles.narrow.push(AttentionTile {
+                sequence: sequence as u32,
+                row: s.start,
+                rows,
+                split,
+                partial,
+            });
             if splits > 1 {
                 tiles.partials += rows as usize;
             }

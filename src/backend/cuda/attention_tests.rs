@@ -92,7 +92,8 @@ fn paged(h: Heads, lengths: &[usize], qkv: &[f32], paging: Paging) -> Vec<f32> {
             for &(s, from, to) in rows {
                 for position in from..to {
                     let at = (starts[s] + position) * width + h.q_width() + part * kv_width;
-                    let place = pages[s][position / page_tokens] as usize * page_tokens + position % page_tokens;
+                    let place =
+                        pages[s][position / page_tokens] as usize * page_tokens + position % page_tokens;
                     for i in 0..kv_width {
                         cache[place * kv_width + i] = half::bf16::from_f32(qkv[at + i]);
                     }
@@ -217,7 +218,9 @@ fn what_a_row_cannot_see_cannot_change_it() {
         let lengths = [80, 50];
         let qkv = values(4, 130 * h.qkv_width());
         let clean = packed(1, h, &lengths, &qkv);
-        for (poisoned, bad) in [(0, f32::NAN), (15, f32::INFINITY), (40, f32::NAN), (63, f32::NAN), (79, f32::NAN)] {
+        for (poisoned, bad) in
+            [(0, f32::NAN), (15, f32::INFINITY), (40, f32::NAN), (63, f32::NAN), (79, f32::NAN)]
+        {
             let mut x = qkv.clone();
             x[poisoned * h.qkv_width()..(poisoned + 1) * h.qkv_width()].fill(bad);
             let sees = |row: usize| (poisoned..poisoned + window.unwrap_or(80)).contains(&row) && row < 80;
@@ -246,7 +249,8 @@ fn splits_follow_positions_only() {
         s.pages_end = 80;
     }
     let tiles = attention::paged_tiles(&plan);
-    let narrow: Vec<[u32; 4]> = tiles.narrow.iter().map(|t| [t.sequence, t.rows, t.split, t.partial]).collect();
+    let narrow: Vec<[u32; 4]> =
+        tiles.narrow.iter().map(|t| [t.sequence, t.rows, t.split, t.partial]).collect();
     let expected =
         [[0, 3, 0, 0], [1, 2, 0, 0], [1, 2, 1, 2], [3, 1, 0, 4], [3, 1, 1, 5], [3, 1, 2, 6], [4, 1, 0, 7]];
     assert_eq!(narrow, expected);
