@@ -19,7 +19,8 @@
 //   merge_splits   merges them, a warp a (row, head). Grid (rows x splits, H / 4); works where split = 0.
 //
 // Shared memory: a ring of half tiles (K, V, K, ...), 64 x D bf16 each, filled by cp.async two (three for decode) ahead; attend_rows keeps the merged o of the
-// splits so far there too (f32, used by sequences longer than a split). D = 128: 80 KB and 64 KB, two blocks an SM on A100 and H100 (three for decode on H100).
+// splits so far there too (f32, used by sequences longer than a split). D = 128: 80 KB and 64 KB, two blocks an SM on A100 and H100;
+// D = 64: half of that, three blocks by registers.
 // The place of each 16 positions (page table or row) is looked up once a split.
 #include "attention.cuh"
 
@@ -317,13 +318,15 @@ DEVICE void attend_rows(const AttentionParams& p) {
         first_split = false;
     }
     copy_async_wait<0>();
+    // Read and worked out again, so that no register holds it meanwhile.
+    const AttentionTile done = (paged ? p.plan->wide_tiles : p.plan->packed_tiles)[blockIdx.x];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int row = from + g + 8 * half;
-        if (row < rows) {
-            bf16* out = p.out + static_cast<uint64_t>(tile.row + row) * (p.heads * p.head_dim) + head * width;
-            store_rows(softmax.o, half, out, 0, width, 1.0f / softmax.l[half]);
-        }
+        const uint32_t row = threadIdx.x / kWarp * 16 + threadIdx.x % kWarp / 4 + 8 * half;
+        if (row >= done.rows) continue;
+        const uint32_t column = (blockIdx.y * (p.heads / p.kv_heads) + blockIdx.z) * p.head_dim;
+        bf16* out = p.out + static_cast<uint64_t>(done.row + row) * (p.heads * p.head_dim) + column;
+        store_rows(softmax.o, half, out, 0, static_cast<int>(p.head_dim), 1.0f / softmax.l[half]);
     }
 }
 

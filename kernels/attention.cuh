@@ -58,11 +58,11 @@ struct Tile {
     // The row and the chunk that this thread copies in turn j.
     static DEVICE int copied_row(int j) {
         const int i = static_cast<int>(threadIdx.x);
-        return kPadded ? (i + j * kAttentionThreads) / kChunks : i / kChunks + j * (kAttentionThreads / kChunks);
+        return kPadded ? i / 4 + j / 3 * (kAttentionThreads / 4) : i / kChunks + j * (kAttentionThreads / kChunks);
     }
     static DEVICE int copied_chunk(int j) {
         const int i = static_cast<int>(threadIdx.x);
-        return kPadded ? (i + j * kAttentionThreads) % kChunks : i % kChunks;
+        return kPadded ? i % 4 + j % 3 * 4 : i % kChunks;
     }
 };
 

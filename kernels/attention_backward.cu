@@ -44,43 +44,45 @@ DEVICE float2* stats_of_head(const AttentionBackwardParams& p, const AttentionTi
 template <int D>
 constexpr int kSlots = D == 128 ? 3 : 4;
 
-// One tile of a head's part of a matrix; `rows`: the sequence's first row. Zeros beyond its `tokens`.
+// One tile of some columns of a matrix; the sequence has rows row0 .. row0 + tokens of it. Zeros beyond them.
 template <int D>
-DEVICE void load_tile(int to, const bf16* rows, uint32_t pitch, int tokens, int width, int tile) {
+DEVICE void load_tile(int to, const bf16* columns, uint32_t pitch, uint32_t row0, int tokens, int width, int tile) {
 #pragma unroll
     for (int j = 0; j < Tile<D>::kCopies; j++) {
         const int row = Tile<D>::copied_row(j), chunk = Tile<D>::copied_chunk(j), token = tile * kTile + row;
         const bool valid = token < tokens && chunk * 8 < width;
-        copy_async_16(shared_at(to + Tile<D>::at(row, chunk)), valid ? rows + static_cast<uint64_t>(static_cast<uint32_t>(token)) * pitch + chunk * 8 : rows, valid);
+        copy_async_16(shared_at(to + Tile<D>::at(row, chunk)), valid ? columns + static_cast<uint64_t>(row0 + static_cast<uint32_t>(token)) * pitch + chunk * 8 : columns, valid);
     }
 }
 
-// Pairs of tiles (of `first` and `second`, a head each) low .. high, then those of the next head, as often as `pairs` says. For attention_dq K and V, for attention_dkv Q
-// and dO, and with them the rows' stats.
+// Pairs of tiles low .. high of a head, then of the next one, `pairs` in all: K and V for attention_dq, Q and dO with their rows' stats for attention_dkv.
 template <int D, bool kQueries>
 struct Stream {
     const AttentionBackwardParams& p;
-    const bf16* first;
-    const bf16* second;
     const float2* stats;
+    uint32_t row, column;  // the sequence's first row, the head's first column
     int tokens, low, high, pairs;
     int loading;  // the tile that is loaded next
 
-    DEVICE explicit Stream(const AttentionBackwardParams& params) : p(params), stats(nullptr) {}
+    DEVICE Stream(const AttentionBackwardParams& params, const Sequence& sequence, uint32_t head) : p(params), stats(nullptr) {
+        row = sequence.start;
+        column = head * p.head_dim;
+        tokens = static_cast<int>(sequence.end - sequence.start);
+    }
 
     // Halves are loaded in order.
     DEVICE void load(int half) {
         if (half < 2 * pairs) {
-            const int width = static_cast<int>(p.head_dim);
-            const uint32_t pitch = kQueries && half % 2 != 0 ? out_pitch(p) : qkv_pitch(p);
-            load_tile<D>(slot(half), half % 2 != 0 ? second : first, pitch, tokens, width, loading);
-            if (half % 2 != 0) {
+            const bool second = half % 2 != 0;
+            const bf16* columns = kQueries ? (second ? p.dout : p.qkv) : p.qkv + out_pitch(p) + (second ? p.kv_heads * p.head_dim : 0);
+            const uint32_t pitch = kQueries && second ? out_pitch(p) : qkv_pitch(p);
+            load_tile<D>(slot(half), columns + column, pitch, row, tokens, static_cast<int>(p.head_dim), loading);
+            if (second) {
                 const int i = static_cast<int>(threadIdx.x) * 2;
                 if (kQueries && i < kTile) copy_async_16(&stats_of(half / 2)[i], stats + loading * kTile + i);
                 if (loading++ == high) {
                     loading = low;
-                    first += width;
-                    second += width;
+                    column += p.head_dim;
                     if (kQueries) stats += p.stats_pitch;
                 }
             }
@@ -160,17 +162,14 @@ DEVICE void attention_dq(const AttentionBackwardParams& p) {
     const AttentionTile tile = p.plan->packed_tiles[blockIdx.x];
     const Sequence sequence = p.plan->sequences[tile.sequence];
     const int width = static_cast<int>(p.head_dim), window = static_cast<int>(p.window), rows = static_cast<int>(tile.rows);
-    const int head = static_cast<int>(blockIdx.y * (p.heads / p.kv_heads) + blockIdx.z), kv_head = static_cast<int>(blockIdx.y);
+    const int head = static_cast<int>(blockIdx.y * (p.heads / p.kv_heads) + blockIdx.z);
     const uint32_t pitch = qkv_pitch(p), out_width = out_pitch(p);
     const int start = static_cast<int>(tile.row - sequence.start), end = start + rows - 1, tokens = end + 1;
 
     constexpr int q = 0, dout = Tile<D>::kBytes;
-    Stream<D, false> stream(p);
-    const bf16* sequence_rows = p.qkv + static_cast<uint64_t>(sequence.start) * pitch;
-    load_tile<D>(q, sequence_rows + head * width, pitch, tokens, width, start / kTile);
-    load_tile<D>(dout, p.dout + static_cast<uint64_t>(sequence.start) * out_width + head * width, out_width, tokens, width, start / kTile);
-    stream.first = sequence_rows + out_width + kv_head * width;
-    stream.second = sequence_rows + out_width + (static_cast<int>(p.kv_heads) + kv_head) * width;
+    load_tile<D>(q, p.qkv + head * width, pitch, sequence.start, tokens, width, start / kTile);
+    load_tile<D>(dout, p.dout + head * width, out_width, sequence.start, tokens, width, start / kTile);
+    Stream<D, false> stream(p, sequence, blockIdx.y);
     stream.tokens = tokens;
     stream.low = seen_by(start, window).low / kTile;
     stream.high = end / kTile;
@@ -270,59 +269,52 @@ DEVICE void attention_dkv(const AttentionBackwardParams& p) {
     // The first positions of a sequence are seen by most rows: from the end of the list.
     const AttentionTile tile = p.plan->packed_tiles[p.plan->packed_tile_count - 1 - blockIdx.x];
     const Sequence sequence = p.plan->sequences[tile.sequence];
-    const int width = static_cast<int>(p.head_dim), window = static_cast<int>(p.window), positions = static_cast<int>(tile.rows);
-    const int kv_head = static_cast<int>(blockIdx.y), group = static_cast<int>(p.heads / p.kv_heads);
-    const uint32_t pitch = qkv_pitch(p), out_width = out_pitch(p);
-    const int tokens = static_cast<int>(sequence.end - sequence.start), start = static_cast<int>(tile.row - sequence.start), end = start + positions - 1;
+    const int window = static_cast<int>(p.window), group = static_cast<int>(p.heads / p.kv_heads), first_head = static_cast<int>(blockIdx.y) * group;
+    const int tokens = static_cast<int>(sequence.end - sequence.start), start = static_cast<int>(tile.row - sequence.start);
 
     constexpr int keys = 0, values = Tile<D>::kBytes;
-    Stream<D, true> stream(p);
-    const bf16* sequence_rows = p.qkv + static_cast<uint64_t>(sequence.start) * pitch;
-    load_tile<D>(keys, sequence_rows + out_width + kv_head * width, pitch, tokens, width, start / kTile);
-    load_tile<D>(values, sequence_rows + out_width + (static_cast<int>(p.kv_heads) + kv_head) * width, pitch, tokens, width, start / kTile);
-    const int columns = kv_head * group * width;
-    stream.first = sequence_rows + columns;
-    stream.second = p.dout + static_cast<uint64_t>(sequence.start) * out_width + columns;
-    stream.tokens = tokens;
-    // The last row that sees position `end`.
+    const bf16* columns = p.qkv + out_pitch(p) + blockIdx.y * p.head_dim;
+    load_tile<D>(keys, columns, qkv_pitch(p), sequence.start, tokens, static_cast<int>(p.head_dim), start / kTile);
+    load_tile<D>(values, columns + p.kv_heads * p.head_dim, qkv_pitch(p), sequence.start, tokens, static_cast<int>(p.head_dim), start / kTile);
+    Stream<D, true> stream(p, sequence, static_cast<uint32_t>(first_head));
+    // The last row that sees the last position.
+    const int end = start + static_cast<int>(tile.rows) - 1;
     const int last = window > 0 && window < tokens - end ? end + window - 1 : tokens - 1;
     stream.low = start / kTile;
     stream.high = last / kTile;
     stream.pairs = (stream.high - stream.low + 1) * group;
-    stream.stats = stats_of_head(p, tile, sequence, kv_head * group);
+    stream.stats = stats_of_head(p, tile, sequence, first_head);
     stream.start();
 
-    const int thread = static_cast<int>(threadIdx.x);
-    const int warp = thread / kWarp, g = thread % kWarp / 4, t = thread % 4;
-    const int from = 16 * warp, to = smaller(from + 15, positions - 1);
+    const int own = static_cast<int>(threadIdx.x) / kWarp * 16, g = static_cast<int>(threadIdx.x) % kWarp / 4, t = static_cast<int>(threadIdx.x) % 4;
 
     float dk[N][4], dv[N][4];
     zero(dk);
     zero(dv);
     for (int pair = 0, at = stream.low; pair < stream.pairs; pair++) {
         const int low = at * kTile, high = low + kTile - 1;
-        const bool all_see_all = low >= end && high < tokens && (window == 0 || high - window < start);
+        const bool all_see_all = at > stream.low && high < tokens && (window == 0 || high - window < stream.low * kTile);
         stream.wait(pair, !all_see_all);
         const int q = stream.slot(2 * pair);
         const int dout = stream.slot(2 * pair + 1);
         const float2* stats = stream.stats_of(pair);
-        at = at == stream.high ? stream.low : at + 1;
         const bool not_finite = !all_see_all && stream.found();
+        const int from = stream.low * kTile + own;  // the warp's first position
         // The rows that see this lane's two positions (any, for those beyond the sequence: nobody reads their gradients).
         Range here[2];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int position = start + from + g + 8 * half;
+            const int position = from + g + 8 * half;
             here[half] = {position - low, (window > 0 && window < tokens - position ? position + window - 1 : tokens - 1) - low};
         }
 #pragma unroll 1
         for (int column = 0; column < kTile; column += kColumns) {
             // Rows that see no position of this warp.
             const int first = low + column;
-            if (from > to || first + kColumns - 1 < start + from || first >= tokens || (window > 0 && first - (start + to) >= window)) continue;
+            if (from >= tokens || first + kColumns - 1 < from || first >= tokens || (window > 0 && first - (from + 15) >= window)) continue;
             float s[kColumns / 8][4];
             zero(s);
-            tile_times_rows<D>(s, keys, from, q, column);
+            tile_times_rows<D>(s, keys, own, q, column);
             uint32_t a[kColumns / 16][4];
 #pragma unroll
             for (int n = 0; n < kColumns / 8; n++) {
@@ -337,7 +329,7 @@ DEVICE void attention_dkv(const AttentionBackwardParams& p) {
             accumulate<D>(dv, a, dout, column, here, not_finite);
             float dp[kColumns / 8][4];
             zero(dp);
-            tile_times_rows<D>(dp, values, from, dout, column);
+            tile_times_rows<D>(dp, values, own, dout, column);
 #pragma unroll
             for (int n = 0; n < kColumns / 8; n++) {
 #pragma unroll
@@ -349,20 +341,23 @@ DEVICE void attention_dkv(const AttentionBackwardParams& p) {
             pack(a, s);
             accumulate<D>(dk, a, q, column, here, not_finite);
         }
+        at = at == stream.high ? stream.low : at + 1;
         stream.release(pair);
     }
     copy_async_wait<0>();
+    // Read and worked out again, so that no register holds it meanwhile.
+    const AttentionTile done = p.plan->packed_tiles[p.plan->packed_tile_count - 1 - blockIdx.x];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int position = from + g + 8 * half;
-        if (position >= positions) continue;
-        bf16* row = p.dqkv + static_cast<uint64_t>(tile.row + position) * pitch + out_width + kv_head * width;
-        store_rows(dk, half, row, 0, width, p.scale);
-        store_rows(dv, half, row + p.kv_heads * p.head_dim, 0, width, 1.0f);
+        const uint32_t position = threadIdx.x / kWarp * 16 + threadIdx.x % kWarp / 4 + 8 * half;
+        if (position >= done.rows) continue;
+        bf16* row = p.dqkv + static_cast<uint64_t>(done.row + position) * qkv_pitch(p) + out_pitch(p) + blockIdx.y * p.head_dim;
+        store_rows(dk, half, row, 0, static_cast<int>(p.head_dim), p.scale);
+        store_rows(dv, half, row + p.kv_heads * p.head_dim, 0, static_cast<int>(p.head_dim), 1.0f);
     }
 }
 
-KERNEL(attention_dq_32, AttentionBackwardParams, kAttentionThreads, 4) { attention_dq<32>(p); }
+KERNEL(attention_dq_32, AttentionBackwardParams, kAttentionThreads, 3) { attention_dq<32>(p); }
 KERNEL(attention_dq_64, AttentionBackwardParams, kAttentionThreads, 3) { attention_dq<64>(p); }
 KERNEL(attention_dq_96, AttentionBackwardParams, kAttentionThreads, 2) { attention_dq<96>(p); }
 KERNEL(attention_dq_128, AttentionBackwardParams, kAttentionThreads, 2) { attention_dq<128>(p); }
