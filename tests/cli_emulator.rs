@@ -49,7 +49,7 @@ fn results(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 #[test]
 fn a_run_on_the_emulator_is_whole_and_resumes_with_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), "small.toml", SMALL);
+    std::fs::write(dir.path().join("small.toml"), SMALL).unwrap();
     let args = |output| ["run", "small.toml", "--output", output];
     succeed(dir.path(), &args("whole"));
     let whole = results(&dir.path().join("whole"));

@@ -18,6 +18,9 @@ use rounded::Rounded;
 /// How much worse than rounding alone the kernels may be.
 const FACTOR: f64 = 3.0;
 
+/// Opens a device.
+type Open = Box<dyn Fn() -> Box<dyn Backend>>;
+
 /// What one backend makes of a fixture.
 struct Outcome {
     /// Of each predicted token of each sequence under base, adapter a, adapter b.
@@ -123,7 +126,7 @@ fn distance(found: &Outcome, exact: &Outcome) -> [f64; 3] {
 
 #[test]
 fn kernels_are_as_good_as_bf16_allows() {
-    let mut devices: Vec<(String, Box<dyn Fn() -> Box<dyn Backend>>)> = Vec::new();
+    let mut devices: Vec<(String, Open)> = Vec::new();
     #[cfg(feature = "emulator")]
     {
         use colloquy::backend::cuda::emulator::Emulator;

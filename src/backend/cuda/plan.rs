@@ -124,11 +124,6 @@ impl DevicePlan {
         self.at
     }
 
-    /// Bytes of the buffer.
-    pub fn bytes(&self) -> usize {
-        self.capacity
-    }
-
     /// Checks what kernels rely on, packs and uploads.
     pub fn set(&mut self, driver: &mut dyn Driver, plan: Arc<BatchPlan>) -> Result<()> {
         check(&plan)?;
