@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::{DevicePtr, Driver};
-use crate::backend::{BatchPlan, Slot};
+use crate::backend::{BatchPlan, KvSpec, Sequence, Slot};
 use crate::error::{Error, Result};
 
 /// Rows of one segment that a tile holds at most (`kSegmentTile`).
@@ -101,6 +101,37 @@ pub struct DevicePlan {
     pub host: Arc<BatchPlan>,
     /// For grids.
     pub bounds: Bounds,
+    /// What the sequences want of a pool of pages.
+    pub paging: Paging,
+}
+
+/// What the sequences of a plan want of a pool of pages: worked out once, so that no layer has to walk over all pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paging {
+    /// Pages that the pool must have: one more than the highest in the page table.
+    pub pages: usize,
+    /// Tokens that a page must hold for all positions to have one; `usize::MAX` where a sequence with tokens has no pages.
+    pub page_tokens: usize,
+}
+
+impl Paging {
+    fn new(plan: &BatchPlan) -> Self {
+        let page_tokens =
+            |s: &Sequence| match (s.pages_end - s.pages_start, s.first_position + (s.end - s.start)) {
+                (_, 0) => 0,
+                (0, _) => usize::MAX,
+                (pages, tokens) => tokens.div_ceil(pages) as usize,
+            };
+        Self {
+            pages: plan.page_table.iter().max().map_or(0, |&page| page as usize + 1),
+            page_tokens: plan.sequences.iter().map(page_tokens).max().unwrap_or(0),
+        }
+    }
+
+    /// Whether every sequence has pages of a pool of this shape for all its positions. (Where not, the caller finds out which.)
+    pub fn fits(&self, spec: &KvSpec) -> bool {
+        self.pages <= spec.pages && self.page_tokens <= spec.page_tokens
+    }
 }
 
 /// Arrays behind the header, each aligned to 16 bytes.
@@ -232,6 +263,7 @@ impl DevicePlan {
             paged_partials: bucket(paged.partials),
             wide_tiles: bucket(paged.wide.len()),
         };
+        self.paging = Paging::new(&plan);
         self.host = plan;
         Ok(())
     }

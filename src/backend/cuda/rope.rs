@@ -47,7 +47,9 @@ pub fn forward(
                 pool.spec.kv_width
             )));
         }
-        pages::check_sequences(OP, &c.plan.host, &pool.spec)?;
+        if !c.plan.paging.fits(&pool.spec) {
+            pages::check_sequences(OP, &c.plan.host, &pool.spec)?;
+        }
         (params.keys, params.values) = pool.layer(layer as usize);
         params.page_tokens = pool.spec.page_tokens as u32;
     }
