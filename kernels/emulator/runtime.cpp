@@ -489,6 +489,18 @@ void wait_copies(int pending) {
 
 using namespace emulator;
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(EMULATOR_TSAN)
+// What a kernel calls that was compiled with -fsanitize=alignment -fno-sanitize-recover=alignment: a load or store through a pointer to float4 or the like,
+// which this processor forgives and a GPU does not. `data` begins with the place in the source. (The sanitizers' own libraries have their own.)
+struct SourceLocation {
+    const char* file;
+    unsigned line, column;
+};
+extern "C" [[noreturn]] void __ubsan_handle_type_mismatch_v1_abort(const SourceLocation* data, uintptr_t) {
+    fail("misaligned access", data->file, static_cast<int>(data->line));
+}
+#endif
+
 extern "C" {
 
 // The size of a kernel's parameters and its threads a block; false where there is no such kernel.
