@@ -30,13 +30,16 @@ struct AttentionParams {
     const bf16* keys;
     const bf16* values;
     bf16* out;
-    float* partials;  // [rows x splits, H (D + 2)]: o [H, D], then (m, l) [H, 2]; null: no row has more than one split
+    float* partials;  // [rows x splits, partial_pitch]: o [H, D], then (m, l) [H, 2]; null: no row has more than one split
     uint32_t heads, kv_heads, head_dim, window;  // window 0: none
     uint32_t pitch;                              // of keys and values, in elements
     uint32_t page_tokens;                        // 0: packed
     float scale;                                 // of the scores, times log2 e
     uint32_t unused;
 };
+
+// Floats from one state to the next: each starts on 16 bytes, with an odd number of heads too.
+DEVICE uint64_t partial_pitch(const AttentionParams& p) { return (p.heads * (p.head_dim + 2) + 3) / 4 * 4; }
 
 // The state of the online softmax for rows lane / 4 and lane / 4 + 8 of a warp; l is this lane's part of the sum until finish().
 template <int N>
@@ -382,7 +385,7 @@ DEVICE void attend_splits(const AttentionParams& p) {
             bf16* out = p.out + static_cast<uint64_t>(tile.row + row) * (p.heads * p.head_dim) + head * width;
             store_rows(softmax.o, half, out, warp * N, width, 1.0f / softmax.l[half]);
         } else {
-            float* partial = p.partials + static_cast<uint64_t>(tile.partial + row) * (p.heads * (p.head_dim + 2));
+            float* partial = p.partials + static_cast<uint64_t>(tile.partial + row) * partial_pitch(p);
 #pragma unroll
             for (int n = 0; n < N; n++) {
                 const int column = (warp * N + n) * 8 + 2 * t;
@@ -405,7 +408,7 @@ KERNEL(merge_splits, AttentionParams, kAttentionThreads, 8) {
     const Sequence sequence = p.plan->sequences[tile.sequence];
     const int start = static_cast<int>(sequence.first_position + tile.row - sequence.start), rows = static_cast<int>(tile.rows);
     const int width = static_cast<int>(p.head_dim), column = static_cast<int>(threadIdx.x) % kWarp * 4;
-    const uint64_t pitch = p.heads * (p.head_dim + 2);
+    const uint64_t pitch = partial_pitch(p);
     for (int row = 0; row < rows; row++) {
         const Range seen = seen_by(start + row, static_cast<int>(p.window));
         if (seen.low / kSplit == seen.high / kSplit) continue;  // attend_splits has written it

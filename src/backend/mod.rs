@@ -144,6 +144,11 @@ pub trait Backend: std::any::Any {
         0
     }
 
+    /// How many rows of logits it should have at once, unless another number is given; results do not depend on it.
+    fn logit_rows(&self, _vocab: usize) -> usize {
+        64
+    }
+
     /// Bytes that the device has for this program, where it is known: the limit unless another is given.
     fn memory_limit(&self) -> Option<usize> {
         None

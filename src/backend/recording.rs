@@ -113,6 +113,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.optimizer_bytes(spec)
     }
 
+    fn logit_rows(&self, vocab: usize) -> usize {
+        self.inner.logit_rows(vocab)
+    }
+
     fn memory_limit(&self) -> Option<usize> {
         self.inner.memory_limit()
     }

@@ -31,7 +31,7 @@ pub struct EngineOptions {
     pub page_tokens: usize,
     /// Size of the KV cache.
     pub kv: KvBudget,
-    /// Rows of logits that exist at once; also the most members of a draw group.
+    /// Rows of logits that exist at once, also the most members of a draw group; 0 leaves it to the backend.
     pub lm_head_rows: usize,
     /// Adapters that the plan counts on. More may be made while there is memory.
     pub adapters: usize,
@@ -78,7 +78,7 @@ impl Default for EngineOptions {
             micro_batch_rows: 2048,
             page_tokens: 16,
             kv: KvBudget::Auto,
-            lm_head_rows: 64,
+            lm_head_rows: 0,
             adapters: 0,
             max_rank: 16,
             training: false,
@@ -120,8 +120,13 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The plan for a model that is loaded into `backend`; or [`Error::Memory`] with the smallest limit that would do.
     pub fn new(backend: &dyn Backend, model: &Model, options: &EngineOptions) -> Result<Self> {
-        check(options)?;
         let mut o = *options;
+        if o.lm_head_rows == 0 {
+            // No more than a step can ask for.
+            let most = o.max_rows.max(if o.training { o.micro_batch_rows } else { 0 }).max(1);
+            o.lm_head_rows = backend.logit_rows(model.config().vocab_size).min(most);
+        }
+        check(&o)?;
         loop {
             let (plan, needed) = Self::with(backend, model, &o)?;
             let Some(limit) = o.memory_limit.filter(|&limit| needed > limit) else { return Ok(plan) };

@@ -121,6 +121,11 @@ pub fn packed(c: &mut CudaBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Re
     Ok(())
 }
 
+/// Bytes of the state of one row in one split (`partial_pitch`): o, m and l of every head, rounded up to 16.
+pub fn partial_bytes(heads: &Heads) -> usize {
+    (heads.heads * (heads.head_dim + 2)).next_multiple_of(4) * 4
+}
+
 /// [`Op::AttentionPaged`].
 pub fn paged(
     c: &mut CudaBackend,
@@ -156,7 +161,7 @@ pub fn paged(
     let bounds = c.plan.bounds;
     let partials = match bounds.paged_partials {
         0 => DevicePtr::NULL,
-        n => c.workspace("partial attention", n * heads.heads * (heads.head_dim + 2) * 4)?,
+        n => c.workspace("partial attention", n * partial_bytes(&heads))?,
     };
     let params = Params {
         keys,

@@ -198,6 +198,8 @@ fn splits_merge_to_the_bits_of_packed_sequences() {
         (heads(4, 2, 32, None), vec![513, 1100, 40]),
         (heads(6, 1, 24, Some(520)), vec![1061, 512]),
         (heads(2, 1, 64, Some(30)), vec![530]),
+        // An odd number of heads: states that would start off 16 bytes without padding.
+        (heads(9, 3, 64, None), vec![1100, 513]),
     ] {
         let rows: usize = lengths.iter().sum();
         let qkv = values(9, rows * h.qkv_width());

@@ -13,8 +13,14 @@ use super::{ceiling, images};
 use crate::backend::{Ceilings, OpTimes, mix};
 use crate::error::{Error, Result};
 
-/// The first driver that loads what nvcc 13.0 makes.
-const OLDEST_DRIVER: c_int = 13_000;
+/// The first driver that loads what the nvcc of these images makes: the first of its major version ("CUDA minor version compatibility"), as
+/// `cuDriverGetVersion` counts.
+fn oldest_driver() -> c_int {
+    let major =
+        images::BUILT_WITH.and_then(|nvcc| nvcc.split([' ', '.']).nth(1)).and_then(|m| m.parse().ok());
+    major.unwrap_or(13) * 1000
+}
+
 /// Pinned memory that uploads go through: pieces of this many bytes, used in turn.
 const PIECE: usize = 1 << 20;
 const PIECES: usize = 8;
@@ -28,6 +34,7 @@ struct Piece {
 /// A GPU.
 pub struct Gpu {
     device: sys::CUdevice,
+    context: sys::CUcontext,
     stream: sys::CUstream,
     functions: HashMap<Kernel, sys::CUfunction>,
     modules: HashMap<&'static str, sys::CUmodule>,
@@ -99,13 +106,13 @@ impl Gpu {
             .result()
             .map_err(|e| failed("asking for the driver's version", e))?;
         let version = |v: c_int| format!("{}.{}", v / 1000, v % 1000 / 10);
-        if driver < OLDEST_DRIVER {
+        if driver < oldest_driver() {
             return Err(unusable(
                 ordinal,
                 format!(
                     "the NVIDIA driver supports CUDA {}, {} or newer is needed",
                     version(driver),
-                    version(OLDEST_DRIVER)
+                    version(oldest_driver())
                 ),
             ));
         }
@@ -138,14 +145,16 @@ impl Gpu {
         }
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         // SAFETY: the device is valid; the context stays current on this thread, which is the only one that uses this value (it is not Send).
-        let stream = unsafe {
+        let (context, stream) = unsafe {
             let context = result::primary_ctx::retain(device).map_err(|e| failed("making a context", e))?;
             result::ctx::set_current(context).map_err(|e| failed("using the context", e))?;
-            result::stream::create(result::stream::StreamKind::NonBlocking)
-                .map_err(|e| failed("making a stream", e))?
+            let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+                .map_err(|e| failed("making a stream", e))?;
+            (context, stream)
         };
         let mut gpu = Self {
             device,
+            context,
             stream,
             functions: HashMap::new(),
             modules: HashMap::new(),
@@ -173,6 +182,12 @@ impl Gpu {
             gpu.pieces.push(Piece { memory, event });
         }
         Ok(gpu)
+    }
+
+    /// Makes this GPU the one that calls of this thread go to; another one may have been used since.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context is retained until this value is dropped.
+        unsafe { result::ctx::set_current(self.context) }.map_err(|e| failed("using the context", e))
     }
 
     /// A kernel's handle, its image loaded when first asked for.
@@ -307,6 +322,7 @@ impl Driver for Gpu {
     }
 
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr> {
+        self.enter()?;
         // SAFETY: a context is current. The driver refuses 0 bytes.
         let memory = unsafe { result::malloc_sync(bytes.max(256)) }.map(DevicePtr).map_err(|e| {
             let free = result::mem_get_info().map_or(0, |(free, _)| free);
@@ -317,7 +333,7 @@ impl Driver for Gpu {
     }
 
     fn free(&mut self, memory: DevicePtr) {
-        if !self.memory.remove(&memory) {
+        if !self.memory.remove(&memory) || self.enter().is_err() {
             return;
         }
         // What is enqueued may still use it. An error of that work comes with the next call that can fail.
@@ -329,6 +345,7 @@ impl Driver for Gpu {
     }
 
     fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
         for (i, chunk) in bytes.chunks(PIECE).enumerate() {
             let piece = &self.pieces[self.next_piece];
             self.next_piece = (self.next_piece + 1) % PIECES;
@@ -349,18 +366,21 @@ impl Driver for Gpu {
     }
 
     fn copy(&mut self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.enter()?;
         // SAFETY: ranges of the backend's own allocations.
         unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }
             .map_err(|e| failed(format!("a copy of {bytes} bytes on the device"), e))
     }
 
     fn fill(&mut self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
+        self.enter()?;
         // SAFETY: a range of one of the backend's own allocations.
         unsafe { result::memset_d8_async(to.0, byte, bytes, self.stream) }
             .map_err(|e| failed(format!("filling {bytes} bytes"), e))
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
+        self.enter()?;
         if self.profile.is_some() {
             // The image is loaded before the clock runs.
             self.function(&launch.kernel)?;
@@ -377,6 +397,7 @@ impl Driver for Gpu {
     }
 
     fn capture(&mut self, launches: &[Launch]) -> Result<GraphId> {
+        self.enter()?;
         for launch in launches {
             // Loading an image is not allowed inside a capture.
             self.function(&launch.kernel)?;
@@ -407,6 +428,7 @@ impl Driver for Gpu {
     }
 
     fn replay(&mut self, graph: GraphId) -> Result<()> {
+        self.enter()?;
         let executable = self.graphs.get(graph.0).copied().flatten();
         let executable =
             executable.ok_or_else(|| Error::Internal(format!("graph {} does not exist", graph.0)))?;
@@ -418,6 +440,8 @@ impl Driver for Gpu {
 
     fn drop_graph(&mut self, graph: GraphId) {
         if let Some(executable) = self.graphs.get_mut(graph.0).and_then(Option::take) {
+            // A failure shows at the next call that can fail.
+            let _ = self.enter();
             // SAFETY: it may still run, so wait first; then nobody has its handle.
             unsafe {
                 let _ = result::stream::synchronize(self.stream);
@@ -431,10 +455,12 @@ impl Driver for Gpu {
     }
 
     fn synchronize(&mut self) -> Result<()> {
+        self.enter()?;
         self.wait_for_all()
     }
 
     fn download(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<()> {
+        self.enter()?;
         // SAFETY: a range of one of the backend's own allocations; the slice lives until the wait below.
         unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
             .map_err(|e| failed(format!("a copy of {} bytes to the host", bytes.len()), e))?;
@@ -442,18 +468,21 @@ impl Driver for Gpu {
     }
 
     fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.enter()?;
         self.wait_for_all()?;
         self.profile = on.then(Profile::default);
         Ok(())
     }
 
     fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        self.enter()?;
         self.wait_for_all()?;
         let times = self.profile.as_mut().map(|p| std::mem::take(&mut p.times)).unwrap_or_default();
         Ok(times.into_iter().map(|(name, seconds)| OpTimes { name: name.into(), seconds }).collect())
     }
 
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        self.enter()?;
         let memory = self.alloc(ceiling::bytes(), "measuring the device's ceilings")?;
         let measured = self.fill_with_noise(memory, ceiling::bytes()).and_then(|()| {
             // SAFETY: the stream is ours, its context current, and the memory was just taken for this.
@@ -478,6 +507,7 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // SAFETY: all handles are ours and used no more. Errors of work that failed were reported where it was waited for.
         unsafe {
+            let _ = result::ctx::set_current(self.context);
             let _ = result::stream::synchronize(self.stream);
             for executable in self.graphs.drain(..).flatten() {
                 let _ = result::graph::exec_destroy(executable);

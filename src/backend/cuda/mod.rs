@@ -49,6 +49,9 @@ use driver::{DevicePtr, Driver, Kernel, Launch};
 /// Shared memory of a block that every supported architecture can give (sm_86 and sm_89: 99 KB).
 pub const MAX_SHARED: u32 = 99 * 1024;
 
+/// Most bytes of logits at once.
+const LOGIT_BYTES: usize = 512 << 20;
+
 /// A tensor's storage.
 struct TensorBuffer {
     spec: TensorSpec,
@@ -199,6 +202,11 @@ impl Backend for CudaBackend {
 
     fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
         workspace::bytes(self, spec)
+    }
+
+    fn logit_rows(&self, vocab: usize) -> usize {
+        // The lm_head is read once for all rows at once, and its backward needs as many blocks as it can get.
+        (LOGIT_BYTES / (4 * vocab.max(1))).clamp(64, 1024)
     }
 
     fn memory_limit(&self) -> Option<usize> {

@@ -309,6 +309,8 @@ fn check(plan: &BatchPlan) -> Result<()> {
         "segments that cover the rows in order"
     } else if !covers(plan.sequences.iter().map(|s| (s.start, s.end)).collect()) {
         "sequences that cover the rows in order"
+    } else if !each_inside_a_segment(plan) {
+        "each sequence inside one segment"
     } else if plan
         .sequences
         .iter()
@@ -321,4 +323,13 @@ fn check(plan: &BatchPlan) -> Result<()> {
         return Ok(());
     };
     Err(Error::Internal(format!("a plan of {rows} rows: expected {problem}")))
+}
+
+/// Whether no segment ends inside a sequence; both cover the rows in order.
+fn each_inside_a_segment(plan: &BatchPlan) -> bool {
+    let mut ends = plan.segments.iter().map(|s| s.end).peekable();
+    plan.sequences.iter().all(|s| {
+        while ends.next_if(|&end| end <= s.start).is_some() {}
+        ends.peek().is_none_or(|&end| s.end <= end)
+    })
 }

@@ -1,6 +1,6 @@
 //! What operations take of their own, beside tensors: bounds for the memory plan.
 
-use super::attention::SPLIT;
+use super::attention::{SPLIT, partial_bytes};
 use super::plan::bucket;
 use super::*;
 
@@ -16,7 +16,7 @@ pub fn bytes(c: &CudaBackend, spec: &WorkspaceSpec) -> usize {
     // Every row at the end of a context, in splits of its own.
     let partials = match spec.context.div_ceil(SPLIT as usize) {
         0 | 1 => 0,
-        splits => bucket(inference * splits) * heads.heads * (heads.head_dim + 2) * 4,
+        splits => bucket(inference * splits) * partial_bytes(&heads),
     };
     // Sequences of two tokens, each on a tile of its own.
     let statistics = match training {

@@ -41,7 +41,6 @@ impl Society {
             max_sequences: args.batch,
             adapters: args.adapters,
             max_rank: args.rank,
-            lm_head_rows: args.batch.max(64),
             kv: KvBudget::Pages(pages),
             training,
             micro_batch_rows: args.micro_batch,
