@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use colloquy::backend::Backend;
@@ -179,5 +180,26 @@ fn adapters_trained_together_equal_adapters_trained_alone() {
             assert_eq!(metrics, reference.0, "{name}: micro-batches of {rows}");
             assert!(snapshots == reference.1, "{name}: micro-batches of {rows}");
         }
+    }
+}
+
+/// Decode steps are one graph for each bucket of rows, whatever the positions, pages, adapters and draws.
+#[test]
+fn decode_steps_are_replayed() {
+    for (name, open) in devices() {
+        let handle = SMALL.handle_on(open(1), options());
+        let society = adapters(&handle);
+        let prompt = Random(8).tokens(6, SMALL.vocab);
+        let all: Vec<SampleRequest> =
+            (0..8).map(|i| request(society[i % society.len()], &prompt[..1 + i % 6], 20, i as u64)).collect();
+        let tokens: usize = samples(&handle, &all).iter().map(|s| s.tokens.len()).sum();
+        assert_eq!(tokens, 160, "{name}");
+        let counts = handle.with(|e| {
+            let backend: &mut dyn Any = e.backend();
+            backend.downcast_mut::<CudaBackend>().expect("the CUDA backend").graph_counts()
+        });
+        // 20 steps: the prefill and the first decode steps are new, the second of a kind is captured, all others are replayed.
+        assert!(counts.launched <= 3 && counts.captured <= 2, "{name}: {counts:?}");
+        assert!(counts.replayed >= 16, "{name}: {counts:?}");
     }
 }

@@ -45,6 +45,7 @@ use std::sync::Arc;
 use super::*;
 use crate::error::{Error, Result};
 use driver::{DevicePtr, Driver, Kernel, Launch};
+pub use graphs::GraphCounts;
 
 /// Shared memory of a block that every supported architecture can give (sm_86 and sm_89: 99 KB).
 pub const MAX_SHARED: u32 = 99 * 1024;
@@ -110,6 +111,11 @@ impl CudaBackend {
             workspaces: BTreeMap::new(),
             parked: None,
         }
+    }
+
+    /// How many steps were replayed as graphs.
+    pub fn graph_counts(&self) -> GraphCounts {
+        self.graphs.counts
     }
 
     fn tensor_buffer(&self, t: Tensor) -> Result<&TensorBuffer> {
