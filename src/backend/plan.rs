@@ -1,6 +1,7 @@
 //! The plan of one step: everything that changes between steps, uploaded once and read by every operation.
 
 use super::slot::Slot;
+use crate::error::{Error, Result};
 
 /// A packed batch: rows sorted by slot, then by sequence, then by position. Nothing is padded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +32,28 @@ impl BatchPlan {
     /// Rows in the step.
     pub fn rows(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// Checks the draws against the logit rows and a workspace of `capacity` rows, for the operation `op`.
+    pub fn check_draws(&self, op: &str, capacity: usize) -> Result<()> {
+        for (i, draw) in self.draws.iter().enumerate() {
+            let problem = match self.draw_rows.get(draw.rows_start as usize..draw.rows_end as usize) {
+                None | Some([]) => "has no rows".to_string(),
+                Some(g) if g.len() > capacity => {
+                    format!("mixes {} rows in a workspace of {capacity}", g.len())
+                }
+                Some(g) if g.iter().any(|r| r.logit_row as usize >= self.logit_rows.len()) => {
+                    format!("names a row beyond the {} logit rows", self.logit_rows.len())
+                }
+                Some(_) if !(draw.temperature >= 0.0 && draw.temperature.is_finite()) => {
+                    format!("has temperature {}", draw.temperature)
+                }
+                Some(_) if draw.top_p.is_nan() => "has a top-p that is not a number".to_string(),
+                Some(_) => continue,
+            };
+            return Err(Error::Internal(format!("{op}: draw {i} {problem}")));
+        }
+        Ok(())
     }
 }
 

@@ -70,6 +70,31 @@ impl Arithmetic {
         (text, value)
     }
 
+    /// That a split is not asked for far more questions than there are expressions, which the search would take very long to find out.
+    fn check_room(&self, section: &TaskSection) -> Result<()> {
+        let operands = self.expression(0).0.split(|c: char| !c.is_ascii_digit()).count();
+        let expressions = (f64::from(self.max_operand) + 1.0).powi(operands as i32);
+        // A split holds a tenth of them; small numbers of them may be dealt unevenly.
+        let most = expressions * 0.11 + 50.0;
+        let wanted = [
+            (section.train_questions, "train_questions"),
+            (section.dev_questions, "dev_questions"),
+            (section.test_questions, "test_questions"),
+        ];
+        match wanted.into_iter().find(|(want, _)| *want as f64 > most) {
+            None => Ok(()),
+            Some((want, key)) => Err(Error::input(
+                format!("task.{key}"),
+                format!(
+                    "{want} asked for, but only about {:.0} different expressions of {} terms with operands up to {} are in this split",
+                    expressions / 10.0,
+                    self.terms,
+                    self.max_operand
+                ),
+            )),
+        }
+    }
+
     /// The first questions of each split in order of index, without repetition.
     pub fn questions(&self, section: &TaskSection) -> Result<(Questions, AnswerKey)> {
         let mut questions = Questions::default();
@@ -77,6 +102,7 @@ impl Arithmetic {
         let mut seen = HashSet::new();
         let wanted = [section.train_questions, section.dev_questions, section.test_questions];
         let total: usize = wanted.iter().sum();
+        self.check_room(section)?;
         // One in ten expressions is in a split; small operand ranges repeat themselves.
         let attempts = 100_000 + 1_000 * total as u64;
         for index in 0..attempts {
@@ -192,6 +218,10 @@ mod tests {
         let section = section(1, 3, [10, 0, 0]);
         let e = Arithmetic::new(&section).unwrap().questions(&section).unwrap_err().to_string();
         assert!(e.contains("task.train_questions") && e.contains("10 asked for"), "{e}");
+        // At once, however many are asked for.
+        let section = self::section(4, 17, [0, usize::MAX / 2, 0]);
+        let e = Arithmetic::new(&section).unwrap().questions(&section).unwrap_err().to_string();
+        assert!(e.contains("task.dev_questions") && e.contains("only about 3401222"), "{e}");
         assert!(Arithmetic::new(&self::section(0, 3, [0; 3])).is_err());
         assert!(Arithmetic::new(&self::section(4, 0, [0; 3])).is_err());
     }

@@ -295,26 +295,6 @@ fn choose(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) -> u3
     draw_from(level, x, &scratch.candidates, draw.key, draw.position)
 }
 
-/// Checks a plan's draws against its logit rows and the workspace.
-fn check_draws(op: &str, plan: &BatchPlan, capacity: usize) -> Result<()> {
-    for (i, draw) in plan.draws.iter().enumerate() {
-        let problem = match plan.draw_rows.get(draw.rows_start as usize..draw.rows_end as usize) {
-            None | Some([]) => "has no rows".to_string(),
-            Some(g) if g.len() > capacity => format!("mixes {} rows in a workspace of {capacity}", g.len()),
-            Some(g) if g.iter().any(|r| r.logit_row as usize >= plan.logit_rows.len()) => {
-                format!("names a row beyond the {} logit rows", plan.logit_rows.len())
-            }
-            Some(_) if !(draw.temperature >= 0.0 && draw.temperature.is_finite()) => {
-                format!("has temperature {}", draw.temperature)
-            }
-            Some(_) if draw.top_p.is_nan() => "has a top-p that is not a number".to_string(),
-            Some(_) => continue,
-        };
-        return Err(Error::Internal(format!("{op}: draw {i} {problem}")));
-    }
-    Ok(())
-}
-
 /// [`Op::LmHeadSample`].
 pub fn run(
     c: &mut CpuBackend,
@@ -327,7 +307,7 @@ pub fn run(
     const OP: &str = "lm_head_sample";
     let plan = c.plan.clone();
     let (d, v, capacity) = check_shapes(c, OP, hidden, lm_head, workspace)?;
-    check_draws(OP, &plan, capacity)?;
+    plan.check_draws(OP, capacity)?;
     c.check(OP, tokens, plan.draws.len(), 1)?;
     c.check(OP, logprobs, plan.draws.len(), 1)?;
     c.f32(logprobs)?;

@@ -53,26 +53,6 @@ struct Params {
     unused: u32,
 }
 
-/// Checks a plan's draws against its logit rows and the workspace.
-fn check_draws(op: &str, plan: &BatchPlan, capacity: usize) -> Result<()> {
-    for (i, draw) in plan.draws.iter().enumerate() {
-        let problem = match plan.draw_rows.get(draw.rows_start as usize..draw.rows_end as usize) {
-            None | Some([]) => "has no rows".to_string(),
-            Some(g) if g.len() > capacity => format!("mixes {} rows in a workspace of {capacity}", g.len()),
-            Some(g) if g.iter().any(|r| r.logit_row as usize >= plan.logit_rows.len()) => {
-                format!("names a row beyond the {} logit rows", plan.logit_rows.len())
-            }
-            Some(_) if !(draw.temperature >= 0.0 && draw.temperature.is_finite()) => {
-                format!("has temperature {}", draw.temperature)
-            }
-            Some(_) if draw.top_p.is_nan() => "has a top-p that is not a number".to_string(),
-            Some(_) => continue,
-        };
-        return Err(Error::Internal(format!("{op}: draw {i} {problem}")));
-    }
-    Ok(())
-}
-
 /// Chunks put together from whole groups.
 struct Chunks {
     /// C for each chunk: the logit row at each place, or [`NOWHERE`].
@@ -160,7 +140,7 @@ pub fn run(
     let plan = c.plan.host.clone();
     let operands = Operands::new(c, OP, hidden, lm_head, workspace)?;
     let capacity = operands.capacity;
-    check_draws(OP, &plan, capacity)?;
+    plan.check_draws(OP, capacity)?;
     let tokens_at = c.at(OP, tokens, plan.draws.len(), 1, Element::U32)?;
     let logprobs_at = c.at(OP, logprobs, plan.draws.len(), 1, Element::F32)?;
     if [hidden, workspace].contains(&logprobs) {
