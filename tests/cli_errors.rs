@@ -102,10 +102,31 @@ fn usage_errors_are_exit_code_2() {
 }
 
 #[test]
+fn a_bench_measures_what_it_is_asked_and_says_what_it_cannot() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = ["--shape", "tiny", "--batch", "2", "--prompt", "4", "--new-tokens", "2", "--repeats", "1"];
+    let bench = |more: &[&'static str]| [&["bench", "--device", "cpu"][..], &small[..], more].concat();
+    let out = succeed(dir.path(), &bench(&["decode", "--adapters", "2", "--json", "b.json", "--profile"]));
+    assert!(out.contains("2 adapters") && out.contains("base") && out.contains("linear_forward"), "{out}");
+    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("b.json")).unwrap()).unwrap();
+    // Two sequences of two tokens.
+    assert_eq!(report["society"][0]["tokens"], 4, "{report}");
+    assert!(report["society"][0]["tokens_per_second"].as_f64().unwrap() > 0.0, "{report}");
+
+    assert!(fail(dir.path(), &bench(&["--json", "b.json"]), 1).contains("exists"));
+    assert!(fail(dir.path(), &bench(&["ops"]), 1).contains("needs a GPU"));
+    assert!(fail(dir.path(), &["bench", "--shape", "7b"], 2).contains("tiny, 135m, 1b, 8b"));
+    assert!(fail(dir.path(), &["bench", "--rank", "200"], 2).contains("at most 128"));
+    assert!(fail(dir.path(), &["bench", "--batch", "0"], 2).contains("1 or more"));
+}
+
+#[test]
 fn help_teaches() {
     let dir = tempfile::tempdir().unwrap();
     let text = succeed(dir.path(), &["--help"]);
-    for command in ["run", "resume", "report", "debate", "generate", "score", "train", "eval"] {
+    for command in ["run", "resume", "report", "debate", "generate", "score", "train", "eval", "bench"] {
         assert!(text.contains(&format!("  {command} ")), "{command} in {text}");
         let help = succeed(dir.path(), &[command, "--help"]);
         assert!(help.contains("Usage:") && help.lines().count() > 10, "{help}");

@@ -4,6 +4,7 @@ mod common;
 
 use colloquy::adapter::Snapshot;
 use colloquy::backend::LoraMatrix;
+use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::*;
 use common::*;
 
@@ -233,4 +234,30 @@ fn sequences_without_weights_change_nothing() {
     data.insert(1, silent.clone());
     data.push(silent);
     assert!(run(&data) == expected);
+}
+
+/// With bf16 adapters the model reads what a GPU would store, and the f32 numbers are kept beside it.
+#[test]
+fn bf16_adapters_are_read_rounded_and_kept_whole() {
+    let rounding = || TINY.handle_on(Box::new(CpuBackend::new(1).unwrap().with_bf16_adapters()), options());
+    let (a, plain) = (rounding(), TINY.handle(1, options()));
+    let adapter = strong_adapter(&layout(&a), 8, 5);
+    let mut by_hand = adapter.clone();
+    for (_, _, values) in &mut by_hand.weights {
+        values.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+    }
+    let tokens = Random(4).tokens(40, TINY.vocab);
+    let (x, y) = (add(&a, &adapter), add(&plain, &by_hand));
+    assert_eq!(score(&a, x, &tokens), score(&plain, y, &tokens));
+    assert_eq!(bits(&a.snapshot(x, false).unwrap()), bits(&adapter.clone()));
+    assert_ne!(bits(&adapter), bits(&by_hand));
+
+    // A step too small for bf16 is not lost.
+    let data = sequences(&mut Random(1), 2, (20, 30), TINY.vocab);
+    train(&a, &[train_request(x, &data, 2, 1e-6)]).remove(0).unwrap();
+    let trained = a.snapshot(x, false).unwrap();
+    assert_ne!(bits(&trained), bits(&adapter));
+    let again = rounding();
+    let copy = add(&again, &trained);
+    assert_eq!(score(&again, copy, &tokens), score(&a, x, &tokens));
 }

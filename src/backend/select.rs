@@ -14,13 +14,15 @@ pub struct Selected {
     pub why: Option<&'static str>,
 }
 
-/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `emulator`. `threads` is for the CPU.
+/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cpu-bf16` (adapters rounded as on a
+/// GPU), `cuda`, `cuda:N` or `emulator`. `threads` is for the CPU.
 ///
 /// What was asked for by name is opened or is an error; only `auto` chooses.
 pub fn select(device: &str, threads: usize) -> Result<Selected> {
     let chosen = |backend| Ok(Selected { backend, why: None });
     match device {
         "cpu" => chosen(Box::new(CpuBackend::new(threads)?)),
+        "cpu-bf16" => chosen(Box::new(CpuBackend::new(threads)?.with_bf16_adapters())),
         "auto" if Gpu::count() > 0 => Ok(Selected { backend: gpu(0)?, why: Some("auto: the first GPU") }),
         "auto" => Ok(Selected {
             backend: Box::new(CpuBackend::new(threads)?),
@@ -31,7 +33,7 @@ pub fn select(device: &str, threads: usize) -> Result<Selected> {
         _ => match device.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
             Some(ordinal) => chosen(gpu(ordinal)?),
             None => Err(Error::Unsupported(format!(
-                "device `{device}`: expected auto, cpu, cuda, cuda:N or emulator"
+                "device `{device}`: expected auto, cpu, cpu-bf16, cuda, cuda:N or emulator"
             ))),
         },
     }

@@ -11,7 +11,7 @@ use crate::run::parse_bytes;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Device")]
 pub struct Common {
-    /// auto, cpu, cuda, cuda:N or emulator. auto is the GPU where there is one this build can use, else the CPU, and says which.
+    /// auto, cpu, cuda, cuda:N, emulator, or cpu-bf16 (adapters rounded as on a GPU). auto is the GPU where there is one this build can use, else the CPU, and says which.
     #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
     pub device: Option<String>,
     /// CPU threads; 0 is all cores. Never changes results.
@@ -34,10 +34,10 @@ impl Common {
 
 fn parse_device(text: &str) -> Result<String, String> {
     let cuda_n = text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok());
-    if cuda_n || ["auto", "cpu", "cuda", "emulator"].contains(&text) {
+    if cuda_n || ["auto", "cpu", "cpu-bf16", "cuda", "emulator"].contains(&text) {
         Ok(text.to_string())
     } else {
-        Err("expected auto, cpu, cuda, cuda:N or emulator".into())
+        Err("expected auto, cpu, cpu-bf16, cuda, cuda:N or emulator".into())
     }
 }
 

@@ -62,7 +62,8 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
     seeds.sort_unstable();
     c.that(seeds.windows(2).all(|w| w[0] != w[1]), "run.seeds", "the same seed twice", "different seeds")?;
     c.that(
-        matches!(run.device.as_str(), "auto" | "cpu" | "emulator") || run.device.starts_with("cuda"),
+        matches!(run.device.as_str(), "auto" | "cpu" | "cpu-bf16" | "emulator")
+            || run.device.starts_with("cuda"),
         "run.device",
         format!("`{}`", run.device),
         "`auto`, `cpu`, `cuda`, `cuda:N` or `emulator`",

@@ -114,7 +114,7 @@ pub fn step(c: &mut CpuBackend, steps: &[AdamWStep], norms: Tensor) -> Result<()
         let data = c.slots.get_mut(s.slot)?;
         let len = data.weights.len();
         tasks.extend((0..len).step_by(CHUNK).map(|at| (adapters.len(), at, CHUNK.min(len - at))));
-        let weights = data.weights.as_mut_ptr();
+        let weights = data.kept().as_mut_ptr();
         let o = state(data, s.slot)?;
         // SAFETY: four buffers of one slot, each of `len` values and borrowed by nobody else until the tasks are done: the slots
         // are distinct (checked above) and `c` is borrowed for all of this function.
@@ -136,6 +136,9 @@ pub fn step(c: &mut CpuBackend, steps: &[AdamWStep], norms: Tensor) -> Result<()
         }
         g.fill(0.0);
     });
+    for s in steps {
+        c.slots.get_mut(s.slot)?.round();
+    }
     Ok(())
 }
 

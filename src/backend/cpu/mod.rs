@@ -85,6 +85,12 @@ impl CpuBackend {
         })
     }
 
+    /// The model reads adapters rounded to bf16, as a GPU stores them; the optimizer keeps f32. To measure what that costs.
+    pub fn with_bf16_adapters(mut self) -> Self {
+        self.slots.rounded = true;
+        self
+    }
+
     /// Bytes that operations hold of their own at present: this backend's, and the buffers that all threads of the process keep for any.
     pub fn workspace_held(&self) -> usize {
         self.scratch.capacity() * 4 + gemm::scratch_bytes()
@@ -183,11 +189,14 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     fn describe(&self) -> String {
-        format!("cpu ({}, {} threads)", gemm::instruction_set(), self.pool.current_num_threads())
+        let rounded = if self.slots.rounded { ", adapters in bf16" } else { "" };
+        let threads = self.pool.current_num_threads();
+        format!("cpu ({}, {threads} threads{rounded})", gemm::instruction_set())
     }
 
     fn arithmetic(&self) -> String {
-        format!("{} {}", std::env::consts::ARCH, gemm::instruction_set())
+        let rounded = if self.slots.rounded { " bf16-adapters" } else { "" };
+        format!("{} {}{rounded}", std::env::consts::ARCH, gemm::instruction_set())
     }
 
     fn bytes_in_use(&self) -> usize {
@@ -277,6 +286,11 @@ impl Backend for CpuBackend {
 
     fn slot_bytes(&self, spec: &SlotSpec) -> usize {
         self.slots.bytes_of(spec)
+    }
+
+    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
+        let copies = if self.slots.rounded { 2 } else { 1 };
+        3 * self.slots.bytes_of(spec) / copies
     }
 
     fn drop_slot(&mut self, slot: Slot) {

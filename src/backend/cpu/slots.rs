@@ -51,15 +51,35 @@ pub struct SlotData {
     spec: SlotSpec,
     /// By [`PartId`].
     pub parts: Vec<Option<PartPlace>>,
-    /// A and B of all parts.
+    /// A and B of all parts, as the model reads them.
     pub weights: Aligned,
+    /// Where the model reads them rounded: the numbers that the optimizer keeps.
+    pub master: Option<Aligned>,
     /// Present while attached.
     pub optimizer: Option<OptimizerState>,
+}
+
+impl SlotData {
+    /// What the optimizer works on.
+    pub fn kept(&mut self) -> &mut Aligned {
+        self.master.as_mut().unwrap_or(&mut self.weights)
+    }
+
+    /// Makes what the model reads again from what the optimizer keeps, where these are two.
+    pub fn round(&mut self) {
+        if let Some(master) = &self.master {
+            for (w, &m) in self.weights.iter_mut().zip(master.iter()) {
+                *w = half::bf16::from_f32(m).to_f32();
+            }
+        }
+    }
 }
 
 /// All adapters.
 #[derive(Default)]
 pub struct SlotStore {
+    /// The model reads adapters rounded to bf16, as on a GPU.
+    pub rounded: bool,
     layout: Option<AdapterLayout>,
     shapes: Vec<PartShape>,
     /// By slot; entry 0, the base, is always empty.
@@ -107,11 +127,13 @@ impl SlotStore {
     /// Bytes of the weights of a slot of this shape.
     pub fn bytes_of(&self, spec: &SlotSpec) -> usize {
         let parts = self.shapes.iter().zip(&spec.parts);
-        parts
+        let copies = if self.rounded { 2 } else { 1 };
+        let weights: usize = parts
             .filter_map(|(shape, part)| {
                 Some(padded_rank((*part)?.rank) * (shape.inputs + shape.panels.len() * PANEL) * 4)
             })
-            .sum()
+            .sum();
+        copies * weights
     }
 
     /// A new slot of zeros, under the lowest free number.
@@ -142,7 +164,9 @@ impl SlotStore {
             len = b.end;
             parts.push(Some(PartPlace { rank, padded, scale, a, b }));
         }
-        let data = SlotData { spec: spec.clone(), parts, weights: Aligned::zeros(len), optimizer: None };
+        let master = self.rounded.then(|| Aligned::zeros(len));
+        let data =
+            SlotData { spec: spec.clone(), parts, weights: Aligned::zeros(len), master, optimizer: None };
         if self.slots.is_empty() {
             self.slots.push(None);
         }
@@ -211,7 +235,7 @@ impl SlotStore {
         let (shape, rank, padded) = (shape, place.rank, place.padded);
         let (a, b) = (place.a.clone(), place.b.clone());
         let buffer = match (role, &mut data.optimizer) {
-            (SlotRole::Weights, _) => &mut data.weights,
+            (SlotRole::Weights, _) => data.master.as_mut().unwrap_or(&mut data.weights),
             (SlotRole::Gradient, Some(o)) => &mut o.gradient,
             (SlotRole::Moment1, Some(o)) => &mut o.moment1,
             (SlotRole::Moment2, Some(o)) => &mut o.moment2,
@@ -229,6 +253,9 @@ impl SlotStore {
                 }
             }
         }
+        if role == SlotRole::Weights {
+            data.round();
+        }
         Ok(())
     }
 
@@ -237,7 +264,7 @@ impl SlotStore {
         let data = self.get(slot)?;
         let (shape, place) = part_of(&self.shapes, &data.parts, slot, part)?;
         let buffer = match (role, &data.optimizer) {
-            (SlotRole::Weights, _) => &data.weights,
+            (SlotRole::Weights, _) => data.master.as_ref().unwrap_or(&data.weights),
             (SlotRole::Gradient, Some(o)) => &o.gradient,
             (SlotRole::Moment1, Some(o)) => &o.moment1,
             (SlotRole::Moment2, Some(o)) => &o.moment2,
@@ -278,6 +305,7 @@ impl SlotStore {
             .map_err(|e| Error::Internal(format!("slot {} to {}: {e}", from.0, to.0)))?;
         if let (Some(source), Some(target)) = (source, target) {
             target.weights.copy_from_slice(&source.weights);
+            target.master.clone_from(&source.master);
             target.optimizer = source.optimizer.as_ref().map(|o| OptimizerState {
                 gradient: o.gradient.clone(),
                 moment1: o.moment1.clone(),
@@ -304,7 +332,8 @@ impl SlotStore {
 
     /// Bytes of all slots.
     pub fn bytes(&self) -> usize {
-        let copies = |s: &SlotData| if s.optimizer.is_some() { 4 } else { 1 };
+        let copies =
+            |s: &SlotData| 1 + usize::from(s.master.is_some()) + if s.optimizer.is_some() { 3 } else { 0 };
         self.slots.iter().flatten().map(|s| s.weights.len() * 4 * copies(s)).sum()
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::super::screen::Screen;
 use super::{Args, align, table};
 use crate::backend::*;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{GroupKind, LoadOptions, Model, Shape};
 
 /// Rows of the training batch.
@@ -52,10 +52,15 @@ struct Buffers {
 
 /// Measures all operations and prints the table.
 pub fn measure(mut backend: Box<dyn Backend>, shape: &Shape, args: &Args, screen: &Screen) -> Result<Value> {
-    backend.set_profiling(true)?;
     let b = &mut *backend;
     screen.line("         measuring what the device reaches at its best");
-    let ceilings = b.ceilings()?;
+    let Some(ceilings) = b.ceilings()? else {
+        return Err(Error::Unsupported(format!(
+            "bench ops on {}: it needs a GPU (`cargo bench --bench ops` measures a CPU)",
+            b.describe()
+        )));
+    };
+    b.set_profiling(true)?;
     let one_layer = Shape { layers: 1, ..*shape };
     let files = one_layer.files(SEQUENCE)?;
     let config = one_layer.config(SEQUENCE)?;
@@ -79,9 +84,9 @@ pub fn measure(mut backend: Box<dyn Backend>, shape: &Shape, args: &Args, screen
             case.name.clone(),
             format!("{:.1}", seconds * 1e6),
             format!("{:.2}", flops / 1e12),
-            share(flops, ceilings.and_then(|c| c.matmul)),
+            share(flops, ceilings.matmul),
             format!("{:.0}", bytes / 1e9),
-            share(bytes, ceilings.map(|c| c.copy)),
+            share(bytes, Some(ceilings.copy)),
         ]);
         values.push(json!({
             "name": case.name, "seconds": seconds, "flop": case.flop, "bytes": case.bytes,
@@ -91,13 +96,11 @@ pub fn measure(mut backend: Box<dyn Backend>, shape: &Shape, args: &Args, screen
     screen.end_phase("ops");
     align(&mut t, 1);
     println!("{t}");
-    if let Some(c) = ceilings {
-        let matmul = c.matmul.map_or("cuBLASLt not found".into(), |m| format!("{:.0} TFLOP/s", m / 1e12));
-        println!("best: matrix product {matmul}, copy {:.0} GB/s", c.copy / 1e9);
-    }
+    let matmul = ceilings.matmul.map_or("cuBLASLt not found".into(), |m| format!("{:.0} TFLOP/s", m / 1e12));
+    println!("best: matrix product {matmul}, copy {:.0} GB/s", ceilings.copy / 1e9);
     Ok(json!({
         "shape": shape.name, "adapters": args.adapters, "rank": args.rank,
-        "best": ceilings.map(|c| json!({"matmul_flops": c.matmul, "copy_bytes_per_second": c.copy})),
+        "best": json!({"matmul_flops": ceilings.matmul, "copy_bytes_per_second": ceilings.copy}),
         "operations": values,
     }))
 }
