@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Builds what tools/gpu-check.sh runs on a machine with a GPU but without cargo and network: the program and the tests of the kernels,
-# stripped, in target/gpu (less than 50 MiB). Needs nvcc: tools/cuda_toolchain.sh.
+# stripped, in target/gpu (less than 50 MiB). Needs nvcc: tools/cuda_toolchain.sh. Each file carries the kernels, so they are built for one architecture:
+# COLLOQUY_CUDA_ARCHS, sm_90a (H100, H200) unless given; sm_80 is an A100.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+export COLLOQUY_CUDA_ARCHS=${COLLOQUY_CUDA_ARCHS:-sm_90a}
 out=target/gpu
 tests=(kernels engine_kernels fixtures_kernels)
 rm -rf "$out"
