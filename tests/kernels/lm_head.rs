@@ -7,33 +7,17 @@ use std::sync::Arc;
 
 use colloquy::backend::*;
 
+#[path = "../oracles/lm_head.rs"]
+mod oracles;
+
 use crate::support::*;
+use oracles::*;
 
 const NLL: f64 = 3e-6;
 const GRADIENT: [f64; 2] = [1e-5, 8e-3];
 
 fn widen(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
-}
-
-/// `hidden Wᵀ` in f64, row by row.
-fn logits(hidden: &[f64], w: &[f32], d: usize) -> Vec<Vec<f64>> {
-    hidden
-        .chunks_exact(d)
-        .map(|h| w.chunks_exact(d).map(|w| h.iter().zip(w).map(|(h, &w)| h * f64::from(w)).sum()).collect())
-        .collect()
-}
-
-fn softmax(z: &[f64], temperature: f64) -> Vec<f64> {
-    let largest = z.iter().copied().fold(f64::MIN, f64::max);
-    let e: Vec<f64> = z.iter().map(|z| ((z - largest) / temperature).exp()).collect();
-    let total: f64 = e.iter().sum();
-    e.iter().map(|e| e / total).collect()
-}
-
-fn nll(z: &[f64], label: usize) -> f64 {
-    let largest = z.iter().copied().fold(f64::MIN, f64::max);
-    largest + z.iter().map(|z| (z - largest).exp()).sum::<f64>().ln() - z[label]
 }
 
 fn base_rows(rows: usize) -> BatchPlan {

@@ -1,5 +1,8 @@
 //! Devices, seeded numbers, segment layouts, and comparisons that name the first bad element.
 
+#[path = "../oracles/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use colloquy::backend::cpu::CpuBackend;
@@ -7,6 +10,7 @@ use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::device::Gpu;
 use colloquy::backend::cuda::driver::Driver;
 use colloquy::backend::*;
+pub use random::Random;
 
 /// What a device's activations are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,32 +94,6 @@ impl Device {
     pub fn download(&mut self, t: Tensor, rows: usize) -> Vec<f32> {
         let name = self.name.clone();
         self.backend.download_f32(t, rows).unwrap_or_else(|e| panic!("{name}: {e}"))
-    }
-}
-
-/// Seeded numbers: the SplitMix64 stream.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-
-    /// Uniform in (0, 1).
-    pub fn unit(&mut self) -> f64 {
-        ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Roughly normal, of the given standard deviation.
-    pub fn values(&mut self, n: usize, deviation: f64) -> Vec<f32> {
-        (0..n)
-            .map(|_| ((0..6).map(|_| self.unit() - 0.5).sum::<f64>() * 2f64.sqrt() * deviation) as f32)
-            .collect()
     }
 }
 
