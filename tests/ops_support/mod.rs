@@ -1,5 +1,5 @@
 //! What the tests of the operations share: seeded numbers, plans of packed sequences, and comparisons that name the first bad element.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)] // each test file uses a part
 
 use std::sync::Arc;
 
