@@ -9,8 +9,8 @@
 //! | [`debate`] | the protocol and the vote, generic over the task |
 //! | [`task`] | questions, answer extraction, equality, grading |
 //! | [`prompt`] | prompt templates |
-//! | [`measure`] | accuracy and statistics |
 //! | [`report`] | tables from a run folder, nothing else |
+//! | [`measure`] | accuracy, intervals, tests, agreement |
 //! | [`run`] | configuration, run folder, journal, checkpoints, resume |
 //! | [`text`] | tokenizer, chat templates, stop strings: between text and token ids |
 //! | [`engine`] | lanes, memory plan, packed batches, sampler, trainer: token ids only, no text |

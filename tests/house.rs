@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Bottom to top. A module may use itself and what stands before it.
 const MODULES: [&str; 15] = [
-    "error", "backend", "files", "adapter", "model", "engine", "text", "run", "report", "measure", "prompt",
+    "error", "backend", "files", "adapter", "model", "engine", "text", "run", "measure", "report", "prompt",
     "task", "debate", "recipe", "cli",
 ];
 const MAX_LINES: usize = 800;

@@ -1,7 +1,19 @@
-//! Accuracy, agreement and their standard errors, and the seeded chance that recipes use outside the engine.
+//! Accuracy, intervals, tests, agreement and diversity from outcomes, and the seeded chance that recipes use outside the engine.
 
+mod agreement;
+mod bootstrap;
 mod chance;
+mod decomposition;
+mod holm;
+mod outcome;
+mod power;
 mod statistics;
 
+pub use agreement::*;
+pub use bootstrap::*;
 pub use chance::*;
+pub use decomposition::*;
+pub use holm::*;
+pub use outcome::*;
+pub use power::*;
 pub use statistics::*;
