@@ -48,11 +48,22 @@ impl Service for EngineHandle {
         }
     }
 
+    fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
+        match self.with(|e| e.embed(request)) {
+            Ok(receiver) => delivered(receiver),
+            Err(e) => std::future::ready(Err(e)).boxed_local(),
+        }
+    }
+
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
         match self.with(|e| e.train(request)) {
             Ok(receiver) => delivered(receiver),
             Err(e) => std::future::ready(Err(e)).boxed_local(),
         }
+    }
+
+    fn base_parameters(&self) -> usize {
+        self.with(|e| e.config().parameters())
     }
 
     fn create(&self, source: AdapterSource) -> Result<AdapterId> {

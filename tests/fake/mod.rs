@@ -107,6 +107,12 @@ pub struct FakeService {
     pub asked: RefCell<Vec<Asked>>,
     pub trained: RefCell<Vec<TrainRequest>>,
     pub restored: RefCell<Vec<(AdapterId, u32)>>,
+    pub scored: RefCell<Vec<ScoreRequest>>,
+    pub embedded: RefCell<Vec<EmbedRequest>>,
+    /// The log-probability of a token under an adapter, whatever is before it.
+    pub logprob: RefCell<Box<dyn Fn(AdapterId, u32) -> f32>>,
+    /// The hidden state of a stretch.
+    pub embedding: RefCell<Box<dyn Fn(&[u32]) -> Vec<f32>>>,
     states: RefCell<BTreeMap<AdapterId, u32>>,
     pub dropped: Cell<usize>,
     /// Changes the order in which samples finish.
@@ -164,14 +170,31 @@ impl Service for FakeService {
         if !reply.cut {
             tokens.push(END);
         }
-        let logprobs = vec![-0.5; tokens.len()];
+        let logprobs = tokens.iter().map(|t| (self.logprob.borrow())(adapter, *t)).collect();
         let finish = if reply.cut { Finish::Length } else { Finish::Stop };
         let wait = (request.key ^ self.jitter.get()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61;
         Box::pin(After(wait, Some(Ok(Sample { tokens, logprobs, finish }))))
     }
 
-    fn score(&self, _request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
-        unimplemented!()
+    fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
+        assert!(!self.closed.get(), "scored what the journal has");
+        let logprob = self.logprob.borrow();
+        let tokens = request.tokens.iter().skip(1);
+        let logprobs: Vec<f32> = tokens.map(|t| logprob(request.adapter, *t)).collect();
+        let is_argmax = vec![true; logprobs.len()];
+        self.scored.borrow_mut().push(request);
+        Box::pin(After(1, Some(Ok(Score { logprobs, is_argmax }))))
+    }
+
+    fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
+        assert!(!self.closed.get(), "encoded what the journal has");
+        let mean = (self.embedding.borrow())(&request.tokens[request.from..]);
+        self.embedded.borrow_mut().push(request);
+        Box::pin(After(1, Some(Ok(Embedding { mean }))))
+    }
+
+    fn base_parameters(&self) -> usize {
+        1000
     }
 
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
@@ -412,6 +435,10 @@ impl World {
             asked: RefCell::default(),
             trained: RefCell::default(),
             restored: RefCell::default(),
+            scored: RefCell::default(),
+            embedded: RefCell::default(),
+            logprob: RefCell::new(Box::new(|_, _| -0.5)),
+            embedding: RefCell::new(Box::new(|_| vec![1.0])),
             states: RefCell::default(),
             dropped: Cell::new(0),
             jitter: Cell::new(0),
