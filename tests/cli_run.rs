@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shell::*;
 
 /// The default configuration, small enough for a test.
@@ -46,7 +46,7 @@ fn complete() -> &'static Path {
 
 /// What must be the same however often a run was interrupted: all but the lock, times, and the journal's order.
 fn results(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
-    tree(folder, &|name| name == ".lock" || name == "manifest.json" || name == "journal")
+    tree(folder, &|name| [".lock", "manifest.json", "times.jsonl", "journal"].contains(&name))
 }
 
 fn assert_same(a: &Path, b: &Path) {
@@ -136,11 +136,44 @@ fn a_run_leaves_a_complete_folder() {
     let keys: Vec<_> = metrics.iter().map(key).collect();
     assert!(keys.is_sorted(), "{keys:?}");
     let names: Vec<&str> = keys.iter().filter(|k| k.0 == 0 && k.1 == 1).map(|k| k.2.as_str()).collect();
-    assert_eq!(names, ["dev", "pseudo-labels", "training"]);
+    assert_eq!(names, ["compute", "dev", "diversity", "pseudo-labels", "training"]);
     // Before training the arms share weights and draws.
-    let before: Vec<&Value> = metrics.iter().filter(|m| m["iteration"] == 0).collect();
+    let of = |iteration: u64, name: &str| -> Vec<&Value> {
+        metrics.iter().filter(|m| m["iteration"] == iteration && m["name"] == name).collect()
+    };
+    let before = of(0, "dev");
     assert_eq!(before.len(), 2);
     assert_eq!(before[0]["debate"]["accuracy"], before[1]["debate"]["accuracy"]);
+    // So they are no different from each other, nor from the base; after training only agents with adapters of their own are.
+    for d in of(0, "diversity") {
+        assert_eq!(
+            (&d["questions"], &d["kl"]["value"], &d["kl_base"]["value"]),
+            (&json!(4), &json!(0.0), &json!(0.0))
+        );
+        assert_eq!(d["off_task_nll"]["value"], d["off_task_nll"]["base"]);
+        assert!(d["nll"]["value"].as_f64().unwrap() > 0.0, "{d}");
+    }
+    let after = of(2, "diversity");
+    assert!(after[0]["kl"]["value"] != 0.0 && after[1]["kl"]["value"] == 0.0, "{after:?}");
+    assert!(after.iter().all(|d| d["kl_base"]["value"] != 0.0), "{after:?}");
+
+    let times = read_lines(&run.join("times.jsonl"));
+    let keys = |records: &[Value], name: &str| -> Vec<String> {
+        records.iter().map(|r| format!("{} {} {}", r["arm"], r["iteration"], r[name])).collect()
+    };
+    assert_eq!(times.len(), 2 * (2 + 2 * 4), "{times:?}");
+    assert_eq!(
+        keys(&times[..6], "phase"),
+        [
+            r#""multiagent" 0 "dev""#,
+            r#""multiagent" 0 "diversity""#,
+            r#""multiagent" 1 "debate""#,
+            r#""multiagent" 1 "dev""#,
+            r#""multiagent" 1 "diversity""#,
+            r#""multiagent" 1 "finetune""#,
+        ]
+    );
+    assert!(times.iter().all(|t| t["seconds"].as_f64().unwrap() >= 0.0 && t["seed"] == 0));
 }
 
 #[test]
@@ -190,6 +223,8 @@ fn a_complete_run_resumes_to_itself() {
     succeed(dir.path(), &["resume", "run"]);
     assert_same(&complete().join("run"), &dir.path().join("run"));
     assert_eq!(std::fs::read(dir.path().join("run/manifest.json")).unwrap(), before);
+    let times = |folder: &Path| std::fs::read(folder.join("run/times.jsonl")).unwrap();
+    assert_eq!(times(dir.path()), times(complete()), "phases keep the time they took");
     assert_eq!(journalled(&dir.path().join("run")), journal, "everything came from the journal");
 }
 

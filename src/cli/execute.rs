@@ -296,6 +296,10 @@ impl Output for Watched {
         self.recorder.adapter(lane, iteration, adapter, snapshot)
     }
 
+    fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {
+        self.recorder.time(lane, iteration, phase, seconds)
+    }
+
     fn event(&self, event: Event) {
         self.recorder.event(event);
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 
 use super::lane::record;
+use super::{Diversity, Ledger, Usage};
 use crate::debate::{Debate, Occasion, Round, Society, Table, Turn, Vote};
 use crate::engine::Scope;
 use crate::error::{Error, Result};
@@ -58,7 +59,7 @@ struct Exam {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Evaluation {
     /// Accuracies and rates by method.
     pub metrics: Value,
@@ -66,6 +67,10 @@ pub struct Evaluation {
     pub transcripts: Vec<(&'static str, Vec<Value>)>,
     /// The accuracies in one line.
     pub line: String,
+    /// The debates, in question order, if there were any.
+    pub debates: Vec<Debate>,
+    /// What it cost.
+    pub usage: Usage,
 }
 
 /// Puts `questions` to a society and grades it. `answered` is called as each question is complete, with the first question's debate.
@@ -122,7 +127,16 @@ pub async fn evaluate(
             Ok(Exam { greedy, samples, majority, debate })
         })
         .await?;
-    grade(questions, &exams, agents, methods, answers)
+    let mut evaluation = grade(questions, &exams, agents, methods, answers)?;
+    for exam in exams {
+        // The debate's own first answers are among the samples.
+        let drawn_by_debate = if exam.debate.is_some() { agents.min(exam.samples.len()) } else { 0 };
+        let turns = exam.greedy.iter().chain(&exam.samples[drawn_by_debate..]);
+        evaluation.usage.turns(&society.generators, turns);
+        exam.debate.iter().for_each(|debate| evaluation.usage.debate(society, debate));
+        evaluation.debates.extend(exam.debate);
+    }
+    Ok(evaluation)
 }
 
 fn grade(
@@ -204,7 +218,8 @@ fn grade(
         };
         transcripts.push(("debate", exams.iter().filter_map(of_debate).collect::<Result<_>>()?));
     }
-    Ok(Evaluation { metrics: Value::Object(metrics), transcripts, line: line.join(", ") })
+    let (debates, usage) = (vec![], Usage::default());
+    Ok(Evaluation { metrics: Value::Object(metrics), transcripts, line: line.join(", "), debates, usage })
 }
 
 /// Records of first answers.
@@ -286,8 +301,10 @@ pub struct Examiner {
     questions: Rc<Questions>,
     answers: Rc<AnswerKey>,
     output: Rc<dyn Output>,
+    ledger: Rc<Ledger>,
     seed: u64,
     methods: Methods,
+    diversity: Diversity,
     measure_before: bool,
     iterations: usize,
 }
@@ -301,13 +318,28 @@ impl Examiner {
         questions: Rc<Questions>,
         answers: Rc<AnswerKey>,
         output: Rc<dyn Output>,
+        ledger: Rc<Ledger>,
         seed: u64,
         config: &RunConfig,
     ) -> Result<Self> {
         let methods = Methods::new(&config.eval, config.debate.agents)?;
         let (measure_before, iterations) = (config.eval.before, config.run.iterations);
+        let diversity = Diversity::new(&config.eval, &config.sampling)?;
         let lane = lane.to_string();
-        Ok(Self { scope, lane, table, questions, answers, output, seed, methods, measure_before, iterations })
+        Ok(Self {
+            scope,
+            lane,
+            table,
+            questions,
+            answers,
+            output,
+            ledger,
+            seed,
+            methods,
+            diversity,
+            measure_before,
+            iterations,
+        })
     }
 
     /// Before the first iteration: the society is still the base model.
@@ -315,6 +347,7 @@ impl Examiner {
         if self.measure_before {
             self.examine(0, "dev", &self.questions.dev, society).await?;
             self.examine(0, "test", &self.questions.test, society).await?;
+            self.ledger.close(0)?;
         }
         Ok(())
     }
@@ -325,7 +358,7 @@ impl Examiner {
         if iteration == self.iterations {
             self.examine(iteration, "test", &self.questions.test, society).await?;
         }
-        Ok(())
+        self.ledger.close(iteration)
     }
 
     async fn examine(
@@ -339,6 +372,7 @@ impl Examiner {
             return Ok(());
         }
         let scope = self.scope.child(format!("iteration-{iteration}/{split}"));
+        let phase = self.ledger.phase(iteration, split);
         let occasion = Occasion { seed: self.seed, iteration, purpose: split };
         let name = match iteration {
             0 => format!("before training: {split} questions"),
@@ -363,11 +397,45 @@ impl Examiner {
             &answered,
         )
         .await?;
+        phase.end(&result.usage)?;
         for (method, records) in &result.transcripts {
             self.output.transcripts(&self.lane, iteration, &format!("{split}-{method}"), records)?;
         }
         self.output.event(Event::Note { lane: self.lane.clone(), text: format!("{name}: {}", result.line) });
-        self.output.metrics(&self.lane, iteration, split, result.metrics)
+        self.output.metrics(&self.lane, iteration, split, result.metrics)?;
+        if split == "dev" {
+            self.diversity(&scope, iteration, questions, &result.debates, society).await?;
+        }
+        Ok(())
+    }
+
+    /// How different the agents are, on the first debates.
+    async fn diversity(
+        &self,
+        scope: &Scope,
+        iteration: usize,
+        questions: &[Question],
+        debates: &[Debate],
+        society: &Society,
+    ) -> Result<()> {
+        let total = self.diversity.questions(debates) as u64;
+        if total == 0 {
+            return Ok(());
+        }
+        let phase = self.ledger.phase(iteration, "diversity");
+        let lane = || self.lane.clone();
+        let name = match iteration {
+            0 => "before training: diversity".to_string(),
+            i => format!("iteration {i}: diversity"),
+        };
+        self.output.event(Event::Phase { lane: lane(), name, total });
+        let measured = || self.output.event(Event::Advance { lane: lane(), done: 1 });
+        let (scope, key) = (scope.child("diversity"), &self.answers);
+        let measuring =
+            self.diversity.measure(&self.table, &scope, questions, debates, society, key, &measured);
+        let value = measuring.await?;
+        phase.end_untold()?;
+        self.output.metrics(&self.lane, iteration, "diversity", value)
     }
 
     /// How many questions have a pseudo-label and how many of those are right.

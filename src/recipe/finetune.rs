@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::lane::{Lane, Student};
-use super::{Example, Training, schedule};
+use super::{Example, Training, Usage, schedule};
 use crate::engine::{StepMetrics, TrainRequest};
 use crate::error::{Error, Result};
 use crate::run::Event;
@@ -24,6 +24,7 @@ impl Lane {
     /// Finetunes all students together, keeps data sets, losses and adapters. A student without data keeps its adapter.
     pub async fn finetune(&self, iteration: usize, lessons: Vec<Lesson<'_>>) -> Result<()> {
         let scope = self.scope.child(format!("iteration-{iteration}/finetune"));
+        let phase = self.ledger.phase(iteration, "finetune");
         let mut requests = Vec::new();
         for lesson in &lessons {
             let name = &lesson.student.name;
@@ -58,13 +59,15 @@ impl Lane {
         let mut trained = scope.train(requests, keep_moments).await.map_err(named)?.into_iter();
         self.output.event(Event::Advance { lane, done: total });
 
-        let mut metrics = Map::new();
+        let (mut metrics, mut usage) = (Map::new(), Usage::default());
         for lesson in &lessons {
             let steps = if lesson.examples.is_empty() { vec![] } else { trained.next().unwrap_or_default() };
+            usage.trained(lesson.student.adapter, steps.iter().map(|s| s.tokens).sum());
             metrics.insert(lesson.student.name.clone(), report(lesson, &steps));
             let snapshot = self.scope.service().snapshot(lesson.student.adapter, false)?;
             self.output.adapter(self.name(), iteration, &lesson.student.name, &snapshot)?;
         }
+        phase.end(&usage)?;
         self.output.metrics(self.name(), iteration, "training", Value::Object(metrics))
     }
 }

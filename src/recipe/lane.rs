@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Training, data};
+use super::{Ledger, Training, Usage, data};
 use crate::adapter::Snapshot;
 use crate::debate::{Debate, Occasion, Society, Table};
 use crate::engine::{AdapterId, AdapterSource, Scope, draw_key};
@@ -41,6 +41,8 @@ pub struct Lane {
     pub questions: Vec<Question>,
     /// Where results go.
     pub output: Rc<dyn Output>,
+    /// What it all costs.
+    pub ledger: Rc<Ledger>,
     /// The seed.
     pub seed: u64,
     /// The resolved configuration.
@@ -59,6 +61,7 @@ impl Lane {
         table: Rc<Table>,
         questions: Vec<Question>,
         output: Rc<dyn Output>,
+        ledger: Rc<Ledger>,
         seed: u64,
         new_adapter: NewAdapter,
         config: RunConfig,
@@ -74,7 +77,18 @@ impl Lane {
         }
         let training = Training::of_generators(&config.training)?;
         let critic_training = Training::of_critics(&config.training)?;
-        Ok(Self { scope, table, questions, output, seed, config, training, critic_training, new_adapter })
+        Ok(Self {
+            scope,
+            table,
+            questions,
+            output,
+            ledger,
+            seed,
+            config,
+            training,
+            critic_training,
+            new_adapter,
+        })
     }
 
     /// The lane's name.
@@ -92,7 +106,8 @@ impl Lane {
         let name = name.into();
         let seed = draw_key(&[&self.seed.to_le_bytes(), b"adapter", name.as_bytes()]);
         let initial = Arc::new((self.new_adapter)(&self.config.adapter, seed)?);
-        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial))?;
+        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial.clone()))?;
+        self.ledger.adapter(adapter, &initial);
         Ok(Student { name, adapter, seed })
     }
 
@@ -114,6 +129,7 @@ impl Lane {
     /// Debates every training question and keeps the transcripts.
     pub async fn debates(&self, iteration: usize, society: &Society) -> Result<Vec<Debate>> {
         let scope = self.scope.child(format!("iteration-{iteration}/debate"));
+        let phase = self.ledger.phase(iteration, "debate");
         let occasion = Occasion { seed: self.seed, iteration, purpose: "train" };
         let lane = self.name().to_string();
         let total = self.questions.len() as u64;
@@ -138,6 +154,9 @@ impl Lane {
             .await?;
         let records = debates.iter().map(record).collect::<Result<Vec<_>>>()?;
         self.output.transcripts(&lane, iteration, "train", &records)?;
+        let mut usage = Usage::default();
+        debates.iter().for_each(|debate| usage.debate(society, debate));
+        phase.end(&usage)?;
         Ok(debates)
     }
 

@@ -3,7 +3,9 @@
 //! A recipe is an async function over a [`Lane`], which holds questions without answers, and an [`Examiner`], which holds
 //! the answers, writes what it measures to the run's output, and tells the recipe nothing. So no reference answer can reach training.
 
+mod compute;
 mod data;
+mod diversity;
 mod evaluate;
 mod finetune;
 mod lane;
@@ -16,7 +18,9 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
+pub use compute::{Ledger, Phase, Usage};
 pub use data::{Example, MixShares, critic_mix, pseudo_label};
+pub use diversity::Diversity;
 pub use evaluate::{Evaluation, Examiner, Methods, evaluate};
 pub use lane::{Lane, NewAdapter};
 pub use schedule::steps;
@@ -82,6 +86,7 @@ where
         let table =
             Rc::new(Table::new(codec, task, &config.debate, &config.sampling, config.run.max_sequences)?);
         table.check(questions.train.iter().chain(&questions.dev).chain(&questions.test))?;
+        let ledger = Rc::new(Ledger::new(scope.path(), output.clone(), scope.service().base_parameters()));
         let examiner = Examiner::new(
             scope.child("exam"),
             scope.path(),
@@ -89,10 +94,12 @@ where
             questions.clone(),
             answers,
             output.clone(),
+            ledger.clone(),
             seed,
             &config,
         )?;
-        let lane = Lane::new(scope, table, questions.train.clone(), output, seed, new_adapter, config)?;
+        let lane =
+            Lane::new(scope, table, questions.train.clone(), output, ledger, seed, new_adapter, config)?;
         recipe(lane, examiner).await
     })
 }

@@ -289,6 +289,12 @@ pub struct EvalSection {
     pub majority_samples: usize,
     /// Evaluate the base before the first iteration too.
     pub before: bool,
+    /// Debates of dev questions on which diversity is measured after each evaluation; 0: it is not. Each costs about N² + N sequences to
+    /// score for N agents.
+    pub diversity: usize,
+    /// What encodes answers for the embedding dissimilarity: `base-mean-pooled` (the base model's last hidden state after its final
+    /// norm, averaged over the answer's tokens).
+    pub encoder: String,
 }
 
 impl Default for EvalSection {
@@ -297,6 +303,8 @@ impl Default for EvalSection {
             methods: ["greedy", "single", "majority", "debate"].map(String::from).to_vec(),
             majority_samples: 0,
             before: true,
+            diversity: 50,
+            encoder: "base-mean-pooled".into(),
         }
     }
 }

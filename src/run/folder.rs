@@ -6,6 +6,7 @@
 //! | `config.toml` | the resolved configuration; `resume` reads it |
 //! | `splits.json` | ids of the train, dev and test questions of each arm |
 //! | `metrics.jsonl` | everything measured, one line a number or group of numbers |
+//! | `times.jsonl` | how long each phase took; the only file but the manifest that differs when a run is made again |
 //! | `transcripts/LANE/iteration-I/NAME.jsonl` | debates and answers, in question order |
 //! | `data/LANE/iteration-I/ADAPTER.jsonl` | training sets |
 //! | `adapters/LANE/iteration-I/ADAPTER/` | PEFT folders |
@@ -15,6 +16,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use crate::files::remove_temporaries;
 pub const SCHEMA: u64 = 1;
 
 const LOCK: &str = ".lock";
+const TIMES: &str = "times.jsonl";
 
 /// An arm and a seed: what runs as one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,11 +179,15 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
 
 /// All records of a metrics.jsonl.
 pub fn read_metrics(folder: &Path) -> Result<Vec<Map<String, Value>>> {
-    let path = folder.join("metrics.jsonl");
+    read_lines(&folder.join("metrics.jsonl"))
+}
+
+/// All records of a JSON Lines file of a run folder; none if it isn't there.
+pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     text.lines()
         .enumerate()
         .map(|(i, line)| {
@@ -200,6 +207,7 @@ pub struct Recorder {
     folder: PathBuf,
     lanes: Vec<Lane>,
     metrics: RefCell<BTreeMap<MetricKey, Value>>,
+    times: RefCell<BTreeMap<MetricKey, Value>>,
     write_adapter: AdapterWriter,
     events: Box<dyn Fn(Event)>,
 }
@@ -212,24 +220,33 @@ impl Recorder {
         write_adapter: AdapterWriter,
         events: Box<dyn Fn(Event)>,
     ) -> Result<Self> {
-        let mut metrics = BTreeMap::new();
-        for record in read_metrics(folder.path())? {
-            let arm = record.get("arm").and_then(Value::as_str);
-            let seed = record.get("seed").and_then(Value::as_u64);
-            let position = lanes.iter().position(|l| Some(l.arm.as_str()) == arm && Some(l.seed) == seed);
-            let iteration = record.get("iteration").and_then(Value::as_u64);
-            let name = record.get("name").and_then(Value::as_str).map(String::from);
-            if let (Some(lane), Some(iteration), Some(name)) = (position, iteration, name) {
-                metrics.insert((lane, iteration as usize, name), Value::Object(record));
+        let keyed = |records: Vec<Map<String, Value>>, name: &str| {
+            let mut kept = BTreeMap::new();
+            for record in records {
+                let arm = record.get("arm").and_then(Value::as_str);
+                let seed = record.get("seed").and_then(Value::as_u64);
+                let position = lanes.iter().position(|l| Some(l.arm.as_str()) == arm && Some(l.seed) == seed);
+                let iteration = record.get("iteration").and_then(Value::as_u64);
+                let name = record.get(name).and_then(Value::as_str).map(String::from);
+                if let (Some(lane), Some(iteration), Some(name)) = (position, iteration, name) {
+                    kept.insert((lane, iteration as usize, name), Value::Object(record));
+                }
             }
-        }
+            RefCell::new(kept)
+        };
         Ok(Self {
             folder: folder.path().to_path_buf(),
+            metrics: keyed(read_metrics(folder.path())?, "name"),
+            times: keyed(read_lines(&folder.path().join(TIMES))?, "phase"),
             lanes,
-            metrics: RefCell::new(metrics),
             write_adapter,
             events,
         })
+    }
+
+    fn position(&self, lane: &str) -> Result<usize> {
+        let found = self.lanes.iter().position(|l| l.name() == lane);
+        found.ok_or_else(|| Error::Internal(format!("a record of an unknown lane {lane}")))
     }
 
     fn place(&self, kind: &str, lane: &str, iteration: usize, name: &str) -> PathBuf {
@@ -239,11 +256,7 @@ impl Recorder {
 
 impl Output for Recorder {
     fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
-        let position = self
-            .lanes
-            .iter()
-            .position(|l| l.name() == lane)
-            .ok_or_else(|| Error::Internal(format!("metrics of an unknown lane {lane}")))?;
+        let position = self.position(lane)?;
         let Lane { arm, seed } = &self.lanes[position];
         let mut record = json!({"arm": arm, "seed": seed, "iteration": iteration, "name": name});
         match value {
@@ -271,6 +284,23 @@ impl Output for Recorder {
 
     fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()> {
         (self.write_adapter)(&self.place("adapters", lane, iteration, adapter), snapshot)
+    }
+
+    /// A phase keeps the time it took when it was first complete: a resumed run only reads it from the journal. Of one that was interrupted
+    /// it is what the process that completed it took.
+    fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {
+        let position = self.position(lane)?;
+        let Lane { arm, seed } = &self.lanes[position];
+        let mut times = self.times.borrow_mut();
+        let Entry::Vacant(place) = times.entry((position, iteration, phase.to_string())) else {
+            return Ok(());
+        };
+        let seconds = (1000.0 * seconds).round() / 1000.0;
+        place.insert(
+            json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds}),
+        );
+        let lines: Vec<Value> = times.values().cloned().collect();
+        write_lines(&self.folder.join(TIMES), &lines)
     }
 
     fn event(&self, event: Event) {

@@ -16,6 +16,8 @@ pub trait Output {
     fn dataset(&self, lane: &str, iteration: usize, adapter: &str, records: &[Value]) -> Result<()>;
     /// An adapter after an iteration, as a PEFT folder: `adapters/LANE/iteration-I/ADAPTER/`.
     fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()>;
+    /// How many seconds a phase took in its lane; lanes overlap. Goes to times.jsonl, apart from everything that must be the same in a run made again.
+    fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()>;
     /// Something worth showing while it happens; never stored.
     fn event(&self, event: Event);
 }

@@ -80,6 +80,7 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
     for method in &eval.methods {
         c.one_of(method, &["greedy", "single", "majority", "debate"], "eval.methods")?;
     }
+    c.one_of(&eval.encoder, &["base-mean-pooled"], "eval.encoder")?;
     Ok(())
 }
 

@@ -152,6 +152,10 @@ impl Codec for ChatTokenizer {
         Ok((sequence.tokens, weights))
     }
 
+    fn text(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_text(text)
+    }
+
     fn decode(&self, tokens: &[u32]) -> Result<String> {
         self.tokenizer
             .decode(tokens, true)

@@ -62,6 +62,8 @@ pub trait Codec {
     /// Tokens of a whole conversation and the loss weight of predicting each: assistant turns (their end token included) carry their
     /// weight, everything else 0.
     fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)>;
+    /// Tokens of plain text, outside any conversation.
+    fn text(&self, text: &str) -> Result<Vec<u32>>;
     /// The text of generated tokens, special tokens left out.
     fn decode(&self, tokens: &[u32]) -> Result<String>;
     /// A rule that stops at any of these strings; `None` for none.

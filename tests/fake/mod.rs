@@ -48,6 +48,10 @@ impl Codec for CharCodec {
         Ok((tokens, weights))
     }
 
+    fn text(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(text.chars().map(u32::from).collect())
+    }
+
     fn decode(&self, tokens: &[u32]) -> Result<String> {
         Ok(tokens.iter().filter(|t| **t > ASSISTANT).filter_map(|t| char::from_u32(*t)).collect())
     }
@@ -302,6 +306,7 @@ pub struct MemoryOutput {
     pub transcripts: RefCell<BTreeMap<(String, usize, String), Vec<Value>>>,
     pub datasets: RefCell<BTreeMap<(String, usize, String), Vec<Value>>>,
     pub adapters: RefCell<BTreeMap<(String, usize, String), u32>>,
+    pub times: RefCell<Vec<(usize, String)>>,
     pub events: RefCell<Vec<Event>>,
 }
 
@@ -323,6 +328,11 @@ impl Output for MemoryOutput {
         self.adapters.borrow_mut().insert((lane.into(), iteration, adapter.into()), state(numbers));
         Ok(())
     }
+    fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {
+        assert!(lane == "lane" && seconds >= 0.0);
+        self.times.borrow_mut().push((iteration, phase.into()));
+        Ok(())
+    }
     fn event(&self, event: Event) {
         self.events.borrow_mut().push(event);
     }
@@ -341,6 +351,9 @@ impl MemoryOutput {
     pub fn notes(&self) -> Vec<String> {
         let note = |e: &Event| if let Event::Note { text, .. } = e { Some(text.clone()) } else { None };
         self.events.borrow().iter().filter_map(note).collect()
+    }
+    pub fn phases(&self) -> Vec<(usize, String)> {
+        self.times.borrow().clone()
     }
     /// Everything that is stored.
     pub fn stored(&self) -> String {
@@ -385,6 +398,7 @@ pub fn config(agents: usize, rounds: usize) -> RunConfig {
     (config.debate.agents, config.debate.rounds) = (agents, rounds);
     config.run.iterations = 1;
     config.eval.before = false;
+    config.eval.diversity = 0;
     config
 }
 
