@@ -117,7 +117,7 @@ fn measures_are_sums_over_the_transcripts() {
         let question = a.question.bytes().last().map_or(0, |b| usize::from(b - b'0'));
         let ending = match (a.agent + 2 * question + a.round) % 3 {
             0 => "none",
-            _ if (a.agent + question) % 4 == 0 => "5",
+            _ if (a.agent + question) % 4 < 1 => "5",
             _ => "7",
         };
         format!("{} {ending}", "w".repeat(1 + (a.agent * 7 + a.round * 3 + question * 5) % 11))

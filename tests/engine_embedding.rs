@@ -117,6 +117,15 @@ fn what_is_asked_twice_while_it_waits_is_computed_once() {
     // Asked again when it is answered, it is computed again: nothing is kept.
     assert_eq!(score(&handle, base, &tokens), scores[0]);
     assert_eq!(handle.with(|e| e.stats().score_batches), 3);
+    // Also when others have left the queue meanwhile.
+    let other = ScoreRequest { adapter: base, tokens: Random(9).tokens(60, TINY.vocab).into() };
+    let first = handle.score(other);
+    let second = of(strong);
+    assert!(handle.with(Engine::step).unwrap());
+    let again = of(clone);
+    let found = answers(&handle, vec![first, second, again]);
+    assert_eq!(handle.with(|e| e.stats().score_batches), 5);
+    assert!(found[1..].iter().all(|s| *s.as_ref().unwrap() == scores[2]));
     let of = |adapter, from| handle.embed(wanted(adapter, &tokens, from));
     let found = answers(&handle, vec![of(base, 3), of(fresh, 3), of(base, 4), of(base, 3)]);
     assert_eq!(handle.with(|e| e.stats().embed_batches), 2);

@@ -212,12 +212,16 @@ async fn of_debate(scope: &Scope, debate: &Debate, society: &Society, context: u
     Ok(found)
 }
 
+/// Round, agent that wrote, reader.
+type Reading = (usize, usize, AdapterId);
+
 /// Responses under adapters, each once.
 #[derive(Default)]
 struct Readings {
-    /// (round, agent that wrote, reader): mean log-probability a token.
-    known: BTreeMap<(usize, usize, AdapterId), f64>,
-    asked: BTreeMap<(usize, usize, AdapterId), (Arc<[u32]>, usize)>,
+    /// Mean log-probability a token.
+    known: BTreeMap<Reading, f64>,
+    /// Conversation and response, and where the response begins.
+    asked: BTreeMap<Reading, (Arc<[u32]>, usize)>,
 }
 
 impl Readings {
@@ -232,7 +236,7 @@ impl Readings {
         }
     }
 
-    async fn read(mut self, scope: &Scope) -> Result<BTreeMap<(usize, usize, AdapterId), f64>> {
+    async fn read(mut self, scope: &Scope) -> Result<BTreeMap<Reading, f64>> {
         if self.asked.is_empty() {
             return Ok(self.known);
         }

@@ -346,6 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn a_phase_keeps_the_time_it_took_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&dir.path().join("run"), false).unwrap();
+        let times = |records: &[(&str, usize, &str, f64)]| {
+            // A new recorder each time, as after an interruption.
+            let recorder = recorder(&folder);
+            for (lane, iteration, phase, seconds) in records {
+                recorder.time(lane, *iteration, phase, *seconds).unwrap();
+            }
+            std::fs::read_to_string(folder.path().join("times.jsonl")).unwrap()
+        };
+        times(&[("a/seed-7", 1, "dev", 2.0), ("b/seed-7", 1, "finetune", 1.25)]);
+        let found = times(&[("b/seed-7", 1, "finetune", 0.0), ("b/seed-7", 1, "dev", 0.123_44)]);
+        let expected = [("b", "dev", 0.123), ("b", "finetune", 1.25), ("a", "dev", 2.0)];
+        let found: Vec<Value> = found.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let line = |(arm, phase, seconds): (&str, &str, f64)| json!({"arm": arm, "seed": 7, "iteration": 1, "phase": phase, "seconds": seconds});
+        assert_eq!(found, expected.map(line));
+    }
+
+    #[test]
     fn metrics_stand_in_key_order_whatever_came_first() {
         let dir = tempfile::tempdir().unwrap();
         let mut texts = Vec::new();

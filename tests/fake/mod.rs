@@ -103,6 +103,8 @@ impl From<String> for Reply {
 }
 
 pub type Script = Box<dyn Fn(&Asked) -> Reply>;
+pub type TokenLogprob = Box<dyn Fn(AdapterId, u32) -> f32>;
+pub type Encoder = Box<dyn Fn(&[u32]) -> Vec<f32>>;
 
 /// Answers by the script, logs everything, and finishes samples out of order.
 pub struct FakeService {
@@ -114,9 +116,9 @@ pub struct FakeService {
     pub scored: RefCell<Vec<ScoreRequest>>,
     pub embedded: RefCell<Vec<EmbedRequest>>,
     /// The log-probability of a token under an adapter, whatever is before it.
-    pub logprob: RefCell<Box<dyn Fn(AdapterId, u32) -> f32>>,
+    pub logprob: RefCell<TokenLogprob>,
     /// The hidden state of a stretch.
-    pub embedding: RefCell<Box<dyn Fn(&[u32]) -> Vec<f32>>>,
+    pub embedding: RefCell<Encoder>,
     states: RefCell<BTreeMap<AdapterId, u32>>,
     pub dropped: Cell<usize>,
     /// Changes the order in which samples finish.
