@@ -81,6 +81,7 @@ fn an_own_task_runs_without_touching_rust() {
         task: Rc::new(task),
         questions: Rc::new(questions),
         answers: Rc::new(answers),
+        transfer: None,
         output: world.output.clone(),
         seed: 0,
         new_adapter: Rc::new(|_, _| Ok(blank())),

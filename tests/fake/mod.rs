@@ -12,7 +12,7 @@ use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::debate::Occasion;
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
-use colloquy::recipe::{Context, run_arm};
+use colloquy::recipe::{Context, Material, run_arm};
 use colloquy::run::{Event, Output, RunConfig, TaskSection};
 use colloquy::task::{AnswerKey, Question, Questions, Task, open};
 use colloquy::text::{Codec, Message};
@@ -64,7 +64,7 @@ impl Codec for CharCodec {
 /// A sample request as the script sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
-    /// `answer`, `summary` or `greedy`.
+    /// `answer`, `summary`, `hint` or `greedy`.
     pub kind: &'static str,
     pub purpose: &'static str,
     pub iteration: usize,
@@ -263,7 +263,7 @@ fn unknown() -> Asked {
 /// The keys of everything that may be drawn: also the test that nothing else goes into a key.
 fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
     let mut keys = HashMap::new();
-    for purpose in ["train", "dev", "test"] {
+    for purpose in ["train", "dev", "test", "transfer-dev", "transfer-test"] {
         for question in questions.train.iter().chain(&questions.dev).chain(&questions.test) {
             for (iteration, kind, agent, round, sample) in every() {
                 let asked = Asked {
@@ -286,7 +286,7 @@ fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
 
 fn every() -> impl Iterator<Item = (usize, &'static str, usize, usize, usize)> {
     (0..=3).flat_map(|iteration| {
-        ["answer", "summary"].into_iter().flat_map(move |kind| {
+        ["answer", "summary", "hint"].into_iter().flat_map(move |kind| {
             (0..5).flat_map(move |agent| {
                 (1..=4)
                     .flat_map(move |round| (0..3).map(move |sample| (iteration, kind, agent, round, sample)))
@@ -397,6 +397,10 @@ pub fn task() -> Task {
         ("debate", "DEB {{ question }} {{ summary }}"),
         ("debate-concat", "CAT {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
         ("alone", "ALONE {{ question }}"),
+        ("cooperative", "COOP {{ question }} {{ summary }}"),
+        ("cooperative-concat", "TEAM {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
+        ("agent-id", "[{{ agent }}/{{ agents }}] {{ prompt }}"),
+        ("hint", "HINT {{ question }}={{ answer }}"),
     ] {
         std::fs::write(dir.path().join(format!("{name}.jinja")), text).unwrap();
     }
@@ -408,6 +412,7 @@ pub struct World {
     pub config: RunConfig,
     pub questions: Rc<Questions>,
     pub answers: Rc<AnswerKey>,
+    pub transfer: Option<Material>,
     pub codec: Rc<CharCodec>,
     pub service: Rc<FakeService>,
     pub output: Rc<MemoryOutput>,
@@ -448,6 +453,7 @@ impl World {
             config,
             answers: Rc::new(AnswerKey::new(answers)),
             questions: Rc::new(questions),
+            transfer: None,
             codec: Rc::new(CharCodec { max_positions: 10_000 }),
             service: Rc::new(service),
             output: Rc::default(),
@@ -467,6 +473,7 @@ impl World {
             task: Rc::new(task()),
             questions: self.questions.clone(),
             answers: self.answers.clone(),
+            transfer: self.transfer.clone(),
             output: self.output.clone(),
             seed: 0,
             new_adapter: Rc::new(|_, _| Ok(snapshot(0))),
