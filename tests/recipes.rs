@@ -93,7 +93,9 @@ fn the_base_is_measured_once_and_nothing_is_trained() {
         config.eval.before = before;
         let world = World::new(config, 5, 4, lively).run("base");
         let asked = world.service.asked.borrow();
-        assert!(asked.iter().all(|a| a.adapter == AdapterId::BASE && a.iteration == 0 && a.purpose != "train"));
+        assert!(
+            asked.iter().all(|a| a.adapter == AdapterId::BASE && a.iteration == 0 && a.purpose != "train")
+        );
         assert!(world.service.trained.borrow().is_empty() && world.output.adapters.borrow().is_empty());
         let metrics: Vec<_> = world.output.metrics.borrow().keys().map(|k| (k.1, k.2.clone())).collect();
         assert_eq!(metrics, [(0, "dev".to_string())]);
@@ -171,7 +173,10 @@ fn self_training_learns_every_answer() {
     assert!(all.contains(&"Q q3 | r1 Cid: 3 | first".to_string()));
     assert!(!all.iter().any(|e| e.contains("Ann: 8")), "{all:?}");
     let m = world.output.metric(1, "pseudo-labels");
-    assert_eq!((&m["source"], &m["labelled"], &m["unanswered"]), (&json!("own answers"), &json!(6), &json!(1)));
+    assert_eq!(
+        (&m["source"], &m["labelled"], &m["unanswered"]),
+        (&json!("own answers"), &json!(6), &json!(1))
+    );
     // Right: 1, 2/3, 0, 0, 0, 0 of the six questions with answers.
     assert!((m["accuracy"].as_f64().unwrap() - (1.0 + 2.0 / 3.0) / 6.0).abs() < 1e-12);
 }
@@ -216,8 +221,14 @@ fn star_learns_right_answers_and_hinted_ones_without_the_hint() {
         assert_eq!(world.output.metric(1, name)["asks_for_labels"], true, "{name}");
     }
     let m = world.output.metric(1, "pseudo-labels");
-    assert_eq!((&m["source"], &m["labelled"], &m["accuracy"]), (&json!("reference answers"), &json!(3), &json!(1.0)));
-    assert_eq!(world.output.metric(1, "training")["agent"]["data"], json!({"labels": "reference", "hinted": 2}));
+    assert_eq!(
+        (&m["source"], &m["labelled"], &m["accuracy"]),
+        (&json!("reference answers"), &json!(3), &json!(1.0))
+    );
+    assert_eq!(
+        world.output.metric(1, "training")["agent"]["data"],
+        json!({"labels": "reference", "hinted": 2})
+    );
     assert_eq!(world.output.transcript(1, "train-hints").len(), 5);
 }
 
@@ -332,7 +343,8 @@ fn shuffled_labels_keep_the_numbers_and_not_the_vote() {
         let own: i64 = name.rsplit('-').next().unwrap().parse().unwrap();
         assert!(records.iter().all(|r| r["agent"] == own && r["kind"] == "random"));
         // Among answers that a vote of sevens would hardly keep.
-        let wrong = |sets: &BTreeMap<String, Vec<Value>>| sets[name].iter().filter(|r| r["answer"] != "7").count();
+        let wrong =
+            |sets: &BTreeMap<String, Vec<Value>>| sets[name].iter().filter(|r| r["answer"] != "7").count();
         assert!(wrong(&shuffled) > wrong(&vote), "{name}");
         let mut questions: Vec<&str> = records.iter().map(|r| r["id"].as_str().unwrap()).collect();
         questions.dedup();
@@ -379,7 +391,8 @@ fn critics_may_be_the_generators_or_the_base() {
         trained.sort();
         assert_eq!(trained, if who == "own" { vec![1, 2, 3, 4, 5, 6] } else { vec![1, 2, 3] });
         // Generators learn what they learn with critics.
-        let generators = |w: &World| (0..3).map(|n| w.output.dataset(1, &format!("generator-{n}"))).collect::<Vec<_>>();
+        let generators =
+            |w: &World| (0..3).map(|n| w.output.dataset(1, &format!("generator-{n}"))).collect::<Vec<_>>();
         config.debate.critics = "own".into();
         let full = World::new(config.clone(), 12, 4, |a: &Asked| lively(&Asked { state: 0, ..a.clone() }));
         let part = World::new(config.clone(), 12, 4, |a: &Asked| lively(&Asked { state: 0, ..a.clone() }));
@@ -467,17 +480,22 @@ fn another_task_is_measured_before_and_at_the_end() {
     assert_eq!((&dev["questions"], &dev["debate"]["accuracy"]), (&json!(3), &json!(1.0)));
     assert_eq!(world.output.metric(2, "transfer-test")["outcomes"]["single"], json!(["11", "11", "11"]));
     assert_eq!(world.output.transcript(2, "transfer-dev-debate").len(), 3);
-    assert!(world.output.datasets.borrow().values().flatten().all(|r| r["messages"][0]["content"].as_str().unwrap().starts_with("Q q")));
+    assert!(
+        world
+            .output
+            .datasets
+            .borrow()
+            .values()
+            .flatten()
+            .all(|r| r["messages"][0]["content"].as_str().unwrap().starts_with("Q q"))
+    );
     drop(metrics);
 
     // Its questions are nobody's training questions.
     let mut overlapping = World::new(lively_config(), 6, 2, lively);
     let shared = Questions { dev: asks("q", 1), ..other };
-    overlapping.transfer = Some(Material {
-        task: Rc::new(task()),
-        answers: Rc::default(),
-        questions: Rc::new(shared),
-    });
+    overlapping.transfer =
+        Some(Material { task: Rc::new(task()), answers: Rc::default(), questions: Rc::new(shared) });
     assert!(message(overlapping.try_run("multiagent")).contains("splits must be disjoint"));
 }
 
@@ -486,7 +504,13 @@ fn outcomes_say_what_became_of_each_question() {
     // Right; two of three right; nobody answers, one cut off; nothing agreed.
     let script = |a: &Asked| -> Reply {
         let written = match (a.purpose, a.kind, a.question.as_str(), a.round, a.agent) {
-            (_, "greedy", ..) => if a.turns[0] == "Q d0" { "7" } else { "none" },
+            (_, "greedy", ..) => {
+                if a.turns[0] == "Q d0" {
+                    "7"
+                } else {
+                    "none"
+                }
+            }
             ("train", ..) => "7",
             (_, "summary", ..) => "s",
             (_, _, "d0", ..) => "7",
@@ -518,8 +542,10 @@ fn outcomes_say_what_became_of_each_question() {
 
     // Votes of the first 1, 3 and 5 samples; the vote of one is the first agent's sample.
     let by_samples = m["majority"]["by_samples"].as_array().unwrap();
-    let found: Vec<_> =
-        by_samples.iter().map(|v| (v["samples"].as_u64().unwrap(), v["accuracy"].as_f64().unwrap())).collect();
+    let found: Vec<_> = by_samples
+        .iter()
+        .map(|v| (v["samples"].as_u64().unwrap(), v["accuracy"].as_f64().unwrap()))
+        .collect();
     assert_eq!(found, [(1, 0.25), (3, 0.5), (5, 0.5)]);
     assert_eq!(m["majority"]["accuracy"], 0.5);
 }
@@ -556,7 +582,8 @@ fn the_budget_is_what_a_debate_costs_in_samples() {
     assert_eq!(m["debate"]["costs_samples"], k);
     assert_eq!(m["majority"]["budget"], json!({"samples": k, "accuracy": 1.0, "standard_error": 0.0}));
     // Summaries are the base's, which is cheaper than one with an adapter: the fake's base has 1000 parameters, an adapter 1.
-    let tuned = 3.0 * (f64::from(sample + later) * 1001.0 + f64::from(summary) * 1000.0) / (f64::from(sample) * 1001.0);
+    let tuned = 3.0 * (f64::from(sample + later) * 1001.0 + f64::from(summary) * 1000.0)
+        / (f64::from(sample) * 1001.0);
     assert_eq!(run("multiagent", 25)["debate"]["costs_samples"], tuned.round() as u64);
     // Too few were drawn: no number is made up.
     assert!(run("base", 3)["majority"].get("budget").is_none());

@@ -202,6 +202,21 @@ pub fn built_in_configs() -> &'static [BuiltIn] {
             text: include_str!("../../assets/configs/default.toml"),
         },
         BuiltIn {
+            name: "quick",
+            about: "base, majority-ft, single-agent and multiagent, 3 seeds: the paper's comparison in small",
+            text: include_str!("../../assets/configs/quick.toml"),
+        },
+        BuiltIn {
+            name: "full",
+            about: "every baseline, ablation and control, 5 iterations, 10 seeds for the primary pair; hours",
+            text: include_str!("../../assets/configs/full.toml"),
+        },
+        BuiltIn {
+            name: "tune",
+            about: "a grid of settings for every trained arm, ranked on dev questions",
+            text: include_str!("../../assets/configs/tune.toml"),
+        },
+        BuiltIn {
             name: "gsm8k",
             about: "grade-school mathematics on a model folder and data files of yours",
             text: include_str!("../../examples/gsm8k.toml"),
