@@ -278,6 +278,33 @@ fn turns_of(debates: &[Value]) -> impl Iterator<Item = &Value> {
 }
 
 #[test]
+fn recipes_without_debates_count_samples_and_hints() {
+    for (recipe, expected) in [
+        ("majority-ft", &["samples", "finetune", "dev"][..]),
+        ("star", &["samples", "hints", "finetune", "dev"]),
+    ] {
+        let mut config = config(3, 2);
+        config.eval.methods = vec!["greedy".into()];
+        // Every answer is wrong: STaR asks again with a hint.
+        let script = |a: &Asked| format!("{} 5", "z".repeat(a.agent + a.sample));
+        let world = world(config, 4, 1, script).run(recipe);
+        let phases = world.output.metric(1, "compute")["phases"].clone();
+        let phases = phases.as_array().unwrap();
+        let names: Vec<&str> = phases.iter().map(|p| p["phase"].as_str().unwrap()).collect();
+        assert_eq!(names, expected);
+        let tokens = |p: &Value| p["prompt_tokens"].as_u64().unwrap() + p["sampled_tokens"].as_u64().unwrap();
+        assert_eq!(tokens(&phases[0]), counted(turns_of(&world.output.transcript(1, "train")), "response"));
+        if recipe == "star" {
+            let hints = world.output.transcript(1, "train-hints");
+            let turns = hints.iter().flat_map(|h| h["turns"].as_array().unwrap());
+            let counted = counted(turns, "response");
+            assert!(counted > 0);
+            assert_eq!(tokens(&phases[1]), counted);
+        }
+    }
+}
+
+#[test]
 fn phases_cost_what_their_transcripts_hold() {
     let mut config = config(3, 2);
     config.eval.majority_samples = 5;

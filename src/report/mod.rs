@@ -1,13 +1,17 @@
 //! Tables from a run folder, nothing else.
 
+mod grid;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value};
 
-use crate::error::Result;
-use crate::run::{read_manifest, read_metrics};
+pub use grid::{Point, Ranking, ranking};
+
+use crate::error::{Error, Result};
+use crate::run::{RunConfig, read_manifest, read_metrics};
 
 const WIDTH: u16 = 80;
 
@@ -73,6 +77,12 @@ fn by_arm<'a>(metrics: &'a [Map<String, Value>], name: &str) -> Vec<(&'a str, It
     arms
 }
 
+/// The arm's name, with a star if it asks for reference answers of training questions.
+fn marked(arm: &str, records: &[&Map<String, Value>]) -> String {
+    let asks = records.iter().any(|r| r.get("asks_for_labels").and_then(Value::as_bool) == Some(true));
+    if asks { format!("{arm} *") } else { arm.to_string() }
+}
+
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let all: Vec<f64> = values.collect();
     if all.is_empty() { 0.0 } else { all.iter().sum::<f64>() / all.len() as f64 }
@@ -98,7 +108,7 @@ pub fn accuracy(metrics: &[Map<String, Value>], split: &str) -> Option<String> {
         for (iteration, records) in iterations {
             seeds = seeds.max(records.len());
             questions = records[0].get("questions").and_then(Value::as_u64).unwrap_or(questions);
-            let mut row = vec![arm.to_string(), iteration.to_string()];
+            let mut row = vec![marked(arm, records), iteration.to_string()];
             for column in &columns {
                 let of: Vec<(f64, f64)> = records
                     .iter()
@@ -129,7 +139,7 @@ pub fn accuracy(metrics: &[Map<String, Value>], split: &str) -> Option<String> {
 pub const LEGEND: &str = "\
 greedy: a generator's most likely answer; single: one sample of it;
 majority K: the vote of K samples; vote 1: of the debate's first round;
-final vote: of its last round
+final vote: of its last round; arm *: trained with reference answers
 ";
 
 /// How many pseudo-labels there were and how many of them were right.
@@ -139,7 +149,7 @@ pub fn pseudo_labels(metrics: &[Map<String, Value>]) -> Option<String> {
         for (iteration, records) in iterations {
             let of = |key: &str| mean(records.iter().filter_map(|r| r.get(key).and_then(Value::as_f64)));
             rows.push(vec![
-                arm.to_string(),
+                marked(arm, &records),
                 iteration.to_string(),
                 format!("{:.0} of {:.0}", of("labelled"), of("questions")),
                 format!("{:.1}", 100.0 * of("coverage")),
@@ -197,11 +207,17 @@ pub fn training(metrics: &[Map<String, Value>]) -> Option<String> {
 pub fn summary(folder: &Path) -> Result<String> {
     read_manifest(folder)?;
     let metrics = read_metrics(folder)?;
-    let parts: Vec<String> =
-        [accuracy(&metrics, "dev"), accuracy(&metrics, "test"), pseudo_labels(&metrics), training(&metrics)]
-            .into_iter()
-            .flatten()
-            .collect();
+    let config = folder.join("config.toml");
+    let grid = if config.exists() {
+        let text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
+        let config: RunConfig = toml::from_str(&text).map_err(|e| Error::file(&config, e.message()))?;
+        grid::tables(&metrics, &config)
+    } else {
+        None
+    };
+    let splits = ["dev", "test", "transfer-dev", "transfer-test"].map(|split| accuracy(&metrics, split));
+    let others = [pseudo_labels(&metrics), training(&metrics), grid];
+    let parts: Vec<String> = splits.into_iter().chain(others).flatten().collect();
     if parts.is_empty() {
         return Ok("nothing has been measured yet\n".into());
     }
@@ -254,6 +270,17 @@ mod tests {
         for text in [dev, labels, training] {
             assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
             assert!(text.lines().filter(|l| l.contains("multiagent")).count() >= 3, "one line a row: {text}");
+        }
+    }
+
+    #[test]
+    fn arms_that_ask_for_labels_are_marked() {
+        let mut all = metrics();
+        for r in all.iter_mut().filter(|r| r["arm"] == "single-agent") {
+            r.insert("asks_for_labels".into(), true.into());
+        }
+        for text in [accuracy(&all, "dev").unwrap(), pseudo_labels(&all).unwrap()] {
+            assert!(text.contains("single-agent *") && !text.contains("multiagent *"), "{text}");
         }
     }
 

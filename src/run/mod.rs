@@ -1,5 +1,6 @@
 //! Runs: configuration, run folder, journal, checkpoints, resume.
 
+mod arms;
 mod checkpoint;
 mod config;
 mod files;
@@ -10,6 +11,7 @@ mod output;
 mod presets;
 mod validate;
 
+pub use arms::Arm;
 pub use config::*;
 pub use files::*;
 pub use folder::*;

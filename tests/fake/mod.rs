@@ -12,7 +12,7 @@ use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::debate::Occasion;
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
-use colloquy::recipe::{Context, run_arm};
+use colloquy::recipe::{Context, Material, run_arm};
 use colloquy::run::{Event, Output, RunConfig, TaskSection};
 use colloquy::task::{AnswerKey, Question, Questions, Task, open};
 use colloquy::text::{Codec, Message};
@@ -68,7 +68,7 @@ impl Codec for CharCodec {
 /// A sample request as the script sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
-    /// `answer`, `summary` or `greedy`.
+    /// `answer`, `summary`, `hint` or `greedy`.
     pub kind: &'static str,
     pub purpose: &'static str,
     pub iteration: usize,
@@ -266,10 +266,13 @@ fn unknown() -> Asked {
     }
 }
 
+/// What a lane's own questions are asked for.
+const OWN: [&str; 3] = ["train", "dev", "test"];
+
 /// The keys of everything that may be drawn: also the test that nothing else goes into a key.
-fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
+fn keys(questions: &Questions, seed: u64, purposes: &[&'static str]) -> HashMap<u64, Asked> {
     let mut keys = HashMap::new();
-    for purpose in ["train", "dev", "test"] {
+    for &purpose in purposes {
         for question in questions.train.iter().chain(&questions.dev).chain(&questions.test) {
             for (iteration, kind, agent, round, sample) in every() {
                 let asked = Asked {
@@ -292,10 +295,12 @@ fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
 
 fn every() -> impl Iterator<Item = (usize, &'static str, usize, usize, usize)> {
     (0..=3).flat_map(|iteration| {
-        ["answer", "summary"].into_iter().flat_map(move |kind| {
-            (0..5).flat_map(move |agent| {
-                (1..=4)
-                    .flat_map(move |round| (0..3).map(move |sample| (iteration, kind, agent, round, sample)))
+        ["answer", "summary", "hint"].into_iter().flat_map(move |kind| {
+            // Hints are of samples, not of agents.
+            (0..if kind == "hint" { 1 } else { 5 }).flat_map(move |agent| {
+                // Only first answers are drawn more than once.
+                let places = (1..=4).map(|round| (round, 0)).chain((1..9).map(|sample| (1, sample)));
+                places.map(move |(round, sample)| (iteration, kind, agent, round, sample))
             })
         })
     })
@@ -413,6 +418,10 @@ pub fn task() -> Task {
         ("debate", "DEB {{ question }} {{ summary }}"),
         ("debate-concat", "CAT {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
         ("alone", "ALONE {{ question }}"),
+        ("cooperative", "COOP {{ question }} {{ summary }}"),
+        ("cooperative-concat", "TEAM {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
+        ("agent-id", "[{{ agent }}/{{ agents }}] {{ prompt }}"),
+        ("hint", "HINT {{ question }}={{ answer }}"),
     ] {
         std::fs::write(dir.path().join(format!("{name}.jinja")), text).unwrap();
     }
@@ -424,6 +433,7 @@ pub struct World {
     pub config: RunConfig,
     pub questions: Rc<Questions>,
     pub answers: Rc<AnswerKey>,
+    pub transfer: Option<Material>,
     pub codec: Rc<CharCodec>,
     pub service: Rc<FakeService>,
     pub output: Rc<MemoryOutput>,
@@ -447,7 +457,7 @@ impl World {
         let answers = questions.train.iter().chain(&questions.dev).map(|q| (q.id.clone(), "7".to_string()));
         let service = FakeService {
             script: Box::new(move |asked| script(asked).into()),
-            keys: RefCell::new(keys(&questions, 0)),
+            keys: RefCell::new(keys(&questions, 0, &OWN)),
             asked: RefCell::default(),
             trained: RefCell::default(),
             restored: RefCell::default(),
@@ -464,6 +474,7 @@ impl World {
             config,
             answers: Rc::new(AnswerKey::new(answers)),
             questions: Rc::new(questions),
+            transfer: None,
             codec: Rc::new(CharCodec { max_positions: 10_000 }),
             service: Rc::new(service),
             output: Rc::default(),
@@ -473,7 +484,8 @@ impl World {
 
     /// Lets other questions be asked too.
     pub fn know(&mut self, questions: &Questions) {
-        self.service.keys.borrow_mut().extend(keys(questions, 0));
+        let purposes = [&OWN[..], &["transfer-dev", "transfer-test"]].concat();
+        self.service.keys.borrow_mut().extend(keys(questions, 0, &purposes));
     }
 
     pub fn try_run(&self, recipe: &str) -> Result<()> {
@@ -483,6 +495,7 @@ impl World {
             task: Rc::new(task()),
             questions: self.questions.clone(),
             answers: self.answers.clone(),
+            transfer: self.transfer.clone(),
             output: self.output.clone(),
             seed: 0,
             new_adapter: Rc::new(|_, _| Ok(snapshot(0))),
