@@ -55,7 +55,7 @@ impl<'a> Tiles<'a> {
     }
 }
 
-/// `a q·k` for R vectors and T tiles: one chain of multiply-adds in ascending d for each score, whatever R and T.
+/// `q·k` for R vectors and T tiles: one chain of multiply-adds in ascending d for each score, whatever R and T.
 #[inline(always)]
 pub fn scores<S: Simd, const R: usize, const T: usize>(
     s: S,
@@ -230,6 +230,58 @@ fn half<S: Simd, const R: usize>(
     }
 }
 
+/// Adds to R rows of `out`, each `d` long and one after another from `row` on, their terms in ascending k: row r has the coefficients
+/// `p[r][k]` and the source columns `r d ..`. As [`accumulate`] does for each row alone, but every source row is read from end to end.
+#[inline(always)]
+fn accumulate_heads<S: Simd, const R: usize>(
+    s: S,
+    d: usize,
+    out: &mut [f32],
+    row: usize,
+    p: [&[f32]; R],
+    (source, stride): (&[f32], usize),
+    (from, to): (usize, usize),
+) {
+    let mut column = 0;
+    while d - column >= 2 * LANES {
+        let mut acc = [[s.splat(0.0); 2]; R];
+        for r in 0..R {
+            let out = out[row + r * d + column..].as_chunks::<LANES>().0;
+            acc[r] = [s.load(&out[0]), s.load(&out[1])];
+        }
+        for k in from..to {
+            let source = &source[k * stride + column..];
+            for r in 0..R {
+                let v = source[r * d..][..2 * LANES].as_chunks::<LANES>().0;
+                let c = s.splat(p[r][k]);
+                acc[r] = [s.fma(c, s.load(&v[0]), acc[r][0]), s.fma(c, s.load(&v[1]), acc[r][1])];
+            }
+        }
+        for r in 0..R {
+            let out = out[row + r * d + column..].as_chunks_mut::<LANES>().0;
+            s.store(&mut out[0], acc[r][0]);
+            s.store(&mut out[1], acc[r][1]);
+        }
+        column += 2 * LANES;
+    }
+    while d > column {
+        let mut acc = [s.splat(0.0); R];
+        for r in 0..R {
+            acc[r] = s.load_half(&out[row + r * d + column..].as_chunks::<8>().0[0]);
+        }
+        for k in from..to {
+            for r in 0..R {
+                let v = s.load_half(&source[k * stride + r * d + column..].as_chunks::<8>().0[0]);
+                acc[r] = s.fma(s.splat(p[r][k]), v, acc[r]);
+            }
+        }
+        for r in 0..R {
+            s.store_half(&mut out[row + r * d + column..].as_chunks_mut::<8>().0[0], acc[r]);
+        }
+        column += 8;
+    }
+}
+
 /// The positions that position `p` sees.
 #[inline(always)]
 pub fn visible(p: usize, window: Option<usize>) -> (usize, usize) {
@@ -278,15 +330,21 @@ simd! {
         let first = visible(q.position, window).0 / BLOCK;
         let last = (q.position + rows - 1) / BLOCK;
         for block in first..=last {
-            for head in 0..kv_heads {
+            let mut head = 0;
+            // One row without groups has a single vector a head: four heads side by side.
+            while vectors == 1 && kv_heads - head >= 4 {
+                merge::<_, 4, true>(s, q, tiles, block, head, 0, &mut m[head..], &mut l[head..], out);
+                head += 4;
+            }
+            for head in head..kv_heads {
                 let mut v = 0;
                 while v < vectors {
                     let (m, l) = (&mut m[head * vectors + v..], &mut l[head * vectors + v..]);
                     // Groups of 3, 6 and 9 query heads are common too.
                     v += match vectors - v {
-                        3 | 6 => merge::<_, 3>(s, q, tiles, block, head, v, m, l, out),
-                        1 | 2 => merge::<_, 1>(s, q, tiles, block, head, v, m, l, out),
-                        _ => merge::<_, 4>(s, q, tiles, block, head, v, m, l, out),
+                        3 | 6 => merge::<_, 3, false>(s, q, tiles, block, head, v, m, l, out),
+                        1 | 2 => merge::<_, 1, false>(s, q, tiles, block, head, v, m, l, out),
+                        _ => merge::<_, 4, false>(s, q, tiles, block, head, v, m, l, out),
                     };
                 }
             }
@@ -303,9 +361,10 @@ simd! {
     }
 }
 
-/// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on; gives R.
+/// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on; gives R. With HEADS, vector r is that of head
+/// `head + r`, of which there is one.
 #[inline(always)]
-fn merge<S: Simd, const R: usize>(
+fn merge<S: Simd, const R: usize, const HEADS: bool>(
     s: S,
     q: Queries<'_>,
     tiles: Tiles<'_>,
@@ -324,7 +383,8 @@ fn merge<S: Simd, const R: usize>(
     let mut queries = [&q.qkv[..0]; R];
     let mut outs = [0; R];
     for r in 0..R {
-        let (row, h) = ((first + r) / group, head * group + (first + r) % group);
+        let (row, h) =
+            if HEADS { (0, head + r) } else { ((first + r) / group, head * group + (first + r) % group) };
         let (from, to) = visible(q.position + row, window);
         let origin = block * BLOCK;
         let range = (from.saturating_sub(origin), to.saturating_sub(origin).min(BLOCK));
@@ -342,7 +402,18 @@ fn merge<S: Simd, const R: usize>(
 
     let hidden = s.splat(f32::NEG_INFINITY);
     let mut scored = [[hidden; TILES]; R];
-    if (t0, t1) == (0, TILES) {
+    if HEADS {
+        for r in 0..R {
+            let keys = |t| tiles.keys(block * TILES + t, head + r);
+            if (t0, t1) == (0, TILES) {
+                scored[r] = scores::<S, 1, TILES>(s, [queries[r]], std::array::from_fn(keys))[0];
+            } else {
+                for t in t0..t1 {
+                    scored[r][t] = scores::<S, 1, 1>(s, [queries[r]], [keys(t)])[0][0];
+                }
+            }
+        }
+    } else if (t0, t1) == (0, TILES) {
         scored =
             scores::<S, R, TILES>(s, queries, std::array::from_fn(|t| tiles.keys(block * TILES + t, head)));
     } else {
@@ -391,6 +462,13 @@ fn merge<S: Simd, const R: usize>(
 
     for t in t0..t1 {
         let within = |p: usize| p.saturating_sub(t * TILE).min(TILE);
+        if HEADS {
+            let p = std::array::from_fn(|r| &p[r][t * TILE..][..TILE]);
+            let source = (tiles.values(block * TILES + t, head), tiles.stride);
+            let range = (within(ranges[0].0), within(ranges[0].1));
+            accumulate_heads::<S, R>(s, d, out, outs[0], p, source, range);
+            continue;
+        }
         let terms = Terms {
             coefficients: p.as_flattened(),
             at: std::array::from_fn(|r| r * BLOCK + t * TILE),
