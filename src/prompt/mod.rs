@@ -40,6 +40,7 @@ const BUILT_IN: &[(&str, Files)] = built_in! {
     "arithmetic": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja";
     "gsm8k": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "alone.jinja";
     "math": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "alone.jinja";
+    "mmlu": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "alone.jinja";
 };
 
 /// Names of the built-in sets of templates.

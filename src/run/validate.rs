@@ -15,6 +15,24 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
     c.at_least(task.train_questions, 1, "task.train_questions")?;
     c.at_least(task.max_operand as usize, 1, "task.max_operand")?;
     c.at_least(task.terms as usize, 1, "task.terms")?;
+    c.that(task.levels.iter().all(|l| *l > 0), "task.levels", 0, "levels from 1")?;
+    c.that(
+        task.subjects.iter().all(|s| !s.trim().is_empty()),
+        "task.subjects",
+        "an empty string",
+        "names of subjects",
+    )?;
+    let generated = task.name == "arithmetic" && task.data.is_none();
+    for (filter, is_empty) in
+        [("task.levels", task.levels.is_empty()), ("task.subjects", task.subjects.is_empty())]
+    {
+        c.that(
+            is_empty || !generated,
+            filter,
+            "a list",
+            "none: the questions of `arithmetic` are generated and have no such field",
+        )?;
+    }
 
     c.at_least(debate.agents, 1, "debate.agents")?;
     c.at_least(debate.rounds, 1, "debate.rounds")?;
