@@ -466,6 +466,9 @@ mod tests {
     fn values_are_checked_by_field() {
         for (text, field) in [
             ("[debate]\nagents = 0", "debate.agents"),
+            ("[task]\nlevels = [0]\nname = \"math\"", "task.levels"),
+            ("[task]\nlevels = [1]", "task.levels"),
+            ("[task]\nsubjects = [\" \"]\nname = \"mmlu\"", "task.subjects"),
             ("[debate]\nrounds = 0", "debate.rounds"),
             ("[sampling]\ntop_p = 0.0", "sampling.top_p"),
             ("[sampling]\ntemperature = -1", "sampling.temperature"),

@@ -29,6 +29,9 @@ struct Former {
     budget: Budget,
 }
 
+/// Which tokens separate.
+type Accepts = fn(&Token) -> bool;
+
 /// Where a list's elements are separated.
 fn is_separator(token: &Token) -> bool {
     match &token.kind {
@@ -319,31 +322,29 @@ impl Former {
     /// A matrix environment, or `matrix(a,b;c,d)`, which is how it is written here.
     fn matrix(&self, tokens: &[Token], depth: usize) -> Option<String> {
         let mut ends = 0;
-        let (name, rows, row, cell): (&str, &[Token], fn(&Token) -> bool, fn(&Token) -> bool) =
-            match &tokens.first()?.kind {
-                Kind::Begin(environment) => {
-                    let first_end = tokens.iter().position(|t| {
-                        ends += t.depth();
-                        ends == 0
-                    })?;
-                    if first_end + 1 != tokens.len()
-                        || !environment.ends_with("matrix") && environment != "array"
-                    {
-                        return None;
-                    }
-                    let name = if environment.ends_with("vmatrix") || environment.ends_with("Vmatrix") {
-                        "determinant"
-                    } else {
-                        "matrix"
-                    };
-                    (name, &tokens[1..first_end], |t| t.kind == Kind::Row, |t| t.is('&'))
+        let (name, rows, row, cell): (&str, &[Token], Accepts, Accepts) = match &tokens.first()?.kind {
+            Kind::Begin(environment) => {
+                let first_end = tokens.iter().position(|t| {
+                    ends += t.depth();
+                    ends == 0
+                })?;
+                if first_end + 1 != tokens.len() || !environment.ends_with("matrix") && environment != "array"
+                {
+                    return None;
                 }
-                Kind::Word(w) if w == "matrix" || w == "determinant" => {
-                    let ('(', ')', inside) = bracketed(&tokens[1..])? else { return None };
-                    (w, inside, |t| t.is(';'), |t| t.is(','))
-                }
-                _ => return None,
-            };
+                let name = if environment.ends_with("vmatrix") || environment.ends_with("Vmatrix") {
+                    "determinant"
+                } else {
+                    "matrix"
+                };
+                (name, &tokens[1..first_end], |t| t.kind == Kind::Row, |t| t.is('&'))
+            }
+            Kind::Word(w) if w == "matrix" || w == "determinant" => {
+                let ('(', ')', inside) = bracketed(&tokens[1..])? else { return None };
+                (w, inside, |t| t.is(';'), |t| t.is(','))
+            }
+            _ => return None,
+        };
         let (rows, _) = split(rows, row);
         let rows: Vec<String> =
             rows.iter().filter(|r| !r.is_empty()).map(|r| self.items(&split(r, cell).0, depth)).collect();
