@@ -128,6 +128,64 @@ fn gsm8k_reads_its_own_format() {
     assert_eq!(task.reader.read("it is $1,063.").as_deref(), Some("1063"));
 }
 
+#[test]
+fn math_reads_its_own_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |name: &str, range: std::ops::Range<usize>| {
+        for i in range {
+            let path = dir.path().join(name).join(["algebra", "geometry"][i % 2]).join(format!("{i}.json"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let level = format!("Level {}", 1 + i % 5);
+            let solution = format!(r"First \boxed{{0}}, in the end $\boxed{{\frac{{{i}}}{{7}}}}$.");
+            let record = serde_json::json!(
+                {"problem": format!("What is {i}?"), "level": level, "type": "Algebra", "solution": solution});
+            std::fs::write(path, record.to_string()).unwrap();
+        }
+        Some(dir.path().join(name).to_str().unwrap().to_string())
+    };
+    let mut section = example("math.toml").task;
+    (section.data, section.test_data) = (folder("train", 0..200), folder("test", 200..220));
+    (section.train_questions, section.dev_questions, section.test_questions) = (40, 2, 12);
+    let Loaded { task, questions, answers } = load(&section).unwrap();
+    let all = questions.train.iter().chain(&questions.dev).chain(&questions.test);
+    assert!(
+        all.clone().all(|q| ["Level 1", "Level 2", "Level 3"].contains(&q.fields["level"].as_str().unwrap()))
+    );
+    let q = all.clone().find(|q| q.text == "What is 210?").unwrap();
+    assert_eq!(answers.reference(&q.id), Some("30"));
+    for (response, right) in [
+        (r"\boxed{30.0}", true),
+        (r"\boxed{\frac{60}{2}\text{ cm}}", true),
+        (r"\boxed{14}", false),
+        ("30", false),
+    ] {
+        assert_eq!(answers.is_right(&q.id, task.read(q, response).as_deref()), right, "{response}");
+    }
+    assert!(task.prompts.first(q.subject()).unwrap().contains(r"\boxed{answer}"));
+}
+
+#[test]
+fn mmlu_reads_its_own_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = |range: std::ops::Range<usize>| {
+        range.map(|i| format!("\"Which, of these, is {i}?\",{i},-1,-2,-3,A\n")).collect::<String>()
+    };
+    std::fs::write(dir.path().join("art_test.csv"), rows(0..50)).unwrap();
+    std::fs::write(dir.path().join("law_test.csv"), rows(50..100)).unwrap();
+    let mut section = example("mmlu.toml").task;
+    section.data = Some(dir.path().to_str().unwrap().into());
+    (section.train_questions, section.dev_questions, section.test_questions) = (50, 2, 2);
+    let Loaded { task, questions, answers } = load(&section).unwrap();
+    let q = &questions.train[0];
+    let subjects: std::collections::BTreeSet<_> =
+        questions.train.iter().map(|q| q.fields["subject"].as_str().unwrap()).collect();
+    assert_eq!(subjects.into_iter().collect::<Vec<_>>(), ["art", "law"]);
+    assert!(q.text.contains("?: A) 0, B) -1, C) -2, D) -3"), "{}", q.text);
+    assert!(answers.is_right(&q.id, task.read(q, "It is (B)... no, (A).").as_deref()));
+    assert!(!answers.is_right(&q.id, task.read(q, "It is (B).").as_deref()));
+    assert_eq!(task.read(q, "It is (Z)."), None);
+}
+
 /// With `COLLOQUY_GSM8K` naming the folder of train.jsonl and test.jsonl as published.
 #[test]
 fn gsm8k_as_published_loads() {

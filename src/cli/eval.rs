@@ -31,10 +31,10 @@ use crate::task::{self, AnswerKey, Question};
 pub struct Args {
     #[command(flatten)]
     council: CouncilArgs,
-    /// A built-in task (arithmetic, gsm8k) [default: the society's, or arithmetic for the embedded model].
+    /// A built-in task (arithmetic, gsm8k, math, mmlu) [default: the society's, or arithmetic for the embedded model].
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
-    /// Questions with answers as JSON Lines; all of them are asked.
+    /// Questions with answers, as `task.data` takes them; all of them are asked.
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Ask at most this many questions [default: all of --data, or the configuration's number].

@@ -27,7 +27,7 @@ impl Table {
         let key = occasion.key("hint", question, 0, 1, sample);
         let request = self.request(adapter, tokens.into(), key, self.sampling.max_tokens);
         let response = self.draw(scope, vec![Some(request)]).await?.into_iter().next().flatten();
-        let answer = response.as_ref().and_then(|r| self.task.reader.read(&r.text));
+        let answer = response.as_ref().and_then(|r| self.task.read(question, &r.text));
         Ok(Some(Turn { agent: 0, prompt, summary: None, response, answer, missing: None, messages }))
     }
 

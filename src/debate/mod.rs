@@ -387,7 +387,7 @@ impl Table {
         }
         for (turn, response) in turns.iter_mut().zip(self.draw(scope, requests).await?) {
             let Some(response) = response else { continue };
-            turn.answer = self.task.reader.read(&response.text);
+            turn.answer = self.task.read(question, &response.text);
             chats[turn.agent].clone_from(&turn.messages);
             chats[turn.agent].push(Message::assistant(response.text.clone()));
             turn.response = Some(response);
@@ -436,7 +436,7 @@ impl Table {
                 agent: s % self.agents,
                 prompt: told(s % self.agents).0[0].content.clone(),
                 summary: None,
-                answer: response.as_ref().and_then(|r| self.task.reader.read(&r.text)),
+                answer: response.as_ref().and_then(|r| self.task.read(question, &r.text)),
                 response,
                 missing: None,
                 messages: told(s % self.agents).0.clone(),

@@ -51,6 +51,8 @@ const BUILT_IN: &[(&str, Files)] = built_in! {
         "cooperative-concat.jinja", "alone.jinja", "agent-id.jinja", "hint.jinja";
     "math": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "cooperative.jinja",
         "cooperative-concat.jinja", "alone.jinja", "agent-id.jinja", "hint.jinja";
+    "mmlu": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "cooperative.jinja",
+        "cooperative-concat.jinja", "alone.jinja", "agent-id.jinja", "hint.jinja";
 };
 
 /// Names of the built-in sets of templates.

@@ -228,6 +228,16 @@ pub fn built_in_configs() -> &'static [BuiltIn] {
             text: include_str!("../../examples/gsm8k.toml"),
         },
         BuiltIn {
+            name: "math",
+            about: "competition mathematics (Hendrycks MATH) on a model folder and data files of yours",
+            text: include_str!("../../examples/math.toml"),
+        },
+        BuiltIn {
+            name: "mmlu",
+            about: "multiple choice (MMLU) on a model folder and data files of yours",
+            text: include_str!("../../examples/mmlu.toml"),
+        },
+        BuiltIn {
             name: "smollm2-arithmetic",
             about: "short arithmetic on SmolLM2-135M-Instruct, a real model that two CPU cores can finetune",
             text: include_str!("../../examples/smollm2-arithmetic.toml"),

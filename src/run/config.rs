@@ -52,18 +52,23 @@ impl Default for ModelSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskSection {
-    /// A built-in task (`arithmetic`, `gsm8k`) whose settings the other keys override, or `custom`.
+    /// A built-in task (`arithmetic`, `gsm8k`, `math`, `mmlu`) whose settings the other keys override, or `custom`.
     pub name: String,
-    /// JSONL with the questions (not for generated tasks). Split by hash unless `dev_data` or `test_data` is given.
+    /// JSONL, JSON, CSV (`mmlu`) or a folder of them with the questions (not for generated tasks). Split by hash unless `dev_data` or
+    /// `test_data` is given.
     pub data: Option<String>,
-    /// JSONL of dev questions.
+    /// The same for dev questions.
     pub dev_data: Option<String>,
-    /// JSONL of test questions.
+    /// The same for test questions.
     pub test_data: Option<String>,
-    /// Field that holds the question.
-    pub question_field: String,
-    /// Field that holds the reference answer.
-    pub answer_field: String,
+    /// Field that holds the question; `question`, or `problem` for `math`.
+    pub question_field: Option<String>,
+    /// Field that holds the reference answer; `answer`, or for `math` the first that is there of `answer` and `solution`.
+    pub answer_field: Option<String>,
+    /// Only questions whose field `level` is one of these, as `3` or `Level 3`; empty: all.
+    pub levels: Vec<u32>,
+    /// Only questions whose field `subject` (else `type`) is one of these; case, `_` and `&` for `and` don't matter; empty: all.
+    pub subjects: Vec<String>,
     /// Folder of prompt templates (first.jinja, summary.jinja, debate.jinja, debate-concat.jinja), or a built-in name.
     pub prompts: Option<String>,
     /// How an answer is read from a response: `boxed`, `last-number`, `number-after`, `choice`, `regex`.
@@ -72,7 +77,7 @@ pub struct TaskSection {
     pub pattern: Option<String>,
     /// How the reference answer is read from its field: `whole`, `last-number`, `after-hashes`, or an extraction.
     pub reference: Option<String>,
-    /// When two answers are the same: `exact`, `number`, `choice`.
+    /// When two answers are the same: `exact`, `number`, `choice`, `math`.
     pub equality: Option<String>,
     /// Training questions used in each iteration.
     pub train_questions: usize,
@@ -95,8 +100,10 @@ impl Default for TaskSection {
             data: None,
             dev_data: None,
             test_data: None,
-            question_field: "question".into(),
-            answer_field: "answer".into(),
+            question_field: None,
+            answer_field: None,
+            levels: vec![],
+            subjects: vec![],
             prompts: None,
             extraction: None,
             pattern: None,

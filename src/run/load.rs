@@ -133,6 +133,10 @@ fn schema() -> Table {
     config.task.dev_data = some();
     config.task.test_data = some();
     config.task.prompts = some();
+    config.task.question_field = some();
+    config.task.answer_field = some();
+    config.task.levels = vec![0];
+    config.task.subjects = vec![String::new()];
     config.task.extraction = some();
     config.task.pattern = some();
     config.task.reference = some();
@@ -286,7 +290,12 @@ pub(super) fn absolute_paths(table: &mut Table, folders: &[&Path]) {
         let Some(Value::Table(section)) = table.get_mut(section) else { continue };
         let Some(Value::String(path)) = section.get_mut(key) else { continue };
         // Names of built-in models and prompts come first.
-        if ["embedded", "arithmetic", "gsm8k", "math"].contains(&path.as_str()) {
+        let built_in: &[&str] = match key {
+            "path" => &["embedded"],
+            "prompts" => &["arithmetic", "gsm8k", "math", "mmlu"],
+            _ => &[],
+        };
+        if built_in.contains(&path.as_str()) {
             continue;
         }
         if let Some(found) = folders.iter().map(|f| f.join(&*path)).find(|p| p.exists()) {
@@ -423,6 +432,9 @@ mod tests {
     fn values_are_checked_by_field() {
         for (text, field) in [
             ("[debate]\nagents = 0", "debate.agents"),
+            ("[task]\nlevels = [0]\nname = \"math\"", "task.levels"),
+            ("[task]\nlevels = [1]", "task.levels"),
+            ("[task]\nsubjects = [\" \"]\nname = \"mmlu\"", "task.subjects"),
             ("[debate]\nrounds = 0", "debate.rounds"),
             ("[sampling]\ntop_p = 0.0", "sampling.top_p"),
             ("[sampling]\ntemperature = -1", "sampling.temperature"),

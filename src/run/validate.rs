@@ -123,7 +123,24 @@ fn task_section(c: &Check<'_>, task: &super::TaskSection, path: &str) -> Result<
     let at = |key: &str| format!("{path}.{key}");
     c.at_least(task.dev_questions, 1, &at("dev_questions"))?;
     c.at_least(task.max_operand as usize, 1, &at("max_operand"))?;
-    c.at_least(task.terms as usize, 1, &at("terms"))
+    c.at_least(task.terms as usize, 1, &at("terms"))?;
+    c.that(task.levels.iter().all(|l| *l > 0), &at("levels"), 0, "levels from 1")?;
+    c.that(
+        task.subjects.iter().all(|s| !s.trim().is_empty()),
+        &at("subjects"),
+        "an empty string",
+        "names of subjects",
+    )?;
+    let generated = task.name == "arithmetic" && task.data.is_none();
+    for (filter, is_empty) in [("levels", task.levels.is_empty()), ("subjects", task.subjects.is_empty())] {
+        c.that(
+            is_empty || !generated,
+            &at(filter),
+            "a list",
+            "none: the questions of `arithmetic` are generated and have no such field",
+        )?;
+    }
+    Ok(())
 }
 
 fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::number;
+use super::{math, number};
 use crate::error::{Error, Result};
 use crate::run::TaskSection;
 
@@ -30,6 +30,8 @@ pub enum Equality {
     Number,
     /// The same letter.
     Choice,
+    /// The same mathematics, see [`math`].
+    Math,
 }
 
 /// Reads answers as a task wants them.
@@ -52,10 +54,11 @@ impl Reader {
             "exact" => Equality::Exact,
             "number" => Equality::Number,
             "choice" => Equality::Choice,
+            "math" => Equality::Math,
             other => {
                 return Err(Error::input(
                     "task.equality",
-                    format!("`{other}` is none of exact, number, choice"),
+                    format!("`{other}` is none of exact, number, choice, math"),
                 ));
             }
         };
@@ -64,7 +67,22 @@ impl Reader {
 
     /// The answer of a response in canonical form: two answers are the same iff these are equal. `None` without one.
     pub fn read(&self, response: &str) -> Option<String> {
-        self.extractions.iter().find_map(|e| self.canonical(&e.find(response)?))
+        self.read_among(response, 26)
+    }
+
+    /// The same for a question with this many choices: letters beyond them are no answers.
+    pub fn read_among(&self, response: &str, choices: usize) -> Option<String> {
+        self.extractions.iter().find_map(|e| match e {
+            Extraction::Choice => self.canonical(&choice(response, choices)?),
+            _ => self
+                .canonical(&e.find(response)?)
+                .filter(|a| self.equality != Equality::Choice || is_among(a, choices)),
+        })
+    }
+
+    /// When two answers are the same.
+    pub fn equality(&self) -> Equality {
+        self.equality
     }
 
     /// An answer's canonical form.
@@ -76,6 +94,7 @@ impl Reader {
             }
             Equality::Number => number::parse(answer),
             Equality::Choice => letter(answer),
+            Equality::Math => math::canonical(answer),
         }
     }
 }
@@ -113,7 +132,7 @@ impl Extraction {
             Self::Boxed => boxed(response, r"\boxed").or_else(|| boxed(response, r"\fbox")),
             Self::LastNumber => last_number(response),
             Self::NumberAfter(marker) => number_after(response, marker),
-            Self::Choice => choice(response),
+            Self::Choice => choice(response, 26),
             Self::Pattern(pattern) => {
                 let last = pattern.captures_iter(response).last()?;
                 Some(last.get(1).or_else(|| last.get(0))?.as_str().to_string())
@@ -155,13 +174,29 @@ fn number_after(text: &str, marker: &str) -> Option<String> {
     answer
 }
 
-fn choice(text: &str) -> Option<String> {
+/// What stands after the last `\boxed` that has no braces, up to the end of its formula: some published solutions are written so.
+pub fn boxed_without_braces(text: &str) -> Option<String> {
+    let at = text.rfind(r"\boxed ")? + r"\boxed ".len();
+    let inside = text[at..].split('$').next()?.trim().trim_end_matches('.').trim();
+    (!inside.is_empty() && !inside.starts_with('{')).then(|| inside.to_string())
+}
+
+/// The last `(X)`, else what stands after the last `answer is` or `answer:`; letters beyond the choices are passed over.
+fn choice(text: &str, choices: usize) -> Option<String> {
     let letter_in = |pattern: &str| {
         let pattern = Regex::new(pattern).expect("a fixed pattern");
-        let last = pattern.captures_iter(text).last()?;
-        Some(last[1].to_uppercase())
+        pattern
+            .captures_iter(text)
+            .map(|found| found[1].to_uppercase())
+            .filter(|l| is_among(l, choices))
+            .last()
     };
     letter_in(r"\(\s*\**([A-Za-z])\**\s*\)").or_else(|| letter_in(r"(?i:answer)(?i: is)?:?\s*\**([A-Z])\b"))
+}
+
+/// Whether a letter is one of the first `choices`.
+fn is_among(letter: &str, choices: usize) -> bool {
+    letter.bytes().next().is_some_and(|b| usize::from(b.wrapping_sub(b'A')) < choices)
 }
 
 /// `B`, `(b)`, `B)`, `B.` or `**B**`.
@@ -318,6 +353,10 @@ mod tests {
         ];
         check(&reader("choice", None, "choice"), cases);
         let r = reader("choice", None, "choice");
+        // With four choices (E) is none, and what was said before it counts.
+        assert_eq!(r.read_among("(B), as in (e)", 4).as_deref(), Some("B"));
+        assert_eq!(r.read_among("(B), as in (e)", 5).as_deref(), Some("E"));
+        assert_eq!(r.read_among("The answer is E", 4), None);
         assert_eq!(r.canonical("b)"), Some("B".into()));
         assert_eq!(r.canonical("ab"), None);
         assert_eq!(r.canonical("3"), None);

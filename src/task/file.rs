@@ -1,16 +1,16 @@
-//! Questions from JSON Lines files.
+//! Questions from data files.
 //!
 //! `data` holds training questions. Dev and test questions come from `dev_data` and `test_data`; without such a file they are the part
 //! of `data` that [`Split::of_question`] gives to them. Where a split has more questions than asked for, those with the smallest hash are
 //! taken, so that the choice is a random one, the same for everybody, and hardly changes when the file grows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::split::rank;
-use super::{AnswerKey, Extraction, Question, Questions, Reader, Split};
+use super::{AnswerKey, Equality, Extraction, Question, Questions, Reader, Split, records};
 use crate::error::{Error, Result};
 use crate::run::TaskSection;
 
@@ -26,7 +26,7 @@ pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, A
     let Some(data) = &section.data else {
         return Err(Error::input("task.data", format!("missing; the task `{}` needs it", section.name)));
     };
-    let source = Source { section, reader, reference: reference(section)? };
+    let source = Source::new(section, reader)?;
     let mut splits: HashMap<Split, Vec<Record>> = HashMap::new();
     for (path, split) in [(&section.dev_data, Split::Dev), (&section.test_data, Split::Test)] {
         if let Some(path) = path {
@@ -78,7 +78,7 @@ pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, A
 
 /// All questions of one file, in its order.
 pub fn all(section: &TaskSection, reader: &Reader, path: &Path) -> Result<(Vec<Question>, AnswerKey)> {
-    let records = Source { section, reader, reference: reference(section)? }.read(path)?;
+    let records = Source::new(section, reader)?.read(path)?;
     let answers = AnswerKey::new(records.iter().map(|r| (r.question.id.clone(), r.answer.clone())));
     Ok((records.into_iter().map(|r| r.question).collect(), answers))
 }
@@ -90,83 +90,271 @@ enum Reference {
     Extracted(Extraction),
 }
 
-fn reference(section: &TaskSection) -> Result<Reference> {
-    Ok(match section.reference.as_deref().unwrap_or("whole") {
-        "whole" => Reference::Whole,
-        "after-hashes" => Reference::AfterHashes,
-        name => Reference::Extracted(
-            Extraction::named(name, section.pattern.as_deref(), "task.reference")
-                .map_err(|e| Error::input(e, "(task.reference may also be `whole` or `after-hashes`)"))?,
-        ),
-    })
+impl Reference {
+    fn named(name: &str, section: &TaskSection) -> Result<Self> {
+        Ok(match name {
+            "whole" => Self::Whole,
+            "after-hashes" => Self::AfterHashes,
+            name => Self::Extracted(
+                Extraction::named(name, section.pattern.as_deref(), "task.reference")
+                    .map_err(|e| Error::input(e, "(task.reference may also be `whole` or `after-hashes`)"))?,
+            ),
+        })
+    }
+
+    fn find(&self, field: &str) -> Option<String> {
+        match self {
+            Self::Whole => Some(field.to_string()),
+            Self::AfterHashes => field.rsplit_once("####").map(|(_, after)| after.to_string()),
+            Self::Extracted(extraction @ Extraction::Boxed) => {
+                extraction.find(field).or_else(|| super::answer::boxed_without_braces(field))
+            }
+            Self::Extracted(extraction) => extraction.find(field),
+        }
+    }
 }
 
 struct Source<'a> {
     section: &'a TaskSection,
     reader: &'a Reader,
-    reference: Reference,
+    question_field: &'a str,
+    /// The first field that is there has the answer; none of them is shown to agents.
+    answer_fields: Vec<(&'a str, Reference)>,
+    /// Whether the choices are part of the question.
+    choices: bool,
 }
 
-impl Source<'_> {
-    /// All records of a file. The same question with the same answer counts once.
+impl<'a> Source<'a> {
+    fn new(section: &'a TaskSection, reader: &'a Reader) -> Result<Self> {
+        let is_math = section.name == "math";
+        let names = match section.answer_field.as_deref() {
+            Some(name) => vec![name],
+            None if is_math => vec!["answer", "solution"],
+            None => vec!["answer"],
+        };
+        let reference = |name: &str| match (section.reference.as_deref(), name) {
+            (Some(reference), _) => Reference::named(reference, section),
+            (None, "solution") => Reference::named("boxed", section),
+            (None, _) => Reference::named("whole", section),
+        };
+        let answer_fields = names.into_iter().map(|n| Ok((n, reference(n)?))).collect::<Result<_>>()?;
+        let question_field =
+            section.question_field.as_deref().unwrap_or(if is_math { "problem" } else { "question" });
+        Ok(Self { section, reader, question_field, answer_fields, choices: section.name == "mmlu" })
+    }
+
+    /// All records of a file or folder. The same question with the same answer counts once.
     fn read(&self, path: &Path) -> Result<Vec<Record>> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let line =
-                1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-            Error::input(format!("{}, line {line}", path.display()), "not UTF-8")
-        })?;
         let mut records: Vec<Record> = Vec::new();
         let mut by_id: HashMap<String, usize> = HashMap::new();
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let record = self.record(line, format!("{}, line {}", path.display(), i + 1))?;
-            match by_id.get(&record.question.id).map(|&j| &records[j]) {
-                None => {
-                    by_id.insert(record.question.id.clone(), records.len());
-                    records.push(record);
+        let mut filter = Filter::new(self.section);
+        for file in records::files(path)? {
+            for raw in records::read(&file, self.choices)? {
+                if !filter.takes(&raw)? {
+                    continue;
                 }
-                Some(first) if first.answer == record.answer => {}
-                Some(first) => {
-                    return Err(Error::input(
-                        record.place,
-                        format!("the same question as at {}, with another answer", first.place),
-                    ));
+                let record = self.record(raw)?;
+                match by_id.get(&record.question.id).map(|&j| &records[j]) {
+                    None => {
+                        by_id.insert(record.question.id.clone(), records.len());
+                        records.push(record);
+                    }
+                    Some(first) if first.answer == record.answer => {}
+                    Some(first) => {
+                        return Err(Error::input(
+                            record.place,
+                            format!("the same question as at {}, with another answer", first.place),
+                        ));
+                    }
                 }
             }
         }
+        filter.check(path)?;
         if records.is_empty() {
             return Err(Error::file(path, "holds no questions"));
         }
         Ok(records)
     }
 
-    fn record(&self, line: &str, place: String) -> Result<Record> {
+    fn record(&self, raw: records::Record) -> Result<Record> {
+        let records::Record { mut fields, place } = raw;
         let bad = |problem: String| Error::input(&place, problem);
-        let mut fields: Map<String, Value> =
-            serde_json::from_str(line).map_err(|e| bad(format!("not a JSON object: {e}")))?;
-        let mut field = |key: &str| match fields.shift_remove(key) {
-            Some(Value::String(s)) if !s.trim().is_empty() => Ok(s),
-            Some(Value::Number(n)) => Ok(n.to_string()),
-            Some(Value::String(_)) => Err(bad(format!("field `{key}` is empty"))),
-            Some(_) => Err(bad(format!("field `{key}` is neither a string nor a number"))),
-            None => Err(bad(format!("no field `{key}`"))),
+        let text = |key: &str, value: Value| match value {
+            Value::String(s) if !s.trim().is_empty() => Ok(s),
+            Value::Number(n) => Ok(n.to_string()),
+            Value::String(_) => Err(bad(format!("field `{key}` is empty"))),
+            _ => Err(bad(format!("field `{key}` is neither a string nor a number"))),
         };
-        let (question_key, answer_key) = (&self.section.question_field, &self.section.answer_field);
-        let question = field(question_key)?;
-        let answer = field(answer_key)?;
-        let written = match &self.reference {
-            Reference::Whole => Some(answer.clone()),
-            Reference::AfterHashes => answer.rsplit_once("####").map(|(_, after)| after.to_string()),
-            Reference::Extracted(extraction) => extraction.find(&answer),
+        let mut question = match fields.shift_remove(self.question_field) {
+            Some(value) => text(self.question_field, value)?,
+            None => return Err(bad(format!("no field `{}`", self.question_field))),
         };
-        let canonical = written.and_then(|w| self.reader.canonical(&w)).ok_or_else(|| {
+        let choices = if self.choices { Some(choices(fields.get("choices")).map_err(bad)?) } else { None };
+        // Removed whichever is used: a solution is an answer too.
+        let found: Vec<(&str, &Reference, Value)> = self
+            .answer_fields
+            .iter()
+            .filter_map(|(key, reference)| Some((*key, reference, fields.shift_remove(*key)?)))
+            .collect();
+        let Some((key, reference, value)) = found.into_iter().next() else {
+            let names: Vec<String> = self.answer_fields.iter().map(|(key, _)| format!("`{key}`")).collect();
+            return Err(bad(format!("no field {}", names.join(" or "))));
+        };
+        let answer = match (&choices, value.as_u64()) {
+            (Some(choices), Some(index)) => {
+                let letter = u8::try_from(index).ok().filter(|i| usize::from(*i) < choices.len());
+                let letter = letter.ok_or_else(|| {
+                    bad(format!(
+                        "field `{key}`: found {index}, expected an index below {} (the number of choices)",
+                        choices.len()
+                    ))
+                })?;
+                char::from(b'A' + letter).to_string()
+            }
+            _ => text(key, value)?,
+        };
+        let canonical = reference.find(&answer).and_then(|w| self.reader.canonical(&w)).ok_or_else(|| {
             let shown: String = answer.chars().take(60).collect();
-            bad(format!("field `{answer_key}`: no reference answer in {shown:?}"))
+            bad(format!("field `{key}`: no reference answer in {shown:?}"))
         })?;
-        let mut question = Question::new(question.trim());
+        question = question.trim().to_string();
+        if let Some(choices) = &choices {
+            if self.reader.equality() == Equality::Choice && !is_letter_of(&canonical, choices.len()) {
+                return Err(bad(format!(
+                    "field `{key}`: found `{canonical}`, expected one of A to {}",
+                    letter(choices.len() - 1)
+                )));
+            }
+            question = with_choices(&question, choices);
+        }
+        let mut question = Question::new(question);
         question.fields = fields;
         Ok(Record { question, answer: canonical, place })
     }
+}
+
+/// The texts of a record's choices.
+fn choices(value: Option<&Value>) -> std::result::Result<Vec<String>, String> {
+    let Some(value) = value else { return Err("no field `choices`".into()) };
+    let texts: Option<Vec<String>> = value.as_array().and_then(|items| {
+        let text = |item: &Value| match item {
+            Value::String(s) => Some(s.trim().to_string()),
+            Value::Number(n) => Some(n.to_string()),
+            _ => None,
+        };
+        items.iter().map(text).collect()
+    });
+    match texts {
+        Some(texts) if (2..=26).contains(&texts.len()) => Ok(texts),
+        Some(texts) => Err(format!("field `choices`: found {}, expected 2 to 26", texts.len())),
+        None => Err("field `choices` is no list of strings".into()),
+    }
+}
+
+/// A question as it is asked: `Which is red?: A) grass, B) blood, C) the sky, D) snow`. The same question with other choices is another one.
+fn with_choices(question: &str, choices: &[String]) -> String {
+    let listed: Vec<String> =
+        choices.iter().enumerate().map(|(i, text)| format!("{}) {text}", letter(i))).collect();
+    format!("{question}: {}", listed.join(", "))
+}
+
+fn letter(index: usize) -> char {
+    char::from(b'A' + u8::try_from(index).unwrap_or(25).min(25))
+}
+
+fn is_letter_of(answer: &str, choices: usize) -> bool {
+    (0..choices).any(|i| answer.starts_with(letter(i)) && answer.len() == 1)
+}
+
+/// `[task] levels` and `subjects`, and what they met.
+struct Filter<'a> {
+    levels: &'a [u32],
+    subjects: Vec<String>,
+    seen_levels: BTreeSet<u64>,
+    seen_subjects: BTreeSet<String>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(section: &'a TaskSection) -> Self {
+        let subjects = section.subjects.iter().map(|s| plain(s)).collect();
+        Self {
+            levels: &section.levels,
+            subjects,
+            seen_levels: BTreeSet::new(),
+            seen_subjects: BTreeSet::new(),
+        }
+    }
+
+    fn takes(&mut self, record: &records::Record) -> Result<bool> {
+        let mut takes = true;
+        if !self.levels.is_empty() {
+            let level = level(record)?;
+            self.seen_levels.extend(level);
+            takes &= level.is_some_and(|l| self.levels.iter().any(|wanted| u64::from(*wanted) == l));
+        }
+        if !self.subjects.is_empty() {
+            let field = record.fields.get("subject").or_else(|| record.fields.get("type"));
+            let Some(subject) = field.and_then(Value::as_str) else {
+                let problem = "no field `subject` or `type` that is a string; task.subjects needs it";
+                return Err(Error::input(&record.place, problem));
+            };
+            takes &= self.subjects.contains(&plain(subject));
+            self.seen_subjects.insert(plain(subject));
+        }
+        Ok(takes)
+    }
+
+    /// A level or subject that nothing has is a mistake.
+    fn check(&self, path: &Path) -> Result<()> {
+        let missing = |key: &str, wanted: String, there: Vec<String>| {
+            let problem = format!("no question has {key} {wanted}; there are {}", there.join(", "));
+            Err(Error::file(path, problem))
+        };
+        if let Some(level) = self.levels.iter().find(|l| !self.seen_levels.contains(&u64::from(**l))) {
+            let there = self.seen_levels.iter().map(u64::to_string).collect();
+            return missing("task.levels", level.to_string(), there);
+        }
+        if let Some(subject) = self.subjects.iter().find(|s| !self.seen_subjects.contains(*s)) {
+            return missing(
+                "task.subjects",
+                format!("`{subject}`"),
+                self.seen_subjects.iter().cloned().collect(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The level of a record: `3`, `"3"` or `"Level 3"`; none for `"Level ?"`, which the published data has.
+fn level(record: &records::Record) -> Result<Option<u64>> {
+    let wrong = |found: String| {
+        Err(Error::input(
+            &record.place,
+            format!("field `level`: found {found}, expected a number or `Level N`; task.levels needs it"),
+        ))
+    };
+    match record.fields.get("level") {
+        Some(Value::Number(n)) => match n.as_u64() {
+            Some(level) => Ok(Some(level)),
+            None => wrong(n.to_string()),
+        },
+        Some(Value::String(text)) => {
+            let level = text.trim().trim_start_matches("Level").trim();
+            match level.parse() {
+                Ok(level) => Ok(Some(level)),
+                Err(_) if level == "?" => Ok(None),
+                Err(_) => wrong(format!("{text:?}")),
+            }
+        }
+        Some(other) => wrong(other.to_string()),
+        None => wrong("none".into()),
+    }
+}
+
+/// A subject's name without case and spelling: `counting_and_probability` is `Counting & Probability`.
+fn plain(subject: &str) -> String {
+    let text = subject.to_lowercase().replace('_', " ").replace('&', " and ");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// No question may be in two splits.
@@ -188,152 +376,12 @@ fn disjoint(splits: &HashMap<Split, Vec<Record>>) -> Result<()> {
 
 /// The files a task reads, for a run's manifest.
 pub fn files(section: &TaskSection) -> Vec<PathBuf> {
-    [&section.data, &section.dev_data, &section.test_data].into_iter().flatten().map(PathBuf::from).collect()
+    let named =
+        [&section.data, &section.dev_data, &section.test_data].into_iter().flatten().map(PathBuf::from);
+    // A folder that can't be read any more is named itself: whoever opens it says why.
+    named.flat_map(|path| records::files(&path).unwrap_or_else(|_| vec![path])).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::task::{Loaded, load};
-
-    struct Files(tempfile::TempDir);
-
-    impl Files {
-        fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
-        }
-        fn write(&self, name: &str, text: &str) -> Option<String> {
-            let path = self.0.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            Some(path.to_str().unwrap().into())
-        }
-    }
-
-    fn section(data: Option<String>, counts: [usize; 3]) -> TaskSection {
-        TaskSection {
-            name: "gsm8k".into(),
-            data,
-            train_questions: counts[0],
-            dev_questions: counts[1],
-            test_questions: counts[2],
-            ..TaskSection::default()
-        }
-    }
-
-    fn lines(range: std::ops::Range<usize>) -> String {
-        range
-            .map(|i| format!("{{\"question\": \"What is {i}?\", \"answer\": \"so #### 1,{i:03}\"}}\n"))
-            .collect()
-    }
-
-    fn error(section: &TaskSection) -> String {
-        let e = load(section).err().expect("an error").to_string();
-        assert!(!e.contains('\n'), "{e}");
-        e
-    }
-
-    #[test]
-    fn one_file_is_split_by_hash() {
-        let files = Files::new();
-        let section = section(files.write("all.jsonl", &lines(0..500)), [300, 20, 30]);
-        let Loaded { questions, answers, .. } = load(&section).unwrap();
-        assert_eq!((questions.train.len(), questions.dev.len(), questions.test.len()), (300, 20, 30));
-        assert!(questions.train.iter().all(|q| Split::of_question(&q.text) == Split::Train));
-        assert!(questions.dev.iter().all(|q| Split::of_question(&q.text) == Split::Dev));
-        let q = &questions.test[0];
-        let i: usize = q.text.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
-        assert_eq!(answers.reference(&q.id).unwrap(), (1000 + i).to_string());
-        // Fewer questions are a subset, in file order, and not simply the first.
-        let fewer = TaskSection { train_questions: 20, ..section };
-        let few = load(&fewer).unwrap().questions.train;
-        let places: Vec<usize> =
-            few.iter().map(|q| questions.train.iter().position(|p| p == q).unwrap()).collect();
-        assert!(places.is_sorted() && places[19] > 40, "{places:?}");
-    }
-
-    #[test]
-    fn given_files_are_used_whole() {
-        let files = Files::new();
-        let mut section = section(files.write("train.jsonl", &lines(0..30)), [30, 10, 5]);
-        section.dev_data = files.write("dev.jsonl", &lines(30..40));
-        section.test_data = files.write("test.jsonl", &lines(40..45));
-        let questions = load(&section).unwrap().questions;
-        assert_eq!((questions.train.len(), questions.dev.len(), questions.test.len()), (30, 10, 5));
-    }
-
-    #[test]
-    fn a_question_in_two_files_is_an_error() {
-        let files = Files::new();
-        let mut section = section(files.write("train.jsonl", &lines(0..30)), [5, 5, 0]);
-        section.dev_data = files.write("dev.jsonl", &lines(20..40));
-        let e = error(&section);
-        assert!(
-            e.contains("dev.jsonl, line 1")
-                && e.contains("train.jsonl, line 21")
-                && e.contains("What is 20?"),
-            "{e}"
-        );
-    }
-
-    #[test]
-    fn bad_files_are_errors() {
-        let files = Files::new();
-        let good = "{\"question\": \"a?\", \"answer\": \"#### 1\"}";
-        for (line, expected) in [
-            ("{\"question\": \"b?\"", "not a JSON object"),
-            ("[1]", "not a JSON object"),
-            (r#"{"question": "b?"}"#, "no field `answer`"),
-            (r#"{"answer": "b?"}"#, "no field `question`"),
-            (r#"{"question": " ", "answer": "1"}"#, "`question` is empty"),
-            (r#"{"question": ["b"], "answer": "1"}"#, "neither a string nor a number"),
-            (r#"{"question": "b?", "answer": "so 1"}"#, "no reference answer in \"so 1\""),
-            ("{\"question\": \"b?\", \"answer\": \"so #### x\"}", "no reference answer"),
-            ("{\"question\": \"a?\", \"answer\": \"so #### 2\"}", "with another answer"),
-        ] {
-            let section = section(files.write("bad.jsonl", &format!("{good}\n\n{line}\n")), [1, 0, 0]);
-            let e = error(&section);
-            assert!(e.contains("bad.jsonl, line 3: ") && e.contains(expected), "{e}");
-        }
-        assert!(
-            error(&section(files.write("empty.jsonl", "\n\n"), [1, 0, 0])).contains("holds no questions")
-        );
-        assert!(
-            error(&section(files.write("few.jsonl", &lines(0..20)), [50, 0, 0]))
-                .contains("asks for 50 questions")
-        );
-        assert!(
-            error(&section(Some("/no/such/file.jsonl".into()), [1, 0, 0])).contains("/no/such/file.jsonl")
-        );
-        assert!(error(&section(None, [1, 0, 0])).contains("task.data"));
-    }
-
-    #[test]
-    fn repeated_lines_count_once() {
-        let files = Files::new();
-        let text = format!("{}{}", lines(0..3), lines(0..3));
-        let mut section = section(files.write("twice.jsonl", &text), [3, 0, 0]);
-        section.dev_data = files.write("dev.jsonl", &lines(5..6));
-        section.test_data = files.write("test.jsonl", &lines(6..7));
-        assert_eq!(load(&section).unwrap().questions.train.len(), 3);
-    }
-
-    #[test]
-    fn fields_are_named_and_the_answer_is_left_out() {
-        let files = Files::new();
-        let mut section = section(
-            files.write("x.jsonl", "{\"q\": \"Capital of Peru?\", \"a\": \" Lima \", \"hint\": \"L\"}\n"),
-            [1, 0, 0],
-        );
-        section.name = "custom".into();
-        (section.question_field, section.answer_field) = ("q".into(), "a".into());
-        section.dev_data = files.write("d.jsonl", "{\"q\": \"Capital of Chile?\", \"a\": 7}\n");
-        section.test_data =
-            section.dev_data.clone().map(|_| files.write("t.jsonl", "{\"q\":\"x\",\"a\":\"y\"}").unwrap());
-        let Loaded { questions, answers, .. } = load(&section).unwrap();
-        let q = &questions.train[0];
-        assert_eq!(q.fields.keys().collect::<Vec<_>>(), ["hint"]);
-        assert_eq!(answers.reference(&q.id), Some("Lima"));
-        assert!(answers.is_right(&q.id, Some("Lima")));
-        assert!(!answers.is_right(&q.id, Some("lima")) && !answers.is_right(&q.id, None));
-    }
-}
+#[path = "file_tests.rs"]
+mod tests;

@@ -7,7 +7,9 @@ mod answer;
 mod arithmetic;
 mod file;
 mod labels;
+mod math;
 mod number;
+mod records;
 mod split;
 
 use std::collections::HashMap;
@@ -26,7 +28,7 @@ use crate::prompt::{Prompts, Subject};
 use crate::run::TaskSection;
 
 /// Names of the built-in tasks; `custom` is a task with every key given.
-pub const BUILT_IN: [&str; 2] = ["arithmetic", "gsm8k"];
+pub const BUILT_IN: [&str; 4] = ["arithmetic", "gsm8k", "math", "mmlu"];
 
 /// A question, without its answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +62,14 @@ pub struct Task {
     pub prompts: Prompts,
     /// Its extraction and equality.
     pub reader: Reader,
+}
+
+impl Task {
+    /// The answer in a response to a question, in canonical form. Of a question with a list `choices` only these are answers.
+    pub fn read(&self, question: &Question, response: &str) -> Option<String> {
+        let choices = question.fields.get("choices").and_then(Value::as_array).map_or(26, Vec::len);
+        self.reader.read_among(response, choices)
+    }
 }
 
 /// The questions of a run, disjoint.
@@ -120,9 +130,12 @@ pub struct Loaded {
 pub fn resolve(section: &TaskSection) -> Result<TaskSection> {
     let mut section = section.clone();
     let (prompts, extraction, reference, equality) = match section.name.as_str() {
-        "arithmetic" => ("arithmetic", "last-number", "whole", "number"),
-        "gsm8k" => ("gsm8k", "boxed, last-number", "after-hashes", "number"),
-        "custom" => ("math", "boxed", "whole", "exact"),
+        "arithmetic" => ("arithmetic", "last-number", Some("whole"), "number"),
+        "gsm8k" => ("gsm8k", "boxed, last-number", Some("after-hashes"), "number"),
+        // By the field that has it: `answer` whole, `solution` in its last box.
+        "math" => ("math", "boxed", None, "math"),
+        "mmlu" => ("mmlu", "choice", Some("whole"), "choice"),
+        "custom" => ("math", "boxed", Some("whole"), "exact"),
         other => {
             return Err(Error::input(
                 "task.name",
@@ -132,7 +145,7 @@ pub fn resolve(section: &TaskSection) -> Result<TaskSection> {
     };
     section.prompts.get_or_insert_with(|| prompts.into());
     section.extraction.get_or_insert_with(|| extraction.into());
-    section.reference.get_or_insert_with(|| reference.into());
+    section.reference = section.reference.or(reference.map(Into::into));
     section.equality.get_or_insert_with(|| equality.into());
     Ok(section)
 }

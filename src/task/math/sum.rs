@@ -1,0 +1,396 @@
+//! Sums of monomials with rational coefficients: the ring in which answers are brought to one form.
+//!
+//! A monomial is a product of roots of primes (exponents between 0 and 1), perhaps the imaginary unit, and powers of names. Roots of different
+//! products of primes are linearly independent over the rationals, so a sum without names is 0 only if it has no terms.
+
+use std::cell::Cell;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rational::{Rational, gcd};
+
+/// Most terms of a sum.
+const MAX_TERMS: usize = 400;
+/// Most products of terms in one answer.
+const MAX_STEPS: u32 = 30_000;
+
+/// What is left of the work that one answer may cost.
+pub struct Budget(Cell<u32>);
+
+impl Budget {
+    /// A full one.
+    pub fn new() -> Self {
+        Self(Cell::new(MAX_STEPS))
+    }
+
+    /// Takes `steps`; `None` when there are not as many left.
+    pub fn spend(&self, steps: usize) -> Option<()> {
+        let left = self.0.get().checked_sub(u32::try_from(steps).ok()?)?;
+        self.0.set(left);
+        Some(())
+    }
+}
+
+/// What monomials are powers of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Base {
+    /// A prime; its exponent is above 0 and below 1.
+    Prime(u64),
+    /// The imaginary unit; its exponent is 1.
+    Imaginary,
+    /// A variable, a constant such as π, or an expression that is not looked into, in canonical form.
+    Name(String),
+}
+
+/// Exponents by base, none 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Monomial(BTreeMap<Base, Rational>);
+
+impl Monomial {
+    /// The sum of the exponents of names.
+    fn degree(&self) -> Rational {
+        self.names().fold(Rational::ZERO, |sum, (_, e)| sum.plus(e).unwrap_or(sum))
+    }
+
+    /// Names with their exponents.
+    pub fn names(&self) -> impl Iterator<Item = (&str, Rational)> {
+        self.0.iter().filter_map(|(base, e)| match base {
+            Base::Name(name) => Some((name.as_str(), *e)),
+            _ => None,
+        })
+    }
+
+    /// All bases with their exponents, roots of primes first, names last.
+    pub fn powers(&self) -> impl Iterator<Item = (&Base, Rational)> {
+        self.0.iter().map(|(b, e)| (b, *e))
+    }
+
+    /// The exponent of a base, 0 if it is not there.
+    pub fn exponent(&self, base: &Base) -> Rational {
+        self.0.get(base).copied().unwrap_or(Rational::ZERO)
+    }
+
+    /// Whether it is 1.
+    pub fn is_one(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A product, and the rational factor that comes out of it.
+    fn times(&self, other: &Self) -> Option<(Self, Rational)> {
+        let mut out = self.clone();
+        let mut factor = Rational::ONE;
+        for (base, e) in &other.0 {
+            let mut sum = out.exponent(base).plus(*e)?;
+            match base {
+                Base::Prime(p) if sum >= Rational::ONE => {
+                    sum = sum.minus(Rational::ONE)?;
+                    factor = factor.times(Rational::whole(i128::from(*p)))?;
+                }
+                Base::Imaginary if sum.as_whole() == Some(2) => {
+                    sum = Rational::ZERO;
+                    factor = factor.negated()?;
+                }
+                _ => {}
+            }
+            if sum.is_zero() {
+                out.0.remove(base);
+            } else {
+                out.0.insert(base.clone(), sum);
+            }
+        }
+        Some((out, factor))
+    }
+
+    /// What `other` must be multiplied with, as far as names go, to give this one.
+    fn over(&self, other: &Self) -> Option<Self> {
+        let mut out = self.clone();
+        for (base, e) in &other.0 {
+            let rest = self.exponent(base).minus(*e)?;
+            match rest.cmp(&Rational::ZERO) {
+                Ordering::Less => return None,
+                Ordering::Equal => drop(out.0.remove(base)),
+                Ordering::Greater => drop(out.0.insert(base.clone(), rest)),
+            }
+        }
+        Some(out)
+    }
+
+    /// Order of names: by degree, then by the exponent of the first name in which they differ. Compatible with products.
+    fn rank(&self, other: &Self) -> Ordering {
+        self.degree().cmp(&other.degree()).then_with(|| {
+            let names: BTreeSet<&str> = self.names().chain(other.names()).map(|(n, _)| n).collect();
+            let of = |m: &Self, name: &str| m.exponent(&Base::Name(name.into()));
+            names
+                .into_iter()
+                .map(|n| of(self, n).cmp(&of(other, n)))
+                .find(|o| o.is_ne())
+                .unwrap_or(Ordering::Equal)
+        })
+    }
+}
+
+/// A sum of monomials; no coefficient is 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sum(BTreeMap<Monomial, Rational>);
+
+impl Sum {
+    /// A number.
+    pub fn number(value: Rational) -> Self {
+        Self::term(Monomial::default(), value)
+    }
+
+    /// A base to a power.
+    pub fn base(base: Base, exponent: Rational) -> Self {
+        Self::term(Monomial(BTreeMap::from([(base, exponent)])), Rational::ONE)
+    }
+
+    fn term(monomial: Monomial, value: Rational) -> Self {
+        Self(if value.is_zero() { BTreeMap::new() } else { BTreeMap::from([(monomial, value)]) })
+    }
+
+    /// Whether it is 0.
+    pub fn is_zero(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value of a sum that is a rational number.
+    pub fn as_number(&self) -> Option<Rational> {
+        match self.0.first_key_value() {
+            None => Some(Rational::ZERO),
+            Some((m, value)) if m.is_one() && self.0.len() == 1 => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Its only term.
+    pub fn single(&self) -> Option<(&Monomial, Rational)> {
+        let mut terms = self.0.iter();
+        match (terms.next(), terms.next()) {
+            (Some((m, value)), None) => Some((m, *value)),
+            _ => None,
+        }
+    }
+
+    /// Its terms, the leading one first.
+    pub fn terms(&self) -> Vec<(&Monomial, Rational)> {
+        let mut terms: Vec<_> = self.0.iter().map(|(m, c)| (m, *c)).collect();
+        terms.sort_by(|(a, _), (b, _)| b.rank(a).then_with(|| a.cmp(b)));
+        terms
+    }
+
+    fn leading(&self) -> Option<(&Monomial, Rational)> {
+        let best =
+            self.0.iter().reduce(|best, term| match best.0.rank(term.0).then_with(|| term.0.cmp(best.0)) {
+                Ordering::Less => term,
+                _ => best,
+            });
+        best.map(|(m, c)| (m, *c))
+    }
+
+    /// All names in it.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.0.keys().flat_map(Monomial::names).map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// All other bases in it.
+    fn algebraic(&self) -> BTreeSet<Base> {
+        let bases = self.0.keys().flat_map(|m| m.0.keys());
+        bases.filter(|b| !matches!(b, Base::Name(_))).cloned().collect()
+    }
+
+    fn add(&mut self, monomial: Monomial, value: Rational) -> Option<()> {
+        let sum = self.0.get(&monomial).copied().unwrap_or(Rational::ZERO).plus(value)?;
+        if sum.is_zero() {
+            self.0.remove(&monomial);
+        } else {
+            self.0.insert(monomial, sum);
+        }
+        (self.0.len() <= MAX_TERMS).then_some(())
+    }
+
+    /// Sum.
+    pub fn plus(&self, other: &Self) -> Option<Self> {
+        let mut out = self.clone();
+        for (m, c) in &other.0 {
+            out.add(m.clone(), *c)?;
+        }
+        Some(out)
+    }
+
+    /// Difference.
+    pub fn minus(&self, other: &Self) -> Option<Self> {
+        self.plus(&other.scaled(Rational::whole(-1))?)
+    }
+
+    /// Product with a number.
+    pub fn scaled(&self, factor: Rational) -> Option<Self> {
+        if factor.is_zero() {
+            return Some(Self::default());
+        }
+        self.0.iter().map(|(m, c)| Some((m.clone(), c.times(factor)?))).collect::<Option<_>>().map(Self)
+    }
+
+    /// Product.
+    pub fn times(&self, other: &Self, budget: &Budget) -> Option<Self> {
+        budget.spend(self.0.len() * other.0.len())?;
+        let mut out = Self::default();
+        for (a, x) in &self.0 {
+            for (b, y) in &other.0 {
+                let (m, factor) = a.times(b)?;
+                out.add(m, x.times(*y)?.times(factor)?)?;
+            }
+        }
+        Some(out)
+    }
+
+    /// Power.
+    pub fn power(&self, exponent: u32, budget: &Budget) -> Option<Self> {
+        let mut out = Self::number(Rational::ONE);
+        for _ in 0..exponent {
+            out = out.times(self, budget)?;
+        }
+        Some(out)
+    }
+
+    /// The positive number by which its terms can be divided so that they are whole and share no divisor.
+    pub fn content(&self) -> Option<Rational> {
+        let (mut n, mut d) = (0u128, 1i128);
+        for c in self.0.values() {
+            n = if n == 0 { c.numerator().unsigned_abs() } else { gcd(n, c.numerator().unsigned_abs()) };
+            let g = i128::try_from(gcd(d.unsigned_abs(), c.denominator().unsigned_abs())).ok()?;
+            d = d.checked_mul(c.denominator() / g)?;
+        }
+        Rational::new(i128::try_from(n.max(1)).ok()?, d)
+    }
+
+    /// Whether its leading coefficient is below 0.
+    pub fn leads_negative(&self) -> bool {
+        self.leading().is_some_and(|(_, c)| c.is_negative())
+    }
+
+    /// `self / divisor` if that is a sum again. The divisor must be free of roots and of the imaginary unit.
+    pub fn divided(&self, divisor: &Self, budget: &Budget) -> Option<Self> {
+        let (lead, by) = divisor.leading()?;
+        let (mut rest, mut quotient) = (self.clone(), Self::default());
+        while let Some((m, c)) = rest.leading() {
+            let part = Self::term(m.over(lead)?, c.over(by)?);
+            quotient = quotient.plus(&part)?;
+            rest = rest.minus(&part.times(divisor, budget)?)?;
+        }
+        Some(quotient)
+    }
+
+    /// The remainder of a division of polynomials in one name with rational coefficients, made whole.
+    fn remainder(&self, divisor: &Self, budget: &Budget) -> Option<Self> {
+        let (lead, by) = divisor.leading()?;
+        let mut rest = self.clone();
+        while let Some((m, c)) = rest.leading() {
+            let Some(m) = m.over(lead) else { break };
+            let part = Self::term(m, c.over(by)?);
+            rest = rest.minus(&part.times(divisor, budget)?)?;
+        }
+        rest.scaled(Rational::ONE.over(rest.content()?)?)
+    }
+
+    /// The greatest common divisor of polynomials in one name with rational coefficients; `None` if they are not that.
+    fn common(&self, other: &Self, budget: &Budget) -> Option<Self> {
+        let names: BTreeSet<String> = self.names().union(&other.names()).cloned().collect();
+        let plain = |s: &Self| {
+            s.algebraic().is_empty() && s.0.keys().all(|m| m.names().all(|(_, e)| e.as_whole().is_some()))
+        };
+        if names.len() != 1 || !plain(self) || !plain(other) {
+            return None;
+        }
+        let (mut a, mut b) = (self.clone(), other.clone());
+        while !b.is_zero() {
+            let rest = a.remainder(&b, budget)?;
+            (a, b) = (b, rest);
+        }
+        Some(a)
+    }
+
+    /// Its conjugate over a base: the terms with the square root of a prime, or with the imaginary unit, change their sign.
+    fn conjugate(&self, base: &Base) -> Option<Self> {
+        let turn = |m: &Monomial, c: &Rational| match m.exponent(base).is_zero() {
+            true => Some(*c),
+            false => c.negated(),
+        };
+        self.0.iter().map(|(m, c)| Some((m.clone(), turn(m, c)?))).collect::<Option<_>>().map(Self)
+    }
+
+    /// A factor that frees the sum of one of its roots or of the imaginary unit; `None` if there is none to be freed of.
+    fn freeing(&self) -> Option<Self> {
+        let half = Rational::new(1, 2)?;
+        for base in self.algebraic() {
+            let exponents: BTreeSet<Rational> =
+                self.0.keys().map(|m| m.exponent(&base)).filter(|e| !e.is_zero()).collect();
+            let everywhere = self.0.keys().all(|m| !m.exponent(&base).is_zero());
+            if everywhere && exponents.len() == 1 && base != Base::Imaginary {
+                let e = *exponents.first()?;
+                return Some(Self::base(base, Rational::ONE.minus(e)?));
+            }
+            if base == Base::Imaginary || exponents.iter().all(|e| *e == half) {
+                return self.conjugate(&base);
+            }
+        }
+        None
+    }
+
+    /// The largest monomial of names that divides every term of all of `sums`.
+    fn shared(sums: [&Self; 2]) -> Monomial {
+        let mut all = sums.iter().flat_map(|s| s.0.keys());
+        let first: BTreeMap<Base, Rational> = all.next().map_or_else(BTreeMap::new, |m| {
+            m.0.iter().filter(|(b, _)| matches!(b, Base::Name(_))).map(|(b, e)| (b.clone(), *e)).collect()
+        });
+        let least = all.fold(first, |mut least, m| {
+            least.retain(|base, e| {
+                *e = (*e).min(m.exponent(base));
+                !e.is_zero()
+            });
+            least
+        });
+        Monomial(least)
+    }
+
+    /// Each term divided by a monomial of names that divides it.
+    fn without(&self, shared: &Monomial) -> Option<Self> {
+        self.0.iter().map(|(m, c)| Some((m.over(shared)?, *c))).collect::<Option<_>>().map(Self)
+    }
+}
+
+/// A quotient of sums in one form: the denominator is free of roots as far as conjugates go, has whole coefficients without a common divisor and a
+/// positive leading one; common monomials are cancelled, and so are common factors of polynomials in one name, and a denominator that
+/// divides the numerator or is divided by it. (Other common factors are not looked for: equal quotients may then look different, never different
+/// ones equal.)
+pub fn reduced(numerator: Sum, denominator: Sum, budget: &Budget) -> Option<(Sum, Sum)> {
+    let (mut n, mut d) = (numerator, denominator);
+    if d.is_zero() {
+        return None;
+    }
+    let one = || Sum::number(Rational::ONE);
+    if n.is_zero() {
+        return Some((n, one()));
+    }
+    for _ in 0..8 {
+        let Some(factor) = d.freeing() else { break };
+        (n, d) = (n.times(&factor, budget)?, d.times(&factor, budget)?);
+    }
+    let shared = Sum::shared([&n, &d]);
+    (n, d) = (n.without(&shared)?, d.without(&shared)?);
+    if d.as_number().is_none() && d.algebraic().is_empty() {
+        if let Some(quotient) = n.divided(&d, budget) {
+            (n, d) = (quotient, one());
+        } else if let Some(common) = n.common(&d, budget).filter(|c| c.as_number().is_none()) {
+            (n, d) = (n.divided(&common, budget)?, d.divided(&common, budget)?);
+        } else if n.algebraic().is_empty()
+            && let Some(quotient) = d.divided(&n, budget)
+        {
+            (n, d) = (one(), quotient);
+        }
+    }
+    let mut scale = Rational::ONE.over(d.content()?)?;
+    if d.leads_negative() {
+        scale = scale.negated()?;
+    }
+    Some((n.scaled(scale)?, d.scaled(scale)?))
+}
