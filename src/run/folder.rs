@@ -176,11 +176,15 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
 
 /// All records of a metrics.jsonl.
 pub fn read_metrics(folder: &Path) -> Result<Vec<Map<String, Value>>> {
-    let path = folder.join("metrics.jsonl");
+    read_lines(&folder.join("metrics.jsonl"))
+}
+
+/// All records of a JSON Lines file of a run folder; none if it isn't there.
+pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     text.lines()
         .enumerate()
         .map(|(i, line)| {

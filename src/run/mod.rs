@@ -1,6 +1,7 @@
 //! Runs: configuration, run folder, journal, checkpoints, resume.
 
 mod checkpoint;
+mod clock;
 mod config;
 mod files;
 mod folder;
@@ -10,6 +11,7 @@ mod output;
 mod presets;
 mod validate;
 
+pub use clock::utc;
 pub use config::*;
 pub use files::*;
 pub use folder::*;
