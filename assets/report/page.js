@@ -128,7 +128,7 @@ function paperTables() {
     ];
   }).concat([el("p", { class: "note" }, "Accuracy in %, in brackets the 95 % interval over seeds and questions. Rows of the base model are what was measured before training and do not change over iterations. ",
     D.arms.some((a) => a.labels) ? [el("sup", {}, "L"), ": its training saw right answers. "] : "",
-    "Tables 1 and 2 of arXiv 2501.05707 have the same rows.")]);
+    "After Tables 1 and 2 of arXiv 2501.05707.")]);
 }
 
 // ---- figure 1
@@ -205,12 +205,13 @@ function seriesOf(group, name, split) {
 const anyOf = (group) => (a) => D.measures.some((m) => m.a === a && m.g === group);
 
 function diversity() {
-  const names = [...new Set(D.measures.filter((m) => m.g === "diversity").map((m) => m.n))];
+  // Of first answers measures.csv tells.
+  const names = [...new Set(D.measures.filter((m) => m.g === "diversity" && !m.n.startsWith("first_round.")).map((m) => m.n))];
   if (!names.length) return null;
   const known = D.diversity.filter((d) => names.includes(d.key));
   const others = names.filter((n) => !D.diversity.some((d) => d.key === n)).map((n) => ({ key: n, title: n, text: "", notes: [], base: null }));
   return [
-    el("p", { class: "note" }, "On dev debates; bands reach from the lowest seed to the highest."),
+    el("p", { class: "note" }, "On debates of dev questions; bands reach from the lowest seed to the highest."),
     live(() => [chips(anyOf("diversity")), el("div", { class: "multiples" }, [...known, ...others].map((d) =>
       small(d.title, [d.text, ...d.notes].filter(Boolean).join("; "), seriesOf("diversity", d.key), null, isNumber(d.base) ? { y: d.base, label: "base" } : null)))]),
   ];
@@ -358,7 +359,8 @@ function comparisons() {
       const { a, s } = of[0];
       return [el("p", {}, sideText(a), ` (${s} questions), minus`), table(columns, of.map(row), `Secondary comparisons of ${armLabel(a.a)}`)];
     }),
-    D.uncompared.length ? el("p", { class: "note" }, "Not compared: " + D.uncompared.map((u) => `${armLabel(u.a)} (${u.why})`).join("; ") + ".") : null,
+    [...new Set(D.uncompared.map((u) => u.why))].map((why) =>
+      el("p", { class: "note" }, `Not compared: ${D.uncompared.filter((u) => u.why === why).map((u) => armLabel(u.a)).join(", ")}: ${why}.`)),
     D.secondary.length ? el("p", { class: "note" }, "Each arm by its own method at its last iteration, over the seeds that both have, paired by seed and question. Holm’s adjustment holds for all rows of a run together. Detectable: the smallest true difference, in points, that would be found four times in five.") : null,
   ];
 }

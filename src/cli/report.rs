@@ -20,7 +20,7 @@ use crate::run::write_file;
                   report.csv       every accuracy of every arm, seed and iteration\n  \
                   summary.csv      means over seeds, with intervals\n  \
                   comparisons.csv  differences between arms\n  \
-                  measures.csv     diversity, pseudo-labels, compute, times\n  \
+                  measures.csv     diversity, pseudo-labels, agreement, compute\n  \
                   figure.svg       accuracy over iterations\n  \
                   report.txt       what is printed\n\n\
                   With several runs it does so for each, and writes one page that lays them over one another, arms labelled by run, with \
@@ -54,7 +54,10 @@ pub fn run(args: Args) -> Result<()> {
             return Err(Error::file(page, "is a folder; --output names a file"));
         }
         if page.exists() && !args.force {
-            return Err(Error::file(page, "exists already; choose another --output, or --force to replace it"));
+            return Err(Error::file(
+                page,
+                "exists already; choose another --output, or --force to replace it",
+            ));
         }
     }
     // All are read before anything is written.

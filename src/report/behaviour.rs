@@ -101,7 +101,8 @@ pub fn moved(run: &Run) -> Vec<MoveRow> {
             for i in iterations(run, &arm.name, split) {
                 let (mut before, mut after) = (vec![], vec![]);
                 for record in records(run, &arm.name, split, i) {
-                    let rounds = record.get("outcomes").and_then(|o| o["debate"].as_array()).map_or(0, Vec::len);
+                    let rounds =
+                        record.get("outcomes").and_then(|o| o["debate"].as_array()).map_or(0, Vec::len);
                     if rounds > 1 {
                         before.extend(answers(record, "first answers"));
                         after.extend(answers(record, "last answers"));
@@ -165,7 +166,8 @@ mod tests {
             folder: "x".into(),
             name: "x".into(),
             manifest: json!({"lanes": ["a/seed-0"], "seeds": [0]}),
-            config: toml::from_str("[run]\niterations = 1\n[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\n").unwrap(),
+            config: toml::from_str("[run]\niterations = 1\n[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\n")
+                .unwrap(),
             splits: Value::Null,
             metrics: records.into_iter().map(|v| v.as_object().unwrap().clone()).collect(),
             times: vec![],
@@ -186,13 +188,15 @@ mod tests {
 
     #[test]
     fn moves_gains_and_agreement_come_from_the_right_rounds() {
-        let run = run(vec![record(0, "10-t", "1000", "1000", "2222"), record(1, "1100", "0110", "0110", "2122")]);
+        let run =
+            run(vec![record(0, "10-t", "1000", "1000", "2222"), record(1, "1100", "0110", "0110", "2122")]);
         let moves = moved(&run);
         assert_eq!(moves.len(), 2);
         assert_eq!((moves[0].moves.none_to_wrong, moves[0].moves.right_to_right), (4, 2));
         assert_eq!((moves[1].moves.right_to_wrong, moves[1].moves.wrong_to_right), (2, 2));
         let agreed = agreement(&run);
-        let of = |name: &str, i: u64| agreed.iter().find(|m| m.name == name && m.iteration == i).unwrap().value();
+        let of =
+            |name: &str, i: u64| agreed.iter().find(|m| m.name == name && m.iteration == i).unwrap().value();
         assert_eq!((of("true_consensus", 0), of("false_consensus", 0)), (0.25, 0.75));
         // The second question's agents do not all give the vote's answer.
         assert_eq!((of("true_consensus", 1), of("false_consensus", 1)), (0.25, 0.5));

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Results;
 use super::compare::Comparison;
 use super::folder::{iteration, seed, text};
+use super::measures::Measure;
 use super::scores::{Method, RATES, Score};
 
 /// A number as every file of a report holds it: six decimals, more than any of them is known to.
@@ -42,7 +43,8 @@ fn count(n: usize) -> String {
 
 /// `report.csv`: every accuracy of every lane.
 pub fn report(results: &Results) -> String {
-    let mut out = String::from("arm,seed,iteration,split,method,round,samples,questions,accuracy,standard_error");
+    let mut out =
+        String::from("arm,seed,iteration,split,method,round,samples,questions,accuracy,standard_error");
     RATES.iter().for_each(|r| out.push_str(&format!(",{r}")));
     out.push('\n');
     let mut row = |arm: &str, seed: u64, i: u64, split: &str, method: &str, questions: usize, s: &Score| {
@@ -126,7 +128,7 @@ pub fn summary(results: &Results) -> String {
             ],
         );
     }
-    for m in &results.measures {
+    for m in counted(results) {
         let (lowest, highest) = m.range();
         let none = String::new;
         line(
@@ -152,13 +154,25 @@ pub fn summary(results: &Results) -> String {
     out
 }
 
-/// `measures.csv`: diversity, pseudo-labels, agreement, compute and times of every lane.
+/// All measures but times: these files are the same bytes however often a run was interrupted.
+fn counted(results: &Results) -> impl Iterator<Item = &Measure> {
+    results.measures.iter().filter(|m| !m.name.ends_with(".seconds"))
+}
+
+/// `measures.csv`: diversity, pseudo-labels, agreement and compute of every lane.
 pub fn measures(results: &Results) -> String {
     let mut out = String::from("arm,seed,iteration,split,group,measure,value\n");
-    for m in &results.measures {
+    for m in counted(results) {
         for (seed, value) in &m.seeds {
-            let fields =
-                [&m.arm, &seed.to_string(), &m.iteration.to_string(), &m.split, m.group, &m.name, &number(*value)];
+            let fields = [
+                &m.arm,
+                &seed.to_string(),
+                &m.iteration.to_string(),
+                &m.split,
+                m.group,
+                &m.name,
+                &number(*value),
+            ];
             line(&mut out, &fields.map(String::from));
         }
     }

@@ -71,8 +71,10 @@ pub fn choose(run: &Run, share: f64) -> Result<Debates> {
         };
         let before = read(&file(&lane, 0, split), outcomes(0))?;
         let after = read(&file(&lane, iteration, split), outcomes(iteration))?;
-        let both: Vec<(&Read, &Read)> =
-            after.iter().filter_map(|(id, a)| Some((before.iter().find(|(b, _)| b == id).map(|(_, b)| b)?, a))).collect();
+        let both: Vec<(&Read, &Read)> = after
+            .iter()
+            .filter_map(|(id, a)| Some((before.iter().find(|(b, _)| b == id).map(|(_, b)| b)?, a)))
+            .collect();
         let kind = |(b, a): &(&Read, &Read)| (b.right, a.right);
         let count = |wanted| both.iter().filter(|p| kind(p) == wanted).count();
         let mut pairs = Pairs {
@@ -109,9 +111,11 @@ pub fn choose(run: &Run, share: f64) -> Result<Debates> {
 /// each for those that became right and those that became wrong, then all others, until there are enough.
 fn order(kinds: &[(bool, bool)]) -> Vec<usize> {
     let of = |wanted: (bool, bool)| (0..kinds.len()).filter(move |&i| kinds[i] == wanted);
-    let mut chosen: Vec<usize> = of((false, true)).take(MOST / 3).chain(of((true, false)).take(MOST / 3)).collect();
+    let mut chosen: Vec<usize> =
+        of((false, true)).take(MOST / 3).chain(of((true, false)).take(MOST / 3)).collect();
     let same = |i: &usize| kinds[*i].0 == kinds[*i].1;
-    let rest: Vec<usize> = (0..kinds.len()).filter(same).chain((0..kinds.len()).filter(|i| !same(i))).collect();
+    let rest: Vec<usize> =
+        (0..kinds.len()).filter(same).chain((0..kinds.len()).filter(|i| !same(i))).collect();
     for i in rest {
         if chosen.len() < MOST && !chosen.contains(&i) {
             chosen.push(i);
@@ -164,7 +168,8 @@ fn read(path: &Path, outcomes: Option<&Value>) -> Result<Vec<(String, Read)>> {
             let letters: Option<String> = (0..turns.len()).map(|n| letter(q, m, n)).collect();
             json!({"turns": turns, "vote": round["vote"]["answer"], "votes": round["vote"]["votes"], "o": letters})
         };
-        let rounds: Vec<Value> = get("rounds").as_array().into_iter().flatten().enumerate().map(round).collect();
+        let rounds: Vec<Value> =
+            get("rounds").as_array().into_iter().flatten().enumerate().map(round).collect();
         let right = get("right").as_bool().unwrap_or(false);
         let record = json!({
             "question": cut(get("question")),

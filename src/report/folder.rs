@@ -66,7 +66,11 @@ impl Run {
     pub fn read(folder: &Path) -> Result<Self> {
         let manifest = read_manifest(folder)?;
         let path = folder.join("config.toml");
-        let text = if path.exists() { std::fs::read_to_string(&path).map_err(Error::io(&path))? } else { String::new() };
+        let text = if path.exists() {
+            std::fs::read_to_string(&path).map_err(Error::io(&path))?
+        } else {
+            String::new()
+        };
         let config: toml::Table =
             toml::from_str(&text).map_err(|e| Error::file(&path, e.message().replace('\n', " ")))?;
         let path = folder.join("splits.json");
@@ -183,7 +187,8 @@ fn check_keys(path: &Path, records: &[Record], name: &str) -> Result<()> {
 fn arms(config: &toml::Table, manifest: &Value) -> Vec<Arm> {
     let string = |t: &toml::Value, key: &str| t.get(key).and_then(|v| v.as_str()).map(String::from);
     let sections = config.get("arm").and_then(|a| a.as_array()).map(Vec::as_slice).unwrap_or_default();
-    let iterations = config.get("run").and_then(|r| r.get("iterations")).and_then(|v| v.as_integer()).unwrap_or(0);
+    let iterations =
+        config.get("run").and_then(|r| r.get("iterations")).and_then(|v| v.as_integer()).unwrap_or(0);
     let mut names: Vec<String> = Vec::new();
     for lane in manifest["lanes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         let name = lane.rsplit_once("/seed-").map_or(lane, |(name, _)| name);
@@ -202,7 +207,9 @@ fn arms(config: &toml::Table, manifest: &Value) -> Vec<Arm> {
             flatten("", set, &mut overrides);
         }
         if is(&name).is_none() {
-            overrides.extend(point.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.into(), v.into())));
+            overrides.extend(
+                point.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.into(), v.into())),
+            );
         }
         let own = overrides.iter().find(|(k, _)| k == "run.iterations").and_then(|(_, v)| v.parse().ok());
         let planned = own.unwrap_or(iterations.max(0) as u64);

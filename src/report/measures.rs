@@ -47,7 +47,7 @@ pub struct About {
 }
 
 /// The measures of diversity, in the order in which they are shown.
-pub const DIVERSITY: [About; 8] = [
+pub const DIVERSITY: [About; 9] = [
     About {
         key: "nll",
         title: "Negative log-likelihood",
@@ -58,7 +58,8 @@ pub const DIVERSITY: [About; 8] = [
         title: "1 − consensus",
         text: "mean share of agents that did not give the vote's answer",
     },
-    About { key: "kl", title: "KL divergence", text: "between agents; higher is more diverse" },
+    About { key: "kl", title: "KL divergence", text: "between agents, nats a token; higher is more diverse" },
+    About { key: "kl_base", title: "KL from the base", text: "of each agent, nats a token" },
     About {
         key: "embedding",
         title: "Embedding dissimilarity",
@@ -70,7 +71,11 @@ pub const DIVERSITY: [About; 8] = [
         title: "Error correlation",
         text: "between pairs of agents, right or wrong; lower is more diverse",
     },
-    About { key: "pass_at_n", title: "Pass@N", text: "share of questions that at least one agent answers rightly" },
+    About {
+        key: "pass_at_n",
+        title: "Pass@N",
+        text: "share of questions that at least one agent answers rightly",
+    },
     About {
         key: "off_task_nll",
         title: "Off-task text",
@@ -88,7 +93,8 @@ struct Collected {
 impl Collected {
     fn add(&mut self, record: &Record, group: &'static str, split: &str, name: &str, value: Option<f64>) {
         let Some(value) = value.filter(|v| v.is_finite()) else { return };
-        let key = (text(record, "arm").to_string(), group, split.to_string(), name.to_string(), iteration(record));
+        let key =
+            (text(record, "arm").to_string(), group, split.to_string(), name.to_string(), iteration(record));
         if !self.values.contains_key(&key) {
             self.order.push(key.clone());
         }
@@ -124,12 +130,20 @@ pub fn measures(run: &Run) -> Vec<Measure> {
         match text(record, "name") {
             "diversity" => {
                 for (key, value) in record.iter().filter(|(k, _)| !OWN.contains(&k.as_str())) {
-                    match key.as_str() {
+                    let mut add = |prefix: &str, key: &str, value: &Value| match key {
                         // As the paper turns it into a measure of diversity.
                         "consensus" => {
-                            all.add(record, "diversity", "dev", "disagreement", number(value).map(|c| 1.0 - c))
+                            let value = number(value).map(|c| 1.0 - c);
+                            all.add(record, "diversity", "dev", &format!("{prefix}disagreement"), value);
                         }
-                        _ => all.add(record, "diversity", "dev", key, number(value)),
+                        "questions" => {}
+                        _ => all.add(record, "diversity", "dev", &format!("{prefix}{key}"), number(value)),
+                    };
+                    match (key.as_str(), value.as_object()) {
+                        ("first_round", Some(first)) => {
+                            first.iter().for_each(|(k, v)| add("first_round.", k, v))
+                        }
+                        _ => add("", key, value),
                     }
                 }
             }

@@ -102,7 +102,10 @@ pub fn data(results: &[Results]) -> Result<Value> {
     all.insert("absent".into(), json!(absent));
     all.insert("headline".into(), headline.into());
     all.insert("arms".into(), page.arms.iter().map(|(_, _, v)| v.clone()).collect());
-    all.insert("methods".into(), methods.iter().map(|m| json!({"id": m.id(), "label": m.to_string()})).collect());
+    all.insert(
+        "methods".into(),
+        methods.iter().map(|m| json!({"id": m.id(), "label": m.to_string()})).collect(),
+    );
     all.insert("diversity".into(), diversity(results));
     all.insert("diff".into(), if page.several { diff(results, &page.labels) } else { json!([]) });
     all.insert("version".into(), env!("CARGO_PKG_VERSION").into());
@@ -111,8 +114,20 @@ pub fn data(results: &[Results]) -> Result<Value> {
 
 /// Lists that are there even when empty.
 const LISTS: [&str; 14] = [
-    "runs", "means", "measures", "samples", "gains", "moves", "costs", "lessons", "primary", "secondary",
-    "uncompared", "tables", "lanes", "debates",
+    "runs",
+    "means",
+    "measures",
+    "samples",
+    "gains",
+    "moves",
+    "costs",
+    "lessons",
+    "primary",
+    "secondary",
+    "uncompared",
+    "tables",
+    "lanes",
+    "debates",
 ];
 
 /// What runs are called: by their folders' names, or by their paths where names are the same.
@@ -129,10 +144,13 @@ fn diversity(results: &[Results]) -> Value {
     let of = |about: &super::measures::About| {
         let mut notes: Vec<String> = Vec::new();
         let mut base = Value::Null;
-        let records = results.iter().flat_map(|r| r.run.metrics.iter().filter(|m| text(m, "name") == "diversity"));
+        let records =
+            results.iter().flat_map(|r| r.run.metrics.iter().filter(|m| text(m, "name") == "diversity"));
         for value in records.filter_map(|m| m.get(about.key)?.as_object()) {
             for (key, note) in value {
-                if let Some(note) = note.as_str().map(|n| format!("{key}: {n}")).filter(|n| !notes.contains(n)) {
+                if let Some(note) =
+                    note.as_str().map(|n| format!("{key}: {n}")).filter(|n| !notes.contains(n))
+                {
                     notes.push(note);
                 }
             }
@@ -161,7 +179,8 @@ fn diff(results: &[Results], labels: &[String]) -> Value {
             keys.push(key);
         }
     }
-    let value = |of: &[(String, String)], key: &str| of.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+    let value =
+        |of: &[(String, String)], key: &str| of.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
     let rows = keys.into_iter().filter_map(|key| {
         let values: Vec<Option<String>> = flat.iter().map(|f| value(f, key)).collect();
         let differ = values.iter().any(|v| *v != values[0]);
@@ -184,7 +203,8 @@ impl Page {
 
     fn add_arms(&mut self, r: usize, result: &Results) {
         for arm in &result.run.arms {
-            let label = if self.several { format!("{}: {}", self.labels[r], arm.name) } else { arm.name.clone() };
+            let label =
+                if self.several { format!("{}: {}", self.labels[r], arm.name) } else { arm.name.clone() };
             let own = own_method(&result.means, &arm.name);
             let value = json!({
                 "label": label,
@@ -262,7 +282,9 @@ impl Page {
                 for record in result.run.records(&arm.name, split).filter(own) {
                     let list = record.get("majority").and_then(|m| m["by_samples"].as_array());
                     for of_k in list.into_iter().flatten() {
-                        let (Some(k), Some(a)) = (of_k["samples"].as_u64(), of_k["accuracy"].as_f64()) else { continue };
+                        let (Some(k), Some(a)) = (of_k["samples"].as_u64(), of_k["accuracy"].as_f64()) else {
+                            continue;
+                        };
                         match by_k.iter_mut().find(|(own, _)| *own == k) {
                             Some((_, values)) => values.push(a),
                             None => by_k.push((k, vec![a])),
@@ -333,9 +355,7 @@ impl Page {
     }
 
     fn comparison(&self, r: usize, c: &Comparison) -> Value {
-        let side = |s: &Side| {
-            json!({"a": self.arm(r, &s.arm), "i": s.iteration, "m": s.method.id(), "label": s.method.to_string(), "v": num(s.value)})
-        };
+        let side = |s: &Side| json!({"a": self.arm(r, &s.arm), "i": s.iteration, "m": s.method.id(), "label": s.method.to_string(), "v": num(s.value)});
         let d = c.paired.difference;
         json!({
             "run": r, "a": side(&c.a), "b": side(&c.b), "s": c.split, "seeds": c.seeds.len(), "q": c.questions,
@@ -361,14 +381,21 @@ impl Page {
         };
         let trained = |arm: &str| means.iter().any(|m| m.arm == arm && m.iteration > 0);
         let row = |label: String, arm: &str, method: Method, fixed| {
+            let samples = means.iter().find(|m| m.arm == arm && m.method == method).map_or(0, |m| m.samples);
+            let how = if samples > 0 { format!("{method} of {samples}") } else { method.to_string() };
             json!({
-                "label": label, "a": self.arm(r, arm), "m": method.id(), "method": method.to_string(),
+                "label": label, "a": self.arm(r, arm), "m": method.id(), "method": how,
                 "trained": fixed != Some(0), "cells": cells(arm, method, fixed),
             })
         };
         let mut one = Vec::new();
-        let untrained: Vec<&str> =
-            result.run.arms.iter().map(|a| a.name.as_str()).filter(|a| !trained(a) && own_method(means, a).is_some()).collect();
+        let untrained: Vec<&str> = result
+            .run
+            .arms
+            .iter()
+            .map(|a| a.name.as_str())
+            .filter(|a| !trained(a) && own_method(means, a).is_some())
+            .collect();
         // What the base does before training is measured by the reference arm, where no arm of its own does.
         for (method, label) in [
             (Method::Greedy, "Base, greedy"),
@@ -377,7 +404,8 @@ impl Page {
             (Method::Final, "Debate"),
         ] {
             let has_own = untrained.iter().any(|a| own_method(means, a) == Some(method));
-            let measured = columns.iter().any(|(split, _)| find(means, reference, split, 0, method).is_some());
+            let measured =
+                columns.iter().any(|(split, _)| find(means, reference, split, 0, method).is_some());
             if measured && !has_own && trained(reference) {
                 one.push(row(label.into(), reference, method, Some(0)));
             }
@@ -405,7 +433,9 @@ impl Page {
             }
             // The same agents without a debate: the paper's "single-agent FT w/o debate".
             if method == Method::Final && arm.recipe == "single-agent" {
-                for (m, how) in [(Method::Majority, "without debate, vote"), (Method::Single, "without debate")] {
+                for (m, how) in
+                    [(Method::Majority, "without debate, vote"), (Method::Single, "without debate")]
+                {
                     if columns.iter().any(|(split, i)| find(means, &arm.name, split, *i, m).is_some()) {
                         two.push(row(format!("{}, {how}", arm.name), &arm.name, m, None));
                     }

@@ -6,9 +6,12 @@ use super::Results;
 use super::html::escape;
 use super::scores::{Mean, Method, own_method};
 
-const SIZE: (f64, f64) = (760.0, 420.0);
-/// Left, right, top, bottom.
-const MARGIN: (f64, f64, f64, f64) = (52.0, 200.0, 44.0, 44.0);
+/// Of the lines' own field.
+const FIELD: (f64, f64) = (508.0, 332.0);
+/// Left, top, bottom; the right one holds the labels.
+const MARGIN: (f64, f64, f64) = (52.0, 44.0, 44.0);
+/// Between two labels.
+const LABEL: f64 = 17.0;
 /// Okabe and Ito's colours, which people with any kind of colour vision tell apart; line patterns and marks repeat what colours say.
 pub const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
@@ -40,19 +43,21 @@ pub fn figure(results: &Results) -> String {
     let step = [0.01, 0.02, 0.05, 0.1, 0.2].into_iter().find(|s| (high - low) / s <= 6.0).unwrap_or(0.2);
     let (bottom, top) = ((low / step).floor() * step, (high / step).ceil() * step);
 
-    let (left, right, above, below) = MARGIN;
-    let x = |i: u64| left + (SIZE.0 - left - right) * i as f64 / last as f64;
-    let y = |v: f64| above + (SIZE.1 - above - below) * (top - v) / (top - bottom);
+    let (left, above, below) = MARGIN;
+    let longest = lines.iter().map(|l| l.label.chars().count()).max().unwrap_or(0);
+    let (wide, high) = (FIELD.0, FIELD.1.max(LABEL * lines.len() as f64));
+    let (width, height) = (left + wide + 40.0 + 7.5 * longest as f64, above + high + below);
+    let x = |i: u64| left + wide * i as f64 / last as f64;
+    let y = |v: f64| above + high * (top - v) / (top - bottom);
     let questions = all().map(|m| m.questions).max().unwrap_or(0);
     let seeds = all().map(|m| m.seeds.len()).max().unwrap_or(0);
     let mut out = String::new();
     let _ = write!(
         out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" role=\"img\" aria-labelledby=\"figure-title\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-labelledby=\"figure-title\" \
          font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<title id=\"figure-title\">Accuracy over iterations</title>\n\
          <style>text{{fill:#24292f}}.grid{{stroke:#d0d7de}}.ground{{fill:#fff}}@media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}\
-         .grid{{stroke:#373e47}}.ground{{fill:#0d1117}}}}</style>\n<rect class=\"ground\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n",
-        SIZE.0, SIZE.1
+         .grid{{stroke:#373e47}}.ground{{fill:#0d1117}}}}</style>\n<rect class=\"ground\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n"
     );
     let _ = writeln!(
         out,
@@ -66,7 +71,7 @@ pub fn figure(results: &Results) -> String {
         let _ = writeln!(
             out,
             "<line class=\"grid\" x1=\"{left}\" x2=\"{}\" y1=\"{:.1}\" y2=\"{:.1}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{:.0}</text>",
-            SIZE.0 - right,
+            left + wide,
             y(v),
             y(v),
             left - 8.0,
@@ -75,14 +80,18 @@ pub fn figure(results: &Results) -> String {
         );
     }
     for i in 0..=last {
-        let _ =
-            writeln!(out, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{i}</text>", x(i), SIZE.1 - below + 20.0);
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{i}</text>",
+            x(i),
+            above + high + 20.0
+        );
     }
     let _ = writeln!(
         out,
         "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">iteration</text>",
-        (left + SIZE.0 - right) / 2.0,
-        SIZE.1 - 8.0
+        left + wide / 2.0,
+        height - 8.0
     );
     let mut labels: Vec<(f64, usize)> = Vec::new();
     for (n, line) in lines.iter().enumerate() {
@@ -94,7 +103,8 @@ pub fn figure(results: &Results) -> String {
             let up = band.iter().map(|b| format!("{:.1},{:.1}", x(b.0), y(b.2)));
             let down = band.iter().rev().map(|b| format!("{:.1},{:.1}", x(b.0), y(b.1)));
             let around: Vec<String> = up.chain(down).collect();
-            let _ = writeln!(out, "<polygon points=\"{}\" fill=\"{colour}\" opacity=\".13\"/>", around.join(" "));
+            let _ =
+                writeln!(out, "<polygon points=\"{}\" fill=\"{colour}\" opacity=\".13\"/>", around.join(" "));
         }
         let mut points: Vec<String> =
             line.points.iter().map(|m| format!("{:.1},{:.1}", x(m.iteration), y(m.value))).collect();
@@ -115,10 +125,16 @@ pub fn figure(results: &Results) -> String {
     }
     // Labels beside the ends of their lines, moved apart where they would touch.
     labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut at = above - 17.0;
-    for (wanted, n) in labels {
-        at = (wanted + 4.0).max(at + 17.0);
-        let x = SIZE.0 - right + 14.0;
+    let mut at: Vec<f64> = Vec::new();
+    for (wanted, _) in &labels {
+        at.push((wanted + 4.0).max(at.last().map_or(above, |last| last + LABEL)));
+    }
+    for i in (0..at.len()).rev() {
+        let most = at.get(i + 1).map_or(above + high, |next| next - LABEL);
+        at[i] = at[i].min(most);
+    }
+    for ((_, n), at) in labels.into_iter().zip(at) {
+        let x = left + wide + 14.0;
         out.push_str(&mark(n, x, at - 4.0, COLOURS[n % COLOURS.len()]));
         let _ = writeln!(out, "<text x=\"{}\" y=\"{at:.1}\">{}</text>", x + 11.0, escape(&lines[n].label));
     }
@@ -128,7 +144,8 @@ pub fn figure(results: &Results) -> String {
 /// The split that shows most iterations; of those the one where results count most.
 fn split(results: &Results) -> &'static str {
     let iterations = |split: &str| {
-        let mut all: Vec<u64> = results.means.iter().filter(|m| m.split == split).map(|m| m.iteration).collect();
+        let mut all: Vec<u64> =
+            results.means.iter().filter(|m| m.split == split).map(|m| m.iteration).collect();
         all.sort_unstable();
         all.dedup();
         all.len()
@@ -148,5 +165,18 @@ fn mark(n: usize, x: f64, y: f64, colour: &str) -> String {
         ),
         2 => format!("<path d=\"M{x:.1} {:.1}l4.6 8h-9.2z\" fill=\"{colour}\"/>\n", y - 5.0),
         _ => format!("<path d=\"M{x:.1} {:.1}l5 5-5 5-5-5z\" fill=\"{colour}\"/>\n", y - 5.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_a_mark_of_its_own() {
+        let kinds: Vec<String> = (0..4).map(|n| mark(n, 10.0, 10.0, "red")).collect();
+        for (i, kind) in kinds.iter().enumerate() {
+            assert!(!kinds[..i].contains(kind), "{kind}");
+        }
     }
 }

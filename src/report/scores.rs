@@ -6,6 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::Value;
 
+use super::csv::rounded;
 use super::folder::{Record, Run, SPLITS, iteration, seed, text};
 use crate::error::{Error, Result};
 use crate::measure::{Interval, Outcome, interval, shares_right};
@@ -88,8 +89,15 @@ pub struct Score {
 }
 
 /// Rates that stand beside an accuracy.
-pub const RATES: [&str; 7] =
-    ["parse_rate", "truncation_rate", "missing_rate", "mean_tokens", "mean_logprob", "all_agree", "consensus"];
+pub const RATES: [&str; 7] = [
+    "parse_rate",
+    "truncation_rate",
+    "missing_rate",
+    "mean_tokens",
+    "mean_logprob",
+    "all_agree",
+    "consensus",
+];
 
 impl Score {
     /// One value a question: the share of answerers that were right. Nothing without outcomes.
@@ -157,7 +165,11 @@ fn check(place: &Path, record: &Record) -> Result<()> {
     let outcomes = record.get("outcomes").unwrap_or(&Value::Null);
     for (name, value) in outcomes.as_object().into_iter().flatten().filter(|(n, _)| *n != "votes") {
         // Debates have a list a round.
-        let lists = if name == "debate" { value.as_array().cloned().unwrap_or_default() } else { vec![value.clone()] };
+        let lists = if name == "debate" {
+            value.as_array().cloned().unwrap_or_default()
+        } else {
+            vec![value.clone()]
+        };
         for list in lists {
             let all = outcomes_of(&list).map_err(|e| Error::input(format!("{place}, {name}"), e))?;
             if let Some(found) = all.iter().map(Vec::len).find(|n| *n != questions) {
@@ -209,15 +221,19 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Half the width of the interval.
+    /// Half the width of the interval, as it stands in the files.
     pub fn half_width(&self) -> Option<f64> {
-        self.interval.map(|i| (i.high - i.low) / 2.0)
+        self.interval.map(|i| (rounded(i.high) - rounded(i.low)) / 2.0)
     }
 
     /// A rate's mean over the seeds that have it.
     pub fn rate(&self, name: &str) -> Option<f64> {
-        let values: Vec<f64> =
-            self.seeds.iter().filter_map(|(_, s)| s.rates.iter().find(|r| r.0 == name)).map(|r| r.1).collect();
+        let values: Vec<f64> = self
+            .seeds
+            .iter()
+            .filter_map(|(_, s)| s.rates.iter().find(|r| r.0 == name))
+            .map(|r| r.1)
+            .collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
@@ -297,7 +313,13 @@ pub fn own_method(means: &[Mean], arm: &str) -> Option<Method> {
 }
 
 /// The mean of an arm, if it was measured.
-pub fn find<'a>(means: &'a [Mean], arm: &str, split: &str, iteration: u64, method: Method) -> Option<&'a Mean> {
+pub fn find<'a>(
+    means: &'a [Mean],
+    arm: &str,
+    split: &str,
+    iteration: u64,
+    method: Method,
+) -> Option<&'a Mean> {
     means.iter().find(|m| m.arm == arm && m.split == split && m.iteration == iteration && m.method == method)
 }
 

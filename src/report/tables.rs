@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::Results;
 use super::compare::{Comparison, Comparisons, Side};
+use super::csv::rounded;
 use super::folder::{Progress, Record, iteration, text};
 use super::measures::{Cost, lessons};
 use super::scores::{Mean, Method, means_of};
@@ -32,14 +33,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     table.lines().map(|l| format!("{}\n", l.trim_end())).collect()
 }
 
-/// `47.5 ±3.5`
+/// `47.5 ±3.5`, of the value as it stands in the files.
 pub fn percent(value: f64, error: f64) -> String {
-    format!("{:.1} ±{:.1}", 100.0 * value, 100.0 * error)
+    format!("{:.1} ±{:.1}", 100.0 * rounded(value), 100.0 * error)
 }
 
 /// A difference in percentage points: `+4.2 [+1.0, +7.4]`
 pub fn points(difference: f64, low: f64, high: f64) -> String {
-    format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * difference, 100.0 * low, 100.0 * high)
+    let shown = |v: f64| format!("{:+.1}", 100.0 * rounded(v));
+    format!("{} [{}, {}]", shown(difference), shown(low), shown(high))
 }
 
 /// A p value: `0.034`, `<0.001`.
@@ -55,15 +57,6 @@ pub fn large(value: f64) -> String {
         v if v >= 1e6 => format!("{:.2}M", v / 1e6),
         v if v >= 1e4 => format!("{:.1}k", v / 1e3),
         v => format!("{v:.0}"),
-    }
-}
-
-/// A time: `12 s`, `3.4 min`, `1.2 h`.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s >= 5400.0 => format!("{:.1} h", s / 3600.0),
-        s if s >= 90.0 => format!("{:.1} min", s / 60.0),
-        s => format!("{s:.0} s"),
     }
 }
 
@@ -264,7 +257,8 @@ pub fn training(metrics: &[Record]) -> Option<String> {
     })
 }
 
-/// What training and measuring cost, summed over iterations, means over seeds.
+/// What training and measuring cost, summed over iterations, means over seeds. Times are on the page only: what a terminal shows is the same
+/// however often a run was interrupted.
 pub fn compute(costs: &[Cost]) -> Option<String> {
     let mut arms: Vec<&str> = costs.iter().map(|c| c.arm.as_str()).collect();
     arms.dedup();
@@ -277,7 +271,6 @@ pub fn compute(costs: &[Cost]) -> Option<String> {
         let sum = |training: bool, f: &dyn Fn(&Cost) -> f64| {
             costs.iter().filter(|c| c.arm == arm && c.is_training() == training).map(f).sum::<f64>()
         };
-        let seconds = sum(true, &|c| c.seconds.unwrap_or(0.0));
         rows.push(vec![
             name(arm),
             large(sum(true, &|c| c.prompt_tokens)),
@@ -285,15 +278,20 @@ pub fn compute(costs: &[Cost]) -> Option<String> {
             large(sum(true, &|c| c.gradient_tokens)),
             large(sum(true, &|c| c.flop)),
             large(sum(false, &|c| c.flop)),
-            if seconds > 0.0 { duration(seconds) } else { "-".into() },
         ]);
     }
-    let header = ["arm", "prompt", "sampled", "gradient", "FLOP", "evaluation", "time"];
+    let header = ["arm", "prompt", "sampled", "gradient", "FLOP", "evaluation"];
     Some(format!("tokens and FLOP of training, FLOP of evaluation, a seed\n{}", table(&header, &rows)))
 }
 
 fn side(side: &Side) -> String {
-    format!("{} of {} at iteration {}: {:.1} %", side.method, name(&side.arm), side.iteration, 100.0 * side.value)
+    format!(
+        "{} of {} at iteration {}: {:.1} %",
+        side.method,
+        name(&side.arm),
+        side.iteration,
+        100.0 * side.value
+    )
 }
 
 /// The primary comparison, if the configuration names one.

@@ -90,7 +90,8 @@ impl Fake {
                     Some(stop) if last_lane => stop,
                     _ => self.iterations,
                 };
-                let head = |i: u64, name: &str| json!({"arm": arm, "seed": seed, "iteration": i, "name": name});
+                let head =
+                    |i: u64, name: &str| json!({"arm": arm, "seed": seed, "iteration": i, "name": name});
                 for i in 0..=iterations {
                     if i > 0 {
                         add(merged(head(i, "pseudo-labels"), self.pseudo_labels(i)));
@@ -102,7 +103,8 @@ impl Fake {
                         }
                         // Before training all arms are the base model.
                         let key = if i == 0 { 0 } else { 1 + n as u64 };
-                        let mut chance = Chance::new(1000 * key + 100 * seed + 10 * i + u64::from(split == "test"));
+                        let mut chance =
+                            Chance::new(1000 * key + 100 * seed + 10 * i + u64::from(split == "test"));
                         let (record, transcripts) =
                             self.evaluation(split, 0.35 + gain * i as f64, debates, &mut chance);
                         add(merged(head(i, split), record));
@@ -179,7 +181,8 @@ impl Fake {
                     u if u < 0.985 => (None, '-'),
                     _ => (None, 't'),
                 };
-                let said = answer.as_deref().map_or("I am not sure".into(), |a| format!("The answer is {a}."));
+                let said =
+                    answer.as_deref().map_or("I am not sure".into(), |a| format!("The answer is {a}."));
                 Answer { text: format!("{q}*7={}, {}+3={}. {said}", q * 7, q * 7, q * 7 + 3), answer, letter }
             };
             let first: Vec<Answer> = (0..agents).map(|_| answer(p, chance)).collect();
@@ -196,7 +199,8 @@ impl Fake {
             };
             let of_first = vote(&first.iter().collect::<Vec<_>>());
             let pull = if of_first.2 == '1' { 0.3 } else { -0.1 };
-            let second: Vec<Answer> = (0..agents).map(|_| answer((p + pull).clamp(0.02, 0.97), chance)).collect();
+            let second: Vec<Answer> =
+                (0..agents).map(|_| answer((p + pull).clamp(0.02, 0.97), chance)).collect();
             let of_last = vote(&second.iter().collect::<Vec<_>>());
             greedy.push(answer(p, chance).letter);
             majority.push(vote(&first.iter().collect::<Vec<_>>()).2);
@@ -213,7 +217,8 @@ impl Fake {
             }
             let turns = |answers: &[Answer], read: bool| -> Vec<Value> {
                 let turn = |(n, a): (usize, &Answer)| {
-                    let text = if self.hostile && n == 0 { format!("{} {HOSTILE}", a.text) } else { a.text.clone() };
+                    let text =
+                        if self.hostile && n == 0 { format!("{} {HOSTILE}", a.text) } else { a.text.clone() };
                     let finish = if a.letter == 't' { "length" } else { "stop" };
                     let mut turn = json!({"agent": n, "prompt": "…", "answer": a.answer,
                         "response": {"text": text, "prompt_tokens": 30, "tokens": 40, "finish": finish, "mean_logprob": -0.1}});
@@ -225,7 +230,8 @@ impl Fake {
                 };
                 answers.iter().enumerate().map(turn).collect()
             };
-            let about = |v: &(Option<String>, usize, char)| json!({"answer": v.0, "votes": v.1, "tie": false});
+            let about =
+                |v: &(Option<String>, usize, char)| json!({"answer": v.0, "votes": v.1, "tie": false});
             transcripts.push(json!({
                 "id": format!("{split}-{q}"), "question": format!("{q}*7+3"),
                 "rounds": [{"turns": turns(&first, false), "vote": about(&of_first)},
@@ -248,7 +254,8 @@ impl Fake {
         let mut record = json!({"questions": self.questions, "greedy": of(std::slice::from_ref(&greedy)), "single": of(&single)});
         record["majority"] = of(std::slice::from_ref(&majority));
         record["majority"]["samples"] = 3.into();
-        let mut outcomes = json!({"greedy": [greedy], "single": single, "majority": majority, "samples": samples});
+        let mut outcomes =
+            json!({"greedy": [greedy], "single": single, "majority": majority, "samples": samples});
         if debates {
             let round = |m: usize, answers: &[String]| {
                 let mut value = of(answers);
