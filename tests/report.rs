@@ -135,6 +135,11 @@ fn every_file_says_the_same() {
     {
         assert_eq!(number(&rows[0][column]), primary[key].as_f64().unwrap(), "{column}");
     }
+    for row in &rows[1..] {
+        assert_eq!((row["kind"].as_str(), row["arm"].as_str()), ("secondary", "multiagent"));
+        assert!(row["against"] != "single-agent", "the primary pair is no secondary one");
+        assert!(number(&row["p_holm"]) >= number(&row["p"]));
+    }
     let points = |key: &str| format!("{:+.1}", 100.0 * primary[key].as_f64().unwrap());
     let line = format!("difference {} [{}, {}] points", points("v"), points("lo"), points("hi"));
     assert!(out.contains(&line), "{line}: {out}");
@@ -151,6 +156,35 @@ fn every_file_says_the_same() {
     assert_eq!(values.len(), 3);
     assert!((values.iter().sum::<f64>() / 3.0 - nll.unwrap()["v"].as_f64().unwrap()).abs() < 2e-6);
     assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+
+    // What a phase cost: of the records, means over seeds.
+    let costs = page["costs"].as_array().unwrap();
+    let debate = costs.iter().find(|c| c["a"] == 0 && c["i"] == 1 && c["phase"] == "debate").unwrap();
+    assert_eq!(
+        (debate["flop"].as_f64(), debate["s"].as_f64()),
+        (Some(2.0 * 800_000.0 * 250_000.0), Some(12.5))
+    );
+    assert_eq!(debate["training"], true);
+    assert!(costs.iter().any(|c| c["phase"] == "dev" && c["training"] == false));
+}
+
+#[test]
+fn arms_that_cannot_be_compared_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    SMALL.write(&run);
+    let mut splits: Value = serde_json::from_str(&read(&run.join("splits.json"))).unwrap();
+    splits["star"]["test"][0] = "another".into();
+    std::fs::write(run.join("splits.json"), splits.to_string()).unwrap();
+    let config = read(&run.join("config.toml"));
+    std::fs::write(run.join("config.toml"), config.replace("\"single-agent\"\nmethod", "\"nobody\"\nmethod"))
+        .unwrap();
+    let out = succeed(dir.path(), &["report", "run"]);
+    assert!(out.contains("not yet: there is no arm `nobody`"), "{out}");
+    let page = data(&read(&run.join("report.html")));
+    let why = page["uncompared"][0]["why"].as_str().unwrap();
+    assert!(why.contains("multiagent and star were asked different questions"), "{why}");
+    assert_eq!(page["secondary"].as_array().unwrap().len(), 3);
 }
 
 #[test]

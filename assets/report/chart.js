@@ -73,7 +73,7 @@ function drawing(o, width) {
     const banded = s.points.filter((p) => isNumber(p.lo) && isNumber(p.hi));
     if (banded.length > 1) {
       const edge = banded.map((p) => `${f(x(p.x))},${f(y(p.hi))}`).concat(banded.slice().reverse().map((p) => `${f(x(p.x))},${f(y(p.lo))}`));
-      root.append(svg("polygon", { class: "band", points: edge.join(" "), style: `fill:${colour}` }));
+      root.append(svg("polygon", { class: "band", points: edge.join(" "), style: `fill:${colour};opacity:${series.length > 8 ? 0.05 : 0.13}` }));
     } else if (banded.length === 1 && !s.flat) {
       const p = banded[0];
       root.append(svg("line", { x1: f(x(p.x)), x2: f(x(p.x)), y1: f(y(p.lo)), y2: f(y(p.hi)), style: `stroke:${colour};opacity:.5;stroke-width:2` }));

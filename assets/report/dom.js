@@ -20,7 +20,11 @@ const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG,
 
 const isNumber = (v) => typeof v === "number";
 const pct = (v) => (isNumber(v) ? (100 * v).toFixed(1) : "–");
-const points = (v) => (isNumber(v) ? (v < 0 ? "−" : "+") + Math.abs(100 * v).toFixed(1) : "–");
+function points(v) {
+  if (!isNumber(v)) return "–";
+  const text = Math.abs(100 * v).toFixed(1);
+  return (text === "0.0" ? "" : v < 0 ? "−" : "+") + text;
+}
 const pValue = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 

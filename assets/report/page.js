@@ -433,7 +433,7 @@ function page() {
       el("footer", {}, `Written by colloquy ${D.version}. The same numbers as CSV: report.csv, summary.csv, comparisons.csv, measures.csv.`)));
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
   const seen = new IntersectionObserver((entries) => {
-    for (const e of entries) if (e.isIntersecting) links.forEach((l) => l.toggleAttribute("aria-current", l.hash === `#${e.target.id}`));
+    for (const e of entries) if (e.isIntersecting) links.forEach((l) => (l.hash === `#${e.target.id}` ? l.setAttribute("aria-current", "true") : l.removeAttribute("aria-current")));
   }, { rootMargin: "-20% 0px -70% 0px" });
   sections.forEach((s) => seen.observe(s));
 }

@@ -223,6 +223,39 @@ mod tests {
     }
 
     #[test]
+    fn a_page_holds_as_many_debates_as_it_has_room_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let debate = |i: u64, q: usize| {
+            let turn = json!({"response": {"text": format!("{i} {q} {}", "x".repeat(5000))}, "answer": "1"});
+            json!({"id": q.to_string(), "question": "1+0", "reference": "1", "right": i == 1 || q > 3,
+                "rounds": [{"turns": [turn], "vote": {"answer": "1", "votes": 1}}]})
+        };
+        for (arm, i) in [("a", 0), ("a", 1), ("b", 0), ("b", 1)] {
+            let path = file(&dir.path().join(format!("transcripts/{arm}/seed-0")), i, "dev");
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let lines: String = (0..60).map(|q| format!("{}\n", debate(i, q))).collect();
+            std::fs::write(path, lines).unwrap();
+        }
+        let manifest = json!({"schema": 1, "lanes": ["a/seed-0", "b/seed-0"], "seeds": [0]});
+        std::fs::write(dir.path().join("manifest.json"), manifest.to_string()).unwrap();
+        let run = Run::read(dir.path()).unwrap();
+        let all = choose(&run, 1.0).unwrap();
+        assert_eq!(
+            (all.lanes[0].chosen.len(), all.lanes[0].questions, all.lanes[0].changed),
+            (MOST, 60, (4, 0))
+        );
+        // The two lanes debated the same.
+        assert_eq!((all.texts.len(), &all.lanes[1].chosen), (2 * MOST, &all.lanes[0].chosen));
+        let share = 0.05;
+        let some = choose(&run, share).unwrap();
+        let bytes: usize = some.texts.iter().map(|t| t.to_string().len()).sum();
+        assert!(bytes as f64 <= share * BUDGET as f64, "{bytes}");
+        let taken = some.lanes[0].chosen.len();
+        assert!((4..MOST).contains(&taken), "{taken}");
+        assert_eq!(some.texts[some.lanes[0].chosen[0].0]["right"], false, "changed ones first");
+    }
+
+    #[test]
     fn long_texts_are_cut_between_characters() {
         let text = "ä".repeat(LONGEST + 5);
         let shown = cut(&text.as_str().into());

@@ -83,11 +83,14 @@ pub const DIVERSITY: [About; 9] = [
     },
 ];
 
+/// Arm, group, split, name, iteration.
+type Key = (String, &'static str, String, String, u64);
+
 /// Collects numbers by key, seeds in order.
 #[derive(Default)]
 struct Collected {
-    order: Vec<(String, &'static str, String, String, u64)>,
-    values: BTreeMap<(String, &'static str, String, String, u64), Vec<(u64, f64)>>,
+    order: Vec<Key>,
+    values: BTreeMap<Key, Vec<(u64, f64)>>,
 }
 
 impl Collected {
@@ -107,7 +110,7 @@ impl Collected {
     }
 
     fn finish(mut self) -> Vec<Measure> {
-        let of = |key: (String, &'static str, String, String, u64)| {
+        let of = |key: Key| {
             let mut seeds = self.values.remove(&key).unwrap_or_default();
             seeds.sort_by_key(|s| s.0);
             let (arm, group, split, name, iteration) = key;

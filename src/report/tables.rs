@@ -60,11 +60,14 @@ pub fn large(value: f64) -> String {
     }
 }
 
+/// A name with its middle cut out if it is long: arms of a grid differ at their ends.
 fn name(arm: &str) -> String {
-    match arm.char_indices().nth(NAME) {
-        Some((end, _)) => format!("{}…", &arm[..end]),
-        None => arm.to_string(),
+    let all: Vec<char> = arm.chars().collect();
+    if all.len() <= NAME {
+        return arm.to_string();
     }
+    let (head, tail) = (&all[..NAME / 2 - 1], &all[all.len() - NAME / 2..]);
+    format!("{}…{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
 }
 
 /// What a column of accuracies is called.
@@ -430,6 +433,14 @@ mod tests {
             assert!(text.lines().all(|l| l.chars().count() <= 80), "{text}");
             assert!(text.lines().filter(|l| l.contains("multiagent")).count() >= 3, "one line a row: {text}");
         }
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        let arm = |v: &str| format!("multiagent@training.learning_rate={v}");
+        assert_eq!(name("multiagent"), "multiagent");
+        assert_ne!(name(&arm("0.001")), name(&arm("0.003")));
+        assert_eq!(name(&arm("0.001")).chars().count(), NAME);
     }
 
     #[test]
