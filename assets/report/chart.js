@@ -142,7 +142,7 @@ function numbers(o) {
   const rows = o.series.filter((s) => s.points.length).map((s) => [s.label].concat(xs.map((v) => {
     const p = s.points.find((q) => q.x === v);
     if (!p) return "";
-    return [yFormat(p.y), isNumber(p.lo) && isNumber(p.hi) ? el("small", {}, `${yFormat(p.lo)} to ${yFormat(p.hi)}`) : null];
+    return [yFormat(p.y), isNumber(p.lo) && isNumber(p.hi) ? el("small", { class: "below" }, `${yFormat(p.lo)} to ${yFormat(p.hi)}`) : null];
   })));
   return el("details", {}, el("summary", {}, "The numbers"), table(columns, rows, `${o.title}: the numbers`));
 }
