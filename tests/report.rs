@@ -118,7 +118,10 @@ fn every_file_says_the_same() {
             other => other,
         };
         let shown = terminal(&out, &title);
-        let row = shown.iter().find(|r| r["arm"] == arm && is(&r["iter"], &mean["i"])).unwrap();
+        let row = shown
+            .iter()
+            .find(|r| r["arm"].trim_end_matches(" *") == arm && is(&r["iter"], &mean["i"]))
+            .unwrap();
         let of = |key: &str| mean[key].as_f64().unwrap();
         let expected = format!("{:.1} ±{:.1}", 100.0 * of("v"), 100.0 * ((of("hi") - of("lo")) / 2.0));
         match row.get(column) {
@@ -160,6 +163,11 @@ fn every_file_says_the_same() {
     assert_eq!(values.len(), 3);
     assert!((values.iter().sum::<f64>() / 3.0 - nll.unwrap()["v"].as_f64().unwrap()).abs() < 2e-6);
     assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+
+    // Arms whose training saw right answers are marked.
+    assert!(out.contains("star *") && !out.contains("agent *"), "{out}");
+    let marked = |a: usize| page["arms"][a]["labels"].as_bool();
+    assert_eq!((marked(0), marked(3)), (Some(false), Some(true)));
 
     // What a phase cost: of the records, means over seeds.
     let costs = page["costs"].as_array().unwrap();

@@ -126,6 +126,9 @@ def section(root: Path, name: str) -> str:
                 return r
         return None
 
+    asking = {
+        r["arm"] for r in map(json.loads, read(folder / "metrics.jsonl").splitlines()) if r.get("asks_for_labels")
+    }
     lines = []
     for row in rows(folder / "comparisons.csv", ["kind", "split", "difference", "p"]):
         if row["kind"] == "primary":
@@ -140,10 +143,12 @@ def section(root: Path, name: str) -> str:
         own = [r for r in means if r["arm"] == arm and r["method"] == method]
         how = METHODS[method] + (f" of {own[-1]['samples']}" if own[-1]["samples"] else "")
         cells = [c for split, last, _ in columns for c in (cell(find(arm, split, 0, method)), cell(find(arm, split, last, method)))]
-        lines.append(f"| {arm} | {how} | {own[-1]['seeds']} | " + " | ".join(cells) + " |")
+        mark = " \\*" if arm in asking else ""
+        lines.append(f"| {arm}{mark} | {how} | {own[-1]['seeds']} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Accuracy in %, in brackets the 95 % interval over seeds and questions.",
+        "Accuracy in %, in brackets the 95 % interval over seeds and questions."
+        + (" \\*: its training saw right answers." if asking else ""),
         "",
         f"![Accuracy over iterations]({RESULTS}/{name}/figure.svg)",
         "",

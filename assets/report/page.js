@@ -38,6 +38,12 @@ function chips(has) {
 
 // ---- what was run
 
+function seedsOf(arms) {
+  const counts = arms.map((a) => a.seeds.length);
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  return least === most ? plural(most, "seed") : `${least} to ${most} seeds`;
+}
+
 function top() {
   const head = el("header", { class: "top" },
     el("p", { class: "brand" }, "Colloquy"),
@@ -47,7 +53,7 @@ function top() {
     const arms = D.arms.filter((a) => D.runs[a.run] === run);
     const text = [
       D.several ? el("b", {}, run.name, ": ") : null,
-      plural(arms.length, "arm"), " × ", plural(run.seeds.length, "seed"), `, ${fact.iterations ?? "?"} iterations of ${fact.agents ?? "?"} agents in ${fact.rounds ?? "?"} rounds on `,
+      plural(arms.length, "arm"), " × ", seedsOf(arms), `, ${fact.iterations ?? "?"} iterations of ${fact.agents ?? "?"} agents in ${fact.rounds ?? "?"} rounds on `,
       el("b", {}, fact.task ?? "a task"), ", base model ", el("b", {}, (fact.model ?? "unknown").split("/").pop()), ". ",
       `${fact["training questions"] ?? "?"} training, ${fact["dev questions"] ?? "?"} dev and ${fact["test questions"] ?? "?"} test questions. `,
       `Run on ${run.device ?? "an unknown device"}`, run.created ? `, begun ${run.created}` : "", ", with colloquy ", run.version ?? "?",

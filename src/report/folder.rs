@@ -56,8 +56,6 @@ pub struct Progress {
     pub unfinished: Vec<(String, Option<u64>)>,
 }
 
-/// Recipes that ask for right answers.
-const WITH_LABELS: [&str; 1] = ["star"];
 /// Recipes that train nothing: measured once, as iteration 0.
 const UNTRAINED: [&str; 1] = ["base"];
 
@@ -84,7 +82,7 @@ impl Run {
         check_keys(&folder.join("metrics.jsonl"), &metrics, "name")?;
         let times = read_lines(&folder.join("times.jsonl"))?;
         check_keys(&folder.join("times.jsonl"), &times, "phase")?;
-        let arms = arms(&config, &manifest);
+        let arms = arms(&config, &manifest, &metrics);
         let absolute = std::fs::canonicalize(folder).map_err(Error::io(folder))?;
         let name = absolute.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
         Ok(Self { folder: folder.to_path_buf(), name, manifest, config, splits, metrics, times, arms })
@@ -150,6 +148,11 @@ pub fn text<'a>(record: &'a Record, key: &str) -> &'a str {
     record.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Whether a record is of an arm whose training is given right answers.
+pub fn asks_for_labels(record: &Record) -> bool {
+    record.get("asks_for_labels").and_then(Value::as_bool) == Some(true)
+}
+
 /// A record's iteration.
 pub fn iteration(record: &Record) -> u64 {
     record.get("iteration").and_then(Value::as_u64).unwrap_or_default()
@@ -184,7 +187,7 @@ fn check_keys(path: &Path, records: &[Record], name: &str) -> Result<()> {
 }
 
 /// The arms of a configuration that have lanes, and those that a grid made of them (`NAME@key=value,…`), in the order of the lanes.
-fn arms(config: &toml::Table, manifest: &Value) -> Vec<Arm> {
+fn arms(config: &toml::Table, manifest: &Value, metrics: &[Record]) -> Vec<Arm> {
     let string = |t: &toml::Value, key: &str| t.get(key).and_then(|v| v.as_str()).map(String::from);
     let sections = config.get("arm").and_then(|a| a.as_array()).map(Vec::as_slice).unwrap_or_default();
     let iterations =
@@ -214,7 +217,7 @@ fn arms(config: &toml::Table, manifest: &Value) -> Vec<Arm> {
         let own = overrides.iter().find(|(k, _)| k == "run.iterations").and_then(|(_, v)| v.parse().ok());
         let planned = own.unwrap_or(iterations.max(0) as u64);
         Arm {
-            uses_labels: WITH_LABELS.contains(&recipe.as_str()),
+            uses_labels: metrics.iter().any(|r| text(r, "arm") == name && asks_for_labels(r)),
             iterations: if UNTRAINED.contains(&recipe.as_str()) { 0 } else { planned },
             name,
             recipe,

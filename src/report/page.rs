@@ -396,23 +396,20 @@ impl Page {
             .map(|a| a.name.as_str())
             .filter(|a| !trained(a) && own_method(means, a).is_some())
             .collect();
-        // What the base does before training is measured by the reference arm, where no arm of its own does.
-        for (method, label) in [
-            (Method::Greedy, "Base, greedy"),
-            (Method::Single, "Base, single sample"),
-            (Method::Majority, "Majority"),
-            (Method::Final, "Debate"),
-        ] {
-            let has_own = untrained.iter().any(|a| own_method(means, a) == Some(method));
+        // What the base does before training: arms of its own, and the reference arm at iteration 0 where it answered otherwise.
+        let answered = |arm: &str, method: Method| {
+            means.iter().find(|m| m.arm == arm && m.iteration == 0 && m.method == method).map(|m| m.samples)
+        };
+        for method in [Method::Greedy, Method::Single, Method::Majority, Method::Budget, Method::Final] {
             let measured =
-                columns.iter().any(|(split, _)| find(means, reference, split, 0, method).is_some());
-            if measured && !has_own && trained(reference) {
-                one.push(row(label.into(), reference, method, Some(0)));
+                |arm: &str| columns.iter().any(|(split, _)| find(means, arm, split, 0, method).is_some());
+            let has_own = untrained.iter().any(|a| answered(a, method) == answered(reference, method));
+            if measured(reference) && !has_own && trained(reference) {
+                one.push(row("base model".into(), reference, method, Some(0)));
             }
-        }
-        for arm in &untrained {
-            let method = own_method(means, arm).unwrap_or(Method::Final);
-            one.push(row((*arm).into(), arm, method, Some(0)));
+            for arm in untrained.iter().filter(|a| measured(a)) {
+                one.push(row((*arm).into(), arm, method, Some(0)));
+            }
         }
         // Baselines of the paper's first table train one model; what trains agents differently stands in the second.
         let baselines = ["star", "majority-ft"];

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Results;
 use super::compare::{Comparison, Comparisons, Side};
 use super::csv::rounded;
-use super::folder::{Progress, Record, iteration, text};
+use super::folder::{Progress, Record, asks_for_labels, iteration, text};
 use super::measures::{Cost, lessons};
 use super::scores::{Mean, Method, means_of};
 
@@ -70,6 +70,12 @@ fn name(arm: &str) -> String {
     format!("{}…{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
 }
 
+/// The same with a star if its training is given right answers.
+fn marked(arm: &str, metrics: &[Record]) -> String {
+    let asks = metrics.iter().any(|r| text(r, "arm") == arm && asks_for_labels(r));
+    format!("{}{}", name(arm), if asks { " *" } else { "" })
+}
+
 /// What a column of accuracies is called.
 fn heading(means: &[Mean], method: Method) -> String {
     let mut samples: Vec<usize> = means.iter().filter(|m| m.method == method).map(|m| m.samples).collect();
@@ -104,11 +110,11 @@ pub fn accuracy(metrics: &[Record], split: &'static str) -> Option<String> {
             arms.push(text(record, "arm"));
         }
     }
-    accuracy_of(&means_of(metrics, &arms, &[split]), split)
+    accuracy_of(&means_of(metrics, &arms, &[split]), metrics, split)
 }
 
 /// The same of means that are there already.
-pub fn accuracy_of(means: &[Mean], split: &str) -> Option<String> {
+pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<String> {
     let means: Vec<Mean> = means.iter().filter(|m| m.split == split).cloned().collect();
     let first = means.first()?;
     let mut methods: Vec<Method> = means.iter().map(|m| m.method).collect();
@@ -134,7 +140,7 @@ pub fn accuracy_of(means: &[Mean], split: &str) -> Option<String> {
         }
     };
     let width = |methods: &[Method]| {
-        let arm = keys.iter().map(|k| name(k.0).chars().count()).max().unwrap_or(0).max(3);
+        let arm = keys.iter().map(|k| marked(k.0, metrics).chars().count()).max().unwrap_or(0).max(3);
         let of = |m: &Method| {
             let cells = keys.iter().map(|&k| cell(k, *m).chars().count()).max().unwrap_or(0);
             cells.max(heading(&means, *m).chars().count()) + 2
@@ -149,7 +155,7 @@ pub fn accuracy_of(means: &[Mean], split: &str) -> Option<String> {
     }
     let mut rows = Vec::new();
     for &key in &keys {
-        let mut row = vec![name(key.0), key.1.to_string()];
+        let mut row = vec![marked(key.0, metrics), key.1.to_string()];
         row.extend(methods.iter().map(|&m| cell(key, m)));
         rows.push(row);
     }
@@ -179,7 +185,7 @@ pub fn accuracy_of(means: &[Mean], split: &str) -> Option<String> {
 pub const LEGEND: &str = "\
 greedy: a generator's most likely answer; single: one sample of it;
 majority K: the vote of K samples; vote 1: of the debate's first round;
-final vote: of its last round
+final vote: of its last round; arm *: trained with reference answers
 ";
 
 /// The records of one name, by arm in order of first appearance and by iteration, one a seed.
@@ -211,7 +217,7 @@ pub fn pseudo_labels(metrics: &[Record]) -> Option<String> {
     for (arm, i, records) in by_arm(metrics, "pseudo-labels") {
         let of = |key: &str| mean(records.iter().filter_map(|r| r.get(key).and_then(Value::as_f64)));
         rows.push(vec![
-            name(arm),
+            marked(arm, metrics),
             i.to_string(),
             format!("{:.0} of {:.0}", of("labelled"), of("questions")),
             format!("{:.1}", 100.0 * of("coverage")),
@@ -364,7 +370,7 @@ pub fn progress(progress: &Progress) -> Option<String> {
 pub fn summary(results: &Results) -> String {
     let metrics = &results.run.metrics;
     let mut accuracies: Vec<String> =
-        super::folder::SPLITS.iter().filter_map(|s| accuracy_of(&results.means, s)).collect();
+        super::folder::SPLITS.iter().filter_map(|s| accuracy_of(&results.means, metrics, s)).collect();
     if let Some(last) = accuracies.last_mut() {
         last.push_str(LEGEND);
     }
@@ -441,6 +447,17 @@ mod tests {
         assert_eq!(name("multiagent"), "multiagent");
         assert_ne!(name(&arm("0.001")), name(&arm("0.003")));
         assert_eq!(name(&arm("0.001")).chars().count(), NAME);
+    }
+
+    #[test]
+    fn arms_that_ask_for_labels_are_marked() {
+        let mut all = metrics();
+        for r in all.iter_mut().filter(|r| r["arm"] == "single-agent") {
+            r.insert("asks_for_labels".into(), true.into());
+        }
+        for text in [accuracy(&all, "dev").unwrap(), pseudo_labels(&all).unwrap()] {
+            assert!(text.contains("single-agent *") && !text.contains("multiagent *"), "{text}");
+        }
     }
 
     #[test]

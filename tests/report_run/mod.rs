@@ -105,8 +105,11 @@ impl Fake {
                         let key = if i == 0 { 0 } else { 1 + n as u64 };
                         let mut chance =
                             Chance::new(1000 * key + 100 * seed + 10 * i + u64::from(split == "test"));
-                        let (record, transcripts) =
+                        let (mut record, transcripts) =
                             self.evaluation(split, 0.35 + gain * i as f64, debates, &mut chance);
+                        if arm == "star" {
+                            record["asks_for_labels"] = true.into();
+                        }
                         add(merged(head(i, split), record));
                         if debates {
                             write(
