@@ -203,3 +203,37 @@ fn decode_steps_are_replayed() {
         assert!(counts.replayed >= 16, "{name}: {counts:?}");
     }
 }
+
+#[test]
+fn embeddings_together_equal_embeddings_alone_and_those_of_the_cpu() {
+    for (name, open) in devices() {
+        let handle = SMALL.handle_on(open(1), options());
+        let society = adapters(&handle);
+        let mut random = Random(3);
+        let wanted: Vec<EmbedRequest> = (0..8)
+            .map(|i| {
+                let length = [1, 9, 33, 70][i % 4];
+                let tokens = random.tokens(length, SMALL.vocab).into();
+                EmbedRequest { adapter: society[i % 4], tokens, from: random.below(length) }
+            })
+            .collect();
+        let embed = |handle: &EngineHandle, wanted: &[EmbedRequest]| -> Vec<Embedding> {
+            let work = wanted.iter().map(|r| handle.embed(r.clone())).collect();
+            answers(handle, work).into_iter().map(|e| e.unwrap()).collect()
+        };
+        let together = embed(&handle, &wanted);
+        let handle = SMALL.handle_on(open(2), EngineOptions { max_rows: 40, ..options() });
+        assert_eq!(adapters(&handle), society);
+        let cpu = SMALL.handle(1, options());
+        adapters(&cpu);
+        for (one, together) in wanted.iter().zip(&together) {
+            assert_eq!(embed(&handle, std::slice::from_ref(one))[0], *together, "{name}");
+            let exact = embed(&cpu, std::slice::from_ref(one)).remove(0);
+            let dot = |a: &Embedding, b: &Embedding| -> f32 {
+                a.mean.iter().zip(&b.mean).map(|(a, b)| a * b).sum()
+            };
+            let cosine = dot(&exact, together) / (dot(&exact, &exact) * dot(together, together)).sqrt();
+            assert!(cosine > 0.999, "{name}: {cosine}");
+        }
+    }
+}

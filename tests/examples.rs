@@ -6,8 +6,10 @@ use std::path::Path;
 use std::rc::Rc;
 
 use colloquy::engine::{AdapterSource, Scope, Service};
-use colloquy::recipe::{Context, Methods, Training, built_in_configs, names, run_arm, society_names};
-use colloquy::run::RunConfig;
+use colloquy::recipe::{
+    Context, Methods, Training, built_in_configs, names, recipes, run_arm, society_names,
+};
+use colloquy::run::{RunConfig, Source};
 use colloquy::task::{Loaded, load};
 use fake::*;
 
@@ -32,6 +34,10 @@ fn built_in_configurations_are_complete() {
         let first = built_in.text.lines().take(3).collect::<String>();
         assert!(first.contains("What to change first"), "{}", built_in.name);
         let config: RunConfig = toml::from_str(built_in.text).unwrap();
+        let source = Source { name: built_in.name.into(), text: built_in.text.into(), folder: None };
+        let plan = colloquy::run::load(&source, &[], recipes()).unwrap();
+        assert!(plan.arms.len() >= config.arm.len());
+        assert!(built_in.text.lines().all(|l| l.chars().count() <= 150), "{}", built_in.name);
         Training::of_generators(&config.training).unwrap();
         Training::of_critics(&config.training).unwrap();
         Methods::new(&config.eval, config.debate.agents).unwrap();
@@ -81,6 +87,7 @@ fn an_own_task_runs_without_touching_rust() {
         task: Rc::new(task),
         questions: Rc::new(questions),
         answers: Rc::new(answers),
+        transfer: None,
         output: world.output.clone(),
         seed: 0,
         new_adapter: Rc::new(|_, _| Ok(blank())),

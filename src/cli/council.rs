@@ -89,7 +89,7 @@ impl Council {
                 return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need"));
             }
         };
-        let society = society(&arm, &session, found.as_ref())?;
+        let (society, tells_ids) = society(&arm, &session, found.as_ref())?;
         let task = Rc::new(task::open(&config.task)?);
         let table = Table::new(
             codec.clone(),
@@ -97,7 +97,8 @@ impl Council {
             &config.debate,
             &config.sampling,
             config.run.max_sequences,
-        )?;
+        )?
+        .telling_ids(tells_ids);
         let seed = common.seed.unwrap_or(config.run.seeds[0]);
         Ok(Self { session, config, codec, task, table: Rc::new(table), society, seed })
     }
@@ -131,20 +132,24 @@ fn arm(args: &CouncilArgs, found: Option<&Found>, sets: &[String]) -> Result<Arm
             Source { name: "defaults".into(), text: text.into(), folder: None }
         }
     };
-    let plan = load(&source, sets, recipe::names())?;
+    let plan = load(&source, sets, recipe::recipes())?;
     let wanted = found.and_then(|f| f.lane.rsplit_once("/seed-")).map(|(arm, _)| arm);
     let at = wanted.and_then(|name| plan.arms.iter().position(|a| a.name == name)).unwrap_or(0);
     Ok(plan.arms[at].clone())
 }
 
-/// The adapters of each agent.
-fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<Society> {
+/// The adapters of each agent, and whether agents are told which they are.
+fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<(Society, bool)> {
     let agents = arm.config.debate.agents;
     let names: Vec<&String> = session.adapters.keys().collect();
     if names.is_empty() {
-        return Ok(Society::uniform(AdapterId::BASE, agents));
+        let tells_ids = match found {
+            Some(_) => recipe::society_names(&arm.recipe, &arm.config)?.tells_ids,
+            None => false,
+        };
+        return Ok((Society::uniform(AdapterId::BASE, agents), tells_ids));
     }
-    let SocietyNames { generators, critics } = match found {
+    let SocietyNames { generators, critics, tells_ids } = match found {
         Some(_) => recipe::society_names(&arm.recipe, &arm.config)?,
         None => {
             let role = |role: &str| -> Vec<String> {
@@ -156,7 +161,7 @@ fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<Societ
             };
             let generators = if role("generator").is_empty() { all() } else { role("generator") };
             let critics = if role("critic").is_empty() { generators.clone() } else { role("critic") };
-            SocietyNames { generators, critics }
+            SocietyNames { generators, critics, tells_ids: false }
         }
     };
     if generators.len() != agents || critics.len() != agents {
@@ -167,13 +172,17 @@ fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<Societ
         )));
     }
     let id = |name: &String| {
+        if found.is_some() && name == recipe::BASE {
+            return Ok(AdapterId::BASE);
+        }
         session.adapters.get(name).copied().ok_or_else(|| {
             let place = found.map_or("--adapter".into(), |f| f.folder.display().to_string());
             Error::input(place, format!("there is no adapter `{name}`, which {agents} agents need"))
         })
     };
-    Ok(Society {
+    let society = Society {
         generators: generators.iter().map(id).collect::<Result<_>>()?,
         critics: critics.iter().map(id).collect::<Result<_>>()?,
-    })
+    };
+    Ok((society, tells_ids))
 }

@@ -11,9 +11,9 @@ use super::council::{Council, CouncilArgs};
 use super::records::Sink;
 use super::screen::{Screen, out};
 use crate::debate::Occasion;
-use crate::engine::{NoJournal, Scope};
+use crate::engine::{AdapterId, NoJournal, Scope, Service};
 use crate::error::{Error, Result};
-use crate::recipe::{self, Evaluation, Methods};
+use crate::recipe::{self, Evaluation, Methods, Parameters};
 use crate::report;
 use crate::task::{self, AnswerKey, Question};
 
@@ -86,14 +86,25 @@ pub fn run(args: Args) -> Result<()> {
     let purpose = if args.split == "test" { "test" } else { "dev" };
     let occasion = Occasion { seed: council.seed, iteration, purpose };
     let (table, society) = (council.table.clone(), council.society.clone());
+    // Samples at a debate's cost are counted with the largest adapter that takes part.
+    let of_adapter = |&id: &AdapterId| -> Result<usize> {
+        let numbers = council.session.engine.snapshot(id, false)?;
+        Ok(numbers.weights.iter().map(|(_, _, values)| values.len()).sum())
+    };
+    let adapters = council.session.adapters.values().map(of_adapter).collect::<Result<Vec<_>>>()?;
+    let parameters = Parameters {
+        base: council.session.engine.base_parameters(),
+        adapter: adapters.into_iter().max().unwrap_or(0),
+    };
     let result: Rc<std::cell::RefCell<Option<Evaluation>>> = Rc::default();
     let (slot, progress) = (result.clone(), screen.clone());
     screen.phase("eval", "questions", questions.len() as u64);
     council.session.drive(async move {
         let answered = |_: Option<Value>| progress.advance("eval", 1);
-        let measured =
-            recipe::evaluate(&table, &scope, &questions, &society, occasion, methods, &answers, &answered)
-                .await?;
+        let measured = recipe::evaluate(
+            &table, &scope, &questions, &society, occasion, methods, parameters, &answers, &answered,
+        )
+        .await?;
         *slot.borrow_mut() = Some(measured);
         Ok(())
     })?;

@@ -14,13 +14,12 @@ use super::run::lanes;
 use super::screen::{Paint, Screen, out};
 use super::session::{Session, Wanted};
 use crate::adapter::{NewAdapter, Snapshot, write_peft};
-use crate::debate::Table;
-use crate::engine::{Scope, run_lanes};
+use crate::engine::{Scope, run_waves};
 use crate::error::{Error, Result};
-use crate::recipe;
+use crate::recipe::{self, Material, Tables};
 use crate::report;
 use crate::run::*;
-use crate::task::{self, AnswerKey, Questions, Task};
+use crate::task::{self, AnswerKey, Questions};
 use crate::text::Codec;
 
 /// Where a run's results go.
@@ -41,18 +40,29 @@ pub enum Place {
 
 /// An arm with its questions.
 pub struct ArmWork {
-    arm: Arm,
-    task: Rc<Task>,
-    questions: Rc<Questions>,
-    answers: Rc<AnswerKey>,
+    /// The arm.
+    pub arm: Arm,
+    /// Its task, with the training questions of all seeds.
+    pub own: Material,
+    /// What it is measured on besides.
+    pub transfer: Option<Material>,
+}
+
+impl ArmWork {
+    /// The questions of one seed.
+    fn of_seed(&self, seed: u64) -> Questions {
+        self.own.questions.of_seed(self.arm.config.task.train_questions, seed)
+    }
 }
 
 /// Everything a run needs before it makes its folder.
 pub struct Ready {
     /// The model.
     pub session: Session,
-    arms: Vec<ArmWork>,
-    codec: Rc<dyn Codec>,
+    /// What is to be run.
+    pub arms: Vec<ArmWork>,
+    /// The model's tokenizer.
+    pub codec: Rc<dyn Codec>,
 }
 
 /// Loads and checks everything.
@@ -65,15 +75,8 @@ pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
     };
     for work in &arms {
         let config = &work.arm.config;
-        let table = Table::new(
-            codec.clone(),
-            work.task.clone(),
-            &config.debate,
-            &config.sampling,
-            config.run.max_sequences,
-        )?;
-        let questions = &work.questions;
-        table.check(questions.train.iter().chain(&questions.dev).chain(&questions.test))?;
+        Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
+            .map_err(|e| in_arm(e, &work.arm.name))?;
         new_adapter(&session)(&config.adapter, 0)?;
     }
     Ok(Ready { session, arms, codec })
@@ -93,6 +96,9 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     };
     let ready = prepare(plan, &screen)?;
     ready.session.show_plan(&screen);
+    if let Some(waves) = super::plan::waves(plan, &ready) {
+        screen.line(&format!("waves    {waves}"));
+    }
 
     let manifest = manifest(plan, &ready)?;
     let folder = match (resumed, &place) {
@@ -141,7 +147,7 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
 
 /// A question to ask, as an argument.
 fn example(arms: &[ArmWork]) -> String {
-    let questions = arms.iter().flat_map(|a| a.questions.dev.iter().chain(&a.questions.train));
+    let questions = arms.iter().flat_map(|a| a.own.questions.dev.iter().chain(&a.own.questions.train));
     let short =
         questions.map(|q| q.text.as_str()).find(|text| text.len() <= 40 && !text.contains(['\'', '\n']));
     format!("'{}'", short.unwrap_or("QUESTION"))
@@ -153,20 +159,37 @@ fn quoted(path: &Path) -> String {
     if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
-    let mut arms: Vec<ArmWork> = Vec::new();
-    for arm in &plan.arms {
-        let same = arms.iter().find(|other| other.arm.config.task == arm.config.task);
-        let (task, questions, answers) = match same {
-            Some(o) => (o.task.clone(), o.questions.clone(), o.answers.clone()),
-            None => {
-                let loaded = task::load(&arm.config.task)?;
-                (Rc::new(loaded.task), Rc::new(loaded.questions), Rc::new(loaded.answers))
-            }
-        };
-        arms.push(ArmWork { arm: arm.clone(), task, questions, answers });
+/// What is wrong with one arm's questions or prompts, and which arm that is.
+fn in_arm(e: Error, arm: &str) -> Error {
+    match e {
+        Error::Input { place, problem } => Error::input(format!("arm {arm}: {place}"), problem),
+        other => other,
     }
-    Ok(arms)
+}
+
+fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
+    let mut loaded: Vec<(TaskSection, Material)> = Vec::new();
+    let mut material = |section: &TaskSection| -> Result<Material> {
+        if let Some((_, known)) = loaded.iter().find(|(s, _)| s == section) {
+            return Ok(known.clone());
+        }
+        let task::Loaded { task, questions, answers } = task::load(section)?;
+        let new = Material { task: task.into(), questions: questions.into(), answers: answers.into() };
+        loaded.push((section.clone(), new.clone()));
+        Ok(new)
+    };
+    let of_arm = |arm: &Arm| {
+        let own = material(&arm.config.task)?;
+        let in_transfer = |e| match e {
+            Error::Input { place, problem } if place.starts_with("task.") => {
+                Error::input(place.replacen("task.", "transfer.", 1), problem)
+            }
+            other => other,
+        };
+        let transfer = arm.config.transfer.as_ref().map(&mut material).transpose().map_err(in_transfer)?;
+        Ok(ArmWork { arm: arm.clone(), own, transfer })
+    };
+    plan.arms.iter().map(of_arm).collect()
 }
 
 /// Initialises adapters for a session's model.
@@ -181,14 +204,15 @@ fn new_adapter(session: &Session) -> recipe::NewAdapter {
 /// The model in an engine whose memory plan counts on all lanes' adapters.
 fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
     let run = &plan.config.run;
-    let seeds = run.seeds.len();
-    let adapters = plan.arms.iter().map(|a| seeds * super::plan::adapters(a)).sum();
+    let lanes: Vec<usize> =
+        plan.arms.iter().flat_map(|a| vec![super::plan::adapters(a); a.seeds.len()]).collect();
     let rank = plan.arms.iter().map(|a| a.config.adapter.rank).max().unwrap_or(1);
     let wanted = Wanted {
         model: plan.config.model.path.clone(),
         adapters: vec![],
         training: true,
-        more_adapters: (adapters, rank),
+        lanes,
+        rank,
         keep_moments: plan.arms.iter().any(|a| {
             let training = &a.config.training;
             training.keep_moments || critic_section(training).is_ok_and(|critic| critic.keep_moments)
@@ -217,14 +241,13 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         recorder,
         screen: screen.clone(),
         folder: folder.path().to_path_buf(),
-        lanes: lanes(plan).len(),
-        iterations: arms.iter().map(|a| a.arm.config.run.iterations).max().unwrap_or(0),
+        arms: arms.iter().map(|a| a.arm.clone()).collect(),
         measured: RefCell::default(),
         explained: Cell::default(),
     });
     let mut futures = Vec::new();
     for work in arms {
-        for &seed in &plan.config.run.seeds {
+        for &seed in &work.arm.seeds {
             let lane = Lane { arm: work.arm.name.clone(), seed }.name();
             let (journal, warning) = FileJournal::open(&folder.journal(), &lane)?;
             if let Some(warning) = warning {
@@ -236,17 +259,20 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
             let context = recipe::Context {
                 scope: Scope::new(lane, Rc::new(session.engine.clone()), Rc::new(journal)),
                 codec: codec.clone(),
-                task: work.task.clone(),
-                questions: work.questions.clone(),
-                answers: work.answers.clone(),
+                task: work.own.task.clone(),
+                questions: Rc::new(work.of_seed(seed)),
+                answers: work.own.answers.clone(),
+                transfer: work.transfer.clone(),
                 output: output.clone(),
                 seed,
                 new_adapter: new_adapter(session),
             };
-            futures.push(recipe::run_arm(&work.arm.recipe, &work.arm.config, context));
+            let adapters = super::plan::adapters(&work.arm);
+            futures.push((adapters, recipe::run_arm(&work.arm.recipe, &work.arm.config, context)));
         }
     }
-    run_lanes(&session.engine, futures)
+    let room = session.engine.with(|e| e.plan().options.adapters);
+    run_waves(&session.engine, futures, room)
 }
 
 /// The recorder, and a table on the screen whenever all lanes have measured an iteration.
@@ -254,13 +280,30 @@ struct Watched {
     recorder: Recorder,
     screen: Rc<Screen>,
     folder: PathBuf,
-    lanes: usize,
-    /// The last iteration of the longest arm.
-    iterations: usize,
+    arms: Vec<Arm>,
     /// Lanes that have measured each iteration.
     measured: RefCell<BTreeMap<usize, usize>>,
     /// The table's columns have been.
     explained: Cell<bool>,
+}
+
+impl Watched {
+    /// Lanes that measure this iteration.
+    fn lanes(&self, iteration: usize) -> usize {
+        let measures = |arm: &&Arm| match recipe::info(&arm.recipe) {
+            Ok(info) if info.is_trained => {
+                let before = iteration == 0 && arm.config.eval.before;
+                before || (1..=arm.config.run.iterations).contains(&iteration)
+            }
+            _ => iteration == 0,
+        };
+        self.arms.iter().filter(measures).map(|arm| arm.seeds.len()).sum()
+    }
+
+    /// The last iteration of any lane.
+    fn last(&self) -> usize {
+        (0..).find(|i| self.lanes(i + 1) == 0).unwrap_or(0)
+    }
 }
 
 impl Output for Watched {
@@ -273,7 +316,7 @@ impl Output for Watched {
         let count = measured.entry(iteration).or_default();
         *count += 1;
         // The last one is in the summary.
-        if *count == self.lanes && iteration < self.iterations {
+        if *count == self.lanes(iteration) && iteration < self.last() {
             let upto =
                 |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64) <= Some(iteration as u64);
             let metrics: Vec<_> = read_metrics(&self.folder)?.into_iter().filter(upto).collect();
@@ -311,7 +354,7 @@ struct Show {
 
 impl Show {
     fn new(screen: Rc<Screen>, arms: &[ArmWork]) -> Self {
-        let answers = arms.iter().map(|a| a.answers.clone()).collect();
+        let answers = arms.iter().map(|a| a.own.answers.clone()).collect();
         Self { screen, answers, debates: Cell::new(0) }
     }
 
@@ -351,18 +394,20 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
     let mut data = Map::new();
     let mut prompts = Map::new();
     for work in arms {
-        for path in task::data_files(&work.arm.config.task) {
+        let sections = std::iter::once(&work.arm.config.task).chain(&work.arm.config.transfer);
+        for path in sections.flat_map(task::data_files) {
             data.insert(path.display().to_string(), json!(sha256_file(&path)?));
         }
-        let sources: Map<String, Value> = work
-            .task
-            .prompts
-            .sources()
-            .iter()
-            .map(|(name, text)| (name.clone(), json!(sha256(text.as_bytes()))))
-            .collect();
+        let of = |prefix: &str, material: &Material| -> Map<String, Value> {
+            let sources = material.task.prompts.sources().iter();
+            sources.map(|(name, text)| (format!("{prefix}{name}"), json!(sha256(text.as_bytes())))).collect()
+        };
+        let mut sources = of("", &work.own);
+        sources.extend(work.transfer.iter().flat_map(|t| of("transfer/", t)));
         prompts.insert(work.arm.name.clone(), Value::Object(sources));
     }
+    let asks = |arm: &&Arm| recipe::info(&arm.recipe).is_ok_and(|r| r.asks_for_labels);
+    let asks_for_labels: Vec<&str> = plan.arms.iter().filter(asks).map(|a| a.name.as_str()).collect();
     let created =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Ok(json!({
@@ -373,6 +418,7 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
         "arithmetic": session.arithmetic,
         "lanes": lanes(plan).iter().map(Lane::name).collect::<Vec<_>>(),
         "seeds": plan.config.run.seeds,
+        "asks_for_labels": asks_for_labels,
         "model": {"path": plan.config.model.path, "sha256": model},
         "data_sha256": data,
         "prompts_sha256": prompts,
@@ -405,15 +451,20 @@ fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<()> {
     Ok(())
 }
 
-/// Ids of all questions, by arm.
+/// Ids of all questions, by arm; training questions also by seed, where each seed draws its own.
 fn splits(arms: &[ArmWork]) -> Value {
     let ids = |questions: &[task::Question]| questions.iter().map(|q| json!(q.id)).collect::<Vec<_>>();
-    let by_arm: Map<String, Value> = arms
-        .iter()
-        .map(|work| {
-            let q = &work.questions;
-            (work.arm.name.clone(), json!({"train": ids(&q.train), "dev": ids(&q.dev), "test": ids(&q.test)}))
-        })
-        .collect();
-    Value::Object(by_arm)
+    let of_arm = |work: &ArmWork| {
+        let q = &work.own.questions;
+        let mut value = json!({"train": ids(&q.train), "dev": ids(&q.dev), "test": ids(&q.test)});
+        let by_seed =
+            work.arm.seeds.iter().map(|&s| (format!("seed-{s}"), json!(ids(&work.of_seed(s).train))));
+        value["train_by_seed"] = Value::Object(by_seed.collect());
+        if let Some(transfer) = &work.transfer {
+            value["transfer-dev"] = ids(&transfer.questions.dev).into();
+            value["transfer-test"] = ids(&transfer.questions.test).into();
+        }
+        (work.arm.name.clone(), value)
+    };
+    Value::Object(arms.iter().map(of_arm).collect())
 }

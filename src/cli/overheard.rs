@@ -45,8 +45,14 @@ impl Service for Overheard {
     fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
         self.engine.score(request)
     }
+    fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
+        self.engine.embed(request)
+    }
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
         self.engine.train(request)
+    }
+    fn base_parameters(&self) -> usize {
+        self.engine.base_parameters()
     }
     fn create(&self, source: AdapterSource) -> Result<AdapterId> {
         self.engine.create(source)

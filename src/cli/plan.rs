@@ -66,21 +66,32 @@ impl Work {
 /// Adapters of one lane of an arm.
 pub fn adapters(arm: &Arm) -> usize {
     let Ok(names) = recipe::society_names(&arm.recipe, &arm.config) else { return 0 };
-    let mut all: Vec<&String> = names.generators.iter().chain(&names.critics).collect();
+    let all = names.generators.iter().chain(&names.critics);
+    let mut all: Vec<&String> = all.filter(|name| *name != recipe::BASE).collect();
     all.sort();
     all.dedup();
     all.len()
 }
 
+/// What is said where not all lanes run at once.
+pub fn waves(plan: &Plan, ready: &execute::Ready) -> Option<String> {
+    let all: usize = plan.arms.iter().map(|a| a.seeds.len() * adapters(a)).sum();
+    let lanes: usize = plan.arms.iter().map(|a| a.seeds.len()).sum();
+    let room = ready.session.engine.with(|e| e.plan().options.adapters);
+    (room < all).then(|| {
+        format!("room for {room} adapters; {lanes} lanes need {all} in all and start as room is left")
+    })
+}
+
 /// Checks everything a run checks before its first step, and prints the plan on stdout.
 pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     let ready = execute::prepare(plan, screen)?;
-    let seeds = plan.config.run.seeds.len();
     let header = ["arm", "recipe", "seeds", "adapters", "training", "evaluation", "new tokens"];
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut total = Work::default();
     for arm in &plan.arms {
         let w = Work::of(arm);
+        let seeds = arm.seeds.len();
         rows.push(vec![
             arm.name.clone(),
             arm.recipe.clone(),
@@ -144,7 +155,7 @@ mod tests {
         config.task.dev_questions = 500;
         config.eval.before = false;
         config.eval.methods = vec!["debate".into()];
-        let arm = Arm { name: "a".into(), recipe: "multiagent".into(), config };
+        let arm = Arm { name: "a".into(), recipe: "multiagent".into(), seeds: vec![0], config };
         let w = Work::of(&arm);
         // 3 first answers, 3 summaries, 3 critics' answers for 1000 questions.
         assert_eq!(w.training_samples + w.evaluation_samples, 9000);

@@ -31,6 +31,6 @@ pub fn run(args: Args) -> Result<()> {
     let path = args.folder.join("config.toml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let source = Source { name: path.display().to_string(), text, folder: None };
-    let plan = load(&source, &[], recipe::names())?;
+    let plan = load(&source, &[], recipe::recipes())?;
     execute::execute(&plan, Place::Resume { folder: args.folder })
 }

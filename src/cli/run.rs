@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
         return out(&built_in(name)?.text);
     }
     let (name, source) = source(args.config.as_deref())?;
-    let plan = load(&source, &sets(&args), recipe::names())?;
+    let plan = load(&source, &sets(&args), recipe::recipes())?;
     if args.print_config.is_some() {
         return out(&to_toml(&plan.config)?);
     }
@@ -130,12 +130,15 @@ fn listing() -> String {
     for config in recipe::built_in_configs() {
         out.push_str(&format!("  {}\n", live::note(config.name, config.about).replace('\n', "\n  ")));
     }
+    out.push_str("recipes ([[arm]] recipe)\n");
+    for recipe in recipe::recipes() {
+        out.push_str(&format!("  {}\n", live::note(recipe.name, recipe.about).replace('\n', "\n  ")));
+    }
     let mut section = |title: &str, names: &[&str]| {
         out.push_str(&format!("{title}\n  {}\n", names.join(", ")));
     };
     let tasks: Vec<&str> = crate::task::BUILT_IN.iter().copied().chain(["custom"]).collect();
     section("tasks ([task] name)", &tasks);
-    section("recipes ([[arm]] recipe)", recipe::names());
     section("presets ([run] preset)", &PRESETS);
     section("prompts ([task] prompts)", &crate::prompt::built_in_names());
     out
@@ -151,9 +154,9 @@ fn timestamp() -> String {
 
 /// A plan's lanes in the order of arms and seeds.
 pub fn lanes(plan: &Plan) -> Vec<crate::run::Lane> {
-    let seeds = &plan.config.run.seeds;
-    plan.arms
-        .iter()
-        .flat_map(|a| seeds.iter().map(|&seed| crate::run::Lane { arm: a.name.clone(), seed }))
-        .collect()
+    let of_arm = |arm: &crate::run::Arm| {
+        let of = |&seed: &u64| crate::run::Lane { arm: arm.name.clone(), seed };
+        arm.seeds.iter().map(of).collect::<Vec<_>>()
+    };
+    plan.arms.iter().flat_map(of_arm).collect()
 }

@@ -24,8 +24,11 @@ pub struct Wanted {
     pub adapters: Vec<(String, AdapterOrigin)>,
     /// Will adapters be trained?
     pub training: bool,
-    /// Adapters the memory plan counts on beyond those named, and their rank.
-    pub more_adapters: (usize, usize),
+    /// Adapters beyond those named that each lane makes, in the order in which lanes start; the memory plan counts on those of as many
+    /// lanes as there is room for at once.
+    pub lanes: Vec<usize>,
+    /// Their rank.
+    pub rank: usize,
     /// Do checkpoints hold the optimizer's moments?
     pub keep_moments: bool,
     /// Rows of a micro-batch, of a sampling step, sequences at once.
@@ -58,7 +61,8 @@ impl Wanted {
             model: model.to_string(),
             adapters: vec![],
             training: false,
-            more_adapters: (0, 1),
+            lanes: vec![],
+            rank: 1,
             keep_moments: false,
             limits,
         }
@@ -203,13 +207,13 @@ impl Session {
             })
             .collect::<Result<Vec<_>>>()?;
         let ranks = snapshots.iter().flat_map(|(_, s)| s.spec.parts.iter().flatten().map(|p| p.rank));
-        let max_rank = ranks.chain([wanted.more_adapters.1]).max().unwrap_or(1);
+        let max_rank = ranks.chain([wanted.rank]).max().unwrap_or(1);
         let (micro_batch_rows, max_rows, max_sequences) = wanted.limits;
         let engine_options = EngineOptions {
             max_rows: max_rows.max(max_sequences),
             max_sequences,
             micro_batch_rows,
-            adapters: snapshots.len() + wanted.more_adapters.0,
+            adapters: snapshots.len() + wanted.lanes.iter().sum::<usize>(),
             max_rank,
             training: wanted.training,
             checkpoint_copies: if wanted.keep_moments { 3 } else { 1 },
@@ -227,6 +231,10 @@ impl Session {
         ));
         let why = why.map_or(String::new(), |why| format!(" ({why})"));
         screen.line(&format!("device   {device}{why}"));
+        let engine_options = match wanted.lanes.iter().max() {
+            Some(&fewest) => waves(&*backend, &model, engine_options, snapshots.len() + fewest)?,
+            None => engine_options,
+        };
         let engine = EngineHandle::new(Engine::new(backend, model, engine_options)?);
         let mut adapters = BTreeMap::new();
         for (name, snapshot) in snapshots {

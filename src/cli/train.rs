@@ -265,7 +265,8 @@ pub fn run(args: Args) -> Result<()> {
         model: args.model.clone(),
         adapters: sources.clone(),
         training: true,
-        more_adapters: (0, 1),
+        lanes: vec![],
+        rank: 1,
         keep_moments: false,
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };

@@ -4,6 +4,7 @@
 //! Rounds are synchronous: an agent never reads a same-round answer. The agent's own last answer is in its history, not in what it reads.
 //! Generators answer round 1, critics the later ones; the base model writes the summaries.
 
+mod hint;
 mod record;
 mod vote;
 
@@ -84,6 +85,15 @@ pub enum Others {
     Concatenate,
 }
 
+/// What agents are asked to make of what they read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// To take it as advice.
+    Debate,
+    /// To build on it.
+    Cooperative,
+}
+
 /// The protocol, ready to be held over any question.
 pub struct Table {
     codec: Rc<dyn Codec>,
@@ -92,6 +102,9 @@ pub struct Table {
     agents: usize,
     rounds: usize,
     others: Others,
+    style: Style,
+    /// Prompts tell agents which of them they are.
+    tells_ids: bool,
     ties: Ties,
     window: usize,
 }
@@ -125,10 +138,26 @@ impl Table {
                 "concatenate" => Others::Concatenate,
                 other => return Err(one_of("others", other, "summary, concatenate")),
             },
+            style: match debate.style.as_str() {
+                "debate" => Style::Debate,
+                "cooperative" => Style::Cooperative,
+                other => return Err(one_of("style", other, "debate, cooperative")),
+            },
+            tells_ids: false,
             ties: Ties::named(&debate.ties)
                 .ok_or_else(|| one_of("ties", &debate.ties, "random, first, largest"))?,
             window: (2 * sequences).div_ceil(debate.agents).max(1),
         })
+    }
+
+    /// With `tells_ids` every prompt of an agent carries its number, by the template `agent-id.jinja`; summaries don't.
+    pub fn telling_ids(self, tells_ids: bool) -> Self {
+        Self { tells_ids, ..self }
+    }
+
+    /// Whether prompts tell agents which of them they are.
+    pub fn tells_ids(&self) -> bool {
+        self.tells_ids
     }
 
     /// N.
@@ -151,21 +180,44 @@ impl Table {
         let prompts = &self.task.prompts;
         let mut rehearsed = self.rounds == 1;
         for question in questions {
-            let first = self.codec.prompt(&[Message::user(prompts.first(question.subject())?)])?;
-            self.fits_first(question, &first)?;
+            let first = self.addressed(self.agents - 1, prompts.first(question.subject())?)?;
+            self.fits_first(question, &self.codec.prompt(&[Message::user(first)])?)?;
             if !rehearsed {
                 match (self.agents, self.others) {
                     (1, _) => prompts.alone(question.subject())?,
-                    (_, Others::Concatenate) => prompts.debate_concat(question.subject(), &["…"])?,
+                    (_, Others::Concatenate) => self.ask_with_responses(question, &["…"])?,
                     (_, Others::Summary) => {
                         prompts.summary(question.subject(), &["…"])?;
-                        prompts.debate(question.subject(), "…")?
+                        self.ask_with_summary(question, "…")?
                     }
                 };
                 rehearsed = true;
             }
         }
         Ok(())
+    }
+
+    /// A later round's question, over a summary of the others.
+    fn ask_with_summary(&self, question: &Question, summary: &str) -> Result<String> {
+        let prompts = &self.task.prompts;
+        match self.style {
+            Style::Debate => prompts.debate(question.subject(), summary),
+            Style::Cooperative => prompts.cooperative(question.subject(), summary),
+        }
+    }
+
+    /// A later round's question, over the others' responses themselves.
+    fn ask_with_responses(&self, question: &Question, responses: &[&str]) -> Result<String> {
+        let prompts = &self.task.prompts;
+        match self.style {
+            Style::Debate => prompts.debate_concat(question.subject(), responses),
+            Style::Cooperative => prompts.cooperative_concat(question.subject(), responses),
+        }
+    }
+
+    /// A turn to this agent, with its number where agents are told.
+    fn addressed(&self, agent: usize, text: String) -> Result<String> {
+        if self.tells_ids { self.task.prompts.agent_id(agent + 1, self.agents, &text) } else { Ok(text) }
     }
 
     fn fits_first(&self, question: &Question, prompt: &[u32]) -> Result<()> {
@@ -221,7 +273,7 @@ impl Table {
         told: impl Fn(usize, &Round) -> Result<()>,
     ) -> Result<Debate> {
         let asked = self.task.prompts.first(question.subject())?;
-        let mut chats = vec![vec![Message::user(asked.clone())]; self.agents];
+        let mut chats = vec![vec![]; self.agents];
         let prompts =
             (0..self.agents).map(|_| Asked { text: asked.clone(), summary: None, missing: None }).collect();
         let answers = Answers { question, occasion, round: 1, adapters: &society.generators };
@@ -268,7 +320,7 @@ impl Table {
                     let text = if others.is_empty() {
                         prompts.alone(subject)?
                     } else {
-                        prompts.debate_concat(subject, others)?
+                        self.ask_with_responses(question, others)?
                     };
                     Ok(Asked { text, summary: None, missing: None })
                 })
@@ -297,7 +349,7 @@ impl Table {
                 let Some(summary) = summary else {
                     return Ok(Asked { text: String::new(), summary: None, missing: Some(SUMMARY_OUTGROWN) });
                 };
-                let text = prompts.debate(subject, &summary.text)?;
+                let text = self.ask_with_summary(question, &summary.text)?;
                 Ok(Asked { text, summary: Some(summary), missing: None })
             })
             .collect()
@@ -316,9 +368,8 @@ impl Table {
         let mut turns = Vec::new();
         for (agent, asked) in asked.into_iter().enumerate() {
             let mut messages = chats[agent].clone();
-            if round > 1 {
-                messages.push(Message::user(asked.text.clone()));
-            }
+            let told = if asked.missing.is_none() { self.addressed(agent, asked.text)? } else { asked.text };
+            messages.push(Message::user(told.clone()));
             let prompt = if asked.missing.is_none() { self.codec.prompt(&messages)? } else { vec![] };
             if round == 1 {
                 self.fits_first(question, &prompt)?;
@@ -331,7 +382,7 @@ impl Table {
                     .is_none()
                     .then(|| self.request(adapters[agent], prompt.into(), key, self.sampling.max_tokens)),
             );
-            let (prompt, summary) = (asked.text, asked.summary);
+            let (prompt, summary) = (told, asked.summary);
             turns.push(Turn { agent, prompt, summary, response: None, answer: None, missing, messages });
         }
         for (turn, response) in turns.iter_mut().zip(self.draw(scope, requests).await?) {
@@ -358,11 +409,18 @@ impl Table {
         greedy: bool,
     ) -> Result<Vec<Turn>> {
         let asked = self.task.prompts.first(question.subject())?;
-        let messages = vec![Message::user(asked.clone())];
-        let prompt: Arc<[u32]> = self.codec.prompt(&messages)?.into();
-        self.fits_first(question, &prompt)?;
+        let told = (0..if self.tells_ids { self.agents } else { 1 })
+            .map(|agent| {
+                let messages = vec![Message::user(self.addressed(agent, asked.clone())?)];
+                let prompt: Arc<[u32]> = self.codec.prompt(&messages)?.into();
+                self.fits_first(question, &prompt)?;
+                Ok((messages, prompt))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let told = |agent: usize| &told[agent % told.len()];
         let requests = samples.clone().map(|s| {
             let (agent, sample) = (s % self.agents, s / self.agents);
+            let prompt = &told(agent).1;
             let key = if greedy { 0 } else { occasion.key("answer", question, agent, 1, sample) };
             let mut request =
                 self.request(society.generators[agent], prompt.clone(), key, self.sampling.max_tokens);
@@ -376,12 +434,12 @@ impl Table {
             .zip(drawn)
             .map(|(s, response)| Turn {
                 agent: s % self.agents,
-                prompt: asked.clone(),
+                prompt: told(s % self.agents).0[0].content.clone(),
                 summary: None,
                 answer: response.as_ref().and_then(|r| self.task.reader.read(&r.text)),
                 response,
                 missing: None,
-                messages: messages.clone(),
+                messages: told(s % self.agents).0.clone(),
             })
             .collect())
     }

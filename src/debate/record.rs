@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Vote;
 use crate::engine::Finish;
+use crate::task::Question;
 use crate::text::Message;
 
 /// One question's debate, as transcripts store it.
@@ -24,7 +25,14 @@ pub struct Debate {
 }
 
 impl Debate {
-    /// N.
+    /// A question's independent answers and the vote over them, as a debate of one round; each answer counts as an agent's of its own.
+    pub fn of_samples(question: &Question, turns: Vec<Turn>, vote: Vote) -> Self {
+        let agreement = vote.votes as f64 / turns.len().max(1) as f64;
+        let (id, text) = (question.id.clone(), question.text.clone());
+        Self { id, question: text, rounds: vec![Round { turns, vote: vote.clone() }], vote, agreement }
+    }
+
+    /// Answers of a round; N where each agent gives one.
     pub fn agents(&self) -> usize {
         self.rounds[0].turns.len()
     }

@@ -110,6 +110,17 @@ impl Device {
         self.backend.download_f32(workspace.losses, logit_rows)
     }
 
+    /// Runs an encoding step: the hidden state after the final norm of each logit row, `[L, d]`.
+    pub fn embed(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        let logit_rows = plan.logit_rows.len();
+        self.prepare(Mode::Inference, plan.rows(), shrink)?;
+        let workspace = &self.inference.as_ref().expect("prepared").activations;
+        self.backend.begin(Arc::new(plan))?;
+        self.model.forward_embed(&mut *self.backend, workspace)?;
+        self.backend.submit()?;
+        self.backend.download_f32(workspace.hidden, logit_rows)
+    }
+
     /// Runs a training micro-batch, which adds to the slots' gradients; the losses as in [`Device::score`].
     pub fn accumulate(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();

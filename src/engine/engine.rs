@@ -3,6 +3,7 @@
 use futures::channel::oneshot;
 
 use super::device::Device;
+use super::embedder::Embedder;
 use super::plan::{EngineOptions, MemoryPlan};
 use super::request::*;
 use super::sampler::{Sampler, SamplerLimits, SamplerStats, Submitted};
@@ -25,6 +26,8 @@ pub struct EngineStats {
     pub optimizer_steps: u64,
     /// Scoring batches.
     pub score_batches: u64,
+    /// Encoding batches.
+    pub embed_batches: u64,
 }
 
 /// A model on a backend with its adapters, sampler, scorer and trainer. A value: several live side by side.
@@ -34,11 +37,13 @@ pub struct Engine {
     slots: SlotTable,
     sampler: Sampler,
     scorer: Scorer,
+    embedder: Embedder,
     trainer: Trainer,
     /// A training phase has begun and not all of it is done.
     in_training: bool,
     optimizer_steps: u64,
     score_batches: u64,
+    embed_batches: u64,
 }
 
 impl Engine {
@@ -62,12 +67,14 @@ impl Engine {
             slots: SlotTable::new(model.layout().clone()),
             sampler: Sampler::new(limits, plan.kv_pages, options.page_tokens),
             scorer: Scorer::new(options.max_rows, context, vocab),
+            embedder: Embedder::new(options.max_rows, context, vocab),
             trainer: Trainer::new(options.micro_batch_rows, context, vocab),
             device: Device::new(backend, model, &options, &plan)?,
             plan,
             in_training: false,
             optimizer_steps: 0,
             score_batches: 0,
+            embed_batches: 0,
         })
     }
 
@@ -98,6 +105,7 @@ impl Engine {
             micro_batches: self.trainer.micro_batches(),
             optimizer_steps: self.optimizer_steps,
             score_batches: self.score_batches,
+            embed_batches: self.embed_batches,
         }
     }
 
@@ -106,7 +114,7 @@ impl Engine {
         (self.sampler.kv().in_use(), self.sampler.kv().cached())
     }
 
-    /// Does a step of what is most urgent: scoring, then sampling, then training, so that the training of all lanes falls together.
+    /// Does a step of what is most urgent: scoring and encoding, then sampling, then training, so that the training of all lanes falls together.
     /// Training that has begun goes on to its end: a lane that is done with its own would otherwise hold up the others' with all it
     /// samples next, and from then on the lanes would share no batch. False if there is nothing to do. An error here is the engine's;
     /// a request's own error goes to who waits for it.
@@ -114,6 +122,8 @@ impl Engine {
         self.in_training &= self.trainer.has_work();
         if self.scorer.has_work() {
             self.score_step()?;
+        } else if self.embedder.has_work() {
+            self.embed_step()?;
         } else if self.sampler.has_work() && !self.in_training {
             self.sample_step()?;
         } else if self.trainer.has_work() {
@@ -133,6 +143,11 @@ impl Engine {
     /// Queues a sequence to score.
     pub fn score(&mut self, request: ScoreRequest) -> Result<oneshot::Receiver<Result<Score>>> {
         self.scorer.submit(request, &self.slots)
+    }
+
+    /// Queues a stretch to encode.
+    pub fn embed(&mut self, request: EmbedRequest) -> Result<oneshot::Receiver<Result<Embedding>>> {
+        self.embedder.submit(request, &self.slots)
     }
 
     /// Queues training. Until it is complete nobody else may use the adapter.
@@ -207,6 +222,20 @@ impl Engine {
         Ok(())
     }
 
+    fn embed_step(&mut self) -> Result<()> {
+        let Some(mut batch) = self.embedder.schedule(&self.slots)? else { return Ok(()) };
+        let shrink = self.slots.widest_shrink();
+        if let Err(e) = self.device.prepare(Mode::Inference, batch.plan.rows(), shrink) {
+            self.embedder.refuse(batch, &e.to_string());
+            return Ok(());
+        }
+        let plan = std::mem::take(&mut batch.plan);
+        let hidden = self.device.embed(plan, shrink)?;
+        self.embed_batches += 1;
+        self.embedder.commit(batch, &hidden, self.config().hidden_size);
+        Ok(())
+    }
+
     /// One micro-batch; or, if that left adapters with a complete batch, their optimizer step.
     fn train_step(&mut self) -> Result<()> {
         let steps = self.trainer.ready(&self.slots)?;
@@ -239,6 +268,7 @@ impl Engine {
         for weights in self.slots.take_dead() {
             self.sampler.forget(weights);
             self.scorer.forget(weights);
+            self.embedder.forget(weights);
         }
     }
 }

@@ -48,11 +48,22 @@ impl Service for EngineHandle {
         }
     }
 
+    fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
+        match self.with(|e| e.embed(request)) {
+            Ok(receiver) => delivered(receiver),
+            Err(e) => std::future::ready(Err(e)).boxed_local(),
+        }
+    }
+
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
         match self.with(|e| e.train(request)) {
             Ok(receiver) => delivered(receiver),
             Err(e) => std::future::ready(Err(e)).boxed_local(),
         }
+    }
+
+    fn base_parameters(&self) -> usize {
+        self.with(|e| e.config().parameters())
     }
 
     fn create(&self, source: AdapterSource) -> Result<AdapterId> {
@@ -80,36 +91,67 @@ fn delivered<T: 'static>(receiver: oneshot::Receiver<Result<T>>) -> LocalBoxFutu
 /// Runs lanes to their end: lets all of them go on until each waits for the engine, then does a step of it, and so on. The first
 /// error of a lane ends the run.
 pub fn run_lanes(engine: &EngineHandle, lanes: Vec<LocalBoxFuture<'static, Result<()>>>) -> Result<()> {
+    run_waves(engine, lanes.into_iter().map(|lane| (0, lane)).collect(), 0)
+}
+
+/// The same where not all lanes fit at once: each comes with the number of adapters it makes, and there is `room` for so many. Lanes start in
+/// their order, each as soon as those before it have started and left room; one is always under way. What a lane computes does not
+/// depend on who shares its batches, so the results are those of one wave.
+pub fn run_waves(
+    engine: &EngineHandle,
+    lanes: Vec<(usize, LocalBoxFuture<'static, Result<()>>)>,
+    room: usize,
+) -> Result<()> {
     let mut pool = LocalPool::new();
-    let left = Rc::new(RefCell::new((lanes.len(), None::<Error>)));
-    for lane in lanes {
-        let left = left.clone();
-        let outcome = async move {
-            let result = lane.await;
-            let mut left = left.borrow_mut();
-            left.0 -= 1;
-            if let (Err(e), None) = (result, &left.1) {
-                left.1 = Some(e);
-            }
-        };
-        pool.spawner()
-            .spawn_local(outcome)
-            .map_err(|e| Error::Internal(format!("a lane cannot be started: {e}")))?;
-    }
+    let state = Rc::new(RefCell::new(Running::default()));
+    let mut waiting = lanes.into_iter().peekable();
     loop {
+        while let Some((adapters, lane)) = waiting.next_if(|(adapters, _)| {
+            let now = state.borrow();
+            now.lanes == 0 || now.adapters + adapters <= room
+        }) {
+            state.borrow_mut().lanes += 1;
+            state.borrow_mut().adapters += adapters;
+            let state = state.clone();
+            let outcome = async move {
+                let result = lane.await;
+                let mut now = state.borrow_mut();
+                now.lanes -= 1;
+                now.adapters -= adapters;
+                now.ended = true;
+                if let (Err(e), None) = (result, &now.error) {
+                    now.error = Some(e);
+                }
+            };
+            pool.spawner()
+                .spawn_local(outcome)
+                .map_err(|e| Error::Internal(format!("a lane cannot be started: {e}")))?;
+        }
         pool.run_until_stalled();
-        let waiting = {
-            let mut left = left.borrow_mut();
-            if let Some(e) = left.1.take() {
-                return Err(e);
-            }
-            left.0
-        };
-        if waiting == 0 {
+        let mut now = state.borrow_mut();
+        if let Some(e) = now.error.take() {
+            return Err(e);
+        }
+        if std::mem::take(&mut now.ended) && waiting.peek().is_some() {
+            continue;
+        }
+        if now.lanes == 0 {
             return Ok(());
         }
+        let lanes = now.lanes;
+        drop(now);
         if !engine.with(Engine::step)? {
-            return Err(Error::Internal(format!("the engine has nothing to do while {waiting} lanes wait")));
+            return Err(Error::Internal(format!("the engine has nothing to do while {lanes} lanes wait")));
         }
     }
+}
+
+/// Lanes under way.
+#[derive(Default)]
+struct Running {
+    lanes: usize,
+    adapters: usize,
+    /// One has ended since this was last looked at.
+    ended: bool,
+    error: Option<Error>,
 }

@@ -21,8 +21,12 @@ pub trait Service {
     fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>>;
     /// Scores a sequence.
     fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>>;
+    /// Encodes a stretch of a sequence.
+    fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>>;
     /// Trains an adapter.
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>>;
+    /// Parameters of the base model.
+    fn base_parameters(&self) -> usize;
     /// Makes an adapter.
     fn create(&self, source: AdapterSource) -> Result<AdapterId>;
     /// Forgets an adapter.
@@ -41,6 +45,10 @@ pub enum Entry {
     Samples(Vec<Sample>),
     /// Of [`Scope::score`].
     Scores(Vec<Score>),
+    /// Of [`Scope::likelihoods`].
+    Likelihoods(Vec<f64>),
+    /// Of [`Scope::embed`].
+    Embeddings(Vec<Embedding>),
     /// Of [`Scope::train`]; the adapters' numbers are kept beside the journal.
     Trained(Vec<Vec<StepMetrics>>),
 }
@@ -141,6 +149,48 @@ impl Scope {
         let scores = futures::future::try_join_all(waiting).await?;
         self.journal.record(&call, &Entry::Scores(scores.clone()))?;
         Ok(scores)
+    }
+
+    /// The mean log-probability of each sequence's tokens from a place on (at least 1, as the first token is never predicted; at most the last
+    /// one's), summed in f64 in their order. As [`Scope::score`], but only the means are journalled.
+    pub async fn likelihoods(&self, requests: Vec<(ScoreRequest, usize)>) -> Result<Vec<f64>> {
+        let call = self.next_call();
+        match self.journal.replay(&call)? {
+            Some(Entry::Likelihoods(means)) if means.len() == requests.len() => return Ok(means),
+            Some(_) => return Err(replay_mismatch(&call)),
+            None => {}
+        }
+        let waiting = requests.into_iter().map(|(request, from)| {
+            let places = 1..request.tokens.len();
+            let score = places.contains(&from).then(|| self.service.score(request));
+            async move {
+                let Some(score) = score else {
+                    let problem =
+                        format!("no token to score from token {from} on, expected one of {places:?}");
+                    return Err(Error::input("score request", problem));
+                };
+                let score = score.await?;
+                let own = &score.logprobs[from - 1..];
+                Ok(own.iter().map(|&l| f64::from(l)).sum::<f64>() / own.len() as f64)
+            }
+        });
+        let means = futures::future::try_join_all(waiting).await?;
+        self.journal.record(&call, &Entry::Likelihoods(means.clone()))?;
+        Ok(means)
+    }
+
+    /// Encodes all of `requests`.
+    pub async fn embed(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Embedding>> {
+        let call = self.next_call();
+        match self.journal.replay(&call)? {
+            Some(Entry::Embeddings(found)) if found.len() == requests.len() => return Ok(found),
+            Some(_) => return Err(replay_mismatch(&call)),
+            None => {}
+        }
+        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.embed(r)).collect();
+        let embeddings = futures::future::try_join_all(waiting).await?;
+        self.journal.record(&call, &Entry::Embeddings(embeddings.clone()))?;
+        Ok(embeddings)
     }
 
     /// Trains adapters together. With `keep_moments` the journal keeps the optimizer's state too.

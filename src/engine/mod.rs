@@ -4,12 +4,14 @@
 //! what is queued into one packed batch. Lanes share an engine through [`EngineHandle`]; [`run_lanes`] drives both.
 
 mod device;
+mod embedder;
 #[allow(clippy::module_inception)]
 mod engine;
 mod handle;
 mod kv;
 mod lane;
 mod plan;
+mod queue;
 mod request;
 mod sampler;
 mod scorer;

@@ -251,6 +251,36 @@ impl MemoryPlan {
     }
 }
 
+/// `options` with as many adapters at once as leave the others their due: the limits and a good part of the KV cache that `fewest` of them
+/// leave. `fewest` is what must be there at the same time, so it is [`Error::Memory`] if they do not fit.
+pub fn waves(
+    backend: &dyn Backend,
+    model: &Model,
+    options: EngineOptions,
+    fewest: usize,
+) -> Result<EngineOptions> {
+    let limit = options.memory_limit.or(backend.memory_limit());
+    let with = |adapters: usize| EngineOptions { adapters, memory_limit: limit, ..options };
+    let least = MemoryPlan::new(backend, model, &with(fewest)).map_err(|e| match e {
+        Error::Memory(problem) => {
+            Error::Memory(format!("one lane with its {fewest} adapters does not fit: {problem}"))
+        }
+        other => other,
+    })?;
+    let is_good = |adapters: usize| {
+        let Ok(plan) = MemoryPlan::new(backend, model, &with(adapters)) else { return false };
+        let limits = |o: &EngineOptions| (o.max_rows, o.max_sequences, o.micro_batch_rows);
+        limits(&plan.options) == limits(&least.options) && 4 * plan.kv_pages >= least.kv_pages
+    };
+    // Fewer adapters never leave less.
+    let (mut good, mut too_many) = (fewest, options.adapters.max(fewest) + 1);
+    while too_many - good > 1 {
+        let middle = good + (too_many - good) / 2;
+        if is_good(middle) { good = middle } else { too_many = middle }
+    }
+    Ok(EngineOptions { adapters: good, ..options })
+}
+
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.lines {

@@ -91,6 +91,24 @@ pub struct Score {
     pub is_argmax: Vec<bool>,
 }
 
+/// A stretch of a sequence to encode: the mean of its rows' hidden states after the model's final norm.
+#[derive(Clone, Debug)]
+pub struct EmbedRequest {
+    /// The adapter.
+    pub adapter: AdapterId,
+    /// The stretch and all before it, which it sees.
+    pub tokens: Arc<[u32]>,
+    /// Where the stretch begins; it goes to the end and has at least one token.
+    pub from: usize,
+}
+
+/// An encoded stretch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Embedding {
+    /// One number for each hidden dimension: the rows' values summed in f64 in the order of the rows, divided by their number.
+    pub mean: Vec<f32>,
+}
+
 /// A sequence to train on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSequence {

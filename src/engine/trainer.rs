@@ -5,8 +5,8 @@
 
 use futures::channel::oneshot;
 
+use super::queue::{check_tokens, push_packed};
 use super::request::{AdapterId, StepMetrics, TrainRequest};
-use super::scorer::{check_tokens, push_packed};
 use super::slots::{SlotTable, name};
 use crate::backend::{AdamWStep, BatchPlan, Label, Slot};
 use crate::error::{Error, Result};

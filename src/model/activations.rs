@@ -27,7 +27,7 @@ pub struct Activations {
     /// `[L, d]`: rows of `x` that get logits.
     pub(super) gathered: Tensor,
     /// `[L, d]`: those after the final norm, then their gradient.
-    pub(super) hidden: Tensor,
+    pub hidden: Tensor,
     /// f32 `[C, V]`.
     pub(super) logits: Tensor,
     /// f32 `[L, 2]`: negative log-likelihood, and whether the label was the most likely token, of each logit row.

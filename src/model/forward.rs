@@ -25,6 +25,12 @@ impl Model {
         self.forward_loss(backend, acts, None)
     }
 
+    /// Enqueues an encoding step over packed sequences. The plan's logit rows, after the final norm, land in `acts.hidden`.
+    pub fn forward_embed(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
+        self.decoder(backend, acts, None)?;
+        self.final_norm(backend, acts)
+    }
+
     /// Enqueues a training micro-batch over packed sequences: losses land in `acts.losses`, gradients are added to the slots'.
     pub fn forward_backward(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
         if !self.training || acts.mode != Mode::Training {

@@ -6,7 +6,10 @@
 //! | `summary.jinja` | question, fields, responses | the base model summarises the other agents' responses |
 //! | `debate.jinja` | question, fields, summary | an agent reads that summary and answers again |
 //! | `debate-concat.jinja` | question, fields, responses | an agent reads the responses themselves and answers again |
+//! | `cooperative.jinja`, `cooperative-concat.jinja` | as the two above | the same where agents build on each other (`debate.style`) |
 //! | `alone.jinja` (optional) | question, fields, responses (empty) | there is no other agent; `debate-concat.jinja` stands in |
+//! | `agent-id.jinja` | agent (from 1), agents, prompt | every turn to an agent that is told which it is (recipe `agent-ids`) |
+//! | `hint.jinja` | question, fields, answer | the question again, with the reference answer (recipe `star`) |
 //!
 //! `fields` holds the question record's other fields, the reference answer left out. An undefined variable is an error.
 
@@ -25,8 +28,13 @@ const FIRST: &str = "first.jinja";
 const SUMMARY: &str = "summary.jinja";
 const DEBATE: &str = "debate.jinja";
 const CONCAT: &str = "debate-concat.jinja";
+const COOPERATIVE: &str = "cooperative.jinja";
+const COOPERATIVE_CONCAT: &str = "cooperative-concat.jinja";
 const ALONE: &str = "alone.jinja";
-const FILES: [&str; 5] = [FIRST, SUMMARY, DEBATE, CONCAT, ALONE];
+const AGENT_ID: &str = "agent-id.jinja";
+const HINT: &str = "hint.jinja";
+const FILES: [&str; 9] =
+    [FIRST, SUMMARY, DEBATE, CONCAT, COOPERATIVE, COOPERATIVE_CONCAT, ALONE, AGENT_ID, HINT];
 
 macro_rules! built_in {
     ($($name:literal: $($file:literal),+;)+) => {
@@ -37,9 +45,12 @@ macro_rules! built_in {
 type Files = &'static [(&'static str, &'static str)];
 
 const BUILT_IN: &[(&str, Files)] = built_in! {
-    "arithmetic": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja";
-    "gsm8k": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "alone.jinja";
-    "math": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "alone.jinja";
+    "arithmetic": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "cooperative.jinja",
+        "cooperative-concat.jinja", "agent-id.jinja", "hint.jinja";
+    "gsm8k": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "cooperative.jinja",
+        "cooperative-concat.jinja", "alone.jinja", "agent-id.jinja", "hint.jinja";
+    "math": "first.jinja", "summary.jinja", "debate.jinja", "debate-concat.jinja", "cooperative.jinja",
+        "cooperative-concat.jinja", "alone.jinja", "agent-id.jinja", "hint.jinja";
 };
 
 /// Names of the built-in sets of templates.
@@ -137,6 +148,32 @@ impl Prompts {
         self.render(CONCAT, context! { question, fields => variables(fields), responses => texts(responses) })
     }
 
+    /// A cooperative turn with a summary of the others.
+    pub fn cooperative(&self, subject: Subject<'_>, summary: &str) -> Result<String> {
+        let Subject { question, fields } = subject;
+        self.render(COOPERATIVE, context! { question, fields => variables(fields), summary })
+    }
+
+    /// A cooperative turn with the others' responses themselves.
+    pub fn cooperative_concat(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
+        let Subject { question, fields } = subject;
+        self.render(
+            COOPERATIVE_CONCAT,
+            context! { question, fields => variables(fields), responses => texts(responses) },
+        )
+    }
+
+    /// A turn to an agent that is told its number, counted from 1.
+    pub fn agent_id(&self, agent: usize, agents: usize, prompt: &str) -> Result<String> {
+        self.render(AGENT_ID, context! { agent, agents, prompt })
+    }
+
+    /// The question again, with its answer.
+    pub fn hint(&self, subject: Subject<'_>, answer: &str) -> Result<String> {
+        let Subject { question, fields } = subject;
+        self.render(HINT, context! { question, fields => variables(fields), answer })
+    }
+
     /// A further turn of an agent that has nobody to read.
     pub fn alone(&self, subject: Subject<'_>) -> Result<String> {
         let Subject { question, fields } = subject;
@@ -227,6 +264,13 @@ mod tests {
             let debate = prompts.debate(s, "they disagree").unwrap();
             assert!(debate.contains("1+1") && debate.contains("they disagree"));
             assert!(prompts.debate_concat(s, &["it is two"]).unwrap().contains("it is two"));
+            let together = prompts.cooperative(s, "they disagree").unwrap();
+            assert!(together.contains("1+1") && together.contains("they disagree") && together != debate);
+            assert!(prompts.cooperative_concat(s, &["it is two"]).unwrap().contains("it is two"));
+            let told = prompts.agent_id(2, 3, &debate).unwrap();
+            assert!(told.contains(&debate) && told.contains("2 of 3"), "{told}");
+            let hint = prompts.hint(s, "17").unwrap();
+            assert!(hint.contains("1+1") && hint.contains("17"));
             assert!(!prompts.alone(s).unwrap().is_empty());
             for (_, text) in prompts.sources() {
                 assert!(!text.is_empty());

@@ -14,7 +14,7 @@ use crate::text::{Codec, Message};
 pub struct Example {
     /// The question's id.
     pub question: String,
-    /// `first`, `corrected` or `confirmed`.
+    /// `first`, `corrected`, `confirmed`; of the control with shuffled labels `random`; after a hint `hinted`.
     pub kind: &'static str,
     /// Who wrote it.
     pub agent: usize,
@@ -28,7 +28,7 @@ pub struct Example {
 
 impl Example {
     /// The sampled tokens themselves carry the loss, everything before them is context.
-    fn of_turn(debate: &Debate, turn: &Turn, kind: &'static str) -> Option<Self> {
+    pub fn of_turn(debate: &Debate, turn: &Turn, kind: &'static str) -> Option<Self> {
         let response = turn.response.as_ref()?;
         let tokens: Vec<u32> = response.prompt_ids.iter().chain(&response.ids).copied().collect();
         let mut weights = vec![0.0; response.prompt_ids.len()];
@@ -44,6 +44,14 @@ impl Example {
             answer: turn.answer.clone()?,
             sequence: TrainSequence { tokens, weights },
         })
+    }
+
+    /// What was said after a hint, as the answer to the question without one: the hint is in no training data.
+    pub fn without_hint(debate: &Debate, unhinted: &Turn, hinted: &Turn) -> Option<Self> {
+        let mut response = hinted.response.clone()?;
+        response.prompt_ids = unhinted.response.as_ref()?.prompt_ids.clone();
+        let turn = Turn { response: Some(response), answer: hinted.answer.clone(), ..unhinted.clone() };
+        Self::of_turn(debate, &turn, "hinted")
     }
 
     /// Every assistant turn carries loss. `None` if the conversation as training tokenizes it outgrows the context.
@@ -77,6 +85,63 @@ pub fn pseudo_label(debate: &Debate, min_agreement: usize) -> Option<&str> {
     if enough { vote.answer.as_deref() } else { None }
 }
 
+/// All first answers of every agent that match the pseudo-label, question by question.
+pub fn matching_answers(debates: &[Debate], labels: &[Option<&str>]) -> Vec<Example> {
+    let of_question = |(debate, label): (&Debate, &Option<&str>)| {
+        let of_agent = |n| generator_set(std::slice::from_ref(debate), &[*label], n);
+        (0..debate.agents()).flat_map(of_agent).collect::<Vec<_>>()
+    };
+    debates.iter().zip(labels).flat_map(of_question).collect()
+}
+
+/// All first answers of every agent that parse, whatever they are, except those cut off by length.
+pub fn all_answers(debates: &[Debate]) -> Vec<Example> {
+    let of_question = |debate: &Debate| {
+        let whole = debate.rounds[0].turns.iter().filter(|turn| !turn.is_cut_off());
+        whole.filter_map(|turn| Example::of_turn(debate, turn, "first")).collect::<Vec<_>>()
+    };
+    debates.iter().flat_map(of_question).collect()
+}
+
+/// What a generator could learn if nothing were asked of its first answers but that they parse and are whole.
+pub fn generator_candidates(debates: &[Debate], agent: usize) -> Vec<Example> {
+    let whole = debates.iter().filter(|debate| !debate.first(agent).is_cut_off());
+    whole.filter_map(|debate| Example::of_turn(debate, debate.first(agent), "random")).collect()
+}
+
+/// The same of a critic: whole trajectories whose last answer parses.
+pub fn critic_candidates(
+    debates: &[Debate],
+    agent: usize,
+    loss: CriticLoss,
+    codec: &dyn Codec,
+) -> Result<Vec<Example>> {
+    let whole = debates.iter().filter(|d| !is_cut_off(d, agent, loss));
+    let trajectories = whole.filter_map(|d| trajectory(d, agent, "random", loss, codec).transpose());
+    trajectories.collect()
+}
+
+/// Whether a turn that would carry loss is cut off by length.
+fn is_cut_off(debate: &Debate, agent: usize, loss: CriticLoss) -> bool {
+    let last = debate.last(agent);
+    let trained = |turn: &Turn| loss == CriticLoss::All || std::ptr::eq(turn, last);
+    debate.rounds.iter().map(|r| &r.turns[agent]).any(|t| trained(t) && t.is_cut_off())
+}
+
+/// An agent's whole trajectory, if its last turn has an answer.
+fn trajectory(
+    debate: &Debate,
+    agent: usize,
+    kind: &'static str,
+    loss: CriticLoss,
+    codec: &dyn Codec,
+) -> Result<Option<Example>> {
+    match Example::of_turn(debate, debate.last(agent), kind) {
+        Some(example) if loss == CriticLoss::All => example.with_all_turns(codec),
+        example => Ok(example),
+    }
+}
+
 /// D^G of an agent: its first answers that match the pseudo-label, except those cut off by length.
 pub fn generator_set(debates: &[Debate], labels: &[Option<&str>], agent: usize) -> Vec<Example> {
     debates
@@ -101,17 +166,12 @@ pub fn critic_sets(
     let (mut corrected, mut confirmed) = (Vec::new(), Vec::new());
     for (debate, label) in debates.iter().zip(labels) {
         let (first, last) = (debate.first(agent), debate.last(agent));
-        let trained = |turn: &Turn| loss == CriticLoss::All || std::ptr::eq(turn, last);
-        let cut_off = debate.rounds.iter().map(|r| &r.turns[agent]).any(|t| trained(t) && t.is_cut_off());
-        if label.is_none() || last.answer.as_deref() != *label || cut_off {
+        if label.is_none() || last.answer.as_deref() != *label || is_cut_off(debate, agent, loss) {
             continue;
         }
         let was_right = first.answer.as_deref() == *label;
         let kind = if was_right { "confirmed" } else { "corrected" };
-        let example = match Example::of_turn(debate, last, kind) {
-            Some(example) if loss == CriticLoss::All => example.with_all_turns(codec)?,
-            example => example,
-        };
+        let example = trajectory(debate, agent, kind, loss, codec)?;
         if was_right { confirmed.extend(example) } else { corrected.extend(example) }
     }
     Ok((corrected, confirmed))

@@ -5,12 +5,14 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
+use super::Example;
 use super::lane::record;
+use super::outcomes::{Parameters, add_votes_of_fewer, budget, outcomes};
 use crate::debate::{Debate, Occasion, Round, Society, Table, Turn, Vote};
 use crate::engine::Scope;
 use crate::error::{Error, Result};
 use crate::measure::{Estimate, share};
-use crate::run::{EvalSection, Event, Output, RunConfig};
+use crate::run::{EvalSection, Event, Output, RecipeInfo, RunConfig};
 use crate::task::{AnswerKey, Question, Questions};
 
 /// What is measured.
@@ -50,11 +52,13 @@ impl Methods {
 }
 
 /// One question's answers by every method. The first N samples are the debate's first round, if there is a debate.
-struct Exam {
-    greedy: Vec<Turn>,
-    samples: Vec<Turn>,
-    majority: Option<Vote>,
-    debate: Option<Debate>,
+pub(super) struct Exam {
+    pub greedy: Vec<Turn>,
+    pub samples: Vec<Turn>,
+    pub majority: Option<Vote>,
+    /// The votes of the first 1, 2, 3, … samples, up to those of `majority`.
+    pub by_samples: Vec<Vote>,
+    pub debate: Option<Debate>,
 }
 
 /// What was measured.
@@ -76,11 +80,13 @@ pub async fn evaluate(
     society: &Society,
     occasion: Occasion,
     methods: Methods,
+    parameters: Parameters,
     answers: &AnswerKey,
     answered: &dyn Fn(Option<Value>),
 ) -> Result<Evaluation> {
     let agents = society.agents();
-    let distinct = if society.generators.iter().all(|g| *g == society.generators[0]) { 1 } else { agents };
+    let alike = society.generators.iter().all(|g| *g == society.generators[0]) && !table.tells_ids();
+    let distinct = if alike { 1 } else { agents };
     let exams = table
         .each(scope, questions, |i, question, scope| async move {
             let greedy = if methods.greedy { distinct } else { 0 };
@@ -118,11 +124,14 @@ pub async fn evaluate(
             };
             answered(shown);
             let voters = &samples[..methods.majority.min(samples.len())];
-            let majority = (methods.majority > 0).then(|| table.vote(question, occasion, voters));
-            Ok(Exam { greedy, samples, majority, debate })
+            let of_first = |k| table.vote(question, occasion, &voters[..k]);
+            let by_samples: Vec<Vote> = (1..=voters.len()).map(of_first).collect();
+            let majority = by_samples.last().cloned();
+            Ok(Exam { greedy, samples, majority, by_samples, debate })
         })
         .await?;
-    grade(questions, &exams, agents, methods, answers)
+    let budget = budget(&exams, society, parameters);
+    grade(questions, &exams, agents, methods, budget, answers)
 }
 
 fn grade(
@@ -130,6 +139,7 @@ fn grade(
     exams: &[Exam],
     agents: usize,
     methods: Methods,
+    budget: Option<usize>,
     answers: &AnswerKey,
 ) -> Result<Evaluation> {
     let right = |q: &Question, answer: &Option<String>| answers.is_right(&q.id, answer.as_deref());
@@ -164,6 +174,7 @@ fn grade(
         let mut value = estimate(accuracy);
         value["samples"] = methods.majority.into();
         add_rates(&mut value, exams.iter().flat_map(|e| &e.samples[..methods.majority]));
+        add_votes_of_fewer(&mut value, questions, exams, answers, budget);
         metrics.insert("majority".into(), value);
         line.push(format!("majority of {} {}", methods.majority, accuracy.percent()));
     }
@@ -187,8 +198,12 @@ fn grade(
         }
         let mut value = measured.last().cloned().unwrap_or_default();
         value["rounds"] = measured.into();
+        if let Some(k) = budget {
+            value["costs_samples"] = k.into();
+        }
         metrics.insert("debate".into(), value);
     }
+    metrics.insert("outcomes".into(), outcomes(questions, exams, agents, methods, answers));
 
     let mut transcripts = Vec::new();
     if methods.greedy {
@@ -278,52 +293,87 @@ fn add_rates<'t>(value: &mut Value, turns: impl Iterator<Item = &'t Turn>) {
     }
 }
 
+/// A task's questions, put to a society at a table, and their answers.
+pub struct Sitting {
+    /// The protocol.
+    pub table: Rc<Table>,
+    /// What is asked.
+    pub questions: Rc<Questions>,
+    /// What is right.
+    pub answers: Rc<AnswerKey>,
+}
+
 /// Measures a recipe's societies as it goes. Holds the answers and gives none away: everything goes to the output.
 pub struct Examiner {
     scope: Scope,
     lane: String,
-    table: Rc<Table>,
-    questions: Rc<Questions>,
-    answers: Rc<AnswerKey>,
+    own: Sitting,
+    transfer: Option<Sitting>,
     output: Rc<dyn Output>,
     seed: u64,
     methods: Methods,
+    parameters: Parameters,
+    asks_for_labels: bool,
     measure_before: bool,
     iterations: usize,
 }
 
 impl Examiner {
-    /// For one lane.
+    /// For one lane: its own task, and another one to which nothing that it learns belongs.
     pub fn new(
         scope: Scope,
         lane: &str,
-        table: Rc<Table>,
-        questions: Rc<Questions>,
-        answers: Rc<AnswerKey>,
+        own: Sitting,
+        transfer: Option<Sitting>,
         output: Rc<dyn Output>,
         seed: u64,
+        parameters: Parameters,
+        recipe: &RecipeInfo,
         config: &RunConfig,
     ) -> Result<Self> {
         let methods = Methods::new(&config.eval, config.debate.agents)?;
         let (measure_before, iterations) = (config.eval.before, config.run.iterations);
-        let lane = lane.to_string();
-        Ok(Self { scope, lane, table, questions, answers, output, seed, methods, measure_before, iterations })
+        let (lane, asks_for_labels) = (lane.to_string(), recipe.asks_for_labels);
+        Ok(Self {
+            scope,
+            lane,
+            own,
+            transfer,
+            output,
+            seed,
+            methods,
+            parameters,
+            asks_for_labels,
+            measure_before,
+            iterations,
+        })
     }
 
     /// Before the first iteration: the society is still the base model.
     pub async fn before(&self, society: &Society) -> Result<()> {
-        if self.measure_before {
-            self.examine(0, "dev", &self.questions.dev, society).await?;
-            self.examine(0, "test", &self.questions.test, society).await?;
+        if self.measure_before { self.once(society).await } else { Ok(()) }
+    }
+
+    /// A society that is not trained: on all questions, as iteration 0.
+    pub async fn once(&self, society: &Society) -> Result<()> {
+        self.examine(0, "dev", &self.own, &self.own.questions.dev, society).await?;
+        self.examine_at_the_end(0, society).await
+    }
+
+    /// After an iteration; on test questions and on another task after the last one only.
+    pub async fn after(&self, iteration: usize, society: &Society) -> Result<()> {
+        self.examine(iteration, "dev", &self.own, &self.own.questions.dev, society).await?;
+        if iteration == self.iterations {
+            self.examine_at_the_end(iteration, society).await?;
         }
         Ok(())
     }
 
-    /// After an iteration; on test questions after the last one only.
-    pub async fn after(&self, iteration: usize, society: &Society) -> Result<()> {
-        self.examine(iteration, "dev", &self.questions.dev, society).await?;
-        if iteration == self.iterations {
-            self.examine(iteration, "test", &self.questions.test, society).await?;
+    async fn examine_at_the_end(&self, iteration: usize, society: &Society) -> Result<()> {
+        self.examine(iteration, "test", &self.own, &self.own.questions.test, society).await?;
+        if let Some(other) = &self.transfer {
+            self.examine(iteration, "transfer-dev", other, &other.questions.dev, society).await?;
+            self.examine(iteration, "transfer-test", other, &other.questions.test, society).await?;
         }
         Ok(())
     }
@@ -332,6 +382,7 @@ impl Examiner {
         &self,
         iteration: usize,
         split: &'static str,
+        sitting: &Sitting,
         questions: &[Question],
         society: &Society,
     ) -> Result<()> {
@@ -352,14 +403,15 @@ impl Examiner {
                 self.output.event(Event::Debate { lane: self.lane.clone(), transcript });
             }
         };
-        let result = evaluate(
-            &self.table,
+        let mut result = evaluate(
+            &sitting.table,
             &scope,
             questions,
             society,
             occasion,
             self.methods,
-            &self.answers,
+            self.parameters,
+            &sitting.answers,
             &answered,
         )
         .await?;
@@ -367,7 +419,23 @@ impl Examiner {
             self.output.transcripts(&self.lane, iteration, &format!("{split}-{method}"), records)?;
         }
         self.output.event(Event::Note { lane: self.lane.clone(), text: format!("{name}: {}", result.line) });
+        if let (Some(k), true) = (result.metrics["debate"]["costs_samples"].as_u64(), split == "dev")
+            && self.methods.majority > 0
+            && k as usize > self.methods.majority
+        {
+            let drawn = self.methods.majority;
+            let text = format!("a debate costs as much as {k} samples; eval.majority_samples draws {drawn}");
+            self.output.event(Event::Note { lane: self.lane.clone(), text });
+        }
+        self.mark(&mut result.metrics);
         self.output.metrics(&self.lane, iteration, split, result.metrics)
+    }
+
+    /// What a recipe reaches that asks for labels is no label-free result, and says so wherever it goes.
+    fn mark(&self, metrics: &mut Value) {
+        if self.asks_for_labels {
+            metrics["asks_for_labels"] = true.into();
+        }
     }
 
     /// How many questions have a pseudo-label and how many of those are right.
@@ -375,17 +443,21 @@ impl Examiner {
         let labelled: Vec<bool> = debates
             .iter()
             .zip(labels)
-            .filter_map(|(d, label)| label.map(|l| self.answers.is_right(&d.id, Some(l))))
+            .filter_map(|(d, label)| label.map(|l| self.own.answers.is_right(&d.id, Some(l))))
             .collect();
         let accuracy = Estimate::share(&labelled);
         let coverage = share(labels.iter().map(Option::is_some));
         let vote = |m: usize| {
-            share(debates.iter().map(|d| self.answers.is_right(&d.id, d.rounds[m].vote.answer.as_deref())))
+            share(
+                debates.iter().map(|d| self.own.answers.is_right(&d.id, d.rounds[m].vote.answer.as_deref())),
+            )
         };
         let rounds = debates.first().map_or(0, |d| d.rounds.len());
         let last: Vec<&Round> = debates.iter().filter_map(|d| d.rounds.last()).collect();
         let mut value = json!({
+            "source": "vote",
             "questions": debates.len(),
+            "unanswered": self.unanswered(iteration, debates),
             "labelled": labelled.len(),
             "coverage": coverage,
             "accuracy": accuracy.value,
@@ -402,5 +474,71 @@ impl Examiner {
         );
         self.output.event(Event::Note { lane: self.lane.clone(), text });
         self.output.metrics(&self.lane, iteration, "pseudo-labels", value)
+    }
+
+    /// The same where every answer is its own label: of the questions with any answer, the mean share of right ones.
+    pub fn own_answers(&self, iteration: usize, sampled: &[Debate]) -> Result<()> {
+        let of_question = |d: &Debate| -> Option<f64> {
+            let answers: Vec<_> = d.rounds[0].turns.iter().filter_map(|t| t.answer.as_deref()).collect();
+            let right = answers.iter().map(|a| self.own.answers.is_right(&d.id, Some(a)));
+            (!answers.is_empty()).then(|| share(right))
+        };
+        let labelled: Vec<f64> = sampled.iter().filter_map(of_question).collect();
+        let text = format!(
+            "iteration {iteration}: every answer is learnt, {} of them right",
+            Estimate::of(&labelled).percent()
+        );
+        self.labels(iteration, sampled, "own answers", &labelled, text)
+    }
+
+    /// The same where reference answers were asked for: of the questions of which anything is learnt, all are right.
+    pub fn references(&self, iteration: usize, sampled: &[Debate], learnt: &[Example]) -> Result<()> {
+        let is_learnt = |d: &&Debate| learnt.iter().any(|e| e.question == d.id);
+        let labelled = vec![1.0; sampled.iter().filter(is_learnt).count()];
+        let hinted = learnt.iter().filter(|e| e.kind == "hinted").count();
+        let text = format!(
+            "iteration {iteration}: {} answers are learnt, {hinted} of them after a hint; reference answers were asked for",
+            learnt.len()
+        );
+        self.labels(iteration, sampled, "reference answers", &labelled, text)
+    }
+
+    fn labels(
+        &self,
+        iteration: usize,
+        sampled: &[Debate],
+        source: &str,
+        labelled: &[f64],
+        text: String,
+    ) -> Result<()> {
+        let accuracy = Estimate::of(labelled);
+        let rounds: Vec<&Round> = sampled.iter().flat_map(|d| &d.rounds).collect();
+        let mut value = json!({
+            "source": source,
+            "questions": sampled.len(),
+            "unanswered": self.unanswered(iteration, sampled),
+            "labelled": labelled.len(),
+            "coverage": labelled.len() as f64 / sampled.len().max(1) as f64,
+            "accuracy": accuracy.value,
+            "standard_error": accuracy.standard_error,
+        });
+        add_agreement(&mut value, &rounds);
+        add_rates(&mut value, rounds.iter().flat_map(|r| &r.turns));
+        self.mark(&mut value);
+        self.output.event(Event::Note { lane: self.lane.clone(), text });
+        self.output.metrics(&self.lane, iteration, "pseudo-labels", value)
+    }
+
+    /// Questions that nobody answered in the last round. They are kept, and told of.
+    fn unanswered(&self, iteration: usize, debates: &[Debate]) -> usize {
+        let count = debates.iter().filter(|d| d.vote.answer.is_none()).count();
+        if count > 0 {
+            let all = debates.len();
+            let text = format!(
+                "iteration {iteration}: no agent has an answer to {count} of {all} questions; they are kept"
+            );
+            self.output.event(Event::Note { lane: self.lane.clone(), text });
+        }
+        count
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::lane::{Lane, Student};
 use super::{Example, Training, schedule};
-use crate::engine::{StepMetrics, TrainRequest};
+use crate::engine::{StepMetrics, TrainRequest, TrainStep};
 use crate::error::{Error, Result};
 use crate::run::Event;
 
@@ -16,8 +16,33 @@ pub struct Lesson<'a> {
     pub examples: Vec<Example>,
     /// How.
     pub training: &'a Training,
+    /// Go over the data until this many tokens have been in a batch, in place of `num_epochs`.
+    pub gradient_tokens: Option<u64>,
     /// For the metrics: how the data came about.
     pub about: Value,
+}
+
+impl<'a> Lesson<'a> {
+    /// For the epochs that the settings give.
+    pub fn new(student: &'a Student, examples: Vec<Example>, training: &'a Training, about: Value) -> Self {
+        Self { student, examples, training, gradient_tokens: None, about }
+    }
+
+    /// Until this many tokens have been in a batch; logged.
+    pub fn until(mut self, gradient_tokens: u64) -> Self {
+        self.about["gradient_tokens"] = gradient_tokens.into();
+        let once: usize = self.examples.iter().map(|e| e.sequence.tokens.len()).sum();
+        self.about["passes"] = (once > 0).then(|| gradient_tokens as f64 / once as f64).into();
+        Self { gradient_tokens: Some(gradient_tokens), ..self }
+    }
+
+    fn steps(&self, key: u64) -> Vec<TrainStep> {
+        let Some(target) = self.gradient_tokens else {
+            return schedule::steps(self.examples.len(), self.training, key);
+        };
+        let lengths: Vec<u64> = self.examples.iter().map(|e| e.sequence.tokens.len() as u64).collect();
+        schedule::steps_for_tokens(&lengths, target, self.training, key)
+    }
 }
 
 impl Lane {
@@ -40,7 +65,7 @@ impl Lane {
             requests.push(TrainRequest {
                 adapter: lesson.student.adapter,
                 sequences: lesson.examples.iter().map(|e| e.sequence.clone()).collect(),
-                steps: schedule::steps(lesson.examples.len(), lesson.training, key),
+                steps: lesson.steps(key),
                 optimizer: lesson.training.optimizer(),
                 fresh_moments: !lesson.training.section.keep_moments,
             });

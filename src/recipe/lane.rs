@@ -63,7 +63,7 @@ impl Lane {
         new_adapter: NewAdapter,
         config: RunConfig,
     ) -> Result<Self> {
-        if config.debate.min_agreement > config.debate.agents {
+        if config.debate.min_agreement > config.debate.agents.max(config.training.samples) {
             return Err(Error::input(
                 "debate.min_agreement",
                 format!(
@@ -139,6 +139,34 @@ impl Lane {
         let records = debates.iter().map(record).collect::<Result<Vec<_>>>()?;
         self.output.transcripts(&lane, iteration, "train", &records)?;
         Ok(debates)
+    }
+
+    /// `count` independent answers of the society to every training question, and their vote, each as a debate of one round; keeps the
+    /// transcripts. The first N are those of a debate's first round.
+    pub async fn samples(&self, iteration: usize, society: &Society, count: usize) -> Result<Vec<Debate>> {
+        let scope = self.scope.child(format!("iteration-{iteration}/samples"));
+        let occasion = Occasion { seed: self.seed, iteration, purpose: "train" };
+        let lane = self.name().to_string();
+        let (name, total) = (format!("iteration {iteration}: sampling"), self.questions.len() as u64);
+        self.output.event(Event::Phase { lane: lane.clone(), name, total });
+        let sampled = self
+            .table
+            .each(&scope, &self.questions, |_, question, scope| {
+                let lane = &lane;
+                async move {
+                    let turns = self
+                        .table
+                        .first_answers(&scope, question, society, occasion, 0..count, false)
+                        .await?;
+                    self.output.event(Event::Advance { lane: lane.clone(), done: 1 });
+                    let vote = self.table.vote(question, occasion, &turns);
+                    Ok(Debate::of_samples(question, turns, vote))
+                }
+            })
+            .await?;
+        let records = sampled.iter().map(record).collect::<Result<Vec<_>>>()?;
+        self.output.transcripts(&lane, iteration, "train", &records)?;
+        Ok(sampled)
     }
 
     /// The debates' votes where enough agents agree.

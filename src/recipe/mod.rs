@@ -1,24 +1,36 @@
 //! Recipes: multiagent finetuning and its baselines, as straight-line code over one shared engine.
 //!
 //! A recipe is an async function over a [`Lane`], which holds questions without answers, and an [`Examiner`], which holds
-//! the answers, writes what it measures to the run's output, and tells the recipe nothing. So no reference answer can reach training.
+//! the answers, writes what it measures to the run's output, and tells the recipe nothing. So no reference answer can reach training; except
+//! in a recipe whose type asks for [`Labels`](crate::task::Labels).
 
+mod agent_ids;
+mod base;
+mod catalogue;
 mod data;
 mod evaluate;
 mod finetune;
 mod lane;
+mod majority_ft;
 mod multiagent;
+mod outcomes;
 mod schedule;
+mod self_training;
+mod sets;
 mod settings;
 mod single_agent;
+mod star;
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
+pub use catalogue::{BASE, SocietyNames, info, names, recipes, society_names};
 pub use data::{Example, MixShares, critic_mix, pseudo_label};
-pub use evaluate::{Evaluation, Examiner, Methods, evaluate};
+pub use evaluate::{Evaluation, Examiner, Methods, Sitting, evaluate};
 pub use lane::{Lane, NewAdapter};
+pub use outcomes::Parameters;
 pub use schedule::steps;
 pub use settings::{CriticLoss, MixRule, Scheduler, Training};
 
@@ -26,13 +38,8 @@ use crate::debate::Table;
 use crate::engine::Scope;
 use crate::error::{Error, Result};
 use crate::run::{Output, RunConfig};
-use crate::task::{AnswerKey, Questions, Task};
+use crate::task::{AnswerKey, Labels, Questions, Task};
 use crate::text::Codec;
-
-/// The known recipes, as `[[arm]] recipe` names them.
-pub fn names() -> &'static [&'static str] {
-    &["multiagent", "single-agent"]
-}
 
 /// What one (arm, seed) runs with.
 pub struct Context {
@@ -44,8 +51,10 @@ pub struct Context {
     pub task: Rc<Task>,
     /// What to ask.
     pub questions: Rc<Questions>,
-    /// The answers, for measuring only.
+    /// The answers, for measuring, and for the recipe's training if it asks for labels.
     pub answers: Rc<AnswerKey>,
+    /// Another task, for measuring only.
+    pub transfer: Option<Material>,
     /// Where results go.
     pub output: Rc<dyn Output>,
     /// The seed.
@@ -54,77 +63,123 @@ pub struct Context {
     pub new_adapter: NewAdapter,
 }
 
+/// A task with its questions and answers.
+#[derive(Clone)]
+pub struct Material {
+    /// How to ask and how to read answers.
+    pub task: Rc<Task>,
+    /// What to ask.
+    pub questions: Rc<Questions>,
+    /// The answers.
+    pub answers: Rc<AnswerKey>,
+}
+
+/// The protocols of an arm.
+pub struct Tables {
+    /// Over its own task.
+    pub own: Rc<Table>,
+    /// Over the transfer task.
+    pub transfer: Option<Rc<Table>>,
+}
+
+impl Tables {
+    /// Those of `recipe`; all that can be known to be wrong before the first question is asked is an error.
+    pub fn new(
+        recipe: &str,
+        config: &RunConfig,
+        codec: &Rc<dyn Codec>,
+        own: &Material,
+        transfer: Option<&Material>,
+    ) -> Result<Self> {
+        let info = info(recipe)?;
+        (info.check)(config).map_err(|(key, problem)| Error::input(key, problem))?;
+        let tells_ids = society_names(recipe, config)?.tells_ids;
+        let table = |material: &Material| {
+            let (debate, sampling) = (&config.debate, &config.sampling);
+            let table =
+                Table::new(codec.clone(), material.task.clone(), debate, sampling, config.run.max_sequences)?
+                    .telling_ids(tells_ids);
+            let Questions { train, dev, test } = &*material.questions;
+            table.check(train.iter().chain(dev).chain(test))?;
+            Ok::<_, Error>(Rc::new(table))
+        };
+        let tables = Self { own: table(own)?, transfer: transfer.map(table).transpose()? };
+        if let (true, Some(question)) = (info.asks_for_labels, own.questions.train.first()) {
+            tables.own.check_hint(question, &Labels::of(&own.questions.train, &own.answers))?;
+        }
+        let trained: HashSet<&str> = own.questions.train.iter().map(|q| q.id.as_str()).collect();
+        let measured = transfer.iter().flat_map(|t| t.questions.dev.iter().chain(&t.questions.test));
+        if let Some(both) = measured.into_iter().find(|q| trained.contains(q.id.as_str())) {
+            let shown: String = both.text.chars().take(60).collect();
+            return Err(Error::input(
+                "transfer",
+                format!("the question {shown:?} is also a training question; splits must be disjoint"),
+            ));
+        }
+        Ok(tables)
+    }
+}
+
 /// Runs one (arm, seed): `config` is the run's configuration with the arm's overrides applied.
 pub fn run_arm(recipe: &str, config: &RunConfig, context: Context) -> LocalBoxFuture<'static, Result<()>> {
     match recipe {
-        "multiagent" => prepared(config.clone(), context, multiagent::run),
-        "single-agent" => prepared(config.clone(), context, single_agent::run),
+        "multiagent" => prepared(recipe, config, context, multiagent::run),
+        "single-agent" => prepared(recipe, config, context, single_agent::run),
+        "majority-ft" => prepared(recipe, config, context, majority_ft::run),
+        "self-training" => prepared(recipe, config, context, self_training::run),
+        "agent-ids" => prepared(recipe, config, context, agent_ids::run),
+        "base" => prepared(recipe, config, context, base::run),
+        // The only one that is told answers.
+        "star" => {
+            let labels = Labels::of(&context.questions.train, &context.answers);
+            prepared(recipe, config, context, |lane, examiner| star::run(lane, examiner, labels))
+        }
         other => {
-            let error = Error::input(
-                "arm.recipe",
-                format!("unknown recipe `{other}`; known are {}", names().join(", ")),
-            );
+            let error = info(other).err().unwrap_or_else(|| Error::Internal(format!("no code for {other}")));
             Box::pin(async { Err(error) })
         }
     }
 }
 
 fn prepared<F>(
-    config: RunConfig,
+    recipe_name: &str,
+    config: &RunConfig,
     context: Context,
     recipe: impl FnOnce(Lane, Examiner) -> F + 'static,
 ) -> LocalBoxFuture<'static, Result<()>>
 where
     F: Future<Output = Result<()>>,
 {
+    let (recipe_name, config) = (recipe_name.to_string(), config.clone());
     Box::pin(async move {
-        let Context { scope, codec, task, questions, answers, output, seed, new_adapter } = context;
-        let table =
-            Rc::new(Table::new(codec, task, &config.debate, &config.sampling, config.run.max_sequences)?);
-        table.check(questions.train.iter().chain(&questions.dev).chain(&questions.test))?;
+        let Context { scope, codec, task, questions, answers, transfer, output, seed, new_adapter } = context;
+        let own = Material { task, questions, answers };
+        let tables = Tables::new(&recipe_name, &config, &codec, &own, transfer.as_ref())?;
+        let parameters = Parameters {
+            base: scope.service().base_parameters(),
+            adapter: new_adapter(&config.adapter, 0)?.weights.iter().map(|(_, _, values)| values.len()).sum(),
+        };
+        let lane_questions = own.questions.train.clone();
+        let sitting = |table, material: Material| Sitting {
+            table,
+            questions: material.questions,
+            answers: material.answers,
+        };
+        let transfer = tables.transfer.zip(transfer).map(|(table, material)| sitting(table, material));
         let examiner = Examiner::new(
             scope.child("exam"),
             scope.path(),
-            table.clone(),
-            questions.clone(),
-            answers,
+            sitting(tables.own.clone(), own),
+            transfer,
             output.clone(),
             seed,
+            parameters,
+            info(&recipe_name)?,
             &config,
         )?;
-        let lane = Lane::new(scope, table, questions.train.clone(), output, seed, new_adapter, config)?;
+        let lane = Lane::new(scope, tables.own, lane_questions, output, seed, new_adapter, config)?;
         recipe(lane, examiner).await
     })
-}
-
-/// The adapters' names of a society, as files are named: who writes first answers, who writes later ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocietyNames {
-    /// By agent.
-    pub generators: Vec<String>,
-    /// By agent.
-    pub critics: Vec<String>,
-}
-
-/// The names that `recipe` gives its adapters.
-pub fn society_names(recipe: &str, config: &RunConfig) -> Result<SocietyNames> {
-    let agents = config.debate.agents;
-    match recipe {
-        "multiagent" => {
-            let generators = lane::names("generator", agents);
-            let critics =
-                if config.debate.rounds > 1 { lane::names("critic", agents) } else { generators.clone() };
-            Ok(SocietyNames { generators, critics })
-        }
-        "single-agent" => {
-            let all = vec![single_agent::NAME.to_string(); agents];
-            Ok(SocietyNames { generators: all.clone(), critics: all })
-        }
-        other => Err(Error::input(
-            "arm.recipe",
-            format!("unknown recipe `{other}`; known are {}", names().join(", ")),
-        )),
-    }
 }
 
 /// A built-in configuration.
@@ -145,6 +200,21 @@ pub fn built_in_configs() -> &'static [BuiltIn] {
             name: "default",
             about: "multiagent and single-agent finetuning side by side on the embedded model, arithmetic",
             text: include_str!("../../assets/configs/default.toml"),
+        },
+        BuiltIn {
+            name: "quick",
+            about: "base, majority-ft, single-agent and multiagent, 3 seeds: the paper's comparison in small",
+            text: include_str!("../../assets/configs/quick.toml"),
+        },
+        BuiltIn {
+            name: "full",
+            about: "every baseline, ablation and control, 5 iterations, 10 seeds for the primary pair; hours",
+            text: include_str!("../../assets/configs/full.toml"),
+        },
+        BuiltIn {
+            name: "tune",
+            about: "a grid of settings for every trained arm, ranked on dev questions",
+            text: include_str!("../../assets/configs/tune.toml"),
         },
         BuiltIn {
             name: "gsm8k",

@@ -1,24 +1,29 @@
-//! Multiagent finetuning (arXiv 2501.05707, Algorithm 1).
+//! Multiagent finetuning (arXiv 2501.05707, Algorithm 1), and its ablations and controls.
 
 use serde_json::json;
 
-use super::data::{critic_set, critic_sets, generator_set};
 use super::finetune::Lesson;
+use super::sets::about_mix;
 use super::{Examiner, Lane};
 use crate::debate::Society;
+use crate::engine::AdapterId;
 use crate::error::Result;
 
 /// N agents debate, vote, and each is finetuned on its own part of what the debate produced; L times.
 ///
 /// A generator answers first, a critic answers in the later rounds: 2N adapters, all starting as the base model. With one
-/// round there are no critics.
+/// round, or with `debate.critics` other than `own`, there are no critics to finetune.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
     let generators = lane.students("generator")?;
-    let critics = if lane.config.debate.rounds > 1 { lane.students("critic")? } else { vec![] };
-    let society = Society {
-        generators: generators.iter().map(|s| s.adapter).collect(),
-        critics: critics.iter().map(|s| s.adapter).collect(),
+    let (rounds, who) = (lane.config.debate.rounds, lane.config.debate.critics.as_str());
+    let critics = if rounds > 1 && who == "own" { lane.students("critic")? } else { vec![] };
+    let of_generators: Vec<AdapterId> = generators.iter().map(|s| s.adapter).collect();
+    let of_critics = match who {
+        "own" => critics.iter().map(|s| s.adapter).collect(),
+        "base" => vec![AdapterId::BASE; lane.agents()],
+        _ => of_generators.clone(),
     };
+    let society = Society { generators: of_generators, critics: of_critics };
     examiner.before(&society).await?;
 
     for iteration in 1..=lane.config.run.iterations {
@@ -26,26 +31,20 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         let labels = lane.pseudo_labels(&debates);
         examiner.pseudo_labels(iteration, &debates, &labels)?;
 
-        let mut lessons = Vec::new();
-        for (n, student) in generators.iter().enumerate() {
-            let examples = generator_set(&debates, &labels, n);
-            lessons.push(Lesson { student, examples, training: &lane.training, about: json!({}) });
+        let mut sets = lane.agent_sets(iteration, &debates, &labels, !critics.is_empty())?;
+        if lane.training.is_shuffled {
+            sets = lane.shuffled(iteration, &debates, sets)?;
         }
-        for (n, student) in critics.iter().enumerate() {
+        if lane.training.is_dealt {
+            sets = lane.dealt(iteration, &debates, sets);
+        }
+        let mut lessons = Vec::new();
+        for (student, examples) in generators.iter().zip(sets.generators) {
+            lessons.push(Lesson::new(student, examples, &lane.training, json!({})));
+        }
+        for ((student, examples), shares) in critics.iter().zip(sets.critics).zip(&sets.shares) {
             let training = &lane.critic_training;
-            let (corrected, confirmed) =
-                critic_sets(&debates, &labels, n, training.critic_loss, lane.table.codec())?;
-            let key = lane.choice(iteration, "mix", &student.name);
-            let (examples, shares) = critic_set(corrected, confirmed, training, &debates, key);
-            let about = json!({
-                "corrected": shares.corrected,
-                "confirmed": shares.confirmed,
-                "corrected_taken": shares.corrected_taken,
-                "confirmed_taken": shares.confirmed_taken,
-                "critic_mix": training.section.critic_mix,
-                "effective_mix": shares.effective_mix(),
-            });
-            lessons.push(Lesson { student, examples, training, about });
+            lessons.push(Lesson::new(student, examples, training, about_mix(shares, training)));
         }
         lane.finetune(iteration, lessons).await?;
         examiner.after(iteration, &society).await?;

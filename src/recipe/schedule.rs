@@ -8,24 +8,61 @@ use crate::measure::Chance;
 
 /// Steps over `count` sequences: every epoch takes each once, shuffled by `key` if so set; the last batch of an epoch may be smaller.
 pub fn steps(count: usize, training: &Training, key: u64) -> Vec<TrainStep> {
-    let section = &training.section;
-    let batch = if section.batch_size == 0 { count } else { section.batch_size }.max(1);
-    let mut chance = Chance::new(key);
-    let mut batches: Vec<Vec<u32>> = Vec::new();
-    for _ in 0..section.num_epochs {
-        let mut order: Vec<u32> = (0..count as u32).collect();
-        if section.shuffle {
-            chance.shuffle(&mut order);
+    let mut passes = Passes::new(count, training, key);
+    let orders = (0..training.section.num_epochs).map(|_| passes.next_order()).collect();
+    passes.steps(orders)
+}
+
+/// Steps over sequences of these lengths until at least `target` tokens have been in a batch: as many passes as that takes, the last one
+/// ended after the sequence that reaches it. Not one step without data.
+pub fn steps_for_tokens(lengths: &[u64], target: u64, training: &Training, key: u64) -> Vec<TrainStep> {
+    let mut passes = Passes::new(lengths.len(), training, key);
+    let mut orders = Vec::new();
+    let mut left = if lengths.iter().sum::<u64>() == 0 { 0 } else { target };
+    while left > 0 {
+        let mut order = passes.next_order();
+        let mut taken = 0;
+        while left > 0 && taken < order.len() {
+            left = left.saturating_sub(lengths[order[taken] as usize]);
+            taken += 1;
         }
-        batches.extend(order.chunks(batch).map(<[u32]>::to_vec));
+        order.truncate(taken);
+        orders.push(order);
     }
-    let total = batches.len();
-    let rate = |step| learning_rate(training, step, total);
-    batches
-        .into_iter()
-        .enumerate()
-        .map(|(step, sequences)| TrainStep { sequences, learning_rate: rate(step) })
-        .collect()
+    passes.steps(orders)
+}
+
+/// Orders of passes over the data, and the steps they make.
+struct Passes<'t> {
+    count: usize,
+    training: &'t Training,
+    chance: Chance,
+}
+
+impl<'t> Passes<'t> {
+    fn new(count: usize, training: &'t Training, key: u64) -> Self {
+        Self { count, training, chance: Chance::new(key) }
+    }
+
+    fn next_order(&mut self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.count as u32).collect();
+        if self.training.section.shuffle {
+            self.chance.shuffle(&mut order);
+        }
+        order
+    }
+
+    fn steps(&self, orders: Vec<Vec<u32>>) -> Vec<TrainStep> {
+        let batch_size = self.training.section.batch_size;
+        let batch = if batch_size == 0 { self.count } else { batch_size }.max(1);
+        let batches: Vec<&[u32]> = orders.iter().flat_map(|order| order.chunks(batch)).collect();
+        let total = batches.len();
+        let step = |(i, sequences): (usize, &&[u32])| TrainStep {
+            sequences: sequences.to_vec(),
+            learning_rate: learning_rate(self.training, i, total),
+        };
+        batches.iter().enumerate().map(step).collect()
+    }
 }
 
 /// The rate of 0-based `step` of `total`, as Hugging Face's schedulers have it: the warm-up rises from 0, the decay reaches
@@ -98,6 +135,31 @@ mod tests {
         assert!(orders[0] != orders[1] && orders[1] != orders[2]);
         assert_eq!(all, steps_of(1));
         assert_ne!(all, steps_of(2));
+    }
+
+    #[test]
+    fn passes_end_with_the_sequence_that_reaches_the_target() {
+        let t = training(|s| (s.batch_size, s.lr_scheduler) = (2, "linear".into()));
+        let lengths = [10, 20, 30, 40, 50];
+        let taken = |target: u64| {
+            let steps = steps_for_tokens(&lengths, target, &t, 3);
+            let tokens = |s: &TrainStep| s.sequences.iter().map(|&i| lengths[i as usize]).sum::<u64>();
+            (steps.iter().map(tokens).sum::<u64>(), steps)
+        };
+        for target in 1..700 {
+            let (tokens, all) = taken(target);
+            let last = lengths[*all.last().unwrap().sequences.last().unwrap() as usize];
+            assert!(tokens >= target && tokens - last < target, "{target}: {tokens}");
+            assert_eq!(all[0].learning_rate, 1.0);
+            let expected = 1.0 / all.len() as f32;
+            assert!((all.last().unwrap().learning_rate - expected).abs() < 1e-6, "the rate reaches its end");
+        }
+        // Two whole passes are two epochs.
+        let two = training(|s| (s.batch_size, s.num_epochs, s.lr_scheduler) = (2, 2, "linear".into()));
+        assert_eq!(taken(300).1, steps(5, &two, 3));
+        assert_eq!(taken(301).1.len(), 7);
+        assert_eq!(taken(301).1[6].sequences.len(), 1);
+        assert!(taken(0).1.is_empty() && steps_for_tokens(&[], 10, &t, 3).is_empty());
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub struct Training {
     pub critic_loss: CriticLoss,
     /// `start_from = "base"`
     pub from_base: bool,
+    /// `data = "dealt"`
+    pub is_dealt: bool,
+    /// `labels = "shuffled"`
+    pub is_shuffled: bool,
+    /// `match = "gradient-tokens"`
+    pub matches_tokens: bool,
 }
 
 impl Training {
@@ -73,6 +79,9 @@ impl Training {
         let rules = [("ratio", MixRule::Ratio), ("coin-flip", MixRule::CoinFlip)];
         let losses = [("final", CriticLoss::Final), ("all", CriticLoss::All)];
         let starts = [("previous", false), ("base", true)];
+        let data = [("own", false), ("dealt", true)];
+        let labels = [("vote", false), ("shuffled", true)];
+        let matches = [("none", false), ("gradient-tokens", true)];
         for (key, value) in [("critic_mix", section.critic_mix), ("warmup_ratio", section.warmup_ratio)] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::input(
@@ -86,6 +95,9 @@ impl Training {
             mix_rule: one_of(place, "critic_mix_rule", &section.critic_mix_rule, &rules)?,
             critic_loss: one_of(place, "critic_loss", &section.critic_loss, &losses)?,
             from_base: one_of(place, "start_from", &section.start_from, &starts)?,
+            is_dealt: one_of(place, "data", &section.data, &data)?,
+            is_shuffled: one_of(place, "labels", &section.labels, &labels)?,
+            matches_tokens: one_of(place, "match", &section.matching, &matches)?,
             section,
         })
     }

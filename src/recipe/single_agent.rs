@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::data::generator_set;
+use super::data::matching_answers;
 use super::finetune::Lesson;
 use super::{Examiner, Lane};
 use crate::debate::Society;
@@ -12,6 +12,9 @@ use crate::error::Result;
 pub const NAME: &str = "agent";
 
 /// One adapter plays all agents of the debate, in all rounds, and is finetuned on every first answer that matches the vote.
+///
+/// With `training.match = "gradient-tokens"` as many tokens carry gradients as multiagent finetuning would have used on these debates: the
+/// sets of generators and critics are made from them to be counted, and the data are gone over until that number is reached.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
     let student = lane.student(NAME)?;
     let society = Society::uniform(student.adapter, lane.agents());
@@ -22,15 +25,13 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         let labels = lane.pseudo_labels(&debates);
         examiner.pseudo_labels(iteration, &debates, &labels)?;
 
-        let examples = debates
-            .iter()
-            .zip(&labels)
-            .flat_map(|(debate, label)| {
-                let of_agent = |n| generator_set(std::slice::from_ref(debate), &[*label], n);
-                (0..lane.agents()).flat_map(of_agent)
-            })
-            .collect();
-        let lesson = Lesson { student: &student, examples, training: &lane.training, about: json!({}) };
+        let examples = matching_answers(&debates, &labels);
+        let mut lesson = Lesson::new(&student, examples, &lane.training, json!({}));
+        if lane.training.matches_tokens {
+            let critics = lane.config.debate.rounds > 1;
+            let target = lane.gradient_tokens(&lane.agent_sets(iteration, &debates, &labels, critics)?);
+            lesson = lesson.until(target);
+        }
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }

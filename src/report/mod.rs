@@ -5,6 +5,7 @@ mod compare;
 mod csv;
 mod debates;
 mod folder;
+mod grid;
 mod html;
 mod measures;
 mod page;
@@ -16,11 +17,12 @@ use std::path::{Path, PathBuf};
 
 pub use compare::{Comparison, Comparisons, Side};
 pub use folder::{Arm, Progress, Run};
+pub use grid::{Point, Ranking, ranking};
 pub use scores::{Mean, Method};
 pub use tables::{LEGEND, accuracy, table};
 
-use crate::error::Result;
-use crate::run::write_file;
+use crate::error::{Error, Result};
+use crate::run::{RunConfig, write_file};
 
 /// Everything that reports say of a run.
 pub struct Results {
@@ -34,6 +36,8 @@ pub struct Results {
     pub measures: Vec<measures::Measure>,
     /// Compute and times by phase.
     pub costs: Vec<measures::Cost>,
+    /// The points of a tuning grid, ranked, as a terminal shows them.
+    pub grid: Option<String>,
 }
 
 impl Results {
@@ -45,7 +49,11 @@ impl Results {
         let mut measures = measures::measures(&run);
         measures.extend(behaviour::agreement(&run));
         let costs = measures::costs(&measures);
-        Ok(Self { run, means, comparisons, measures, costs })
+        let config: RunConfig = toml::Value::Table(run.config.clone())
+            .try_into()
+            .map_err(|e: toml::de::Error| Error::file(&folder.join("config.toml"), e.message()))?;
+        let grid = grid::tables(&run.metrics, &config);
+        Ok(Self { run, means, comparisons, measures, costs, grid })
     }
 }
 

@@ -383,6 +383,7 @@ pub fn summary(results: &Results) -> String {
                 secondary(&results.comparisons),
                 pseudo_labels(metrics),
                 training(metrics),
+                results.grid.clone(),
                 compute(&results.costs),
                 progress(&results.run.progress()).filter(|_| !metrics.is_empty()),
             ]

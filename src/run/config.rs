@@ -23,6 +23,13 @@ pub struct RunConfig {
     pub run: RunSection,
     /// What is measured on dev and test questions.
     pub eval: EvalSection,
+    /// What the report compares first.
+    pub report: ReportSection,
+    /// Another task, on whose dev and test questions every lane is measured before training and after the last iteration; keys as in
+    /// `[task]`, nothing is trained on it.
+    pub transfer: Option<TaskSection>,
+    /// Dotted key = list of values: every arm is multiplied into arms `NAME@key=value,…`. For tuning on dev questions only.
+    pub grid: BTreeMap<String, toml::Value>,
     /// The arms; none means one arm `multiagent`.
     pub arm: Vec<ArmSection>,
 }
@@ -69,6 +76,8 @@ pub struct TaskSection {
     pub equality: Option<String>,
     /// Training questions used in each iteration.
     pub train_questions: usize,
+    /// Each seed draws its `train_questions` of the first this many training questions; 0 takes the first `train_questions` for all seeds.
+    pub train_pool: usize,
     /// Dev questions.
     pub dev_questions: usize,
     /// Test questions (0: the test split is not touched).
@@ -94,6 +103,7 @@ impl Default for TaskSection {
             reference: None,
             equality: None,
             train_questions: 150,
+            train_pool: 0,
             dev_questions: 200,
             test_questions: 0,
             max_operand: 29,
@@ -112,6 +122,11 @@ pub struct DebateSection {
     pub rounds: usize,
     /// Others' answers: `summary` (written by the base model) or `concatenate`.
     pub others: String,
+    /// What agents make of them: `debate` (weigh them as advice) or `cooperative` (build on them); other templates, the same protocol.
+    pub style: String,
+    /// multiagent: who answers later rounds: `own` (a critic for every agent, finetuned too), `generator` (the agent's generator; nothing
+    /// is finetuned on later rounds) or `base` (the base model; the same).
+    pub critics: String,
     /// A question's vote counts as a pseudo-label if at least this many agents agree; 0 means more than half (2·top > N), 1 keeps all.
     pub min_agreement: usize,
     /// Ties of the final vote: `random` (seeded by the question), `first`, or `largest` (official code).
@@ -120,7 +135,15 @@ pub struct DebateSection {
 
 impl Default for DebateSection {
     fn default() -> Self {
-        Self { agents: 3, rounds: 2, others: "summary".into(), min_agreement: 0, ties: "random".into() }
+        Self {
+            agents: 3,
+            rounds: 2,
+            others: "summary".into(),
+            style: "debate".into(),
+            critics: "own".into(),
+            min_agreement: 0,
+            ties: "random".into(),
+        }
     }
 }
 
@@ -211,6 +234,18 @@ pub struct TrainingSection {
     pub start_from: String,
     /// Keep the optimizer's moments across iterations.
     pub keep_moments: bool,
+    /// majority-ft, self-training and star: answers sampled to a training question; 0 is the number of agents, for star 1.
+    pub samples: usize,
+    /// multiagent: every agent learns from its `own` data, or all agents' data are pooled and `dealt` to them at random, as many examples
+    /// to each as its own would be, generators' and critics' apart.
+    pub data: String,
+    /// multiagent: `vote` keeps what matches the pseudo-label. `shuffled` is a control: as many examples for each agent and role as the
+    /// vote would keep, but a random choice among all of its answers that parse.
+    pub labels: String,
+    /// single-agent: `none`, or `gradient-tokens`: go over the data until as many tokens have carried gradients as multiagent finetuning
+    /// would have used on the same debates, in place of `num_epochs`.
+    #[serde(rename = "match")]
+    pub matching: String,
     /// Overrides for critics, by the keys above.
     pub critic: BTreeMap<String, toml::Value>,
 }
@@ -234,6 +269,10 @@ impl Default for TrainingSection {
             critic_loss: "final".into(),
             start_from: "previous".into(),
             keep_moments: false,
+            samples: 0,
+            data: "own".into(),
+            labels: "vote".into(),
+            matching: "none".into(),
             critic: BTreeMap::new(),
         }
     }
@@ -301,15 +340,57 @@ impl Default for EvalSection {
     }
 }
 
+/// `[report]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReportSection {
+    /// The primary comparison, named before test questions are asked; all others are secondary.
+    pub primary: Option<PrimarySection>,
+}
+
+/// `[report.primary]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrimarySection {
+    /// The arm in question.
+    pub arm: String,
+    /// The arm it is compared with.
+    pub against: String,
+    /// `greedy`, `single`, `majority`, `first-vote` (of the debate's first round) or `final-vote`.
+    pub method: String,
+    /// After which iteration.
+    pub iteration: usize,
+}
+
 /// `[[arm]]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArmSection {
     /// Unique name; the lane's name.
     pub name: String,
-    /// `multiagent` or `single-agent`.
+    /// One of the recipes that `colloquy run --list` shows.
     pub recipe: String,
+    /// Seeds of this arm; `run.seeds` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeds: Option<Vec<u64>>,
     /// Overrides by dotted path, e.g. `"debate.rounds" = 3`.
     #[serde(default)]
     pub set: BTreeMap<String, toml::Value>,
+}
+
+/// What `[[arm]] recipe` may name, as far as a configuration must know it.
+#[derive(Clone, Copy, Debug)]
+pub struct RecipeInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// One line.
+    pub about: &'static str,
+    /// Keys that only some recipes read, and this one does. Another recipe's arm may not change them.
+    pub options: &'static [&'static str],
+    /// Whether anything is trained.
+    pub is_trained: bool,
+    /// Whether it is given the reference answers of its training questions.
+    pub asks_for_labels: bool,
+    /// What else must hold; the key in question and the problem if it doesn't.
+    pub check: fn(&RunConfig) -> Result<(), (&'static str, String)>,
 }

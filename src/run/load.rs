@@ -9,7 +9,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{ArmSection, RunConfig, presets, validate};
+use super::arms::{Arm, Resolver};
+use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, presets, validate};
 use crate::error::{Error, Result};
 
 /// Where a configuration's text came from.
@@ -23,17 +24,6 @@ pub struct Source {
     pub folder: Option<std::path::PathBuf>,
 }
 
-/// One arm with everything resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Arm {
-    /// Unique name.
-    pub name: String,
-    /// The recipe's name.
-    pub recipe: String,
-    /// The run's configuration with the arm's overrides applied (and no arms of its own).
-    pub config: RunConfig,
-}
-
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -44,11 +34,20 @@ pub struct Plan {
 }
 
 /// Keys that name files. (`model.path` and `task.prompts` may be built-in names too.)
-const PATHS: [(&str, &str); 5] =
-    [("model", "path"), ("task", "data"), ("task", "dev_data"), ("task", "test_data"), ("task", "prompts")];
+const PATHS: [(&str, &str); 9] = [
+    ("model", "path"),
+    ("task", "data"),
+    ("task", "dev_data"),
+    ("task", "test_data"),
+    ("task", "prompts"),
+    ("transfer", "data"),
+    ("transfer", "dev_data"),
+    ("transfer", "test_data"),
+    ("transfer", "prompts"),
+];
 
 /// Reads, checks and resolves a configuration. `recipes` are the known ones.
-pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> {
+pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<Plan> {
     let schema = schema();
     let lines = Lines::of(&source.text, &source.name)?;
     let mut file: Table = toml::from_str(&source.text)
@@ -73,65 +72,23 @@ pub fn load(source: &Source, sets: &[String], recipes: &[&str]) -> Result<Plan> 
     let mut layered =
         presets::preset(&preset).ok_or_else(|| unknown_preset(&place("run.preset"), &preset))?;
     merge(&mut layered, file);
+    if let Some(Value::Table(transfer)) = layered.get_mut("transfer") {
+        // Nothing is trained on it.
+        transfer.entry("train_questions").or_insert(Value::Integer(0));
+    }
     let config: RunConfig = deserialize(&layered, &source.name)?;
     validate::check(&config, &|path| place(path))?;
 
-    let mut arms: Vec<Arm> = Vec::new();
-    let sections = if config.arm.is_empty() {
-        vec![ArmSection { name: "multiagent".into(), recipe: "multiagent".into(), set: BTreeMap::new() }]
-    } else {
-        config.arm.clone()
+    let resolver = Resolver {
+        layered: &layered,
+        config: &config,
+        schema: &schema,
+        recipes,
+        folders: &folders,
+        source: &source.name,
+        place: &place,
     };
-    for (i, section) in sections.iter().enumerate() {
-        let at = |key: &str| place(&format!("arm[{i}].{key}"));
-        if !is_name(&section.name) {
-            return Err(Error::input(
-                at("name"),
-                format!(
-                    "found `{}`, expected letters, digits, `-`, `_` or `.` (it names folders)",
-                    section.name
-                ),
-            ));
-        }
-        if arms.iter().any(|a| a.name == section.name) {
-            return Err(Error::input(at("name"), format!("two arms are called `{}`", section.name)));
-        }
-        if !recipes.contains(&section.recipe.as_str()) {
-            return Err(Error::input(
-                at("recipe"),
-                format!("unknown recipe `{}`; known are {}", section.recipe, list(recipes)),
-            ));
-        }
-        let mut table = layered.clone();
-        table.remove("arm");
-        let overrides = flatten(&section.set);
-        if let Some(Value::String(name)) = overrides.get("run.preset") {
-            let arm_preset =
-                presets::preset(name).ok_or_else(|| unknown_preset(&at("set.run.preset"), name))?;
-            merge(&mut table, arm_preset);
-        }
-        for (path, value) in &overrides {
-            let place = at(&format!("set.{path}"));
-            let shared = path.starts_with("model.")
-                || (path.starts_with("run.") && path != "run.preset" && path != "run.iterations");
-            if shared || path.starts_with("arm") {
-                return Err(Error::input(
-                    place,
-                    format!("`{path}` is shared by all arms; set it outside [[arm]]"),
-                ));
-            }
-            let mut nested = Table::new();
-            insert(&mut nested, path, value.clone());
-            check_table(&nested, &schema, "", &|_| place.clone())?;
-            absolute_paths(&mut nested, &folders);
-            merge(&mut table, nested);
-        }
-        let resolved: RunConfig = deserialize(&table, &source.name)?;
-        validate::check(&resolved, &|path| {
-            if overrides.contains_key(path) { at(&format!("set.{path}")) } else { place(path) }
-        })?;
-        arms.push(Arm { name: section.name.clone(), recipe: section.recipe.clone(), config: resolved });
-    }
+    let arms = resolver.arms()?;
     Ok(Plan { config, arms })
 }
 
@@ -148,12 +105,12 @@ pub fn to_toml(config: &RunConfig) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::Internal(format!("configuration as TOML: {e}")))
 }
 
-fn unknown_preset(place: &str, found: &str) -> Error {
+pub(super) fn unknown_preset(place: &str, found: &str) -> Error {
     Error::input(place, format!("unknown preset `{found}`; known are {}", list(&presets::NAMES)))
 }
 
 /// ``"`a`, `b`"``
-fn list(names: &[&str]) -> String {
+pub(super) fn list(names: &[&str]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
 }
 
@@ -162,7 +119,7 @@ fn string_at(table: &Table, path: &str) -> Option<String> {
     table.get(section)?.as_table()?.get(key)?.as_str().map(String::from)
 }
 
-fn deserialize(table: &Table, name: &str) -> Result<RunConfig> {
+pub(super) fn deserialize(table: &Table, name: &str) -> Result<RunConfig> {
     RunConfig::deserialize(table.clone()).map_err(|e| Error::input(name, e.message()))
 }
 
@@ -181,17 +138,33 @@ fn schema() -> Table {
     config.task.reference = some();
     config.task.equality = some();
     config.sampling.stop = vec![String::new()];
-    config.arm = vec![ArmSection { name: String::new(), recipe: String::new(), set: BTreeMap::new() }];
+    config.transfer = Some(config.task.clone());
+    let (arm, against, method) = (String::new(), String::new(), String::new());
+    config.report.primary = Some(PrimarySection { arm, against, method, iteration: 0 });
+    config.arm = vec![ArmSection {
+        name: String::new(),
+        recipe: String::new(),
+        seeds: Some(vec![0]),
+        set: BTreeMap::new(),
+    }];
     let mut table = Table::try_from(&config).expect("the configuration is TOML");
     // `[training.critic]` takes the keys of `[training]`.
     let mut critic = table["training"].clone();
-    critic.as_table_mut().expect("a section").remove("critic");
+    // Except those that are of a recipe as a whole.
+    for key in ["critic", "samples", "data", "labels", "match"] {
+        critic.as_table_mut().expect("a section").remove(key);
+    }
     table["training"].as_table_mut().expect("a section").insert("critic".into(), critic);
     table
 }
 
 /// Every key must be known and every value of its type. `path` is where `table` stands, dotted, empty at the top.
-fn check_table(table: &Table, schema: &Table, path: &str, place: &dyn Fn(&str) -> String) -> Result<()> {
+pub(super) fn check_table(
+    table: &Table,
+    schema: &Table,
+    path: &str,
+    place: &dyn Fn(&str) -> String,
+) -> Result<()> {
     for (key, value) in table {
         let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         let Some(expected) = schema.get(key) else {
@@ -207,7 +180,7 @@ fn check_value(value: &Value, expected: &Value, path: &str, place: &dyn Fn(&str)
         Err(Error::input(place(path), format!("`{path}`: found {}, expected {wanted}", describe(value))))
     };
     match (expected, value) {
-        (Value::Table(_), Value::Table(_)) if path.ends_with(".set") => Ok(()),
+        (Value::Table(_), Value::Table(_)) if path.ends_with(".set") || path == "grid" => Ok(()),
         (Value::Table(schema), Value::Table(table)) => check_table(table, schema, path, place),
         (Value::Array(schema), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
@@ -281,7 +254,7 @@ fn parse_set(set: &str) -> Result<(String, Value)> {
 }
 
 /// Puts a value at a dotted path.
-fn insert(table: &mut Table, path: &str, value: Value) {
+pub(super) fn insert(table: &mut Table, path: &str, value: Value) {
     match path.split_once('.') {
         None => {
             table.insert(path.to_string(), value);
@@ -296,7 +269,7 @@ fn insert(table: &mut Table, path: &str, value: Value) {
 }
 
 /// `over` wins.
-fn merge(table: &mut Table, over: Table) {
+pub(super) fn merge(table: &mut Table, over: Table) {
     for (key, value) in over {
         match (table.get_mut(&key), value) {
             (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
@@ -307,23 +280,8 @@ fn merge(table: &mut Table, over: Table) {
     }
 }
 
-/// Overrides by full dotted path, whether they were written `"debate.rounds" = 3` or `debate.rounds = 3`.
-fn flatten(set: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    fn walk(path: String, value: &Value, out: &mut BTreeMap<String, Value>) {
-        match value {
-            Value::Table(t) => t.iter().for_each(|(k, v)| walk(format!("{path}.{k}"), v, out)),
-            v => {
-                out.insert(path, v.clone());
-            }
-        }
-    }
-    let mut out = BTreeMap::new();
-    set.iter().for_each(|(k, v)| walk(k.clone(), v, &mut out));
-    out
-}
-
 /// Files may be named from the configuration's own folder or from where the program runs; from here on they are named in full.
-fn absolute_paths(table: &mut Table, folders: &[&Path]) {
+pub(super) fn absolute_paths(table: &mut Table, folders: &[&Path]) {
     for (section, key) in PATHS {
         let Some(Value::Table(section)) = table.get_mut(section) else { continue };
         let Some(Value::String(path)) = section.get_mut(key) else { continue };
@@ -403,7 +361,15 @@ fn syntax_error(e: &toml::de::Error, text: &str, name: &str) -> Error {
 mod tests {
     use super::*;
 
-    const RECIPES: [&str; 2] = ["multiagent", "single-agent"];
+    const fn recipe(name: &'static str, is_trained: bool, options: &'static [&'static str]) -> RecipeInfo {
+        RecipeInfo { name, about: "", options, is_trained, asks_for_labels: false, check: |_| Ok(()) }
+    }
+
+    const RECIPES: [RecipeInfo; 3] = [
+        recipe("multiagent", true, &["training.data"]),
+        recipe("single-agent", true, &["training.match"]),
+        recipe("base", false, &[]),
+    ];
 
     fn source(text: &str) -> Source {
         Source { name: "run.toml".into(), text: text.into(), folder: None }
@@ -489,6 +455,136 @@ mod tests {
         let e = error("[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\nset = {\"run.seeds\" = [1]}\n", &[]);
         assert!(e.contains("shared by all arms"), "{e}");
         assert!(error("[[arm]]\nname = \"../x\"\nrecipe = \"multiagent\"\n", &[]).contains("names folders"));
+    }
+
+    #[test]
+    fn options_of_other_recipes_are_refused() {
+        let arm = |recipe: &str, set: &str| {
+            format!("[[arm]]\nname = \"a\"\nrecipe = \"{recipe}\"\nset = {{{set}}}\n")
+        };
+        let dealt = "\"training.data\" = \"dealt\"";
+        assert!(load(&source(&arm("multiagent", dealt)), &[], &RECIPES).is_ok());
+        let e = error(&arm("single-agent", dealt), &[]);
+        assert!(e.starts_with("run.toml:4: arm[0].set.training.data: "), "{e}");
+        assert!(e.contains("read by `multiagent` only, not by `single-agent`"), "{e}");
+        let e = error(&arm("base", ""), &["training.match=gradient-tokens"]);
+        assert!(e.contains("--set training.match=gradient-tokens") && e.contains("`single-agent`"), "{e}");
+        assert!(error("", &["training.critic.data=dealt"]).contains("unknown key"));
+        let refuse: fn(&RunConfig) -> std::result::Result<(), (&'static str, String)> =
+            |_| Err(("debate.rounds", "no".into()));
+        let picky = [RecipeInfo { check: refuse, ..RECIPES[0] }];
+        let e = load(&source("[debate]\nrounds = 2\n"), &[], &picky).unwrap_err().to_string();
+        assert_eq!(e, "run.toml:2: debate.rounds: no");
+    }
+
+    #[test]
+    fn a_grid_multiplies_every_arm() {
+        let arms = "[[arm]]\nname = \"m\"\nrecipe = \"multiagent\"\n\
+                    [[arm]]\nname = \"b\"\nrecipe = \"base\"\nseeds = [5, 6]\n";
+        let grid = "[grid]\ntraining.learning_rate = [1e-3, 5e-4]\n\"training.critic.learning_rate\" = [1e-4]\n\
+                    \"sampling.temperature\" = [1.0, 0.7]\n";
+        let plan = load(&source(&format!("{grid}{arms}")), &[], &RECIPES).unwrap();
+        let names: Vec<&str> = plan.arms.iter().map(|a| a.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "m@temperature=1.0,training.critic.learning_rate=0.0001,training.learning_rate=0.001",
+                "m@temperature=1.0,training.critic.learning_rate=0.0001,training.learning_rate=0.0005",
+                "m@temperature=0.7,training.critic.learning_rate=0.0001,training.learning_rate=0.001",
+                "m@temperature=0.7,training.critic.learning_rate=0.0001,training.learning_rate=0.0005",
+                "b@temperature=1.0",
+                "b@temperature=0.7",
+            ]
+        );
+        assert_eq!(plan.arms[3].config.training.learning_rate, 5e-4);
+        assert_eq!(plan.arms[3].config.sampling.temperature, 0.7);
+        assert_eq!((&plan.arms[3].seeds, &plan.arms[5].seeds), (&vec![0], &vec![5, 6]));
+        assert!(plan.arms[3].config.grid.is_empty());
+        // What is written to the run folder is multiplied again.
+        assert_eq!(load(&source(&to_toml(&plan.config).unwrap()), &[], &RECIPES).unwrap(), plan);
+        let by_set = load(&source(arms), &["grid.debate.rounds=[2, 3]".into()], &RECIPES).unwrap();
+        assert_eq!(by_set.arms[1].config.debate.rounds, 3);
+
+        let e = error(&format!("{grid}{arms}"), &["task.test_questions=10"]);
+        assert!(e.contains("task.test_questions") && e.contains("never touches test"), "{e}");
+        assert!(error(&format!("[grid]\n\"debate.round\" = [1]\n{arms}"), &[]).contains("`debate.rounds`"));
+        assert!(error(&format!("[grid]\n\"debate.rounds\" = 1\n{arms}"), &[]).contains("a list of values"));
+        assert!(error(&format!("[grid]\n\"debate.rounds\" = [0]\n{arms}"), &[]).contains("at least 1"));
+        assert!(error(&format!("[grid]\n\"run.seeds\" = [[0]]\n{arms}"), &[]).contains("shared by all arms"));
+        assert!(error(&format!("[grid]\n\"debate.rounds\" = [2, 2]\n{arms}"), &[]).contains("is taken"));
+        let both = "set = {\"debate.rounds\" = 3}";
+        assert!(
+            error(&format!("[grid]\ndebate.rounds = [2]\n{arms}{both}\n"), &[]).contains("for every arm")
+        );
+    }
+
+    #[test]
+    fn arms_may_have_seeds_of_their_own() {
+        let arm = |seeds: &str| format!("[[arm]]\nname = \"m\"\nrecipe = \"multiagent\"\nseeds = {seeds}\n");
+        assert_eq!(load(&source(&arm("[3, 4]")), &[], &RECIPES).unwrap().arms[0].seeds, [3, 4]);
+        assert!(error(&arm("[]"), &[]).contains("run.toml:4: arm[0].seeds: found an empty list"));
+        assert!(error(&arm("[1, 1]"), &[]).contains("the same seed twice"));
+        assert!(error(&arm("[-1]"), &[]).contains("not negative"));
+    }
+
+    #[test]
+    fn the_primary_comparison_names_what_there_is() {
+        let text = |primary: &str| {
+            format!(
+                "[run]\niterations = 3\n[report.primary]\n{primary}\n[[arm]]\nname = \"m\"\nrecipe = \"multiagent\"\n\
+                 [[arm]]\nname = \"b\"\nrecipe = \"base\"\n[[arm]]\nname = \"s\"\nrecipe = \"single-agent\"\n"
+            )
+        };
+        let of = |arm: &str, against: &str, method: &str, iteration: usize| {
+            text(&format!(
+                "arm = \"{arm}\"\nagainst = \"{against}\"\nmethod = \"{method}\"\niteration = {iteration}"
+            ))
+        };
+        let good = of("m", "s", "final-vote", 3);
+        let plan = load(&source(&good), &[], &RECIPES).unwrap();
+        assert_eq!(plan.config.report.primary.unwrap().iteration, 3);
+        load(&source(&good), &["grid.debate.rounds=[2, 3]".into()], &RECIPES).unwrap();
+        for (text, expected) in [
+            (
+                of("x", "s", "final-vote", 3),
+                "report.primary.arm: no arm is called `x`; there are `m`, `b`, `s`",
+            ),
+            (of("m", "m", "final-vote", 3), "not compared with itself"),
+            (of("m", "s", "final", 3), "report.primary.method: found `final`"),
+            (of("m", "s", "final-vote", 4), "the last iteration of `m` is 3"),
+            (of("m", "b", "final-vote", 3), "the last iteration of `b` is 0"),
+            (text("arm = \"m\""), "missing field"),
+        ] {
+            let e = error(&text, &[]);
+            assert!(e.contains(expected), "{e}");
+        }
+        assert!(error(&good, &["eval.methods=[\"single\"]"]).contains("needs `debate` in eval.methods"));
+    }
+
+    #[test]
+    fn a_transfer_task_is_for_measuring_only() {
+        let plan = load(&source("[transfer]\nname = \"arithmetic\"\nterms = 3\n"), &[], &RECIPES).unwrap();
+        let transfer = plan.arms[0].config.transfer.clone().unwrap();
+        assert_eq!((transfer.terms, transfer.train_questions), (3, 0));
+        assert_eq!(load(&source(&to_toml(&plan.config).unwrap()), &[], &RECIPES).unwrap(), plan);
+        assert!(error("[transfer]\nterm = 3\n", &[]).contains("`transfer.terms`"));
+        assert!(error("[transfer]\ntrain_questions = 3\n", &[]).contains("nothing is trained"));
+        assert!(error("[task]\ntrain_pool = 100\n", &[]).contains("at least task.train_questions = 150"));
+    }
+
+    #[test]
+    fn presets_stand_side_by_side() {
+        let text = "[[arm]]\nname = \"p\"\nrecipe = \"multiagent\"\nset = {\"run.preset\" = \"paper\"}\n\
+                    [[arm]]\nname = \"d\"\nrecipe = \"multiagent\"\nset = {\"run.preset\" = \"default\"}\n";
+        for preset in ["default", "paper", "official-code"] {
+            let plan = load(&source(text), &[format!("run.preset={preset}")], &RECIPES).unwrap();
+            let of = |i: usize| {
+                let c = &plan.arms[i].config;
+                (c.debate.min_agreement, c.sampling.top_p, c.training.critic_mix_rule.as_str())
+            };
+            assert_eq!((of(0), of(1)), ((1, 0.9, "ratio"), (0, 1.0, "ratio")), "{preset}");
+            assert_eq!(load(&source(&to_toml(&plan.config).unwrap()), &[], &RECIPES).unwrap(), plan);
+        }
     }
 
     #[test]

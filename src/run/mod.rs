@@ -1,5 +1,6 @@
 //! Runs: configuration, run folder, journal, checkpoints, resume.
 
+mod arms;
 mod checkpoint;
 mod clock;
 mod config;
@@ -11,6 +12,7 @@ mod output;
 mod presets;
 mod validate;
 
+pub use arms::Arm;
 pub use clock::utc;
 pub use config::*;
 pub use files::*;

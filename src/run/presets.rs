@@ -8,7 +8,22 @@ pub const NAMES: [&str; 3] = ["default", "paper", "official-code"];
 /// A preset as a layer beneath the configuration file.
 pub fn preset(name: &str) -> Option<Table> {
     let text = match name {
-        "default" => "",
+        // The values of an empty configuration, spelt out: an arm that names this preset beside arms with others gets them.
+        "default" => {
+            r#"
+            [debate]
+            others = "summary"
+            min_agreement = 0
+            ties = "random"
+            [sampling]
+            temperature = 1.0
+            top_p = 1.0
+            [training]
+            critic_mix_rule = "ratio"
+            critic_loss = "final"
+            start_from = "previous"
+            "#
+        }
         // arXiv 2501.05707: every vote is a pseudo-label, random ties, w unknown (0.5), nucleus 0.9.
         "paper" => {
             r#"
@@ -44,4 +59,36 @@ pub fn preset(name: &str) -> Option<Table> {
         _ => return None,
     };
     Some(toml::from_str(text).expect("presets are TOML"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dotted keys and values.
+    fn flat(table: &Table) -> Vec<(String, toml::Value)> {
+        let of = |(section, value): (&String, &toml::Value)| {
+            let keys = value.as_table().unwrap().clone();
+            keys.into_iter().map(|(k, v)| (format!("{section}.{k}"), v)).collect::<Vec<_>>()
+        };
+        table.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn the_default_preset_is_the_defaults_and_every_preset_sets_the_same_keys() {
+        let defaults = Table::try_from(crate::run::RunConfig::default()).unwrap();
+        let spelt_out = flat(&preset("default").unwrap());
+        for (path, value) in &spelt_out {
+            let (section, key) = path.split_once('.').unwrap();
+            assert_eq!(&defaults[section][key], value, "{path}");
+        }
+        for name in NAMES {
+            let keys = |t: &Table| flat(t).into_iter().map(|(k, _)| k).collect::<Vec<_>>();
+            assert_eq!(
+                keys(&preset(name).unwrap()),
+                flat(&preset("default").unwrap()).into_iter().map(|(k, _)| k).collect::<Vec<_>>(),
+                "{name}"
+            );
+        }
+    }
 }

@@ -7,21 +7,51 @@ use crate::error::{Error, Result};
 /// Checks every value; `place` turns a dotted path into file, line and field.
 pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
     let c = Check { place };
-    let RunConfig { model, task, debate, sampling, adapter, training, run, eval, arm: _ } = config;
+    let RunConfig {
+        model,
+        task,
+        debate,
+        sampling,
+        adapter,
+        training,
+        run,
+        eval,
+        report,
+        transfer,
+        grid: _,
+        arm: _,
+    } = config;
 
     c.that(!model.path.is_empty(), "model.path", "an empty string", "a model folder or `embedded`")?;
 
-    c.at_least(task.dev_questions, 1, "task.dev_questions")?;
+    task_section(&c, task, "task")?;
     c.at_least(task.train_questions, 1, "task.train_questions")?;
-    c.at_least(task.max_operand as usize, 1, "task.max_operand")?;
-    c.at_least(task.terms as usize, 1, "task.terms")?;
+    c.that(
+        task.train_pool == 0 || task.train_pool >= task.train_questions,
+        "task.train_pool",
+        task.train_pool,
+        format!("0, or at least task.train_questions = {}", task.train_questions),
+    )?;
+    if let Some(transfer) = transfer {
+        task_section(&c, transfer, "transfer")?;
+        for (key, value) in
+            [("train_questions", transfer.train_questions), ("train_pool", transfer.train_pool)]
+        {
+            let expected = "0: nothing is trained on the transfer task";
+            c.that(value == 0, &format!("transfer.{key}"), value, expected)?;
+        }
+    }
 
     c.at_least(debate.agents, 1, "debate.agents")?;
+    // Outcomes give the number of agents that agree as one digit of base 36.
+    c.that(debate.agents <= 35, "debate.agents", debate.agents, "at most 35")?;
     c.at_least(debate.rounds, 1, "debate.rounds")?;
     c.one_of(&debate.others, &["summary", "concatenate"], "debate.others")?;
     c.one_of(&debate.ties, &["random", "first", "largest"], "debate.ties")?;
+    c.one_of(&debate.style, &["debate", "cooperative"], "debate.style")?;
+    c.one_of(&debate.critics, &["own", "generator", "base"], "debate.critics")?;
     c.that(
-        debate.min_agreement <= debate.agents,
+        debate.min_agreement <= debate.agents.max(training.samples),
         "debate.min_agreement",
         debate.min_agreement,
         format!("at most debate.agents = {}", debate.agents),
@@ -80,7 +110,19 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
     for method in &eval.methods {
         c.one_of(method, &["greedy", "single", "majority", "debate"], "eval.methods")?;
     }
+    if let Some(primary) = &report.primary {
+        let methods = ["greedy", "single", "majority", "first-vote", "final-vote"];
+        c.one_of(&primary.method, &methods, "report.primary.method")?;
+    }
     Ok(())
+}
+
+/// What holds for `[task]` and `[transfer]`.
+fn task_section(c: &Check<'_>, task: &super::TaskSection, path: &str) -> Result<()> {
+    let at = |key: &str| format!("{path}.{key}");
+    c.at_least(task.dev_questions, 1, &at("dev_questions"))?;
+    c.at_least(task.max_operand as usize, 1, &at("max_operand"))?;
+    c.at_least(task.terms as usize, 1, &at("terms"))
 }
 
 fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Result<()> {
@@ -100,6 +142,9 @@ fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Re
     c.one_of(&t.critic_mix_rule, &["ratio", "coin-flip"], &at("critic_mix_rule"))?;
     c.one_of(&t.critic_loss, &["final", "all"], &at("critic_loss"))?;
     c.one_of(&t.start_from, &["previous", "base"], &at("start_from"))?;
+    c.one_of(&t.data, &["own", "dealt"], &at("data"))?;
+    c.one_of(&t.labels, &["vote", "shuffled"], &at("labels"))?;
+    c.one_of(&t.matching, &["none", "gradient-tokens"], &at("match"))?;
     Ok(())
 }
 

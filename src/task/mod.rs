@@ -6,6 +6,7 @@
 mod answer;
 mod arithmetic;
 mod file;
+mod labels;
 mod number;
 mod split;
 
@@ -15,9 +16,12 @@ use serde_json::{Map, Value};
 
 pub use answer::{Equality, Extraction, Reader};
 pub use arithmetic::Arithmetic;
+pub use labels::Labels;
 pub use split::{Split, content_hash, question_id};
 
+use crate::engine::draw_key;
 use crate::error::{Error, Result};
+use crate::measure::Chance;
 use crate::prompt::{Prompts, Subject};
 use crate::run::TaskSection;
 
@@ -90,6 +94,18 @@ impl AnswerKey {
     }
 }
 
+impl Questions {
+    /// Those of one seed: `count` training questions drawn from all of them, in their order. Dev and test are the same for every seed.
+    pub fn of_seed(&self, count: usize, seed: u64) -> Self {
+        if self.train.len() <= count {
+            return self.clone();
+        }
+        let key = draw_key(&[&seed.to_le_bytes(), b"training subset"]);
+        let train = Chance::new(key).choose(&self.train, count);
+        Self { train, dev: self.dev.clone(), test: self.test.clone() }
+    }
+}
+
 /// A loaded task.
 pub struct Loaded {
     /// How to ask and to read.
@@ -128,9 +144,10 @@ pub fn open(section: &TaskSection) -> Result<Task> {
     Ok(Task { name: section.name.clone(), prompts, reader: Reader::new(&section)? })
 }
 
-/// Loads a task with its questions and answers: the splits are disjoint and as large as asked, or it is an error.
+/// Loads a task with its questions and answers, those of the whole `train_pool` if there is one: the splits are disjoint and as large as asked, or it is an error.
 pub fn load(section: &TaskSection) -> Result<Loaded> {
-    let section = resolve(section)?;
+    let mut section = resolve(section)?;
+    section.train_questions = section.train_questions.max(section.train_pool);
     let task = open(&section)?;
     let (questions, answers) = if section.name == "arithmetic" && section.data.is_none() {
         Arithmetic::new(&section)?.questions(&section)?

@@ -12,7 +12,7 @@ use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::debate::Occasion;
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
-use colloquy::recipe::{Context, run_arm};
+use colloquy::recipe::{Context, Material, run_arm};
 use colloquy::run::{Event, Output, RunConfig, TaskSection};
 use colloquy::task::{AnswerKey, Question, Questions, Task, open};
 use colloquy::text::{Codec, Message};
@@ -64,7 +64,7 @@ impl Codec for CharCodec {
 /// A sample request as the script sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
-    /// `answer`, `summary` or `greedy`.
+    /// `answer`, `summary`, `hint` or `greedy`.
     pub kind: &'static str,
     pub purpose: &'static str,
     pub iteration: usize,
@@ -107,6 +107,12 @@ pub struct FakeService {
     pub asked: RefCell<Vec<Asked>>,
     pub trained: RefCell<Vec<TrainRequest>>,
     pub restored: RefCell<Vec<(AdapterId, u32)>>,
+    pub scored: RefCell<Vec<ScoreRequest>>,
+    pub embedded: RefCell<Vec<EmbedRequest>>,
+    /// The log-probability of a token under an adapter, whatever is before it.
+    pub logprob: RefCell<Box<dyn Fn(AdapterId, u32) -> f32>>,
+    /// The hidden state of a stretch.
+    pub embedding: RefCell<Box<dyn Fn(&[u32]) -> Vec<f32>>>,
     states: RefCell<BTreeMap<AdapterId, u32>>,
     pub dropped: Cell<usize>,
     /// Changes the order in which samples finish.
@@ -164,14 +170,31 @@ impl Service for FakeService {
         if !reply.cut {
             tokens.push(END);
         }
-        let logprobs = vec![-0.5; tokens.len()];
+        let logprobs = tokens.iter().map(|t| (self.logprob.borrow())(adapter, *t)).collect();
         let finish = if reply.cut { Finish::Length } else { Finish::Stop };
         let wait = (request.key ^ self.jitter.get()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61;
         Box::pin(After(wait, Some(Ok(Sample { tokens, logprobs, finish }))))
     }
 
-    fn score(&self, _request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
-        unimplemented!()
+    fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
+        assert!(!self.closed.get(), "scored what the journal has");
+        let logprob = self.logprob.borrow();
+        let tokens = request.tokens.iter().skip(1);
+        let logprobs: Vec<f32> = tokens.map(|t| logprob(request.adapter, *t)).collect();
+        let is_argmax = vec![true; logprobs.len()];
+        self.scored.borrow_mut().push(request);
+        Box::pin(After(1, Some(Ok(Score { logprobs, is_argmax }))))
+    }
+
+    fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
+        assert!(!self.closed.get(), "encoded what the journal has");
+        let mean = (self.embedding.borrow())(&request.tokens[request.from..]);
+        self.embedded.borrow_mut().push(request);
+        Box::pin(After(1, Some(Ok(Embedding { mean }))))
+    }
+
+    fn base_parameters(&self) -> usize {
+        1000
     }
 
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
@@ -237,10 +260,13 @@ fn unknown() -> Asked {
     }
 }
 
+/// What a lane's own questions are asked for.
+const OWN: [&str; 3] = ["train", "dev", "test"];
+
 /// The keys of everything that may be drawn: also the test that nothing else goes into a key.
-fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
+fn keys(questions: &Questions, seed: u64, purposes: &[&'static str]) -> HashMap<u64, Asked> {
     let mut keys = HashMap::new();
-    for purpose in ["train", "dev", "test"] {
+    for &purpose in purposes {
         for question in questions.train.iter().chain(&questions.dev).chain(&questions.test) {
             for (iteration, kind, agent, round, sample) in every() {
                 let asked = Asked {
@@ -263,10 +289,12 @@ fn keys(questions: &Questions, seed: u64) -> HashMap<u64, Asked> {
 
 fn every() -> impl Iterator<Item = (usize, &'static str, usize, usize, usize)> {
     (0..=3).flat_map(|iteration| {
-        ["answer", "summary"].into_iter().flat_map(move |kind| {
-            (0..5).flat_map(move |agent| {
-                (1..=4)
-                    .flat_map(move |round| (0..3).map(move |sample| (iteration, kind, agent, round, sample)))
+        ["answer", "summary", "hint"].into_iter().flat_map(move |kind| {
+            // Hints are of samples, not of agents.
+            (0..if kind == "hint" { 1 } else { 5 }).flat_map(move |agent| {
+                // Only first answers are drawn more than once.
+                let places = (1..=4).map(|round| (round, 0)).chain((1..9).map(|sample| (1, sample)));
+                places.map(move |(round, sample)| (iteration, kind, agent, round, sample))
             })
         })
     })
@@ -374,6 +402,10 @@ pub fn task() -> Task {
         ("debate", "DEB {{ question }} {{ summary }}"),
         ("debate-concat", "CAT {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
         ("alone", "ALONE {{ question }}"),
+        ("cooperative", "COOP {{ question }} {{ summary }}"),
+        ("cooperative-concat", "TEAM {{ question }}{% for r in responses %}<{{ r }}>{% endfor %}"),
+        ("agent-id", "[{{ agent }}/{{ agents }}] {{ prompt }}"),
+        ("hint", "HINT {{ question }}={{ answer }}"),
     ] {
         std::fs::write(dir.path().join(format!("{name}.jinja")), text).unwrap();
     }
@@ -385,6 +417,7 @@ pub struct World {
     pub config: RunConfig,
     pub questions: Rc<Questions>,
     pub answers: Rc<AnswerKey>,
+    pub transfer: Option<Material>,
     pub codec: Rc<CharCodec>,
     pub service: Rc<FakeService>,
     pub output: Rc<MemoryOutput>,
@@ -408,10 +441,14 @@ impl World {
         let answers = questions.train.iter().chain(&questions.dev).map(|q| (q.id.clone(), "7".to_string()));
         let service = FakeService {
             script: Box::new(move |asked| script(asked).into()),
-            keys: RefCell::new(keys(&questions, 0)),
+            keys: RefCell::new(keys(&questions, 0, &OWN)),
             asked: RefCell::default(),
             trained: RefCell::default(),
             restored: RefCell::default(),
+            scored: RefCell::default(),
+            embedded: RefCell::default(),
+            logprob: RefCell::new(Box::new(|_, _| -0.5)),
+            embedding: RefCell::new(Box::new(|_| vec![1.0])),
             states: RefCell::default(),
             dropped: Cell::new(0),
             jitter: Cell::new(0),
@@ -421,6 +458,7 @@ impl World {
             config,
             answers: Rc::new(AnswerKey::new(answers)),
             questions: Rc::new(questions),
+            transfer: None,
             codec: Rc::new(CharCodec { max_positions: 10_000 }),
             service: Rc::new(service),
             output: Rc::default(),
@@ -430,7 +468,8 @@ impl World {
 
     /// Lets other questions be asked too.
     pub fn know(&mut self, questions: &Questions) {
-        self.service.keys.borrow_mut().extend(keys(questions, 0));
+        let purposes = [&OWN[..], &["transfer-dev", "transfer-test"]].concat();
+        self.service.keys.borrow_mut().extend(keys(questions, 0, &purposes));
     }
 
     pub fn try_run(&self, recipe: &str) -> Result<()> {
@@ -440,6 +479,7 @@ impl World {
             task: Rc::new(task()),
             questions: self.questions.clone(),
             answers: self.answers.clone(),
+            transfer: self.transfer.clone(),
             output: self.output.clone(),
             seed: 0,
             new_adapter: Rc::new(|_, _| Ok(snapshot(0))),

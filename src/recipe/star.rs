@@ -1,0 +1,75 @@
+//! STaR (arXiv 2203.14465). It asks for labels: it is told the reference answers of its training questions.
+
+use serde_json::json;
+
+use super::data::Example;
+use super::finetune::Lesson;
+use super::single_agent::NAME;
+use super::{Examiner, Lane};
+use crate::debate::{Debate, Occasion, Society, Turn};
+use crate::error::Result;
+use crate::task::Labels;
+
+/// One adapter answers every question. Answers that meet the reference are kept; where one doesn't, the question is asked again with a hint
+/// that gives the answer away, and what then meets it is kept too, as an answer to the question without the hint. Finetuned on those.
+///
+/// STaR starts each iteration from the base (`training.start_from = "base"`) and samples one answer (`training.samples` = 0 or 1).
+pub async fn run(lane: Lane, examiner: Examiner, labels: Labels) -> Result<()> {
+    let student = lane.student(NAME)?;
+    let society = Society::uniform(student.adapter, lane.agents());
+    examiner.before(&society).await?;
+
+    for iteration in 1..=lane.config.run.iterations {
+        let count = lane.config.training.samples.max(1);
+        let sampled = lane.samples(iteration, &society, count).await?;
+        let examples = rationalise(&lane, iteration, &society, &sampled, &labels).await?;
+        let hinted = examples.iter().filter(|e| e.kind == "hinted").count();
+        examiner.references(iteration, &sampled, &examples)?;
+
+        let about = json!({"labels": "reference", "hinted": hinted});
+        let lesson = Lesson::new(&student, examples, &lane.training, about);
+        lane.finetune(iteration, vec![lesson]).await?;
+        examiner.after(iteration, &society).await?;
+    }
+    lane.dismiss(&[student])
+}
+
+/// What is kept of each question's answers.
+async fn rationalise(
+    lane: &Lane,
+    iteration: usize,
+    society: &Society,
+    sampled: &[Debate],
+    labels: &Labels,
+) -> Result<Vec<Example>> {
+    let scope = lane.scope.child(format!("iteration-{iteration}/hints"));
+    let occasion = Occasion { seed: lane.seed, iteration, purpose: "train" };
+    let asked = |i: usize, question, scope| async move {
+        let debate: &Debate = &sampled[i];
+        let (mut kept, mut hinted) = (Vec::new(), Vec::new());
+        for (s, turn) in debate.rounds[0].turns.iter().enumerate() {
+            if meets(labels, debate, turn) {
+                kept.extend(Example::of_turn(debate, turn, "first"));
+                continue;
+            }
+            let adapter = society.generators[turn.agent];
+            let again = lane.table.hinted(&scope, question, adapter, occasion, labels, s).await?;
+            if let Some(again) = &again
+                && meets(labels, debate, again)
+            {
+                kept.extend(Example::without_hint(debate, turn, again));
+            }
+            hinted.extend(again);
+        }
+        Ok((kept, json!({"id": debate.id, "question": debate.question, "turns": hinted})))
+    };
+    let (kept, records): (Vec<_>, Vec<_>) =
+        lane.table.each(&scope, &lane.questions, asked).await?.into_iter().unzip();
+    lane.output.transcripts(lane.name(), iteration, "train-hints", &records)?;
+    Ok(kept.into_iter().flatten().collect())
+}
+
+/// Whether an answer is whole and the reference.
+fn meets(labels: &Labels, debate: &Debate, turn: &Turn) -> bool {
+    labels.is_right(&debate.id, turn.answer.as_deref()) && !turn.is_cut_off()
+}
