@@ -9,7 +9,7 @@
 //! | [`debate`] | the protocol and the vote, generic over the task |
 //! | [`task`] | questions, answer extraction, equality, grading |
 //! | [`prompt`] | prompt templates |
-//! | [`report`] | tables from a run folder, nothing else |
+//! | [`report`] | tables, CSV and a page from run folders, nothing else |
 //! | [`measure`] | accuracy, intervals, tests, agreement |
 //! | [`run`] | configuration, run folder, journal, checkpoints, resume |
 //! | [`text`] | tokenizer, chat templates, stop strings: between text and token ids |

@@ -44,9 +44,10 @@ fn complete() -> &'static Path {
     .path()
 }
 
-/// What must be the same however often a run was interrupted: all but the lock, times, and the journal's order.
+/// What must be the same however often a run was interrupted: all but the lock, dates and times, and the journal's order.
 fn results(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
-    tree(folder, &|name| [".lock", "manifest.json", "times.jsonl", "journal"].contains(&name))
+    const OTHER: [&str; 5] = [".lock", "manifest.json", "times.jsonl", "report.html", "journal"];
+    tree(folder, &|name| OTHER.contains(&name))
 }
 
 fn assert_same(a: &Path, b: &Path) {
@@ -91,9 +92,10 @@ fn start(dir: &Path, args: &[&str]) -> Child {
 fn a_run_leaves_a_complete_folder() {
     let run = complete().join("run");
     let files = results(&run);
-    for name in ["config.toml", "splits.json", "metrics.jsonl", "report.txt"] {
+    for name in ["config.toml", "splits.json", "metrics.jsonl", "report.txt", "report.csv", "summary.csv"] {
         assert!(files.contains_key(name), "{name}");
     }
+    assert!(std::fs::read_to_string(run.join("report.html")).unwrap().starts_with("<!DOCTYPE html>"));
     for lane in ["multiagent/seed-0", "single-agent/seed-0"] {
         for i in 1..=2 {
             assert!(files.contains_key(&format!("transcripts/{lane}/iteration-{i}/train.jsonl")));

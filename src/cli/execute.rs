@@ -118,9 +118,9 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     };
     screen.line(&format!("folder   {}", folder.path().display()));
 
-    let result = run_all(plan, &ready, &folder, &screen).and_then(|()| report::summary(folder.path()));
+    let result = run_all(plan, &ready, &folder, &screen);
     screen.clear();
-    let summary = result.inspect_err(|e| {
+    result.inspect_err(|e| {
         let next = match e {
             Error::NotFinite(_) => {
                 "Resuming would meet it again; a lower training.learning_rate may not.".to_string()
@@ -129,10 +129,11 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
         };
         screen.line(&format!("The run stopped; all that was complete is kept. {next}"));
     })?;
-    folder.write("report.txt", summary.as_bytes())?;
-    out(&summary)?;
+    let report = report::Report::of(folder.path())?;
+    report.write(folder.path())?;
+    out(&report.summary)?;
     screen.line(&format!(
-        "Done in {:.0} s. All of it is in {}:\n  metrics.jsonl, transcripts/, data/, adapters/, report.txt",
+        "Done in {:.0} s. All of it is in {}:\n  report.html to look at, metrics.jsonl, transcripts/, data/, adapters/",
         began.elapsed().as_secs_f64(),
         folder.path().display()
     ));

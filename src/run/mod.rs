@@ -2,6 +2,7 @@
 
 mod arms;
 mod checkpoint;
+mod clock;
 mod config;
 mod files;
 mod folder;
@@ -12,6 +13,7 @@ mod presets;
 mod validate;
 
 pub use arms::Arm;
+pub use clock::utc;
 pub use config::*;
 pub use files::*;
 pub use folder::*;

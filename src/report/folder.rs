@@ -1,0 +1,243 @@
+//! What a run folder holds, read for reports. A folder that is not complete, or that an older version made, has less in it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::run::{read_lines, read_manifest, read_metrics};
+
+/// A record of metrics.jsonl or times.jsonl.
+pub type Record = Map<String, Value>;
+
+/// A run folder's results.
+pub struct Run {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What it is called among several runs: the last part of its path.
+    pub name: String,
+    /// manifest.json.
+    pub manifest: Value,
+    /// config.toml.
+    pub config: toml::Table,
+    /// splits.json: ids of the questions by arm and split.
+    pub splits: Value,
+    /// metrics.jsonl.
+    pub metrics: Vec<Record>,
+    /// times.jsonl; empty where times were not kept.
+    pub times: Vec<Record>,
+    /// In the order of the configuration.
+    pub arms: Vec<Arm>,
+}
+
+/// An arm of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arm {
+    /// Its name.
+    pub name: String,
+    /// Its recipe.
+    pub recipe: String,
+    /// What it sets otherwise than the run, by dotted path.
+    pub overrides: Vec<(String, String)>,
+    /// Whether its training saw right answers.
+    pub uses_labels: bool,
+    /// Iterations it is to train.
+    pub iterations: u64,
+}
+
+/// How far a lane is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// The lanes that have all their iterations.
+    pub complete: usize,
+    /// All lanes.
+    pub lanes: usize,
+    /// Every lane that has not, and the last iteration that it has measured; none if it has measured nothing.
+    pub unfinished: Vec<(String, Option<u64>)>,
+}
+
+/// Recipes that train nothing: measured once, as iteration 0.
+const UNTRAINED: [&str; 1] = ["base"];
+
+impl Run {
+    /// Reads a run folder.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let manifest = read_manifest(folder)?;
+        let path = folder.join("config.toml");
+        let text = if path.exists() {
+            std::fs::read_to_string(&path).map_err(Error::io(&path))?
+        } else {
+            String::new()
+        };
+        let config: toml::Table =
+            toml::from_str(&text).map_err(|e| Error::file(&path, e.message().replace('\n', " ")))?;
+        let path = folder.join("splits.json");
+        let splits = if path.exists() {
+            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?
+        } else {
+            Value::Null
+        };
+        let metrics = read_metrics(folder)?;
+        check_keys(&folder.join("metrics.jsonl"), &metrics, "name")?;
+        let times = read_lines(&folder.join("times.jsonl"))?;
+        check_keys(&folder.join("times.jsonl"), &times, "phase")?;
+        let arms = arms(&config, &manifest, &metrics);
+        let absolute = std::fs::canonicalize(folder).map_err(Error::io(folder))?;
+        let name = absolute.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
+        Ok(Self { folder: folder.to_path_buf(), name, manifest, config, splits, metrics, times, arms })
+    }
+
+    /// The seeds, in order.
+    pub fn seeds(&self) -> Vec<u64> {
+        let of = |v: &Value| v.as_array().map(|a| a.iter().filter_map(Value::as_u64).collect::<Vec<_>>());
+        of(&self.manifest["seeds"]).unwrap_or_default()
+    }
+
+    /// The seeds of one arm's lanes, in order.
+    pub fn arm_seeds(&self, arm: &str) -> Vec<u64> {
+        let Some(lanes) = self.manifest["lanes"].as_array() else { return self.seeds() };
+        let seed = |lane: &Value| {
+            let (name, seed) = lane.as_str()?.rsplit_once("/seed-")?;
+            if name == arm { seed.parse().ok() } else { None }
+        };
+        lanes.iter().filter_map(seed).collect()
+    }
+
+    /// Records of an arm, by name.
+    pub fn records<'a>(&'a self, arm: &'a str, name: &'a str) -> impl Iterator<Item = &'a Record> {
+        self.metrics.iter().filter(move |r| text(r, "arm") == arm && text(r, "name") == name)
+    }
+
+    /// The splits that something was measured on: dev, test, then those of other tasks.
+    pub fn measured_splits(&self) -> Vec<&'static str> {
+        let has = |split: &str| self.metrics.iter().any(|r| text(r, "name") == split);
+        SPLITS.into_iter().filter(|s| has(s)).collect()
+    }
+
+    /// How far the run is: a lane is complete once it has measured its last iteration on dev questions.
+    pub fn progress(&self) -> Progress {
+        let mut progress = Progress { complete: 0, lanes: 0, unfinished: Vec::new() };
+        for arm in &self.arms {
+            for seed in self.arm_seeds(&arm.name) {
+                progress.lanes += 1;
+                let own = |r: &&Record| r["seed"].as_u64() == Some(seed);
+                let last = self.records(&arm.name, "dev").filter(own).map(iteration).max();
+                let done = last == Some(arm.iterations);
+                let has_test = self.config_number("task", "test_questions") == 0
+                    || self.records(&arm.name, "test").filter(own).map(iteration).max() == last;
+                match done && has_test {
+                    true => progress.complete += 1,
+                    false => progress.unfinished.push((format!("{}/seed-{seed}", arm.name), last)),
+                }
+            }
+        }
+        progress
+    }
+
+    fn config_number(&self, section: &str, key: &str) -> i64 {
+        self.config.get(section).and_then(|s| s.get(key)).and_then(|v| v.as_integer()).unwrap_or(0)
+    }
+}
+
+/// Every split that may be measured, in the order of its tables.
+pub const SPLITS: [&str; 4] = ["dev", "test", "transfer-dev", "transfer-test"];
+
+/// A record's text field, empty where it has none.
+pub fn text<'a>(record: &'a Record, key: &str) -> &'a str {
+    record.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a record is of an arm whose training is given right answers.
+pub fn asks_for_labels(record: &Record) -> bool {
+    record.get("asks_for_labels").and_then(Value::as_bool) == Some(true)
+}
+
+/// A record's iteration.
+pub fn iteration(record: &Record) -> u64 {
+    record.get("iteration").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// A record's seed.
+pub fn seed(record: &Record) -> u64 {
+    record.get("seed").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// Every record says whose it is.
+fn check_keys(path: &Path, records: &[Record], name: &str) -> Result<()> {
+    for (i, record) in records.iter().enumerate() {
+        for key in ["arm", name] {
+            if !record.get(key).is_some_and(Value::is_string) {
+                return Err(Error::input(
+                    format!("{}:{}: {key}", path.display(), i + 1),
+                    "found no string, expected one",
+                ));
+            }
+        }
+        for key in ["seed", "iteration"] {
+            if !record.get(key).is_some_and(Value::is_u64) {
+                return Err(Error::input(
+                    format!("{}:{}: {key}", path.display(), i + 1),
+                    "found no whole number, expected one",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The arms of a configuration that have lanes, and those that a grid made of them (`NAME@key=value,…`), in the order of the lanes.
+fn arms(config: &toml::Table, manifest: &Value, metrics: &[Record]) -> Vec<Arm> {
+    let string = |t: &toml::Value, key: &str| t.get(key).and_then(|v| v.as_str()).map(String::from);
+    let sections = config.get("arm").and_then(|a| a.as_array()).map(Vec::as_slice).unwrap_or_default();
+    let iterations =
+        config.get("run").and_then(|r| r.get("iterations")).and_then(|v| v.as_integer()).unwrap_or(0);
+    let mut names: Vec<String> = Vec::new();
+    for lane in manifest["lanes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let name = lane.rsplit_once("/seed-").map_or(lane, |(name, _)| name);
+        if !names.iter().any(|n| n == name) {
+            names.push(name.into());
+        }
+    }
+    let of = |name: String| {
+        let (base, point) = name.split_once('@').unwrap_or((&name, ""));
+        let is = |wanted: &str| sections.iter().find(|s| string(s, "name").as_deref() == Some(wanted));
+        // A configuration without arms has one that is called as its recipe.
+        let section = is(&name).or_else(|| is(base));
+        let recipe = section.and_then(|s| string(s, "recipe")).unwrap_or_else(|| base.to_string());
+        let mut overrides = Vec::new();
+        if let Some(set) = section.and_then(|s| s.get("set")) {
+            flatten("", set, &mut overrides);
+        }
+        if is(&name).is_none() {
+            overrides.extend(
+                point.split(',').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.into(), v.into())),
+            );
+        }
+        let own = overrides.iter().find(|(k, _)| k == "run.iterations").and_then(|(_, v)| v.parse().ok());
+        let planned = own.unwrap_or(iterations.max(0) as u64);
+        Arm {
+            uses_labels: metrics.iter().any(|r| text(r, "arm") == name && asks_for_labels(r)),
+            iterations: if UNTRAINED.contains(&recipe.as_str()) { 0 } else { planned },
+            name,
+            recipe,
+            overrides,
+        }
+    };
+    names.into_iter().map(of).collect()
+}
+
+/// Every value below `value`, by dotted path, as TOML writes it. Tables of an array are called by their `name`, or by their number.
+pub fn flatten(path: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
+    let join = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
+    match value {
+        toml::Value::Table(table) => table.iter().for_each(|(k, v)| flatten(&join(k), v, out)),
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            for (i, item) in items.iter().enumerate() {
+                let name = item.get("name").and_then(|n| n.as_str()).map_or(i.to_string(), String::from);
+                flatten(&format!("{path}[{name}]"), item, out);
+            }
+        }
+        other => out.push((path.to_string(), other.to_string())),
+    }
+}

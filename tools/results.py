@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""README tables from docs/results/NAME/, so that no number is typed by hand. Standard library only.
+
+    python3 tools/results.py take RUN NAME --command "colloquy run full"   a run's results into docs/results/NAME/
+    python3 tools/results.py                                               rewrite README.md between its markers
+    python3 tools/results.py --check                                       fail if that would change anything
+
+`colloquy report RUN` must have been run. README.md holds, for each NAME that is to stand there,
+
+    <!-- results: NAME -->
+    <!-- end of results: NAME -->
+
+docs/results/NAME/ holds config.toml, metrics.jsonl (without training losses), summary.csv, comparisons.csv, figure.svg and about.json
+(commit, command, device, seeds).
+"""
+
+import argparse
+import csv
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = "docs/results"
+COPIED = ["config.toml", "summary.csv", "comparisons.csv", "figure.svg"]
+METHODS = {
+    "greedy": "greedy", "single": "single sample", "majority": "majority", "majority-at-budget": "majority at the debate's FLOP",
+    "first-vote": "vote of round 1", "final-vote": "final vote",
+}
+# An arm's own method is the first of these that it has.
+OWN = ["final-vote", "majority", "single", "greedy"]
+
+
+def fail(text: str):
+    sys.exit(f"error: {text}")
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as e:
+        fail(f"{path}: {e.strerror}")
+
+
+def rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    found = list(csv.DictReader(read(path).splitlines()))
+    for column in columns:
+        if found and column not in found[0]:
+            fail(f"{path}: found no column `{column}`, expected {', '.join(columns)}")
+    return found
+
+
+def take(root: Path, run: Path, name: str, command: str):
+    """Copies what is needed of a run."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        fail(f"NAME: found `{name}`, expected letters, digits, `.`, `_` or `-`")
+    manifest = json.loads(read(run / "manifest.json"))
+    folder = root / RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in COPIED:
+        if not (run / file).exists():
+            fail(f"{run / file}: missing; `colloquy report {run}` writes it")
+        shutil.copyfile(run / file, folder / file)
+    kept = [line for line in read(run / "metrics.jsonl").splitlines() if json.loads(line)["name"] != "training"]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    about = {
+        "commit": manifest["program"]["commit"], "command": command, "device": manifest["device"], "seeds": manifest["seeds"],
+    }
+    (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    print(folder)
+
+
+def percent(text: str) -> str:
+    return f"{100 * float(text):.1f}"
+
+
+def cell(row: dict[str, str] | None) -> str:
+    if row is None:
+        return "–"
+    if row["low"]:
+        return f"{percent(row['value'])} [{percent(row['low'])}, {percent(row['high'])}]"
+    return percent(row["value"])
+
+
+def points(text: str) -> str:
+    value = 100 * float(text)
+    return f"{'−' if value < 0 else '+'}{abs(value):.1f}"
+
+
+def p_value(text: str) -> str:
+    return "p < 0.001" if float(text) < 0.001 else f"p = {float(text):.3f}"
+
+
+def comparison(row: dict[str, str]) -> str:
+    return (
+        f"Primary comparison, named in the configuration: {METHODS[row['method']]} of `{row['arm']}` after iteration "
+        f"{row['iteration']} ({percent(row['accuracy'])} %) less that of `{row['against']}` ({percent(row['against_accuracy'])} %): "
+        f"**{points(row['difference'])} points**, 95 % interval {points(row['low'])} to {points(row['high'])}, {p_value(row['p'])}; "
+        f"smallest detectable difference {100 * float(row['detectable']):.1f} points."
+    )
+
+
+def section(root: Path, name: str) -> str:
+    """What stands between the markers."""
+    folder = root / RESULTS / name
+    about = json.loads(read(folder / "about.json"))
+    needed = ["arm", "iteration", "split", "method", "samples", "measure", "value", "low", "high", "seeds", "questions"]
+    means = [r for r in rows(folder / "summary.csv", needed) if r["measure"] == "accuracy"]
+    if not means:
+        fail(f"{folder / 'summary.csv'}: found no accuracies")
+    arms = list(dict.fromkeys(r["arm"] for r in means))
+    splits = [s for s in ["test", "transfer-test", "dev"] if any(r["split"] == s for r in means)]
+    # Dev questions were used for tuning: they stand here only where there are no others.
+    splits = [s for s in splits if s != "dev"] or splits
+    columns = []
+    for split in splits:
+        last = max(int(r["iteration"]) for r in means if r["split"] == split)
+        questions = next(r["questions"] for r in means if r["split"] == split)
+        columns.append((split, last, f"{split} ({questions} questions)"))
+
+    def find(arm: str, split: str, iteration: int, method: str):
+        for r in means:
+            if (r["arm"], r["split"], int(r["iteration"]), r["method"]) == (arm, split, iteration, method):
+                return r
+        return None
+
+    asking = {
+        r["arm"] for r in map(json.loads, read(folder / "metrics.jsonl").splitlines()) if r.get("asks_for_labels")
+    }
+    lines = []
+    for row in rows(folder / "comparisons.csv", ["kind", "split", "difference", "p"]):
+        if row["kind"] == "primary":
+            lines += [comparison(row), ""]
+    lines.append("| arm | answered by | seeds | before training, " + " | before training, ".join(
+        f"{title} | after iteration {last}" for _, last, title in columns) + " |")
+    lines.append("| --- | --- | ---: |" + " ---: | ---: |" * len(columns))
+    for arm in arms:
+        method = next((m for m in OWN if any(r["arm"] == arm and r["method"] == m for r in means)), None)
+        if method is None:
+            continue
+        own = [r for r in means if r["arm"] == arm and r["method"] == method]
+        how = METHODS[method] + (f" of {own[-1]['samples']}" if own[-1]["samples"] else "")
+        cells = [c for split, last, _ in columns for c in (cell(find(arm, split, 0, method)), cell(find(arm, split, last, method)))]
+        mark = " \\*" if arm in asking else ""
+        lines.append(f"| {arm}{mark} | {how} | {own[-1]['seeds']} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Accuracy in %, in brackets the 95 % interval over seeds and questions."
+        + (" \\*: its training saw right answers." if asking else ""),
+        "",
+        f"![Accuracy over iterations]({RESULTS}/{name}/figure.svg)",
+        "",
+        f"`{about['command']}` at commit {about['commit'] or 'unknown'}, {about['device']}; everything in [{RESULTS}/{name}]({RESULTS}/{name}).",
+    ]
+    return "\n".join(lines)
+
+
+def rewritten(root: Path, text: str) -> str:
+    """README.md with every section made again."""
+    names = re.findall(r"<!-- results: (\S+) -->", text)
+    folder = root / RESULTS
+    known = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    for name in known:
+        if name not in names:
+            fail(f"README.md: has no marker `<!-- results: {name} -->` for {RESULTS}/{name}")
+    for name in names:
+        if name not in known:
+            fail(f"README.md: names results `{name}`, but there is no {RESULTS}/{name}")
+        start, end = f"<!-- results: {name} -->\n", f"<!-- end of results: {name} -->"
+        before, _, rest = text.partition(start)
+        old, found, after = rest.partition(end)
+        if not found or "<!-- results:" in old:
+            fail(f"README.md: `{start.strip()}` has no `{end}` after it")
+        text = f"{before}{start}\n{section(root, name)}\n\n{end}{after}"
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is not up to date")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="action")
+    taker = commands.add_parser("take", help="copy what is needed of a run into docs/results/NAME/")
+    taker.add_argument("run", type=Path)
+    taker.add_argument("name")
+    taker.add_argument("--command", required=True, help="the command that made the run")
+    options = parser.parse_args()
+    if options.action == "take":
+        return take(options.root, options.run, options.name, options.command)
+    path = options.root / "README.md"
+    old = read(path)
+    new = rewritten(options.root, old)
+    if new == old:
+        return None
+    if options.check:
+        fail("README.md is not what docs/results gives; run python3 tools/results.py")
+    path.write_text(new, encoding="utf-8")
+    print(f"rewrote {path}")
+
+
+if __name__ == "__main__":
+    main()
