@@ -227,6 +227,10 @@ pub trait Backend: std::any::Any {
     fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>>;
     /// Likewise for a u32 tensor.
     fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>>;
+    /// Names what the work enqueued from here on is for, until [`Backend::end_phase`]: for the time line of a profiler.
+    fn begin_phase(&mut self, _name: &'static str) {}
+    /// Ends the latest phase.
+    fn end_phase(&mut self) {}
     /// Starts measuring how long each kind of operation (CPU) or each kernel (GPU) takes, or stops. It may make steps slower.
     fn set_profiling(&mut self, _on: bool) -> Result<()> {
         Err(Error::Unsupported(format!("a profile of {}", self.describe())))

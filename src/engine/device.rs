@@ -82,8 +82,22 @@ impl Device {
         &self.model
     }
 
+    /// Names what `work` is for, on the time line of a profiler.
+    fn phase<T>(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.backend.begin_phase(name);
+        let result = work(self);
+        self.backend.end_phase();
+        result
+    }
+
     /// Runs a sampling step: the token and log-probability of each draw.
     pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+        // A step with any part of a prompt in it is not what decoding looks like.
+        let decode = plan.sequences.iter().all(|s| s.end - s.start <= 1);
+        self.phase(if decode { "decode" } else { "prefill" }, |d| d.sample_step(plan, shrink))
+    }
+
+    fn sample_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<(Vec<u32>, Vec<f32>)> {
         let draws = plan.draws.len();
         let rows = plan.rows();
         self.prepare(Mode::Inference, rows, shrink)?;
@@ -101,6 +115,10 @@ impl Device {
 
     /// Runs a scoring step: for each logit row its negative log-likelihood, and 1 or 0 for whether the label was the most likely token.
     pub fn score(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        self.phase("score", |d| d.score_step(plan, shrink))
+    }
+
+    fn score_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();
         self.prepare(Mode::Inference, plan.rows(), shrink)?;
         let workspace = &self.inference.as_ref().expect("prepared").activations;
@@ -112,6 +130,10 @@ impl Device {
 
     /// Runs a training micro-batch, which adds to the slots' gradients; the losses as in [`Device::score`].
     pub fn accumulate(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        self.phase("train step", |d| d.accumulate_step(plan, shrink))
+    }
+
+    fn accumulate_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();
         self.prepare(Mode::Training, plan.rows(), shrink)?;
         let workspace = &self.training.as_ref().expect("prepared").activations;
@@ -123,6 +145,10 @@ impl Device {
 
     /// Makes an optimizer step of all these adapters in one launch; their gradient norms. A slot whose norm is not finite is left as it was.
     pub fn optimize(&mut self, steps: Vec<AdamWStep>) -> Result<Vec<f32>> {
+        self.phase("optimizer step", |d| d.optimizer_step(steps))
+    }
+
+    fn optimizer_step(&mut self, steps: Vec<AdamWStep>) -> Result<Vec<f32>> {
         let count = steps.len();
         let slots: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
         let norms = self.norms(count)?;

@@ -29,6 +29,7 @@ mod lm_head_sample;
 mod lora_gradient;
 #[cfg(all(test, feature = "emulator"))]
 mod lora_tests;
+mod nvtx;
 mod pages;
 mod plan;
 mod rms_norm;
@@ -87,6 +88,12 @@ pub struct CudaBackend {
     slots: slots::SlotStore,
     plan: plan::DevicePlan,
     launches: Vec<Launch>,
+    /// While a profiler listens: the operation of each launch, by number and name.
+    operations: Vec<(u64, &'static str)>,
+    /// The operation that is being enqueued.
+    operation: (u64, &'static str),
+    /// The profiler that wants to know of phases and operations.
+    ranges: Option<nvtx::Ranges>,
     graphs: graphs::Graphs,
     workspaces: BTreeMap<&'static str, Workspace>,
     /// An error of work that was enqueued by a call that cannot fail.
@@ -107,10 +114,19 @@ impl CudaBackend {
             slots: slots::SlotStore::default(),
             plan: plan::DevicePlan::default(),
             launches: Vec::new(),
+            operations: Vec::new(),
+            operation: (0, ""),
+            ranges: None,
             graphs: graphs::Graphs::default(),
             workspaces: BTreeMap::new(),
             parked: None,
         }
+    }
+
+    /// Tells the profiler that started the program, if one did, of phases and operations as NVTX ranges.
+    pub fn with_ranges(mut self) -> Result<Self> {
+        self.ranges = nvtx::Ranges::of_the_profiler()?;
+        Ok(self)
     }
 
     /// How many steps were replayed as graphs.
@@ -139,6 +155,9 @@ impl CudaBackend {
 
     /// Enqueues a kernel; its grid must not be empty.
     fn launch<P: bytemuck::Pod>(&mut self, kernel: Kernel, grid: [usize; 3], shared: usize, params: &P) {
+        if self.ranges.is_some() {
+            self.operations.push(self.operation);
+        }
         self.launches.push(Launch {
             kernel,
             grid: grid.map(|g| g as u32),
@@ -179,7 +198,9 @@ impl CudaBackend {
             return Ok(());
         }
         let launches = std::mem::take(&mut self.launches);
-        self.graphs.run(&mut *self.driver, launches)
+        let operations = std::mem::take(&mut self.operations);
+        let told = self.ranges.map(|ranges| graphs::Told::new(ranges, operations));
+        self.graphs.run(&mut *self.driver, launches, told.as_ref())
     }
 }
 
@@ -352,7 +373,20 @@ impl Backend for CudaBackend {
         self.plan.set(&mut *self.driver, plan)
     }
 
+    fn begin_phase(&mut self, name: &'static str) {
+        if let Some(ranges) = &self.ranges {
+            ranges.push(name);
+        }
+    }
+
+    fn end_phase(&mut self) {
+        if let Some(ranges) = &self.ranges {
+            ranges.pop();
+        }
+    }
+
     fn enqueue(&mut self, op: Op) -> Result<()> {
+        self.operation = (self.operation.0 + 1, op.name());
         match op {
             Op::Embed { table, out } => embed::embed(self, table, out),
             Op::GatherRows { x, out } => embed::gather(self, x, out),
