@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::plan::{EngineOptions, MemoryPlan, human};
-use crate::backend::{AdamWStep, Backend, BatchPlan, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec};
+use crate::backend::{
+    AdamWStep, Backend, BatchPlan, Draws, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec,
+};
 use crate::error::{Error, Result};
 use crate::model::{Activations, Mode, Model};
 
@@ -90,14 +92,19 @@ impl Device {
         result
     }
 
-    /// Runs a sampling step: the token and log-probability of each draw.
-    pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+    /// Whether a sampling step of this many rows fits the buffers that are there.
+    pub fn has_room(&self, rows: usize, shrink: usize) -> bool {
+        self.inference.as_ref().is_some_and(|w| w.rows >= rows && w.shrink >= shrink)
+    }
+
+    /// Enqueues a sampling step; its draws are on their way. Its plan may refer to the draws of the one before if that had room in the same buffers.
+    pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<Draws> {
         // A step with any part of a prompt in it is not what decoding looks like.
         let decode = plan.sequences.iter().all(|s| s.end - s.start <= 1);
         self.phase(if decode { "decode" } else { "prefill" }, |d| d.sample_step(plan, shrink))
     }
 
-    fn sample_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+    fn sample_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Draws> {
         let draws = plan.draws.len();
         let rows = plan.rows();
         self.prepare(Mode::Inference, rows, shrink)?;
@@ -106,11 +113,14 @@ impl Device {
         self.model.forward_sample(&mut *self.backend, workspace, self.kv)?;
         self.backend.submit()?;
         if draws == 0 {
-            return Ok((vec![], vec![]));
+            return Ok(Draws::Here(vec![], vec![]));
         }
-        let tokens = self.backend.download_u32(workspace.tokens, draws)?;
-        let logprobs = self.backend.download_f32(workspace.logprobs, draws)?;
-        Ok((tokens, logprobs))
+        self.backend.fetch_draws(workspace.tokens, workspace.logprobs, draws)
+    }
+
+    /// The token and log-probability of each draw of a step, once it has run.
+    pub fn draws(&mut self, draws: Draws) -> Result<(Vec<u32>, Vec<f32>)> {
+        self.backend.draws(draws)
     }
 
     /// Runs a scoring step: for each logit row its negative log-likelihood, and 1 or 0 for whether the label was the most likely token.
