@@ -6,9 +6,11 @@ mod common;
 
 use std::any::Any;
 
+use colloquy::backend::Backend;
 use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::emulator::Emulator;
 use colloquy::engine::*;
+use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use common::*;
 
 const MODEL: Tiny = Tiny {
@@ -76,7 +78,7 @@ fn what_operations_take_is_at_most_what_was_planned() {
         let (held, workspace) = handle.with(|e| {
             let backend: &mut dyn Any = e.backend();
             let backend = backend.downcast_mut::<CudaBackend>().expect("the CUDA backend");
-            (colloquy::backend::Backend::bytes_in_use(backend), backend.workspace_held())
+            (backend.bytes_in_use(), backend.workspace_held())
         });
         println!(
             "{what}: {workspace} of {beside} bytes of workspace, {held} of {} bytes held",
@@ -87,4 +89,38 @@ fn what_operations_take_is_at_most_what_was_planned() {
         // The bound is of use.
         assert!(workspace >= beside / 100, "{what}: {workspace} bytes of workspace, {beside} planned");
     }
+}
+
+/// A model that does not fit is refused before any of it is moved: the weights alone at loading, with all the rest when the engine plans.
+#[test]
+fn a_model_that_does_not_fit_is_refused_with_its_bytes() {
+    let folder = MODEL.folder();
+    let files = ModelFiles::open(folder.path()).unwrap();
+    let config = ModelConfig::read(&files).unwrap();
+    let weights = 2 * config.parameters();
+    let load = |memory| {
+        let mut backend = CudaBackend::new(Box::new(Emulator::new(1).with_memory(memory)));
+        let model = Model::load(&files, config.clone(), &mut backend, LoadOptions::default());
+        (model, Box::new(backend))
+    };
+    let (model, backend) = load(weights - 2);
+    let error = model.err().expect("refused").to_string();
+    let place = folder.path().display();
+    assert!(error.starts_with(&format!("memory: {place}: {} parameters take", weights / 2)), "{error}");
+    assert!(
+        error.contains(&format!("{weights} bytes on the emulator, {} bytes are free", weights - 2)),
+        "{error}"
+    );
+    assert!(error.contains(&format!("at most {} parameters would fit", weights / 2 - 1)), "{error}");
+    assert_eq!(backend.bytes_in_use(), 0);
+
+    let (model, backend) = load(weights + 100_000);
+    let held = backend.bytes_in_use();
+    let error = Engine::new(backend, model.unwrap(), options()).err().expect("refused").to_string();
+    assert!(
+        error.starts_with("memory: the limit is ") && error.contains("but this needs at least "),
+        "{error}"
+    );
+    assert!(error.contains("weights ") && error.contains("KV cache "), "{error}");
+    assert!(held >= weights);
 }

@@ -116,6 +116,8 @@ pub struct Emulator {
     landed: BTreeMap<u64, Vec<u8>>,
     fetches: u64,
     graphs: Vec<Option<Vec<Launch>>>,
+    /// Bytes that it has, if it was told.
+    memory: Option<usize>,
     seed: u64,
     launches: u64,
     /// Or why there is none, until somebody can be told.
@@ -133,10 +135,17 @@ impl Emulator {
             landed: BTreeMap::new(),
             fetches: 0,
             graphs: Vec::new(),
+            memory: None,
             seed,
             launches: 0,
             log: Log::open(seed),
         }
+    }
+
+    /// A device with no more than this many bytes of memory.
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        self.memory = Some(bytes);
+        self
     }
 
     fn record(&mut self, record: Record<'_>) -> Result<()> {
@@ -299,7 +308,7 @@ impl Driver for Emulator {
     }
 
     fn memory(&self) -> Option<usize> {
-        None
+        self.memory
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -307,6 +316,11 @@ impl Driver for Emulator {
     }
 
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr> {
+        let held: usize = self.blocks.values().map(|block| block.bytes).sum();
+        if let Some(memory) = self.memory.filter(|&memory| held + bytes > memory) {
+            let free = memory.saturating_sub(held);
+            return Err(Error::Memory(format!("{bytes} bytes for {what}; {free} bytes are free")));
+        }
         let mut block = Block { at: GUARD as u64, bytes, what: what.into() };
         let found = self.arena.allocate(block.whole().1);
         let (start, region) =
