@@ -73,13 +73,17 @@ fn a_kernel_that_fails_is_named_with_its_shapes_and_the_code() {
         "--adapters",
         "1",
     ];
-    for (launches, kernel) in [("0", "fill_noise"), ("200", "")] {
-        let output = ask(&driver, &[("FAKE_CUDA_LAUNCHES", launches)], &args);
-        let error = one_error(&output, &args, 1);
-        assert!(
-            error.starts_with(&format!("device: CUDA error 700 CUDA_ERROR_ILLEGAL_ADDRESS: kernel {kernel}")),
-            "{error}"
-        );
+    let error =
+        |variable: &str, launches: &str| one_error(&ask(&driver, &[(variable, launches)], &args), &args, 1);
+    let code = "device: CUDA error 700 CUDA_ERROR_ILLEGAL_ADDRESS: ";
+    // Refused: the first kernel, which makes the weights, and one of a step.
+    for (launches, kernel) in [("0", "kernel fill_noise with grid ["), ("60", "one of ")] {
+        let error = error("FAKE_CUDA_LAUNCHES", launches);
+        assert!(error.starts_with(&format!("{code}{kernel}")), "{error}");
         assert!(error.contains(" with grid [") && error.contains(" bytes of shared memory"), "{error}");
     }
+    // Broken as it runs: the driver tells with what comes next.
+    let error = error("FAKE_CUDA_RUNS", "60");
+    assert!(error.starts_with(&format!("{code}one of ")), "{error}");
+    assert!(error.contains(", the last of them kernel ") && error.contains(", found at "), "{error}");
 }

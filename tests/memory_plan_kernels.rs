@@ -35,7 +35,7 @@ fn work(handle: &EngineHandle, o: &EngineOptions) {
     let mut requests = Vec::new();
     for i in 0..2 * o.max_sequences {
         // Long ones end in three splits of the positions; nothing is shared.
-        let length = if i % 16 == 0 { 1070 } else { 3 + i % 5 };
+        let length = if i % 32 == 0 { 1070 } else { 3 + i % 5 };
         let prompt = random.tokens(length, MODEL.vocab);
         let mut one = request(adapters[i % adapters.len()], &prompt, 4, i as u64);
         match i % 3 {
@@ -104,7 +104,7 @@ fn a_model_that_does_not_fit_is_refused_with_its_bytes() {
         (model, Box::new(backend))
     };
     let (model, backend) = load(weights - 2);
-    let error = model.err().expect("refused").to_string();
+    let error = model.expect_err("refused").to_string();
     let place = folder.path().display();
     assert!(error.starts_with(&format!("memory: {place}: {} parameters take", weights / 2)), "{error}");
     assert!(

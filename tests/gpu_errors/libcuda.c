@@ -1,5 +1,5 @@
-// A driver for tests/gpu_errors.rs, whose GPU is what FAKE_CUDA_* say: version (13000), devices, capability (90), and after how many launches a kernel fails. It holds
-// memory and does nothing with it.
+// A driver for tests/gpu_errors.rs, whose GPU is what FAKE_CUDA_* say: version (13000), devices, capability (90), after how many
+// launches a kernel is refused, after how many one breaks what comes later. It holds memory and does nothing with it.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +29,8 @@ int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 int cuCtxSetCurrent(void* context) { return 0; }
 int cuStreamCreate(void** stream, unsigned flags) { return *stream = &launches, 0; }
 int cuStreamDestroy_v2(void* stream) { return 0; }
-int cuStreamSynchronize(void* stream) { return 0; }
+static int broken(void) { return launches > number("FAKE_CUDA_RUNS", 1 << 30) ? 700 : 0; }
+int cuStreamSynchronize(void* stream) { return broken(); }
 int cuMemGetInfo_v2(size_t* available, size_t* all) { return *available = *all = (size_t)number("FAKE_CUDA_MIB", 4096) << 20, 0; }
 int cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) { return *memory = malloc(bytes), 0; }
 int cuMemFreeHost(void* memory) { return free(memory), 0; }
@@ -41,8 +42,14 @@ int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream)
 int cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void* stream) { return memset((void*)to, byte, bytes), 0; }
 int cuEventCreate(void** event, unsigned flags) { return *event = &launches, 0; }
 int cuEventRecord(void* event, void* stream) { return 0; }
-int cuEventSynchronize(void* event) { return 0; }
+int cuEventSynchronize(void* event) { return broken(); }
 int cuEventDestroy_v2(void* event) { return 0; }
+int cuStreamBeginCapture_v2(void* stream, int mode) { return 0; }
+int cuStreamEndCapture(void* stream, void** graph) { return *graph = &launches, 0; }
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags) { return *executable = &launches, 0; }
+int cuGraphLaunch(void* executable, void* stream) { return launches++, 0; }
+int cuGraphDestroy(void* graph) { return 0; }
+int cuGraphExecDestroy(void* executable) { return 0; }
 int cuModuleLoadData(void** module, const void* image) { return *module = &launches, 0; }
 int cuModuleUnload(void* module) { return 0; }
 int cuModuleGetFunction(void** function, void* module, const char* name) { return *function = &launches, 0; }

@@ -31,6 +31,9 @@ struct Piece {
     event: sys::CUevent,
 }
 
+/// CUDA errors from this number on come from what kernels did (`CUDA_ERROR_ILLEGAL_ADDRESS` and behind it).
+const FIRST_OF_KERNELS: u32 = 700;
+
 /// Least bytes of pinned memory that a copy to the host lands in.
 const LEAST_LANDING: usize = 64 << 10;
 
@@ -256,7 +259,7 @@ impl Gpu {
                 &mut params,
             )
         }
-        .map_err(|e| failed(describe(launch), e))
+        .map_err(|e| self.late(describe(launch), e))
     }
 
     fn wait_for_all(&mut self) -> Result<()> {
@@ -270,19 +273,26 @@ impl Gpu {
         }
     }
 
-    /// An error that shows after kernels were enqueued.
+    /// An error that waiting for work shows.
     fn one_failed(&self, e: result::DriverError) -> Error {
-        if self.running.len() == 1 {
-            return failed(&self.running[0], e);
+        self.late("waiting for the device", e)
+    }
+
+    /// An error of `what`; or of a kernel that was enqueued before it, as the driver tells of those with whatever comes next.
+    fn late(&self, what: impl std::fmt::Display, e: result::DriverError) -> Error {
+        match (self.running.len(), e.0 as u32 >= FIRST_OF_KERNELS) {
+            (0, _) | (_, false) => failed(what, e),
+            (1, true) => failed(format!("{}, found at {what}", self.running[0]), e),
+            (count, true) => {
+                let last = self.running.iter().rev().take(3).cloned().collect::<Vec<_>>().join("; ");
+                failed(
+                    format!(
+                        "one of {count} launches, the last of them {last}, found at {what} (COLLOQUY_CUDA_WAIT=1 says which)"
+                    ),
+                    e,
+                )
+            }
         }
-        let last = self.running.iter().rev().take(3).cloned().collect::<Vec<_>>().join("; ");
-        failed(
-            format!(
-                "one of {} launches, the last of them {last} (COLLOQUY_CUDA_WAIT=1 says which)",
-                self.running.len()
-            ),
-            e,
-        )
     }
 
     /// A place for `bytes` bytes that nothing is on its way to; its index.
@@ -401,7 +411,7 @@ impl Driver for Gpu {
                     })
                     .and_then(|()| result::event::record(piece.event, self.stream))
             }
-            .map_err(|e| failed(format!("a copy of {} bytes to the device", chunk.len()), e))?;
+            .map_err(|e| self.late(format!("a copy of {} bytes to the device", chunk.len()), e))?;
         }
         Ok(())
     }
@@ -410,14 +420,14 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: ranges of the backend's own allocations.
         unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }
-            .map_err(|e| failed(format!("a copy of {bytes} bytes on the device"), e))
+            .map_err(|e| self.late(format!("a copy of {bytes} bytes on the device"), e))
     }
 
     fn fill(&mut self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: a range of one of the backend's own allocations.
         unsafe { result::memset_d8_async(to.0, byte, bytes, self.stream) }
-            .map_err(|e| failed(format!("filling {bytes} bytes"), e))
+            .map_err(|e| self.late(format!("filling {bytes} bytes"), e))
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
@@ -451,10 +461,9 @@ impl Driver for Gpu {
         // The capture must end whatever happened in it.
         // SAFETY: as above.
         let graph = unsafe { result::stream::end_capture(self.stream) };
-        if let (Err(e), Ok(graph)) = (&enqueued, &graph) {
+        if let (Err(_), Ok(graph)) = (&enqueued, &graph) {
             // SAFETY: the graph that just ended.
             let _ = unsafe { result::graph::destroy(*graph) };
-            return Err(Error::Device(e.to_string()));
         }
         enqueued?;
         let graph = graph.map_err(|e| failed(what(), e))?;
@@ -475,7 +484,7 @@ impl Driver for Gpu {
             executable.ok_or_else(|| Error::Internal(format!("graph {} does not exist", graph.0)))?;
         // SAFETY: an executable graph of ours, on our stream.
         unsafe { result::graph::launch(executable, self.stream) }
-            .map_err(|e| failed(format!("replaying graph {}", graph.0), e))?;
+            .map_err(|e| self.late(format!("replaying graph {}", graph.0), e))?;
         self.after_launch(format!("graph {}", graph.0))
     }
 
@@ -504,7 +513,7 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: a range of one of the backend's own allocations; the slice lives until the wait below.
         unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
-            .map_err(|e| failed(format!("a copy of {} bytes to the host", bytes.len()), e))?;
+            .map_err(|e| self.late(format!("a copy of {} bytes to the host", bytes.len()), e))?;
         self.wait_for_all()
     }
 
@@ -513,8 +522,8 @@ impl Driver for Gpu {
         let bytes = parts[0].1 + parts[1].1;
         let index = self.landing(bytes)?;
         self.fetches += 1;
-        let landing = &mut self.landings[index];
-        landing.copy = Some((self.fetches, self.enqueued));
+        self.landings[index].copy = Some((self.fetches, self.enqueued));
+        let landing = &self.landings[index];
         let mut at = 0;
         for (from, length) in parts {
             // SAFETY: the landing has room for both parts and nobody reads it before its event; the source is of the backend's own allocations.
@@ -522,7 +531,7 @@ impl Driver for Gpu {
                 let to = std::slice::from_raw_parts_mut(landing.memory.cast::<u8>().add(at), length);
                 result::memcpy_dtoh_async(to, from.0, self.stream)
             }
-            .map_err(|e| failed(format!("a copy of {length} bytes to the host"), e))?;
+            .map_err(|e| self.late(format!("a copy of {length} bytes to the host"), e))?;
             at += length;
         }
         // SAFETY: the event and the stream are ours.
