@@ -179,3 +179,10 @@ DEVICE float block_max(float x, float* scratch) {
 }
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+DEVICE uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}

@@ -1,6 +1,7 @@
 // Rows by index: the embedding of tokens, the rows that get logits, and the way back.
 //
-//   embed     out[r] = table[tokens[r]]               table [V, d], out [R, d]
+//   embed     out[r] = table[token(r)]                table [V, d], out [R, d]
+//             token(r) = tokens[r], or drawn[i] where tokens[r] = 2^31 + i: what the sampling step before drew, which the host need not know yet
 //   gather    out[i] = x[logit_rows[i]]               x [R, d], out [L, d]
 //   scatter   dx = 0, dx[logit_rows[i]] = dy[i]       dy [L, d], dx [R, d]
 //
@@ -10,11 +11,14 @@
 struct EmbedParams {
     const Plan* plan;
     const bf16* source;
+    const uint32_t* drawn;  // embed
     bf16* out;
-    uint32_t width, unused;
+    uint32_t width;
+    uint32_t vocabulary;  // embed
 };
 
 constexpr int kRowsPerBlock = 8;
+constexpr uint32_t kDrawn = 1u << 31;
 
 DEVICE int warp_row() { return static_cast<int>(blockIdx.x) * kRowsPerBlock + static_cast<int>(threadIdx.x) / kWarp; }
 
@@ -28,8 +32,11 @@ DEVICE void copy_row(const bf16* from, bf16* to, int width) {
 KERNEL(embed, EmbedParams, kRowsPerBlock * kWarp, 1) {
     const int row = warp_row();
     if (row >= static_cast<int>(p.plan->rows)) return;
-    const uint64_t token = p.plan->tokens[row];
-    copy_row(p.source + token * p.width, p.out + static_cast<uint64_t>(row) * p.width, static_cast<int>(p.width));
+    uint32_t token = p.plan->tokens[row];
+    if (token & kDrawn) token = p.drawn[token ^ kDrawn];
+    // What was drawn from logits that are no numbers is thrown away with its row, but must not be an address.
+    if (token >= p.vocabulary) token = 0;
+    copy_row(p.source + static_cast<uint64_t>(token) * p.width, p.out + static_cast<uint64_t>(row) * p.width, static_cast<int>(p.width));
 }
 
 KERNEL(gather_rows, EmbedParams, kRowsPerBlock * kWarp, 1) {

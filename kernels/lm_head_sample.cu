@@ -64,12 +64,6 @@ KERNEL(lm_head_lse, LmHeadSampleParams, kThreads, 1) {
 
 // ---- noise ----
 
-// The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-DEVICE uint64_t mix(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-}
 // What the noise of a draw starts from.
 DEVICE uint64_t seed_of(uint64_t key, uint32_t position) {
     return mix(key ^ (static_cast<uint64_t>(position) + 1) * 0x9e3779b97f4a7c15ull);

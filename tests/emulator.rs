@@ -83,6 +83,27 @@ fn no_defect() {
     }
 }
 
+/// The host gets a copy before what was enqueued after it has run.
+#[test]
+fn a_copy_lands_before_what_comes_after_it() {
+    let mut bench = Bench::new(1, 512);
+    let good = bench.launch("no_defect", THREADS, 1);
+    bench.device.launch(&good).unwrap();
+    let (out, input) = (bench.params.out, bench.params.input);
+    let copy = bench.device.fetch([(out, 128), (input, 8)]).unwrap();
+    bench.device.fill(out, 0, 128).unwrap();
+    let one_warp = bench.launch("missing_lane", 32, 1);
+    let bad = bench.device.launch(&one_warp);
+    let (mut first, mut second) = ([0f32; 32], [0f32; 2]);
+    let parts = [bytemuck::cast_slice_mut(&mut first), bytemuck::cast_slice_mut(&mut second)];
+    bench.device.fetched(copy, parts).unwrap();
+    assert_eq!(first[0], tiles(512)[0] + (32..64).sum::<u32>() as f32);
+    assert_eq!(second, [0.0, 1.0]);
+    assert!(bad.is_ok() && bench.device.synchronize().is_err());
+    let again = bench.device.fetched(copy, [&mut [], &mut []]).unwrap_err().to_string();
+    assert!(again.contains("was never enqueued"), "{again}");
+}
+
 /// How many of 20 seeds give another result than the right one.
 fn wrong(name: &'static str, threads: u32, expected: &[f32]) -> usize {
     let differs = |seed| Bench::new(seed, 512).run(name, threads, 1).unwrap()[..expected.len()] != *expected;

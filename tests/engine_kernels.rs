@@ -237,3 +237,23 @@ fn embeddings_together_equal_embeddings_alone_and_those_of_the_cpu() {
         }
     }
 }
+
+/// The next step is on the device before the host reads what the last one drew.
+#[test]
+fn a_step_is_enqueued_before_the_draws_of_the_one_before_are_read() {
+    for (name, open) in devices() {
+        let handle = SMALL.handle_on(open(1), options());
+        let prompts = Random(4).tokens(9, SMALL.vocab);
+        for i in 0..3 {
+            let request = request(AdapterId::BASE, &prompts[i..i + 3], 5, i as u64);
+            drop(handle.with(|e| e.sample(request)).unwrap());
+        }
+        let mut seen = Vec::new();
+        while handle.with(|e| e.step()).unwrap() {
+            let stats = handle.with(|e| e.stats().sampling);
+            seen.push((stats.steps, stats.tokens));
+        }
+        // The last has nothing to enqueue: lengths are known ahead.
+        assert_eq!(seen, [(1, 0), (2, 3), (3, 6), (4, 9), (5, 12), (5, 15)], "{name}");
+    }
+}

@@ -45,7 +45,7 @@ fn embed_widens_each_element_type_and_checks_tokens() {
     let out = tensor(&mut b, 2000, 40);
     for (bytes, dtype, exact) in bytes {
         let table = b.load_table(WeightView { bytes: &bytes, dtype, rows: 50, cols: 40 }).unwrap();
-        run(&mut b, &plan, Op::Embed { table, out });
+        run(&mut b, &plan, Op::Embed { table, drawn: None, out });
         let got = b.download_f32(out, 2000).unwrap();
         for (row, &token) in got.chunks_exact(40).zip(&plan.tokens) {
             assert_bits("row", row, &exact[token as usize * 40..][..40]);
@@ -53,7 +53,7 @@ fn embed_widens_each_element_type_and_checks_tokens() {
     }
     plan.tokens[77] = 50;
     let table = b.load_table(WeightView::from_f32(&values, 50, 40)).unwrap();
-    assert!(error_of(&mut b, &plan, Op::Embed { table, out }).contains("token 50 of a vocabulary of 50"));
+    assert!(error_of(&mut b, &plan, Op::Embed { table, drawn: None, out }).contains("token 50 of a vocabulary of 50"));
 }
 
 #[test]

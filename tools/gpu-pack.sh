@@ -1,34 +1,29 @@
 #!/usr/bin/env bash
-# Builds what tools/gpu-check.sh runs on a machine with a GPU but without cargo and network: the program and the tests of the kernels,
-# stripped, in target/gpu (less than 50 MiB). Needs nvcc: tools/cuda_toolchain.sh. Each file carries the kernels, so they are built for one architecture:
-# COLLOQUY_CUDA_ARCHS, sm_90a (H100, H200) unless given; sm_80 is an A100.
+# Builds what tools/gpu-check.sh runs on a machine with a GPU but without cargo and network: one stripped file of at most 50 MiB, target/gpu/gpu-check, that is
+# the program and the tests of the kernels, the engine and the fixtures. Beside it the machine needs tools/gpu-check.sh and tests/fixtures.
+#
+# Needs nvcc (tools/cuda_toolchain.sh). COLLOQUY_CUDA_ARCHS replaces the architectures. `tools/gpu-pack.sh emulator` builds, in the dev profile, the same file with
+# the emulator in it, to try tools/gpu-check.sh without a GPU: DEVICE=emulator tools/gpu-check.sh all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export COLLOQUY_CUDA_ARCHS=${COLLOQUY_CUDA_ARCHS:-sm_90a}
 out=target/gpu
-tests=(kernels engine_kernels fixtures_kernels)
+select=(--release --features gpu-check)
+[ "${1:-}" = emulator ] && select=(--features gpu-check,emulator)
 rm -rf "$out"
 mkdir -p "$out"
 
-cargo build --release --locked
-strip -o "$out/colloquy" target/release/colloquy
-
-select=()
-for name in "${tests[@]}"; do select+=(--test "$name"); done
-# One JSON message a line; those of test programs name their executable.
-cargo test --release --locked --no-run --message-format=json "${select[@]}" |
+# One JSON message a line; that of the test program names its executable.
+executable=$(cargo test "${select[@]}" --test gpu_check --locked --no-run --message-format=json-render-diagnostics |
     python3 -c '
 import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["kind"] == ["test"]:
-        print(message["target"]["name"], message["executable"])
-' | while read -r name executable; do strip -o "$out/test-$name" "$executable"; done
+messages = [json.loads(line) for line in sys.stdin]
+print(*[m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "gpu_check"])
+')
+strip -o "$out/gpu-check" "$executable"
 
-size=$(du -sm "$out" | cut -f1)
 ls -l "$out"
-if [ "$size" -gt 50 ]; then
-    echo "error: $out has $size MiB, more than 50" >&2
+if [ "$(stat -c %s "$out/gpu-check")" -gt $((50 << 20)) ]; then
+    echo "error: $out/gpu-check is larger than 50 MiB; COLLOQUY_CUDA_ARCHS=sm_90a is an H100 alone" >&2
     exit 1
 fi

@@ -103,6 +103,19 @@ pub struct Ceilings {
     pub copy: f64,
 }
 
+/// Draws on their way to the host.
+pub enum Draws {
+    /// Tokens and log-probabilities are there.
+    Here(Vec<u32>, Vec<f32>),
+    /// The backend knows them by this number.
+    Coming {
+        /// The copy.
+        copy: u64,
+        /// How many draws.
+        draws: usize,
+    },
+}
+
 /// Limits of the steps to come, for [`Backend::workspace_bytes`].
 #[derive(Clone, Copy, Debug)]
 pub struct WorkspaceSpec {
@@ -120,6 +133,12 @@ pub struct WorkspaceSpec {
     pub heads: Heads,
     /// Most positions of a sequence.
     pub context: usize,
+    /// Most entries of a step's page table.
+    pub page_entries: usize,
+    /// Adapters that step at once.
+    pub adapters: usize,
+    /// Numbers of the largest.
+    pub adapter_elements: usize,
 }
 
 /// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
@@ -227,6 +246,25 @@ pub trait Backend: std::any::Any {
     fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>>;
     /// Likewise for a u32 tensor.
     fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>>;
+    /// Whether enqueued work runs beside the host, so that it is worth enqueueing a step before the draws of the one before are read.
+    fn runs_beside(&self) -> bool {
+        false
+    }
+    /// Enqueues a copy to the host of the first draws of a sampling step; work enqueued later may overwrite the tensors.
+    fn fetch_draws(&mut self, tokens: Tensor, logprobs: Tensor, draws: usize) -> Result<Draws> {
+        Ok(Draws::Here(self.download_u32(tokens, draws)?, self.download_f32(logprobs, draws)?))
+    }
+    /// Waits for such a copy, but not for work enqueued after it: tokens and log-probabilities.
+    fn draws(&mut self, draws: Draws) -> Result<(Vec<u32>, Vec<f32>)> {
+        match draws {
+            Draws::Here(tokens, logprobs) => Ok((tokens, logprobs)),
+            Draws::Coming { copy, .. } => Err(Error::Internal(format!("copy {copy} was never enqueued"))),
+        }
+    }
+    /// Names what the work enqueued from here on is for, until [`Backend::end_phase`]: for the time line of a profiler.
+    fn begin_phase(&mut self, _name: &'static str) {}
+    /// Ends the latest phase.
+    fn end_phase(&mut self) {}
     /// Starts measuring how long each kind of operation (CPU) or each kernel (GPU) takes, or stops. It may make steps slower.
     fn set_profiling(&mut self, _on: bool) -> Result<()> {
         Err(Error::Unsupported(format!("a profile of {}", self.describe())))
@@ -242,6 +280,11 @@ pub trait Backend: std::any::Any {
     /// Removes what earlier work left in the caches, where the backend knows how.
     fn flush_caches(&mut self) -> Result<()> {
         Ok(())
+    }
+    /// Fills the first `count` elements of an activation tensor with noise, on the device where there is one.
+    fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()> {
+        let values: Vec<f32> = (0..count as u64).map(|i| noise.at(i)).collect();
+        self.upload_f32(tensor, &values)
     }
     /// Overwrites the first rows of a tensor (tests, and inputs that are not tokens).
     fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()>;

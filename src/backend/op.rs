@@ -59,10 +59,12 @@ pub struct AdamWStep {
 /// One enqueued operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `out[r] = table[tokens[r]]`; `out [R, d]`.
+    /// `out[r] = table[tokens[r]]`; `out [R, d]`. A token `DRAWN | i` stands for `drawn[i]`.
     Embed {
         /// `[V, d]`.
         table: Table,
+        /// u32 `[draws, 1]`: what the sampling step before drew, if the plan refers to it ([`DRAWN`](super::DRAWN)).
+        drawn: Option<Tensor>,
         /// `[R, d]`.
         out: Tensor,
     },

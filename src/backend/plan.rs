@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 /// A packed batch: rows sorted by slot, then by sequence, then by position. Nothing is padded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchPlan {
-    /// Token id of each row.
+    /// Token id of each row, or a draw of the step before ([`DRAWN`]).
     pub tokens: Vec<u32>,
     /// Absolute position of each row in its sequence.
     pub positions: Vec<u32>,
@@ -27,6 +27,9 @@ pub struct BatchPlan {
     /// Members of the draws' groups: index into `logit_rows` and weight.
     pub draw_rows: Vec<DrawRow>,
 }
+
+/// Bit of a token that is not known on the host yet: `DRAWN | i` is what draw i of the sampling step before drew ([`Op::Embed`](super::Op::Embed)).
+pub const DRAWN: u32 = 1 << 31;
 
 impl BatchPlan {
     /// Rows in the step.

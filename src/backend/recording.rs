@@ -256,6 +256,14 @@ impl<B: Backend> Backend for Recording<B> {
         self.settled("download_u32")?.download_u32(tensor, rows)
     }
 
+    fn begin_phase(&mut self, name: &'static str) {
+        self.inner.begin_phase(name);
+    }
+
+    fn end_phase(&mut self) {
+        self.inner.end_phase();
+    }
+
     fn set_profiling(&mut self, on: bool) -> Result<()> {
         self.inner.set_profiling(on)
     }

@@ -40,12 +40,12 @@ pub fn select(device: &str, threads: usize) -> Result<Selected> {
 }
 
 fn gpu(ordinal: usize) -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(Box::new(Gpu::open(ordinal)?))))
+    Ok(Box::new(CudaBackend::new(Box::new(Gpu::open(ordinal)?)).with_ranges()?))
 }
 
 #[cfg(feature = "emulator")]
 fn emulator() -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(Box::new(super::cuda::emulator::Emulator::new(0)))))
+    Ok(Box::new(CudaBackend::new(Box::new(super::cuda::emulator::Emulator::new(0))).with_ranges()?))
 }
 
 #[cfg(not(feature = "emulator"))]

@@ -1,5 +1,7 @@
 //! Frozen weights: how a file's bytes are handed to a backend, and the handles it gives back.
 
+use super::mix;
+
 /// Linears that share one input, packed for one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Linear(pub u32);
@@ -16,8 +18,27 @@ pub struct Table(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RopeTable(pub u32);
 
+/// Seeded noise in the place of weights: element i is `bf16(scale u)`, u uniform in -1 .. 1, the upper 24 bits of number i of SplitMix64
+/// started at `seed`. The kernels compute the same (`kernels/noise.cu`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Noise {
+    /// Where the generator starts.
+    pub seed: u64,
+    /// The largest magnitude.
+    pub scale: f32,
+}
+
+impl Noise {
+    /// Element `i`.
+    pub fn at(self, i: u64) -> f32 {
+        let bits = mix(self.seed.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40;
+        let unit = bits as f32 / (1u64 << 23) as f32 - 1.0;
+        half::bf16::from_f32(self.scale * unit).to_f32()
+    }
+}
+
 /// Element type of a weight in its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum WeightType {
     /// IEEE 754 binary32.
     F32,
@@ -25,14 +46,17 @@ pub enum WeightType {
     F16,
     /// bfloat16.
     Bf16,
+    /// No file: the elements are noise, numbered row by row.
+    Noise(Noise),
 }
 
 impl WeightType {
-    /// Bytes of one element.
+    /// Bytes of one element in its file.
     pub fn bytes(self) -> usize {
         match self {
             WeightType::F32 => 4,
             WeightType::F16 | WeightType::Bf16 => 2,
+            WeightType::Noise(_) => 0,
         }
     }
 }
@@ -70,6 +94,11 @@ impl<'a> WeightView<'a> {
             WeightType::F16 => {
                 for (o, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                     *o = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+            WeightType::Noise(noise) => {
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o = noise.at((row * self.cols + i) as u64);
                 }
             }
             WeightType::Bf16 => {

@@ -19,6 +19,7 @@ mod screen;
 mod session;
 mod train;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -60,13 +61,18 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// The whole program: parses the arguments, runs the command, prints an error if there is one.
+/// The whole program, with the arguments of the process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    ExitCode::from(call(std::env::args_os()))
+}
+
+/// Parses the arguments, of which the first is the program's name, runs the command, prints an error if there is one; the exit code.
+pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(e.exit_code() as u8);
+            return e.exit_code() as u8;
         }
     };
     let result: Result<()> = match cli.command {
@@ -81,12 +87,12 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(e) => {
             // One line, whatever a cause wrote.
             let text = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
             let _ = writeln!(std::io::stderr(), "error: {text}");
-            ExitCode::from(e.exit_code())
+            e.exit_code()
         }
     }
 }

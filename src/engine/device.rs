@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::plan::{EngineOptions, MemoryPlan, human};
-use crate::backend::{AdamWStep, Backend, BatchPlan, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec};
+use crate::backend::{
+    AdamWStep, Backend, BatchPlan, Draws, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec,
+};
 use crate::error::{Error, Result};
 use crate::model::{Activations, Mode, Model};
 
@@ -82,8 +84,27 @@ impl Device {
         &self.model
     }
 
-    /// Runs a sampling step: the token and log-probability of each draw.
-    pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+    /// Names what `work` is for, on the time line of a profiler.
+    fn phase<T>(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.backend.begin_phase(name);
+        let result = work(self);
+        self.backend.end_phase();
+        result
+    }
+
+    /// Whether a sampling step of this many rows fits the buffers that are there.
+    pub fn has_room(&self, rows: usize, shrink: usize) -> bool {
+        self.inference.as_ref().is_some_and(|w| w.rows >= rows && w.shrink >= shrink)
+    }
+
+    /// Enqueues a sampling step; its draws are on their way. Its plan may refer to the draws of the one before if that had room in the same buffers.
+    pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<Draws> {
+        // A step with any part of a prompt in it is not what decoding looks like.
+        let decode = plan.sequences.iter().all(|s| s.end - s.start <= 1);
+        self.phase(if decode { "decode" } else { "prefill" }, |d| d.sample_step(plan, shrink))
+    }
+
+    fn sample_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Draws> {
         let draws = plan.draws.len();
         let rows = plan.rows();
         self.prepare(Mode::Inference, rows, shrink)?;
@@ -92,15 +113,22 @@ impl Device {
         self.model.forward_sample(&mut *self.backend, workspace, self.kv)?;
         self.backend.submit()?;
         if draws == 0 {
-            return Ok((vec![], vec![]));
+            return Ok(Draws::Here(vec![], vec![]));
         }
-        let tokens = self.backend.download_u32(workspace.tokens, draws)?;
-        let logprobs = self.backend.download_f32(workspace.logprobs, draws)?;
-        Ok((tokens, logprobs))
+        self.backend.fetch_draws(workspace.tokens, workspace.logprobs, draws)
+    }
+
+    /// The token and log-probability of each draw of a step, once it has run.
+    pub fn draws(&mut self, draws: Draws) -> Result<(Vec<u32>, Vec<f32>)> {
+        self.backend.draws(draws)
     }
 
     /// Runs a scoring step: for each logit row its negative log-likelihood, and 1 or 0 for whether the label was the most likely token.
     pub fn score(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        self.phase("score", |d| d.score_step(plan, shrink))
+    }
+
+    fn score_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();
         self.prepare(Mode::Inference, plan.rows(), shrink)?;
         let workspace = &self.inference.as_ref().expect("prepared").activations;
@@ -123,6 +151,10 @@ impl Device {
 
     /// Runs a training micro-batch, which adds to the slots' gradients; the losses as in [`Device::score`].
     pub fn accumulate(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        self.phase("train step", |d| d.accumulate_step(plan, shrink))
+    }
+
+    fn accumulate_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();
         self.prepare(Mode::Training, plan.rows(), shrink)?;
         let workspace = &self.training.as_ref().expect("prepared").activations;
@@ -134,6 +166,10 @@ impl Device {
 
     /// Makes an optimizer step of all these adapters in one launch; their gradient norms. A slot whose norm is not finite is left as it was.
     pub fn optimize(&mut self, steps: Vec<AdamWStep>) -> Result<Vec<f32>> {
+        self.phase("optimizer step", |d| d.optimizer_step(steps))
+    }
+
+    fn optimizer_step(&mut self, steps: Vec<AdamWStep>) -> Result<Vec<f32>> {
         let count = steps.len();
         let slots: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
         let norms = self.norms(count)?;

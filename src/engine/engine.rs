@@ -6,12 +6,12 @@ use super::device::Device;
 use super::embedder::Embedder;
 use super::plan::{EngineOptions, MemoryPlan};
 use super::request::*;
-use super::sampler::{Sampler, SamplerLimits, SamplerStats, Submitted};
+use super::sampler::{SampleBatch, Sampler, SamplerLimits, SamplerStats, Submitted};
 use super::scorer::Scorer;
 use super::slots::SlotTable;
 use super::trainer::Trainer;
 use crate::adapter::Snapshot;
-use crate::backend::{Backend, Slot};
+use crate::backend::{Backend, Draws, Slot};
 use crate::error::{Error, Result};
 use crate::model::{Mode, Model, ModelConfig};
 
@@ -36,6 +36,10 @@ pub struct Engine {
     plan: MemoryPlan,
     slots: SlotTable,
     sampler: Sampler,
+    /// The sampling step whose draws the host has not read.
+    flight: Option<(SampleBatch, Draws)>,
+    /// Rows of the largest sampling step.
+    max_rows: usize,
     scorer: Scorer,
     embedder: Embedder,
     trainer: Trainer,
@@ -66,6 +70,8 @@ impl Engine {
         Ok(Self {
             slots: SlotTable::new(model.layout().clone()),
             sampler: Sampler::new(limits, plan.kv_pages, options.page_tokens),
+            flight: None,
+            max_rows: options.max_rows,
             scorer: Scorer::new(options.max_rows, context, vocab),
             embedder: Embedder::new(options.max_rows, context, vocab),
             trainer: Trainer::new(options.micro_batch_rows, context, vocab),
@@ -121,6 +127,7 @@ impl Engine {
     pub fn step(&mut self) -> Result<bool> {
         self.in_training &= self.trainer.has_work();
         if self.scorer.has_work() {
+            self.land()?;
             self.score_step()?;
         } else if self.embedder.has_work() {
             self.embed_step()?;
@@ -128,6 +135,7 @@ impl Engine {
             self.sample_step()?;
         } else if self.trainer.has_work() {
             self.in_training = true;
+            self.land()?;
             self.train_step()?;
         } else {
             return Ok(false);
@@ -202,9 +210,29 @@ impl Engine {
     }
 
     fn sample_step(&mut self) -> Result<()> {
-        let Some(mut batch) = self.sampler.schedule(&self.slots)? else { return Ok(()) };
-        let plan = std::mem::take(&mut batch.plan);
-        let (tokens, logprobs) = self.device.sample(plan, self.slots.widest_shrink())?;
+        let shrink = self.slots.widest_shrink();
+        if !self.device.has_room(self.max_rows, shrink) {
+            // New buffers will not hold what was drawn into the old.
+            self.land()?;
+        }
+        let next = match self.sampler.schedule(&self.slots)? {
+            None => None,
+            Some(mut batch) => {
+                let plan = std::mem::take(&mut batch.plan);
+                let draws = self.device.sample(plan, shrink)?;
+                Some((batch, draws))
+            }
+        };
+        // The step before: the device works on the next while the host reads it.
+        self.land()?;
+        self.flight = next;
+        if self.sampler.has_work() && self.device.backend().runs_beside() { Ok(()) } else { self.land() }
+    }
+
+    /// Takes what the sampling step under way has drawn, if there is one.
+    fn land(&mut self) -> Result<()> {
+        let Some((batch, draws)) = self.flight.take() else { return Ok(()) };
+        let (tokens, logprobs) = self.device.draws(draws)?;
         self.sampler.commit(batch, &tokens, &logprobs)
     }
 

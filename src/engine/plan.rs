@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::slots::widest_shrink;
-use crate::backend::{Backend, MAX_RANK, PartSpec, SlotSpec};
+use crate::backend::{Backend, MAX_RANK, PartSpec, SlotSpec, WorkspaceSpec};
 use crate::error::{Error, Result};
 use crate::model::{Activations, Mode, Model};
 
@@ -172,13 +172,17 @@ impl MemoryPlan {
             0 => 0,
             copies => copies * o.adapters.max(2) * backend.slot_bytes(&spec),
         };
-        let workspace = model.workspace(
-            o.max_rows,
-            if o.training { training_rows } else { 0 },
-            o.lm_head_rows,
+        let workspace = backend.workspace_bytes(&WorkspaceSpec {
+            inference_rows: o.max_rows,
+            training_rows: if o.training { training_rows } else { 0 },
+            lm_head_rows: o.lm_head_rows,
             shrink_width,
-        );
-        let workspace = backend.workspace_bytes(&workspace);
+            page_entries: o.max_sequences * config.max_positions.div_ceil(o.page_tokens),
+            adapters: if o.training { o.adapters } else { 0 },
+            // f32, one copy at least.
+            adapter_elements: backend.slot_bytes(&spec) / 4,
+            ..model.workspace()
+        });
         // One a slot, and their number is rounded up.
         let norms = o.adapters.next_power_of_two() * 4;
         let fixed = [

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
-use crate::backend::{WeightType, WeightView, mix};
+use crate::backend::{Noise, WeightType, WeightView, mix};
 use crate::error::{Error, Result};
 use crate::files::{Bytes, TensorFile};
 
@@ -13,27 +13,31 @@ pub struct ModelFiles {
     texts: BTreeMap<&'static str, Bytes>,
     shards: Vec<TensorFile>,
     shard_of: BTreeMap<String, usize>,
-    noise: Option<Noise>,
+    synthetic: Option<Synthetic>,
 }
 
-/// bf16 values that stand for every weight of a model that exists for measurements only.
-pub(super) struct Noise {
-    /// As many as the largest matrix has, and some, so that matrices can start at different places.
-    pub matrix: Vec<u8>,
-    /// Ones, for the weights of norms.
-    pub vector: Vec<u8>,
+/// What stands for the weights of a model that exists for measurements only.
+pub(super) struct Synthetic {
+    /// The largest magnitude of a matrix.
+    pub scale: f32,
+    /// bf16 ones, for the weights of norms: as many as the longest has.
+    pub ones: Vec<u8>,
 }
 
-impl Noise {
-    /// How many places a matrix can start at.
-    pub const OFFSETS: usize = 1 << 16;
-
+impl Synthetic {
+    /// Every matrix is noise of its own.
     fn tensor(&self, name: &str, shape: &[usize]) -> WeightView<'_> {
-        let (rows, cols) =
-            if let [rows, cols] = shape { (*rows, *cols) } else { (1, shape.iter().product()) };
-        let start = name.bytes().fold(0, |h, b| mix(h ^ u64::from(b))) as usize % Self::OFFSETS * 2;
-        let bytes = if rows == 1 { &self.vector[..] } else { &self.matrix[start..] };
-        WeightView { bytes: &bytes[..rows * cols * 2], dtype: WeightType::Bf16, rows, cols }
+        match *shape {
+            [rows, cols] => {
+                let seed = name.bytes().fold(0, |h, b| mix(h ^ u64::from(b)));
+                let dtype = WeightType::Noise(Noise { seed, scale: self.scale });
+                WeightView { bytes: &[], dtype, rows, cols }
+            }
+            _ => {
+                let cols = shape.iter().product();
+                WeightView { bytes: &self.ones[..2 * cols], dtype: WeightType::Bf16, rows: 1, cols }
+            }
+        }
     }
 }
 
@@ -118,12 +122,16 @@ impl ModelFiles {
                 ));
             }
         }
-        Ok(Self { place, texts, shards, shard_of, noise: None })
+        Ok(Self { place, texts, shards, shard_of, synthetic: None })
     }
 
     /// A model without files.
-    pub(super) fn noise(place: String, texts: BTreeMap<&'static str, Bytes>, noise: Noise) -> Self {
-        Self { place, texts, shards: Vec::new(), shard_of: BTreeMap::new(), noise: Some(noise) }
+    pub(super) fn synthetic(
+        place: String,
+        texts: BTreeMap<&'static str, Bytes>,
+        synthetic: Synthetic,
+    ) -> Self {
+        Self { place, texts, shards: Vec::new(), shard_of: BTreeMap::new(), synthetic: Some(synthetic) }
     }
 
     /// Names the model in errors and manifests: its folder.
@@ -168,8 +176,8 @@ impl ModelFiles {
 
     /// A float vector or matrix of exactly this shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<WeightView<'_>> {
-        if let Some(noise) = &self.noise {
-            return Ok(noise.tensor(name, shape));
+        if let Some(synthetic) = &self.synthetic {
+            return Ok(synthetic.tensor(name, shape));
         }
         match self.shard_of.get(name) {
             Some(&shard) => self.shards[shard].view(name, shape),

@@ -60,7 +60,9 @@ impl Model {
 
     /// Embedding and all layers; the residual stream ends in `acts.x`.
     fn decoder(&self, backend: &mut dyn Backend, acts: &Activations, kv: Option<KvPool>) -> Result<()> {
-        backend.enqueue(Op::Embed { table: self.embedding, out: acts.layers[0].x_in })?; // [R, d]
+        // Only a sampling step has tokens that the one before drew.
+        let drawn = kv.map(|_| acts.tokens);
+        backend.enqueue(Op::Embed { table: self.embedding, drawn, out: acts.layers[0].x_in })?; // [R, d]
         for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate() {
             let x_out = acts.layers.get(i + 1).map_or(acts.x, |next| next.x_in);
             self.layer(backend, acts, i, layer, a, x_out, kv)?;

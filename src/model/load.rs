@@ -27,6 +27,7 @@ impl Model {
         if let Some(limit) = options.max_positions {
             config.max_positions = config.max_positions.min(limit.max(1));
         }
+        check_room(files, &config, backend)?;
         let heads = config.heads();
         let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
         let (q, kv) = (heads.q_width(), heads.kv_width());
@@ -82,6 +83,23 @@ impl Model {
         backend.adapter_layout(&layout)?;
         Ok(Self { config, heads, layout, embedding, rope, layers, norm, lm_head, training: options.training })
     }
+}
+
+/// That the weights alone fit a device with memory of its own, before any is moved there. (What else is needed is the engine's plan.)
+fn check_room(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -> Result<()> {
+    let Some(limit) = backend.memory_limit() else { return Ok(()) };
+    let (parameters, each) = (config.parameters(), backend.activation_bytes());
+    let (needed, room) = (parameters * each, limit.saturating_sub(backend.bytes_in_use()));
+    if needed <= room {
+        return Ok(());
+    }
+    Err(Error::Memory(format!(
+        "{}: {parameters} parameters take {needed} bytes on {}, {room} bytes are free; a model of at most {} parameters would fit, \
+         less what adapters, activations and the KV cache need",
+        files.place(),
+        backend.describe(),
+        room / each
+    )))
 }
 
 /// Hands tensors over and remembers which.

@@ -97,17 +97,20 @@ impl Model {
         (self.embedding, self.rope, self.lm_head)
     }
 
-    /// Limits of steps over it, as a backend asks for them; rows as in [`WorkspaceSpec`].
-    pub fn workspace(
-        &self,
-        inference_rows: usize,
-        training_rows: usize,
-        lm_head_rows: usize,
-        shrink_width: usize,
-    ) -> WorkspaceSpec {
-        let (lm_head, heads) = (self.lm_head, self.heads);
-        let context = self.config.max_positions;
-        WorkspaceSpec { inference_rows, training_rows, lm_head_rows, lm_head, shrink_width, heads, context }
+    /// What of [`WorkspaceSpec`] the model decides; the rest is 0.
+    pub fn workspace(&self) -> WorkspaceSpec {
+        WorkspaceSpec {
+            inference_rows: 0,
+            training_rows: 0,
+            lm_head_rows: 0,
+            lm_head: self.lm_head,
+            shrink_width: 0,
+            heads: self.heads,
+            context: self.config.max_positions,
+            page_entries: 0,
+            adapters: 0,
+            adapter_elements: 0,
+        }
     }
 
     /// Whether it was loaded with what the backward needs.

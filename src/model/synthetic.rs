@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ModelConfig;
-use super::files::{ModelFiles, Noise};
-use crate::backend::mix;
+use super::files::{ModelFiles, Synthetic};
 use crate::error::{Error, Result};
 use crate::files::Bytes;
 
@@ -97,27 +96,14 @@ impl Shape {
             "max_position_embeddings": context, "hidden_act": "silu", "rope_theta": 10000.0,
         });
         let texts = BTreeMap::from([("config.json", Bytes::Owned(config.to_string().into_bytes()))]);
-        let largest = self.vocab.max(self.intermediate).max(self.hidden) * self.hidden;
-        Ok(ModelFiles::noise(format!("shape {}", self.name), texts, Noise::new(largest, self.hidden)))
+        // About the size that training gives weights of this width.
+        let scale = 1.7 / (self.hidden as f32).sqrt();
+        let ones = std::iter::repeat_n(half::bf16::ONE.to_le_bytes(), self.hidden).flatten().collect();
+        Ok(ModelFiles::synthetic(format!("shape {}", self.name), texts, Synthetic { scale, ones }))
     }
 
     /// Its configuration.
     pub fn config(&self, context: usize) -> Result<ModelConfig> {
         ModelConfig::read(&self.files(context)?)
-    }
-}
-
-impl Noise {
-    /// Random bf16 of about the size that training gives weights of this width.
-    fn new(elements: usize, width: usize) -> Self {
-        let scale = 1.7 / (width as f32).sqrt();
-        let elements = elements + Self::OFFSETS;
-        let mut matrix = Vec::with_capacity(elements * 2);
-        for i in 0..elements as u64 {
-            let unit = (mix(i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-            matrix.extend_from_slice(&half::bf16::from_f32(unit * scale).to_le_bytes());
-        }
-        let ones = std::iter::repeat_n(half::bf16::ONE.to_le_bytes(), elements.min(1 << 20)).flatten();
-        Self { matrix, vector: ones.collect() }
     }
 }

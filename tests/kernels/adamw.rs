@@ -5,7 +5,7 @@
 
 use colloquy::backend::*;
 
-use crate::support::*;
+use super::support::*;
 
 /// Relative.
 const NORM: f64 = 1.2e-7;

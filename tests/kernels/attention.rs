@@ -7,7 +7,7 @@ use colloquy::backend::*;
 #[path = "../oracles/attention.rs"]
 mod oracles;
 
-use crate::support::*;
+use super::support::*;
 use oracles::*;
 
 /// bf16: the output is rounded (2^-9 of it) and so are the probabilities (2^-9 of Σ p |v|, which may be twice the largest Σ p v).

@@ -5,7 +5,7 @@
 
 use colloquy::backend::*;
 
-use crate::support::*;
+use super::support::*;
 
 /// Rounding to bf16: half a unit in the last place of 8 bits, relative to the element.
 const ROUNDING: f64 = 1.0 / 256.0;

@@ -10,7 +10,7 @@ use colloquy::backend::*;
 #[path = "../oracles/lm_head.rs"]
 mod oracles;
 
-use crate::support::*;
+use super::support::*;
 use oracles::*;
 
 const NLL: f64 = 3e-6;

@@ -5,7 +5,7 @@
 
 use colloquy::backend::*;
 
-use crate::support::*;
+use super::support::*;
 
 /// f32 sums of at most 64 rows, relative to the largest element.
 const GRADIENT: f64 = 1e-6;

@@ -10,5 +10,6 @@ mod embed;
 mod linear;
 mod lm_head;
 mod lora;
+mod noise;
 mod rows;
 mod support;

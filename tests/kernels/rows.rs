@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use colloquy::backend::*;
 
-use crate::support::*;
+use super::support::*;
 
 const BOUND: f64 = 3e-6;
 

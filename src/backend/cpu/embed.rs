@@ -14,6 +14,11 @@ impl TableBuffer {
     /// Copies the table.
     pub fn new(values: WeightView<'_>) -> Self {
         let WeightView { bytes, dtype, rows, cols } = values;
+        if let WeightType::Noise(noise) = dtype {
+            let noise =
+                (0..(rows * cols) as u64).flat_map(|i| half::bf16::from_f32(noise.at(i)).to_le_bytes());
+            return Self { bytes: noise.collect(), dtype: WeightType::Bf16, vocab: rows, hidden: cols };
+        }
         let bytes = bytes[..rows * cols * dtype.bytes()].to_vec();
         Self { bytes, dtype, vocab: rows, hidden: cols }
     }
@@ -25,8 +30,22 @@ impl TableBuffer {
 }
 
 /// [`Op::Embed`].
-pub fn run(c: &mut CpuBackend, table: Table, out: Tensor) -> Result<()> {
+pub fn run(c: &mut CpuBackend, table: Table, drawn: Option<Tensor>, out: Tensor) -> Result<()> {
     let plan = c.plan.clone();
+    let drawn = match drawn.map(|t| c.tensor_buffer(t)).transpose()? {
+        None => &[][..],
+        Some(buffer) => match &buffer.data {
+            Data::U32(tokens) => &tokens[..],
+            Data::F32(_) => return Err(Error::Internal("embed: drawn tokens that are not u32".into())),
+        },
+    };
+    let known = |&token: &u32| match token & DRAWN {
+        0 => Ok(token),
+        _ => drawn.get((token ^ DRAWN) as usize).copied().ok_or_else(|| {
+            Error::Internal(format!("embed: draw {} of {} draws", token ^ DRAWN, drawn.len()))
+        }),
+    };
+    let tokens: Vec<u32> = plan.tokens.iter().map(known).collect::<Result<_>>()?;
     let hidden = c.width(out)?;
     rows::write(c, "embed", out, plan.rows(), hidden, |c, out| {
         let table = c
@@ -39,12 +58,12 @@ pub fn run(c: &mut CpuBackend, table: Table, out: Tensor) -> Result<()> {
                 table.hidden
             )));
         }
-        if let Some(token) = plan.tokens.iter().find(|&&t| t as usize >= table.vocab) {
+        if let Some(token) = tokens.iter().find(|&&t| t as usize >= table.vocab) {
             return Err(Error::Internal(format!("embed: token {token} of a vocabulary of {}", table.vocab)));
         }
         let view = WeightView { bytes: &table.bytes, dtype: table.dtype, rows: table.vocab, cols: hidden };
         rows::blocks(&c.pool, out, hidden, hidden, |first, out| {
-            for (out, &token) in out.chunks_exact_mut(hidden).zip(&plan.tokens[first..]) {
+            for (out, &token) in out.chunks_exact_mut(hidden).zip(&tokens[first..]) {
                 view.row_into(token as usize, out);
             }
         });

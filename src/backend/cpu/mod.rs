@@ -140,7 +140,7 @@ impl CpuBackend {
     /// Carries out an operation.
     fn run(&mut self, op: Op) -> Result<()> {
         match op {
-            Op::Embed { table, out } => embed::run(self, table, out),
+            Op::Embed { table, drawn, out } => embed::run(self, table, drawn, out),
             Op::GatherRows { x, out } => embed::gather(self, x, out),
             Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
             Op::RmsNorm { x, weight, eps, out, gathered } => {

@@ -93,6 +93,12 @@ fn largest(c: &CudaBackend, slots: impl Iterator<Item = Slot>) -> Result<usize> 
         .try_fold(0, |most, elements| Ok(most.max(elements?)))
 }
 
+/// Bytes that the optimizer takes of its own for this many adapters of at most `elements` numbers.
+pub fn workspace_bytes(adapters: usize, elements: usize) -> usize {
+    let sums = elements.div_ceil(NORM_CHUNK).max(1) * size_of::<f64>();
+    adapters * (sums + size_of::<Scalars>() + 2 * size_of::<u32>())
+}
+
 /// Uploads what changes from step to step, in order with the work around it.
 fn table<T: Pod>(c: &mut CudaBackend, name: &'static str, entries: &[T]) -> Result<DevicePtr> {
     let at = c.workspace(name, size_of_val(entries))?;

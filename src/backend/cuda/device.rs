@@ -3,14 +3,14 @@
 //! What is missing is an error of its own: kernels in this build, the driver, a driver that is new enough, the device, its architecture. cudarc panics when
 //! it is asked for anything, even the text of an error, without the driver's library, so its presence is checked first.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::{CString, c_int, c_void};
 
 use cudarc::driver::{result, sys};
 
 use super::driver::*;
-use super::{ceiling, images};
-use crate::backend::{Ceilings, OpTimes, mix};
+use super::{ceiling, images, noise};
+use crate::backend::{Ceilings, Noise, OpTimes};
 use crate::error::{Error, Result};
 
 /// The first driver that loads what the nvcc of these images makes: the first of its major version ("CUDA minor version compatibility"), as
@@ -31,6 +31,22 @@ struct Piece {
     event: sys::CUevent,
 }
 
+/// CUDA errors from this number on come from what kernels did (`CUDA_ERROR_ILLEGAL_ADDRESS` and behind it).
+const FIRST_OF_KERNELS: u32 = 700;
+
+/// Least bytes of pinned memory that a copy to the host lands in.
+const LEAST_LANDING: usize = 64 << 10;
+
+/// Pinned memory that a copy to the host lands in.
+struct Landing {
+    memory: *mut c_void,
+    capacity: usize,
+    /// Happens when the copy has landed.
+    event: sys::CUevent,
+    /// The number of the copy under way, and how many kernels had been enqueued before it.
+    copy: Option<(u64, u64)>,
+}
+
 /// A GPU.
 pub struct Gpu {
     device: sys::CUdevice,
@@ -42,14 +58,18 @@ pub struct Gpu {
     memory: HashSet<DevicePtr>,
     pieces: Vec<Piece>,
     next_piece: usize,
+    landings: Vec<Landing>,
+    fetches: u64,
     name: String,
     capability: (c_int, c_int),
     driver: c_int,
     multiprocessors: u32,
     /// Bytes of device memory that were free when it was opened, less a little for the driver.
     free_at_start: usize,
-    /// Kernels enqueued since the last time that all work was known to be good: an error of one shows only later.
-    running: Vec<String>,
+    /// Kernels enqueued that are not known to be good: an error of one shows only later.
+    running: VecDeque<String>,
+    /// Kernels enqueued ever.
+    enqueued: u64,
     /// Wait after each launch, to find the kernel that fails.
     wait: bool,
     profile: Option<Profile>,
@@ -162,6 +182,8 @@ impl Gpu {
             memory: HashSet::new(),
             pieces: Vec::new(),
             next_piece: 0,
+            landings: Vec::new(),
+            fetches: 0,
             name,
             capability,
             driver,
@@ -169,7 +191,8 @@ impl Gpu {
             free_at_start: result::mem_get_info()
                 .map_err(|e| failed("asking for the free memory", e))
                 .map(|(free, _)| free - free / 32)?,
-            running: Vec::new(),
+            running: VecDeque::new(),
+            enqueued: 0,
             wait: std::env::var_os("COLLOQUY_CUDA_WAIT").is_some(),
             profile: None,
         };
@@ -236,7 +259,7 @@ impl Gpu {
                 &mut params,
             )
         }
-        .map_err(|e| failed(describe(launch), e))
+        .map_err(|e| self.late(describe(launch), e))
     }
 
     fn wait_for_all(&mut self) -> Result<()> {
@@ -246,18 +269,45 @@ impl Gpu {
                 self.running.clear();
                 self.close_profile()
             }
-            Err(e) if self.running.len() == 1 => Err(failed(&self.running[0], e)),
-            Err(e) => {
+            Err(e) => Err(self.one_failed(e)),
+        }
+    }
+
+    /// An error that waiting for work shows.
+    fn one_failed(&self, e: result::DriverError) -> Error {
+        self.late("waiting for the device", e)
+    }
+
+    /// An error of `what`; or of a kernel that was enqueued before it, as the driver tells of those with whatever comes next.
+    fn late(&self, what: impl std::fmt::Display, e: result::DriverError) -> Error {
+        match (self.running.len(), e.0 as u32 >= FIRST_OF_KERNELS) {
+            (0, _) | (_, false) => failed(what, e),
+            (1, true) => failed(format!("{}, found at {what}", self.running[0]), e),
+            (count, true) => {
                 let last = self.running.iter().rev().take(3).cloned().collect::<Vec<_>>().join("; ");
-                Err(failed(
+                failed(
                     format!(
-                        "one of {} launches, the last of them {last} (COLLOQUY_CUDA_WAIT=1 says which)",
-                        self.running.len()
+                        "one of {count} launches, the last of them {last}, found at {what} (COLLOQUY_CUDA_WAIT=1 says which)"
                     ),
                     e,
-                ))
+                )
             }
         }
+    }
+
+    /// A place for `bytes` bytes that nothing is on its way to; its index.
+    fn landing(&mut self, bytes: usize) -> Result<usize> {
+        if let Some(i) = self.landings.iter().position(|l| l.copy.is_none() && l.capacity >= bytes) {
+            return Ok(i);
+        }
+        let capacity = bytes.next_power_of_two().max(LEAST_LANDING);
+        // SAFETY: a context is current.
+        let memory = unsafe { result::malloc_host(capacity, 0) }
+            .map_err(|e| failed(format!("{capacity} bytes of pinned host memory"), e))?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+            .map_err(|e| failed("making an event", e))?;
+        self.landings.push(Landing { memory, capacity, event, copy: None });
+        Ok(self.landings.len() - 1)
     }
 
     /// Reads the events of launches that have run.
@@ -286,7 +336,8 @@ impl Gpu {
     }
 
     fn after_launch(&mut self, what: String) -> Result<()> {
-        self.running.push(what);
+        self.running.push_back(what);
+        self.enqueued += 1;
         if self.wait { self.wait_for_all() } else { Ok(()) }
     }
 }
@@ -360,7 +411,7 @@ impl Driver for Gpu {
                     })
                     .and_then(|()| result::event::record(piece.event, self.stream))
             }
-            .map_err(|e| failed(format!("a copy of {} bytes to the device", chunk.len()), e))?;
+            .map_err(|e| self.late(format!("a copy of {} bytes to the device", chunk.len()), e))?;
         }
         Ok(())
     }
@@ -369,14 +420,14 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: ranges of the backend's own allocations.
         unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream) }
-            .map_err(|e| failed(format!("a copy of {bytes} bytes on the device"), e))
+            .map_err(|e| self.late(format!("a copy of {bytes} bytes on the device"), e))
     }
 
     fn fill(&mut self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: a range of one of the backend's own allocations.
         unsafe { result::memset_d8_async(to.0, byte, bytes, self.stream) }
-            .map_err(|e| failed(format!("filling {bytes} bytes"), e))
+            .map_err(|e| self.late(format!("filling {bytes} bytes"), e))
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
@@ -410,10 +461,9 @@ impl Driver for Gpu {
         // The capture must end whatever happened in it.
         // SAFETY: as above.
         let graph = unsafe { result::stream::end_capture(self.stream) };
-        if let (Err(e), Ok(graph)) = (&enqueued, &graph) {
+        if let (Err(_), Ok(graph)) = (&enqueued, &graph) {
             // SAFETY: the graph that just ended.
             let _ = unsafe { result::graph::destroy(*graph) };
-            return Err(Error::Device(e.to_string()));
         }
         enqueued?;
         let graph = graph.map_err(|e| failed(what(), e))?;
@@ -434,7 +484,7 @@ impl Driver for Gpu {
             executable.ok_or_else(|| Error::Internal(format!("graph {} does not exist", graph.0)))?;
         // SAFETY: an executable graph of ours, on our stream.
         unsafe { result::graph::launch(executable, self.stream) }
-            .map_err(|e| failed(format!("replaying graph {}", graph.0), e))?;
+            .map_err(|e| self.late(format!("replaying graph {}", graph.0), e))?;
         self.after_launch(format!("graph {}", graph.0))
     }
 
@@ -463,8 +513,54 @@ impl Driver for Gpu {
         self.enter()?;
         // SAFETY: a range of one of the backend's own allocations; the slice lives until the wait below.
         unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream) }
-            .map_err(|e| failed(format!("a copy of {} bytes to the host", bytes.len()), e))?;
+            .map_err(|e| self.late(format!("a copy of {} bytes to the host", bytes.len()), e))?;
         self.wait_for_all()
+    }
+
+    fn fetch(&mut self, parts: [(DevicePtr, usize); 2]) -> Result<u64> {
+        self.enter()?;
+        let bytes = parts[0].1 + parts[1].1;
+        let index = self.landing(bytes)?;
+        self.fetches += 1;
+        self.landings[index].copy = Some((self.fetches, self.enqueued));
+        let landing = &self.landings[index];
+        let mut at = 0;
+        for (from, length) in parts {
+            // SAFETY: the landing has room for both parts and nobody reads it before its event; the source is of the backend's own allocations.
+            unsafe {
+                let to = std::slice::from_raw_parts_mut(landing.memory.cast::<u8>().add(at), length);
+                result::memcpy_dtoh_async(to, from.0, self.stream)
+            }
+            .map_err(|e| self.late(format!("a copy of {length} bytes to the host"), e))?;
+            at += length;
+        }
+        // SAFETY: the event and the stream are ours.
+        unsafe { result::event::record(landing.event, self.stream) }
+            .map_err(|e| failed("recording an event", e))?;
+        Ok(self.fetches)
+    }
+
+    fn fetched(&mut self, copy: u64, parts: [&mut [u8]; 2]) -> Result<()> {
+        self.enter()?;
+        let found = self.landings.iter().position(|l| l.copy.is_some_and(|c| c.0 == copy));
+        let index = found.ok_or_else(|| Error::Internal(format!("copy {copy} was never enqueued")))?;
+        let landing = &mut self.landings[index];
+        let before = landing.copy.take().map_or(0, |c| c.1);
+        // SAFETY: the event is ours and was recorded.
+        let waited = unsafe { result::event::synchronize(landing.event) };
+        waited.map_err(|e| self.one_failed(e))?;
+        let mut at = 0;
+        for part in parts {
+            // SAFETY: the copy has landed, and its parts had these lengths.
+            unsafe {
+                let from = self.landings[index].memory.cast::<u8>().add(at);
+                std::ptr::copy_nonoverlapping(from, part.as_mut_ptr(), part.len());
+            }
+            at += part.len();
+        }
+        // What was enqueued before the copy has run without an error.
+        while self.enqueued - (self.running.len() as u64) < before && self.running.pop_front().is_some() {}
+        Ok(())
     }
 
     fn set_profiling(&mut self, on: bool) -> Result<()> {
@@ -484,22 +580,14 @@ impl Driver for Gpu {
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         self.enter()?;
         let memory = self.alloc(ceiling::bytes(), "measuring the device's ceilings")?;
-        let measured = self.fill_with_noise(memory, ceiling::bytes()).and_then(|()| {
+        // Numbers of ordinary size: zeros would take less power, and so be faster, than what it stands for.
+        let noise = Noise { seed: 1, scale: 1.0 };
+        let measured = noise::fill(self, memory, ceiling::bytes() / 2, noise).and_then(|()| {
             // SAFETY: the stream is ours, its context current, and the memory was just taken for this.
             unsafe { ceiling::measure(self.stream, memory) }
         });
         self.free(memory);
         measured.map(Some)
-    }
-}
-
-impl Gpu {
-    /// Random bf16 of ordinary size, for [`ceiling::measure`].
-    fn fill_with_noise(&mut self, to: DevicePtr, bytes: usize) -> Result<()> {
-        let noise: Vec<half::bf16> = (0..PIECE as u64 / 2)
-            .map(|i| half::bf16::from_f32((mix(i) >> 40) as f32 / (1u64 << 23) as f32 - 1.0))
-            .collect();
-        (0..bytes / PIECE).try_for_each(|i| self.upload(to.offset(i * PIECE), bytemuck::cast_slice(&noise)))
     }
 }
 
@@ -515,6 +603,10 @@ impl Drop for Gpu {
             for piece in self.pieces.drain(..) {
                 let _ = result::event::destroy(piece.event);
                 let _ = result::free_host(piece.memory);
+            }
+            for landing in self.landings.drain(..) {
+                let _ = result::event::destroy(landing.event);
+                let _ = result::free_host(landing.memory);
             }
             for memory in self.memory.drain() {
                 let _ = result::free_sync(memory.0);

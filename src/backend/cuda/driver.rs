@@ -54,7 +54,7 @@ pub struct Launch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);
 
-/// A device. Work is enqueued on one stream and runs in order; only [`Driver::download`] and [`Driver::synchronize`] wait.
+/// A device. Work is enqueued on one stream and runs in order; only [`Driver::download`], [`Driver::fetched`] and [`Driver::synchronize`] wait.
 pub trait Driver {
     /// For a person: `"NVIDIA H100 80GB HBM3, driver 580.82"`.
     fn describe(&self) -> String;
@@ -88,6 +88,10 @@ pub trait Driver {
     fn synchronize(&mut self) -> Result<()>;
     /// Waits for all enqueued work and copies to the host.
     fn download(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<()>;
+    /// Enqueues two copies to the host, side by side, into memory that is known by the number returned until [`Driver::fetched`].
+    fn fetch(&mut self, parts: [(DevicePtr, usize); 2]) -> Result<u64>;
+    /// Waits for the copies of this number, but not for what was enqueued after them, and gives their bytes.
+    fn fetched(&mut self, copy: u64, parts: [&mut [u8]; 2]) -> Result<()>;
     /// Starts or stops measuring the time of each launch; an error where there is no clock.
     fn set_profiling(&mut self, on: bool) -> Result<()>;
     /// The times since the last call, by kernel.

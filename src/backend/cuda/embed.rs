@@ -14,39 +14,51 @@ const SCATTER: Kernel = Kernel::new("embed", "scatter_rows", 256);
 struct Params {
     plan: DevicePtr,
     source: DevicePtr,
+    /// What the step before drew, or null.
+    drawn: DevicePtr,
     out: DevicePtr,
     width: u32,
-    unused: u32,
+    /// Rows of the table; for [`EMBED`].
+    vocabulary: u32,
 }
 
 /// [`Op::Embed`].
-pub fn embed(c: &mut CudaBackend, table: Table, out: Tensor) -> Result<()> {
+pub fn embed(c: &mut CudaBackend, table: Table, drawn: Option<Tensor>, out: Tensor) -> Result<()> {
     const OP: &str = "embed";
     let plan = c.plan.host.clone();
     let found = c
         .tables
         .get(table.0 as usize)
         .ok_or_else(|| Error::Internal(format!("{OP}: table {} does not exist", table.0)))?;
-    if let Some(token) = plan.tokens.iter().find(|&&t| t as usize >= found.rows) {
+    if let Some(token) = plan.tokens.iter().find(|&&t| t & DRAWN == 0 && t as usize >= found.rows) {
         return Err(Error::Internal(format!("{OP}: token {token} of a vocabulary of {}", found.rows)));
     }
-    let (source, width) = (found.at, found.width);
+    let (source, width, vocabulary) = (found.at, found.width, found.rows as u32);
+    let drawn = match (drawn, plan.tokens.iter().filter(|&&t| t & DRAWN != 0).max()) {
+        (Some(drawn), last) => {
+            c.at(OP, drawn, last.map_or(0, |&t| (t ^ DRAWN) as usize + 1), 1, Element::U32)?
+        }
+        (None, Some(token)) => {
+            return Err(Error::Internal(format!("{OP}: draw {} of no draws", token ^ DRAWN)));
+        }
+        (None, None) => DevicePtr::NULL,
+    };
     let out = c.at(OP, out, plan.rows(), width, Element::Activation)?;
-    copy(c, EMBED, source, out, width, c.plan.bounds.rows)
+    copy(c, EMBED, Params { drawn, vocabulary, ..params(c, source, out, width) }, c.plan.bounds.rows)
 }
 
 /// [`Op::GatherRows`].
 pub fn gather(c: &mut CudaBackend, x: Tensor, out: Tensor) -> Result<()> {
     const OP: &str = "gather_rows";
     let (source, out, width) = logit_rows(c, OP, x, out)?;
-    copy(c, GATHER, source, out, width, c.plan.bounds.logit_rows)
+    copy(c, GATHER, params(c, source, out, width), c.plan.bounds.logit_rows)
 }
 
 /// [`Op::ScatterRows`].
 pub fn scatter(c: &mut CudaBackend, dy: Tensor, dx: Tensor) -> Result<()> {
     const OP: &str = "scatter_rows";
     let (out, source, width) = logit_rows(c, OP, dx, dy)?;
-    copy(c, SCATTER, source, out, width, c.plan.bounds.rows)
+    copy(c, SCATTER, params(c, source, out, width), c.plan.bounds.rows)
 }
 
 /// Where the rows of the batch and the logit rows lie, and their width.
@@ -67,16 +79,12 @@ fn logit_rows(
     Ok((batch, logits, width))
 }
 
-fn copy(
-    c: &mut CudaBackend,
-    kernel: Kernel,
-    source: DevicePtr,
-    out: DevicePtr,
-    width: usize,
-    rows: usize,
-) -> Result<()> {
+fn params(c: &CudaBackend, source: DevicePtr, out: DevicePtr, width: usize) -> Params {
+    Params { plan: c.plan.at(), source, drawn: DevicePtr::NULL, out, width: width as u32, vocabulary: 0 }
+}
+
+fn copy(c: &mut CudaBackend, kernel: Kernel, params: Params, rows: usize) -> Result<()> {
     if rows > 0 {
-        let params = Params { plan: c.plan.at(), source, out, width: width as u32, unused: 0 };
         c.launch(kernel, [rows.div_ceil(ROWS_PER_BLOCK), 1, 1], 0, &params);
     }
     Ok(())

@@ -100,6 +100,7 @@ enum Command {
     Fill(DevicePtr, u8, usize),
     Launch(Launch),
     Replay(GraphId),
+    Fetch(u64, [(DevicePtr, usize); 2]),
     Free(DevicePtr),
 }
 
@@ -110,8 +111,13 @@ pub struct Emulator {
     /// Freed, oldest first.
     quarantine: VecDeque<Block>,
     arena: Arena,
-    queue: Vec<Command>,
+    queue: VecDeque<Command>,
+    /// Copies to the host that have run, by their numbers.
+    landed: BTreeMap<u64, Vec<u8>>,
+    fetches: u64,
     graphs: Vec<Option<Vec<Launch>>>,
+    /// Bytes that it has, if it was told.
+    memory: Option<usize>,
     seed: u64,
     launches: u64,
     /// Or why there is none, until somebody can be told.
@@ -125,12 +131,21 @@ impl Emulator {
             blocks: BTreeMap::new(),
             quarantine: VecDeque::new(),
             arena: Arena::default(),
-            queue: Vec::new(),
+            queue: VecDeque::new(),
+            landed: BTreeMap::new(),
+            fetches: 0,
             graphs: Vec::new(),
+            memory: None,
             seed,
             launches: 0,
             log: Log::open(seed),
         }
+    }
+
+    /// A device with no more than this many bytes of memory.
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        self.memory = Some(bytes);
+        self
     }
 
     fn record(&mut self, record: Record<'_>) -> Result<()> {
@@ -246,6 +261,17 @@ impl Emulator {
                     self.run(launch)?;
                 }
             }
+            Command::Fetch(copy, parts) => {
+                let mut bytes = Vec::new();
+                for (from, length) in parts {
+                    let source = self.range(from, length)?;
+                    // SAFETY: the range is inside an allocation, which the vector is no part of.
+                    let part = unsafe { std::slice::from_raw_parts(source, length) };
+                    self.record(Record::Download { from: from.0, bytes: part })?;
+                    bytes.extend_from_slice(part);
+                }
+                self.landed.insert(copy, bytes);
+            }
             Command::Free(memory) => self.release(memory)?,
         }
         Ok(())
@@ -282,7 +308,7 @@ impl Driver for Emulator {
     }
 
     fn memory(&self) -> Option<usize> {
-        None
+        self.memory
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -290,6 +316,11 @@ impl Driver for Emulator {
     }
 
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr> {
+        let held: usize = self.blocks.values().map(|block| block.bytes).sum();
+        if let Some(memory) = self.memory.filter(|&memory| held + bytes > memory) {
+            let free = memory.saturating_sub(held);
+            return Err(Error::Memory(format!("{bytes} bytes for {what}; {free} bytes are free")));
+        }
         let mut block = Block { at: GUARD as u64, bytes, what: what.into() };
         let found = self.arena.allocate(block.whole().1);
         let (start, region) =
@@ -308,32 +339,32 @@ impl Driver for Emulator {
 
     fn free(&mut self, memory: DevicePtr) {
         if memory != DevicePtr::NULL {
-            self.queue.push(Command::Free(memory));
+            self.queue.push_back(Command::Free(memory));
         }
     }
 
     fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<()> {
         self.range(to, bytes.len())?;
-        self.queue.push(Command::Upload(to, bytes.to_vec()));
+        self.queue.push_back(Command::Upload(to, bytes.to_vec()));
         Ok(())
     }
 
     fn copy(&mut self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
         self.range(from, bytes)?;
         self.range(to, bytes)?;
-        self.queue.push(Command::Copy(from, to, bytes));
+        self.queue.push_back(Command::Copy(from, to, bytes));
         Ok(())
     }
 
     fn fill(&mut self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
         self.range(to, bytes)?;
-        self.queue.push(Command::Fill(to, byte, bytes));
+        self.queue.push_back(Command::Fill(to, byte, bytes));
         Ok(())
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
         self.check(launch)?;
-        self.queue.push(Command::Launch(launch.clone()));
+        self.queue.push_back(Command::Launch(launch.clone()));
         Ok(())
     }
 
@@ -346,7 +377,7 @@ impl Driver for Emulator {
     }
 
     fn replay(&mut self, graph: GraphId) -> Result<()> {
-        self.queue.push(Command::Replay(graph));
+        self.queue.push_back(Command::Replay(graph));
         Ok(())
     }
 
@@ -360,7 +391,7 @@ impl Driver for Emulator {
 
     fn synchronize(&mut self) -> Result<()> {
         let launches = self.launches;
-        for command in std::mem::take(&mut self.queue) {
+        while let Some(command) = self.queue.pop_front() {
             self.execute(command)?;
         }
         if self.launches > launches
@@ -386,6 +417,33 @@ impl Driver for Emulator {
         // SAFETY: the range is inside an allocation that `bytes` is no part of.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
         self.record(Record::Download { from: from.0, bytes })
+    }
+
+    fn fetch(&mut self, parts: [(DevicePtr, usize); 2]) -> Result<u64> {
+        for (from, bytes) in parts {
+            self.range(from, bytes)?;
+        }
+        self.fetches += 1;
+        self.queue.push_back(Command::Fetch(self.fetches, parts));
+        Ok(self.fetches)
+    }
+
+    fn fetched(&mut self, copy: u64, parts: [&mut [u8]; 2]) -> Result<()> {
+        // What was enqueued after it has not run yet, as the host may rely on nothing else.
+        while !self.landed.contains_key(&copy) {
+            let Some(command) = self.queue.pop_front() else { break };
+            self.execute(command)?;
+        }
+        let bytes = self.landed.remove(&copy);
+        let bytes =
+            bytes.ok_or_else(|| Error::Internal(format!("emulator: copy {copy} was never enqueued")))?;
+        let [first, second] = parts;
+        if bytes.len() != first.len() + second.len() {
+            return Err(Error::Internal(format!("emulator: copy {copy} has {} bytes", bytes.len())));
+        }
+        first.copy_from_slice(&bytes[..first.len()]);
+        second.copy_from_slice(&bytes[first.len()..]);
+        Ok(())
     }
 
     fn set_profiling(&mut self, _on: bool) -> Result<()> {

@@ -29,6 +29,8 @@ mod lm_head_sample;
 mod lora_gradient;
 #[cfg(all(test, feature = "emulator"))]
 mod lora_tests;
+mod noise;
+mod nvtx;
 mod pages;
 mod plan;
 mod rms_norm;
@@ -87,6 +89,12 @@ pub struct CudaBackend {
     slots: slots::SlotStore,
     plan: plan::DevicePlan,
     launches: Vec<Launch>,
+    /// While a profiler listens: the operation of each launch, by number and name.
+    operations: Vec<(u64, &'static str)>,
+    /// The operation that is being enqueued.
+    operation: (u64, &'static str),
+    /// The profiler that wants to know of phases and operations.
+    ranges: Option<nvtx::Ranges>,
     graphs: graphs::Graphs,
     workspaces: BTreeMap<&'static str, Workspace>,
     /// An error of work that was enqueued by a call that cannot fail.
@@ -107,10 +115,24 @@ impl CudaBackend {
             slots: slots::SlotStore::default(),
             plan: plan::DevicePlan::default(),
             launches: Vec::new(),
+            operations: Vec::new(),
+            operation: (0, ""),
+            ranges: None,
             graphs: graphs::Graphs::default(),
             workspaces: BTreeMap::new(),
             parked: None,
         }
+    }
+
+    /// Tells the profiler that started the program, if one did, of phases and operations as NVTX ranges.
+    pub fn with_ranges(mut self) -> Result<Self> {
+        self.ranges = nvtx::Ranges::of_the_profiler()?;
+        Ok(self)
+    }
+
+    /// Bytes that operations and the plan of a step took of their own so far: at most [`Backend::workspace_bytes`] of what was foreseen.
+    pub fn workspace_held(&self) -> usize {
+        self.plan.capacity() + self.workspaces.values().map(|w| w.bytes).sum::<usize>()
     }
 
     /// How many steps were replayed as graphs.
@@ -139,6 +161,9 @@ impl CudaBackend {
 
     /// Enqueues a kernel; its grid must not be empty.
     fn launch<P: bytemuck::Pod>(&mut self, kernel: Kernel, grid: [usize; 3], shared: usize, params: &P) {
+        if self.ranges.is_some() {
+            self.operations.push(self.operation);
+        }
         self.launches.push(Launch {
             kernel,
             grid: grid.map(|g| g as u32),
@@ -179,7 +204,9 @@ impl CudaBackend {
             return Ok(());
         }
         let launches = std::mem::take(&mut self.launches);
-        self.graphs.run(&mut *self.driver, launches)
+        let operations = std::mem::take(&mut self.operations);
+        let told = self.ranges.map(|ranges| graphs::Told::new(ranges, operations));
+        self.graphs.run(&mut *self.driver, launches, told.as_ref())
     }
 }
 
@@ -352,9 +379,56 @@ impl Backend for CudaBackend {
         self.plan.set(&mut *self.driver, plan)
     }
 
+    fn runs_beside(&self) -> bool {
+        true
+    }
+
+    fn fetch_draws(&mut self, tokens: Tensor, logprobs: Tensor, draws: usize) -> Result<Draws> {
+        self.flush()?;
+        let tokens = self.at("fetch_draws", tokens, draws, 1, Element::U32)?;
+        let logprobs = self.at("fetch_draws", logprobs, draws, 1, Element::F32)?;
+        let copy = self.driver.fetch([(tokens, 4 * draws), (logprobs, 4 * draws)])?;
+        Ok(Draws::Coming { copy, draws })
+    }
+
+    fn draws(&mut self, draws: Draws) -> Result<(Vec<u32>, Vec<f32>)> {
+        match draws {
+            Draws::Here(tokens, logprobs) => Ok((tokens, logprobs)),
+            Draws::Coming { copy, draws } => {
+                let (mut tokens, mut logprobs) = (vec![0u32; draws], vec![0f32; draws]);
+                let parts = [bytemuck::cast_slice_mut(&mut tokens), bytemuck::cast_slice_mut(&mut logprobs)];
+                self.driver.fetched(copy, parts)?;
+                Ok((tokens, logprobs))
+            }
+        }
+    }
+
+    fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()> {
+        self.flush()?;
+        let TensorBuffer { spec, at } = self.tensor_buffer(tensor)?;
+        if spec.element != Element::Activation || count > spec.rows * spec.width {
+            return Err(Error::Internal(format!("{count} numbers of noise in tensor {}", spec.name)));
+        }
+        let at = *at;
+        noise::fill(&mut *self.driver, at, count, noise)
+    }
+
+    fn begin_phase(&mut self, name: &'static str) {
+        if let Some(ranges) = &self.ranges {
+            ranges.push(name);
+        }
+    }
+
+    fn end_phase(&mut self) {
+        if let Some(ranges) = &self.ranges {
+            ranges.pop();
+        }
+    }
+
     fn enqueue(&mut self, op: Op) -> Result<()> {
+        self.operation = (self.operation.0 + 1, op.name());
         match op {
-            Op::Embed { table, out } => embed::embed(self, table, out),
+            Op::Embed { table, drawn, out } => embed::embed(self, table, drawn, out),
             Op::GatherRows { x, out } => embed::gather(self, x, out),
             Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
             Op::RmsNorm { x, weight, eps, out, gathered } => {

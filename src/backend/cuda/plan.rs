@@ -155,6 +155,11 @@ impl DevicePlan {
         self.at
     }
 
+    /// Bytes of its buffer.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Checks what kernels rely on, packs and uploads.
     pub fn set(&mut self, driver: &mut dyn Driver, plan: Arc<BatchPlan>) -> Result<()> {
         check(&plan)?;

@@ -134,10 +134,13 @@ pub fn check_width(what: &str, width: usize) -> Result<()> {
     Ok(())
 }
 
-/// Rounds a matrix to bf16 and uploads it, some rows at a time.
+/// Rounds a matrix to bf16 and uploads it, some rows at a time; noise is made on the device.
 fn upload(driver: &mut dyn Driver, to: DevicePtr, values: &WeightView<'_>) -> Result<()> {
     let row_bytes = values.cols * 2;
     let step = (CHUNK / row_bytes.max(1)).max(1);
+    if let WeightType::Noise(noise) = values.dtype {
+        return super::noise::fill(driver, to, values.rows * values.cols, noise);
+    }
     if values.dtype == WeightType::Bf16 {
         for (i, chunk) in values.bytes.chunks(step * row_bytes).enumerate() {
             driver.upload(to.offset(i * step * row_bytes), chunk)?;

@@ -4,18 +4,24 @@ use super::attention::{SPLIT, partial_bytes};
 use super::plan::bucket;
 use super::*;
 
-/// Bytes that the packed plan takes for a row: token, position, sequence, tiles, label, draw.
-const PLAN_BYTES_PER_ROW: usize = 128;
+/// Bytes that the packed plan takes for a row that is a sequence, a segment, a draw and a tile of each kind by itself.
+const PLAN_BYTES_PER_ROW: usize = 224;
+/// Header of the packed plan, and what aligns its arrays.
+const PLAN_BYTES: usize = 1024;
+/// Buffers that are rounded up to 64 KiB.
+const BUFFERS: usize = 12;
 
 /// [`Backend::workspace_bytes`].
 pub fn bytes(c: &CudaBackend, spec: &WorkspaceSpec) -> usize {
     let (inference, training) = (bucket(spec.inference_rows), bucket(spec.training_rows));
     let rows = inference.max(training);
     let heads = spec.heads;
-    let plan = (rows * PLAN_BYTES_PER_ROW).next_power_of_two().max(1 << 16);
+    let splits = spec.context.div_ceil(SPLIT as usize).max(1);
+    let per_row = PLAN_BYTES_PER_ROW + (splits - 1) * size_of::<plan::AttentionTile>();
+    let plan = (PLAN_BYTES + rows * per_row + 4 * spec.page_entries).next_power_of_two().max(1 << 16);
     // Every row at the end of a context, in splits of its own.
-    let partials = match spec.context.div_ceil(SPLIT as usize) {
-        0 | 1 => 0,
+    let partials = match splits {
+        1 => 0,
         splits => bucket(inference * splits) * partial_bytes(&heads),
     };
     // Sequences of two tokens, each on a tile of its own.
@@ -31,6 +37,6 @@ pub fn bytes(c: &CudaBackend, spec: &WorkspaceSpec) -> usize {
         * (vocabulary + spec.lm_head_rows + 8)
         * 4;
     let gathered = spec.lm_head_rows * (width * 2 + 16) + inference * 16;
-    // Each is rounded up to 64 KiB; two more for the tables of the optimizer.
-    plan + partials + statistics + shrinks + rounded + mixtures + gathered + 8 * (1 << 16)
+    let optimizer = adamw::workspace_bytes(spec.adapters, spec.adapter_elements);
+    plan + partials + statistics + shrinks + rounded + mixtures + gathered + optimizer + BUFFERS * (1 << 16)
 }

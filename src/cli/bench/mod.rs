@@ -45,7 +45,11 @@ enum What {
   colloquy bench train --profile                      time by operation (CPU) or kernel (GPU)
   colloquy bench ops --device cuda --json ops.json
 
-Each number is the median of --repeats runs after one that does not count. `base` is the same batch without adapters."
+Each number is the median of --repeats runs after one that does not count. `base` is the same batch without adapters.
+
+Under `nsys profile colloquy bench decode --device cuda` (or ncu --nvtx) each step is an NVTX range: prefill, decode, score, \
+train step, optimizer step. A step that is launched kernel by kernel has its operations as ranges inside: all are with \
+--profile, without it those that no CUDA graph replays yet (nsys shows a graph's kernels with --cuda-graph-trace=node)."
 )]
 pub struct Args {
     /// What to measure; everything that the device can, unless given.

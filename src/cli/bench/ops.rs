@@ -153,10 +153,7 @@ fn make_buffers(b: &mut dyn Backend, model: &Model, slots: &[Slot], args: &Args)
     let mut activation = |width: usize| -> Result<Tensor> {
         let spec = TensorSpec { name: "bench", rows, width, element: Element::Activation };
         let tensor = b.tensor(spec)?;
-        let row: Vec<f32> =
-            (0..width).map(|i| (mix(i as u64) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
-        let values: Vec<f32> = row.iter().copied().cycle().take(width * rows).collect();
-        b.upload_f32(tensor, &values)?;
+        b.fill_noise(tensor, width * rows, Noise { seed: width as u64, scale: 1.0 })?;
         Ok(tensor)
     };
     let (x, y) = (activation(d)?, activation(d)?);
@@ -388,7 +385,13 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
         12.0 * rows * f as f64,
         10.0 * rows * f as f64,
     );
-    add("embed", &train, vec![Op::Embed { table: embedding, out: t.x }], 0.0, 4.0 * rows * d as f64);
+    add(
+        "embed",
+        &train,
+        vec![Op::Embed { table: embedding, drawn: None, out: t.x }],
+        0.0,
+        4.0 * rows * d as f64,
+    );
     let logit_rows = LOGIT_ROWS as f64;
     let product = 2.0 * logit_rows * (d * v) as f64;
     add(

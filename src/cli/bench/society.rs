@@ -34,7 +34,8 @@ pub struct Society {
 impl Society {
     /// Over a model that is loaded.
     pub fn new(backend: Box<dyn Backend>, model: Model, args: &Args, training: bool) -> Result<Self> {
-        let pages = args.batch * (args.prompt + args.new_tokens + 2).div_ceil(16);
+        // A page to spare for each, since none begins while another that runs could want its last page.
+        let pages = args.batch * ((args.prompt + args.new_tokens + 2).div_ceil(16) + 1);
         let options = EngineOptions {
             // The prompts of a batch are one step, so that decoding begins for all of it at once.
             max_rows: args.batch * args.prompt,

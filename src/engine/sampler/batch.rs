@@ -1,8 +1,8 @@
 //! A step under construction, and the plan that comes of it.
 
-use super::SampleBatch;
 use super::job::{JobId, Jobs, Member};
-use crate::backend::{BatchPlan, Draw, DrawRow, PageCopy, Segment, Sequence, Slot};
+use super::{Drawn, SampleBatch};
+use crate::backend::{BatchPlan, DRAWN, Draw, DrawRow, PageCopy, Segment, Sequence, Slot};
 use crate::engine::kv::Page;
 use crate::error::Result;
 
@@ -80,17 +80,19 @@ impl Round {
             plan.draw_rows.extend(
                 jobs[from].members.iter().map(|m| DrawRow { logit_row: m.logit_row, weight: m.share }),
             );
-            let job = &jobs[id];
+            let job = &mut jobs[id];
+            let place = job.tokens.len();
+            draws.push(Drawn { job: id, age: job.age, place });
+            job.tokens.push(DRAWN | plan.draws.len() as u32);
             plan.draws.push(Draw {
                 rows_start,
                 rows_end: plan.draw_rows.len() as u32,
                 key: job.draw_key,
-                position: job.tokens.len() as u32,
+                position: place as u32,
                 temperature: job.params.temperature,
                 top_k: job.params.top_k,
                 top_p: job.params.top_p,
             });
-            draws.push(id);
         }
         Ok(SampleBatch { plan, draws })
     }

@@ -81,7 +81,7 @@ pub struct Job {
     pub age: u64,
     pub key: Rc<JobKey>,
     pub members: Vec<Member>,
-    /// Prompt and drawn tokens.
+    /// Prompt and drawn tokens; of what a step under way draws, where it will lie ([`DRAWN`](crate::backend::DRAWN)).
     pub tokens: Vec<u32>,
     /// Length of the prompt.
     pub prompt: usize,
@@ -122,19 +122,35 @@ impl Job {
         self.tokens.len() - self.members[m].kv_len
     }
 
+    /// Tokens that the host knows.
+    pub fn landed(&self) -> usize {
+        self.prompt + self.logprobs.len()
+    }
+
+    /// Whether a step under way draws for it.
+    pub fn awaits(&self) -> bool {
+        self.landed() < self.tokens.len()
+    }
+
+    /// Whether the last token that it may have is drawn, or being drawn.
+    pub fn is_full(&self, context: usize) -> bool {
+        self.tokens.len() - self.prompt >= self.params.max_tokens as usize || self.tokens.len() >= context
+    }
+
     /// Whether every member lacks its last token only.
     pub fn is_decoding(&self) -> bool {
         (0..self.members.len()).all(|m| self.pending(m) == 1)
     }
 
-    /// Takes a drawn token; says whether the sample ends with it.
-    pub fn push(&mut self, token: u32, logprob: f32, limits: &SamplerLimits) -> Option<Finish> {
-        self.tokens.push(token);
+    /// Takes the token drawn at `place`, the first that the host did not know; says whether the sample ends with it.
+    pub fn land(&mut self, place: usize, token: u32, logprob: f32, limits: &SamplerLimits) -> Option<Finish> {
+        debug_assert_eq!(place, self.landed());
+        self.tokens[place] = token;
         self.logprobs.push(logprob);
         if limits.eos.contains(&token) || self.stop.as_mut().is_some_and(|ends_with| ends_with(token)) {
             Some(Finish::Stop)
-        } else if self.tokens.len() - self.prompt >= self.params.max_tokens as usize
-            || self.tokens.len() >= limits.context
+        } else if self.landed() - self.prompt >= self.params.max_tokens as usize
+            || self.landed() >= limits.context
         {
             Some(Finish::Length)
         } else {
@@ -162,6 +178,11 @@ impl Jobs {
                 JobId(self.jobs.len() - 1)
             }
         }
+    }
+
+    /// Whether the job of this age is still there, and its place was not given to another.
+    pub fn has(&self, id: JobId, age: u64) -> bool {
+        self.jobs[id.0].as_ref().is_some_and(|job| job.age == age)
     }
 
     pub fn remove(&mut self, id: JobId) -> Job {

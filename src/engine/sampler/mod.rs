@@ -3,6 +3,9 @@
 //! Each step carries one row of every running sequence and as much of the waiting prompts as fits; finished sequences leave at once, waiting ones enter
 //! when rows and pages allow. The sampler is host logic only: [`Sampler::schedule`] makes the step's [`BatchPlan`], the engine runs it, and
 //! [`Sampler::commit`] takes the drawn tokens. What is drawn depends on the request alone, never on what shares the step.
+//!
+//! One step may be scheduled before the one before it is committed: its plan then says of tokens that are not known yet which draw they are
+//! ([`DRAWN`](crate::backend::DRAWN)). A sample that ends with such a token has at most one surplus token by then, which is thrown away.
 
 mod batch;
 mod job;
@@ -64,12 +67,19 @@ pub struct SamplerStats {
     pub shared: u64,
 }
 
+/// Whose draw it is: a job, told by its age from a later one in its place, and the place of the token among the job's.
+struct Drawn {
+    job: JobId,
+    age: u64,
+    place: usize,
+}
+
 /// A step's plan and whose draws it makes.
 pub struct SampleBatch {
     /// The plan.
     pub plan: BatchPlan,
-    /// Jobs in the order of the plan's draws.
-    draws: Vec<JobId>,
+    /// In the order of the plan's draws.
+    draws: Vec<Drawn>,
 }
 
 /// A request's immediate answer, or the promise of one.
@@ -240,9 +250,14 @@ impl Sampler {
         if tokens.len() != batch.draws.len() || logprobs.len() != batch.draws.len() {
             return Err(Error::Internal("the number of drawn tokens is not that of the draws".into()));
         }
-        for ((id, &token), &logprob) in batch.draws.into_iter().zip(tokens).zip(logprobs) {
+        for ((Drawn { job: id, age, place }, &token), &logprob) in
+            batch.draws.into_iter().zip(tokens).zip(logprobs)
+        {
+            if !self.jobs.has(id, age) {
+                // A surplus token: the sample ended, or was given up, with the step before.
+                continue;
+            }
             if !logprob.is_finite() || token as usize >= self.limits.vocab {
-                let place = self.jobs[id].tokens.len();
                 self.fail(id, || {
                     Error::NotFinite(format!(
                         "log-probability {logprob} of the token drawn at position {place}"
@@ -251,7 +266,7 @@ impl Sampler {
                 continue;
             }
             self.stats.tokens += 1;
-            if let Some(finish) = self.jobs[id].push(token, logprob, &self.limits) {
+            if let Some(finish) = self.jobs[id].land(place, token, logprob, &self.limits) {
                 self.finish(id, finish);
             }
         }
@@ -278,7 +293,7 @@ impl Sampler {
     /// A job is complete.
     fn finish(&mut self, id: JobId, finish: Finish) {
         let job = self.remove(id);
-        let tokens = job.tokens[job.prompt..].to_vec();
+        let tokens = job.tokens[job.prompt..job.landed()].to_vec();
         let sample = Sample { tokens, logprobs: job.logprobs, finish };
         for waiter in job.waiters {
             // Nobody waits any more: nothing to deliver.

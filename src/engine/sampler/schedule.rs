@@ -11,7 +11,7 @@ use crate::engine::slots::SlotTable;
 use crate::error::{Error, Result};
 
 impl Sampler {
-    /// The next step, or `None` if nothing is to be drawn.
+    /// The next step, or `None` if nothing is to be drawn, or only by the step that is under way.
     pub fn schedule(&mut self, slots: &SlotTable) -> Result<Option<SampleBatch>> {
         if !self.has_work() {
             return Ok(None);
@@ -24,6 +24,10 @@ impl Sampler {
         }
         self.admit(&mut round);
         if round.items.is_empty() {
+            if round.copies.is_empty() && self.in_flight.values().any(|&id| self.jobs[id].awaits()) {
+                self.stats.steps -= 1;
+                return Ok(None);
+            }
             return Err(Error::Internal(
                 "no sequence can go on, although the KV pool holds any of them".into(),
             ));
@@ -39,11 +43,17 @@ impl Sampler {
     /// Rows of the running jobs. Decoding ones are never short of rows: what they need is kept back from prompts.
     fn schedule_running(&mut self, round: &mut Round) {
         let decoding = |s: &Self, id: JobId| {
-            if s.jobs[id].is_decoding() { s.jobs[id].members.len() } else { 0 }
+            let job = &s.jobs[id];
+            if job.is_decoding() && !job.is_full(s.limits.context) { job.members.len() } else { 0 }
         };
         let mut kept_back: usize = self.running.iter().map(|&id| decoding(self, id)).sum();
         let mut place = 0;
         while let Some(&id) = self.running.get(place) {
+            if self.jobs[id].is_full(self.limits.context) {
+                // Its last token is on its way.
+                place += 1;
+                continue;
+            }
             let own = decoding(self, id);
             kept_back -= own;
             let budget = self.limits.max_rows - round.rows - kept_back;
@@ -138,6 +148,7 @@ impl Sampler {
     fn take_rows(&mut self, id: JobId, m: usize, rows: usize, logits: bool, round: &mut Round) {
         let page_tokens = self.kv.page_tokens();
         let job = &mut self.jobs[id];
+        let landed = job.landed();
         let member = &mut job.members[m];
         let start = member.kv_len;
         let pages_start = round.page_table.len() as u32;
@@ -154,7 +165,8 @@ impl Sampler {
         });
         round.rows += rows;
         member.kv_len += rows;
-        while (member.known + 1) * page_tokens <= member.kv_len {
+        // A page is known by its tokens, so those must be known first.
+        while (member.known + 1) * page_tokens <= member.kv_len.min(landed) {
             let tokens = &job.tokens[member.known * page_tokens..][..page_tokens];
             let own = member.pages[member.known];
             let (node, other) = self.kv.insert(member.node, tokens, own, self.stats.steps);
@@ -197,6 +209,10 @@ impl Sampler {
         while let Some((&age, &id)) = self.waiting.first_key_value() {
             let members = self.jobs[id].members.len();
             let budget = self.limits.max_rows - round.rows;
+            if self.jobs[id].is_full(self.limits.context) {
+                // It lost its pages while its last token is on its way, and needs no more than that.
+                break;
+            }
             if budget == 0 || self.running_sequences + members > self.limits.max_sequences {
                 break;
             }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::*;
-use crate::backend::{BatchPlan, Draw, Slot, mix};
+use crate::backend::{BatchPlan, DRAWN, Draw, Slot, mix};
 use crate::engine::request::{AdapterId, SamplingParams, StopRule};
 
 const EOS: u32 = 0;
@@ -45,6 +45,8 @@ fn draw_token(members: impl Iterator<Item = (u64, f32)>, draw: &Draw, vocab: usi
 }
 
 struct Simulation {
+    /// What the step before drew.
+    drawn: Vec<u32>,
     pages: Vec<Vec<u32>>,
     page_tokens: usize,
     limits: SamplerLimits,
@@ -52,7 +54,8 @@ struct Simulation {
 
 impl Simulation {
     fn new(limits: &SamplerLimits, pages: usize, page_tokens: usize) -> Self {
-        Self { pages: vec![vec![POISON; page_tokens]; pages], page_tokens, limits: limits.clone() }
+        let pages = vec![vec![POISON; page_tokens]; pages];
+        Self { drawn: vec![], pages, page_tokens, limits: limits.clone() }
     }
 
     fn run(&mut self, plan: &BatchPlan, slots: &SlotTable) -> (Vec<u32>, Vec<f32>) {
@@ -71,7 +74,10 @@ impl Simulation {
                 assert_eq!(position, s.first_position as usize + row - s.start as usize);
                 let page = table[position / self.page_tokens] as usize;
                 assert!(written.insert((page, position % self.page_tokens)), "two rows write one place");
-                self.pages[page][position % self.page_tokens] = plan.tokens[row];
+                self.pages[page][position % self.page_tokens] = match plan.tokens[row] {
+                    token if token & DRAWN == 0 => token,
+                    token => self.drawn[(token ^ DRAWN) as usize],
+                };
             }
         }
         let of_row = |row: u32| {
@@ -85,14 +91,17 @@ impl Simulation {
             });
             logits_hash(content(slots, segment.slot), history)
         };
-        plan.draws
+        let drawn: (Vec<u32>, Vec<f32>) = plan
+            .draws
             .iter()
             .map(|d| {
                 let members = plan.draw_rows[d.rows_start as usize..d.rows_end as usize].iter();
                 let members = members.map(|m| (of_row(plan.logit_rows[m.logit_row as usize]), m.weight));
                 draw_token(members, d, self.limits.vocab)
             })
-            .unzip()
+            .unzip();
+        self.drawn = drawn.0.clone();
+        drawn
     }
 
     fn check(&self, plan: &BatchPlan) {
@@ -127,6 +136,18 @@ impl StopRule for StopAt {
             seen += u32::from(t == stop);
             seen == 2
         })
+    }
+}
+
+struct StopOnce(u32);
+
+impl StopRule for StopOnce {
+    fn id(&self) -> u64 {
+        1 << 32 | u64::from(self.0)
+    }
+    fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
+        let stop = self.0;
+        Box::new(move |t| t == stop)
     }
 }
 
@@ -197,6 +218,24 @@ fn step(sampler: &mut Sampler, device: &mut Simulation, slots: &SlotTable) -> bo
     true
 }
 
+/// A step that is scheduled and run before what the one before drew is taken.
+#[derive(Default)]
+struct Ahead(Option<(SampleBatch, Vec<u32>, Vec<f32>)>);
+
+impl Ahead {
+    fn step(&mut self, sampler: &mut Sampler, device: &mut Simulation, slots: &SlotTable) -> bool {
+        let next = sampler.schedule(slots).unwrap().map(|batch| {
+            let (tokens, logprobs) = device.run(&batch.plan, slots);
+            (batch, tokens, logprobs)
+        });
+        let last = std::mem::replace(&mut self.0, next);
+        if let Some((batch, tokens, logprobs)) = last {
+            sampler.commit(batch, &tokens, &logprobs).unwrap();
+        }
+        self.0.is_some() || sampler.has_work()
+    }
+}
+
 fn assert_clean(sampler: &Sampler) {
     assert!(!sampler.has_work());
     assert_eq!(sampler.kv.in_use(), 0, "pages are held by nobody");
@@ -219,9 +258,23 @@ impl Random {
 
 #[test]
 fn random_schedules_give_each_request_its_own_sample() {
+    random_schedules(false);
+}
+
+#[test]
+fn random_schedules_a_step_ahead_give_each_request_its_own_sample() {
+    random_schedules(true);
+}
+
+fn random_schedules(ahead: bool) {
     let slots = slots();
     let mut preemptions = 0;
     for seed in 0..400 {
+        let mut flight = Ahead::default();
+        let mut step = |sampler: &mut Sampler, device: &mut Simulation, slots: &SlotTable| match ahead {
+            true => flight.step(sampler, device, slots),
+            false => step(sampler, device, slots),
+        };
         let mut random = Random(seed);
         let page_tokens = random.of(&[1, 2, 3, 4, 16]);
         let context = 40;
@@ -449,4 +502,31 @@ fn bad_requests_are_refused_one_by_one() {
     let full = request(&[(0, 1.0)], &[1; 20], 5, 0);
     let sample = submit(&mut sampler, &full, &slots).get();
     assert_eq!((sample.tokens.len(), sample.finish), (0, Finish::Length));
+}
+
+#[test]
+fn a_step_ahead_computes_no_surplus_row_where_the_length_ends_a_sample_and_one_where_a_token_does() {
+    let slots = slots();
+    let limits = limits(64, 16, 512, 1000);
+    for stop in [false, true] {
+        let mut sampler = Sampler::new(limits.clone(), 100, 16);
+        let mut device = Simulation::new(&limits, 100, 16);
+        let mut flight = Ahead::default();
+        let mut r = request(&[(6, 1.0)], &(1..=20).collect::<Vec<_>>(), 12, 3);
+        let whole = expected(&r, &slots, &limits);
+        assert_eq!(whole.tokens.len(), 12, "the hash draws no end of sequence here");
+        if stop {
+            r.stop = Some(Rc::new(StopOnce(whole.tokens[5])));
+        }
+        let mut answer = submit(&mut sampler, &r, &slots);
+        while flight.step(&mut sampler, &mut device, &slots) {}
+        let sample = answer.get();
+        assert_eq!(sample, expected(&r, &slots, &limits));
+        let tokens = sample.tokens.len();
+        assert_eq!(tokens, if stop { 6 } else { 12 });
+        // The last token of a sample needs no row.
+        assert_eq!(sampler.stats().rows as usize, 20 + tokens - 1 + usize::from(stop));
+        assert_eq!(sampler.stats().tokens as usize, tokens);
+        assert_clean(&sampler);
+    }
 }

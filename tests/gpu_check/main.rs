@@ -1,0 +1,21 @@
+//! One file for a machine with a GPU but without cargo: every test that a GPU makes a difference to, and the program. `tools/gpu-pack.sh` builds it,
+//! `tools/gpu-check.sh` calls it; only the feature `gpu-check` makes it, since its tests are targets of their own too.
+
+#[path = "../engine_kernels.rs"]
+mod engine_kernels;
+#[path = "../fixtures_kernels.rs"]
+mod fixtures_kernels;
+#[path = "../kernels/main.rs"]
+mod kernels;
+
+/// Where the arguments of [`program`] are, one a line.
+const ARGUMENTS: &str = "COLLOQUY_ARGUMENTS";
+
+/// No test: the program itself, which ends the process with its exit code.
+#[test]
+#[ignore = "the program, for tools/gpu-check.sh"]
+fn program() {
+    let arguments = std::env::var(ARGUMENTS).unwrap_or_else(|e| panic!("{ARGUMENTS}: {e}"));
+    let code = colloquy::cli::call(std::iter::once("colloquy").chain(arguments.lines()));
+    std::process::exit(code.into());
+}
