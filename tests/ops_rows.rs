@@ -53,7 +53,10 @@ fn embed_widens_each_element_type_and_checks_tokens() {
     }
     plan.tokens[77] = 50;
     let table = b.load_table(WeightView::from_f32(&values, 50, 40)).unwrap();
-    assert!(error_of(&mut b, &plan, Op::Embed { table, drawn: None, out }).contains("token 50 of a vocabulary of 50"));
+    assert!(
+        error_of(&mut b, &plan, Op::Embed { table, drawn: None, out })
+            .contains("token 50 of a vocabulary of 50")
+    );
 }
 
 #[test]
