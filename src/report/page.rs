@@ -382,7 +382,11 @@ impl Page {
         let trained = |arm: &str| means.iter().any(|m| m.arm == arm && m.iteration > 0);
         let row = |label: String, arm: &str, method: Method, fixed| {
             let samples = means.iter().find(|m| m.arm == arm && m.method == method).map_or(0, |m| m.samples);
-            let how = if samples > 0 { format!("{method} of {samples}") } else { method.to_string() };
+            let how = match method {
+                Method::Budget => format!("majority of {samples}, the debate's FLOP"),
+                _ if samples > 0 => format!("{method} of {samples}"),
+                _ => method.to_string(),
+            };
             json!({
                 "label": label, "a": self.arm(r, arm), "m": method.id(), "method": how,
                 "trained": fixed != Some(0), "cells": cells(arm, method, fixed),
