@@ -317,12 +317,28 @@ fn folders_of_older_versions_are_reported_with_what_they_have() {
 #[test]
 fn a_run_that_is_not_complete_says_how_far_it_is() {
     let (dir, out) = made(Fake { stop_at: Some(1), ..SMALL });
-    assert!(out.contains("not complete: 14 of 15 lanes"), "{out}");
-    assert!(out.contains("star/seed-2 has measured iteration 1"), "{out}");
+    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&out).contains("not complete: 14 of 15 lanes"), "{out}");
+    assert!(words(&out).contains("star/seed-2 has measured iteration 1"), "{out}");
     let page = data(&read(&dir.path().join("run/report.html")));
     assert_eq!(page["runs"][0]["unfinished"][0], serde_json::json!(["star/seed-2", 1]));
     let (dir, out) = made(Fake { stop_at: None, ..SMALL });
     assert!(!out.contains("not complete"), "{out}");
+    // Test questions were asked before training only: no table takes that for a result of training.
+    let all = read(&dir.path().join("run/metrics.jsonl"));
+    let early: String =
+        all.lines().filter(|l| !l.contains("\"iteration\":2")).map(|l| format!("{l}\n")).collect();
+    std::fs::write(dir.path().join("run/metrics.jsonl"), early).unwrap();
+    let out = succeed(dir.path(), &["report", "run"]);
+    assert!(out.lines().all(|l| l.chars().count() <= 80), "{out}");
+    assert!(
+        out.contains("primary comparison: not yet") && words(&out).contains("95 % interval, dev questions"),
+        "{out}"
+    );
+    let page = data(&read(&dir.path().join("run/report.html")));
+    let columns = page["tables"][0]["columns"].as_array().unwrap();
+    assert!(columns.iter().all(|c| c["s"] == "dev" && c["i"] == 1), "{columns:?}");
     // Nothing at all.
     std::fs::write(dir.path().join("run/metrics.jsonl"), "").unwrap();
     let out = succeed(dir.path(), &["report", "run"]);

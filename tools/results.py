@@ -29,8 +29,6 @@ METHODS = {
     "greedy": "greedy", "single": "single sample", "majority": "majority", "majority-at-budget": "majority at the debate's FLOP",
     "first-vote": "vote of round 1", "final-vote": "final vote",
 }
-# An arm's own method is the first of these that it has.
-OWN = ["final-vote", "majority", "single", "greedy"]
 
 
 def fail(text: str):
@@ -106,7 +104,7 @@ def section(root: Path, name: str) -> str:
     """What stands between the markers."""
     folder = root / RESULTS / name
     about = json.loads(read(folder / "about.json"))
-    needed = ["arm", "iteration", "split", "method", "samples", "measure", "value", "low", "high", "seeds", "questions"]
+    needed = ["arm", "iteration", "split", "method", "samples", "measure", "value", "low", "high", "seeds", "questions", "own"]
     means = [r for r in rows(folder / "summary.csv", needed) if r["measure"] == "accuracy"]
     if not means:
         fail(f"{folder / 'summary.csv'}: found no accuracies")
@@ -137,7 +135,7 @@ def section(root: Path, name: str) -> str:
         f"{title} | after iteration {last}" for _, last, title in columns) + " |")
     lines.append("| --- | --- | ---: |" + " ---: | ---: |" * len(columns))
     for arm in arms:
-        method = next((m for m in OWN if any(r["arm"] == arm and r["method"] == m for r in means)), None)
+        method = next((r["method"] for r in means if r["arm"] == arm and r["own"]), None)
         if method is None:
             continue
         own = [r for r in means if r["arm"] == arm and r["method"] == method]

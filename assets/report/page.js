@@ -189,7 +189,7 @@ function accuracyChart() {
         splits.length > 1 ? segmented("Questions", splits.map((s) => ({ id: s, label: s })), choice.split, set("split")) : null),
       chips((a) => D.means.some((m) => m.a === a)),
       chart(options),
-      el("p", { class: "note" }, `Accuracy in % on ${one ? one.q : "?"} ${choice.split} questions; bands are 95 % intervals over seeds and questions. An arm’s own method is the final vote where it debates, else the vote of its samples, else one answer. What is not trained is drawn level.`),
+      el("p", { class: "note" }, `Accuracy in % on ${one ? one.q : "?"} ${choice.split} questions; bands are 95 % intervals over seeds and questions. An arm’s own method is the final vote where a debate is a part of it, else the vote of its samples, else one answer. What is not trained is drawn level.`),
       numbers(options),
     ];
   });

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::folder::Run;
+use super::folder::{Arm, Run};
 use super::scores::{Mean, Method, find, last_iteration, own_method};
 use crate::measure::{Paired, holm, paired, smallest_detectable};
 
@@ -65,18 +65,15 @@ pub fn compare(run: &Run, means: &[Mean]) -> Comparisons {
             Some(method) => primary(run, means, text("arm"), text("against"), method, i),
         });
     }
-    let is_arm = |name: &&str| run.arms.iter().any(|a| a.name == *name);
-    let reference = Some(text("arm")).filter(is_arm).or_else(|| {
-        let first = run.arms.iter().find(|a| a.recipe == "multiagent").or(run.arms.first());
-        first.map(|a| a.name.as_str())
-    });
-    let Some(reference) = reference else { return all };
-    all.reference = Some(reference.to_string());
-    for arm in run.arms.iter().filter(|a| a.name != reference) {
+    let named = run.arms.iter().find(|a| a.name == text("arm"));
+    let first = || run.arms.iter().find(|a| a.recipe == "multiagent").or(run.arms.first());
+    let Some(reference) = named.or_else(first) else { return all };
+    all.reference = Some(reference.name.clone());
+    for arm in run.arms.iter().filter(|a| a.name != reference.name) {
         if matches!(&all.primary, Some(Ok(p)) if p.b.arm == arm.name) {
             continue;
         }
-        match secondary(run, means, reference, &arm.name) {
+        match secondary(run, means, reference, arm) {
             Ok(comparison) => all.secondary.push(comparison),
             Err(why) => all.missing.push((arm.name.clone(), why)),
         }
@@ -116,16 +113,15 @@ pub fn headline_split(run: &Run) -> &'static str {
 }
 
 /// The reference's last iteration against an arm's last one, each by its own method.
-fn secondary(run: &Run, means: &[Mean], reference: &str, arm: &str) -> Result<Comparison, String> {
-    let split = match run.measured_splits().contains(&"test") {
-        true => "test",
-        false => "dev",
-    };
-    let of = |name: &str| {
-        let not_yet = || format!("{name} has not been measured on {split} questions");
-        let method = own_method(means, name).ok_or_else(not_yet)?;
-        let last = last_iteration(means, name, split).ok_or_else(not_yet)?;
-        find(means, name, split, last, method).ok_or_else(not_yet)
+fn secondary(run: &Run, means: &[Mean], reference: &Arm, arm: &Arm) -> Result<Comparison, String> {
+    // Test questions are asked at the end: until then dev questions are all there is.
+    let last = |split| last_iteration(means, &reference.name, split);
+    let split = if last("test").is_some() && last("test") >= last("dev") { "test" } else { "dev" };
+    let of = |arm: &Arm| {
+        let not_yet = || format!("{} has not been measured on {split} questions", arm.name);
+        let method = own_method(means, arm).ok_or_else(not_yet)?;
+        let last = last_iteration(means, &arm.name, split).ok_or_else(not_yet)?;
+        find(means, &arm.name, split, last, method).ok_or_else(not_yet)
     };
     difference(run, of(reference)?, of(arm)?)
 }

@@ -8,7 +8,7 @@ use super::Results;
 use super::compare::Comparison;
 use super::folder::{iteration, seed, text};
 use super::measures::Measure;
-use super::scores::{Method, RATES, Score};
+use super::scores::{Method, RATES, Score, own_method};
 
 /// A number as every file of a report holds it: six decimals, more than any of them is known to.
 pub fn rounded(value: f64) -> f64 {
@@ -101,11 +101,15 @@ pub fn report(results: &Results) -> String {
     out
 }
 
-/// `summary.csv`: means over seeds, accuracies with their 95 % intervals, everything with its lowest and highest seed.
+/// `summary.csv`: means over seeds, accuracies with their 95 % intervals, everything with its lowest and highest seed; `own` marks the
+/// method by which an arm is read when one number must do.
 pub fn summary(results: &Results) -> String {
     let mut out = String::from(
-        "arm,iteration,split,method,round,samples,measure,value,low,high,lowest_seed,highest_seed,seeds,questions\n",
+        "arm,iteration,split,method,round,samples,measure,value,low,high,lowest_seed,highest_seed,seeds,questions,own\n",
     );
+    let own = |name: &str| {
+        results.run.arms.iter().find(|a| a.name == name).and_then(|a| own_method(&results.means, a))
+    };
     for m in &results.means {
         let seeds = || m.seeds.iter().map(|(_, s)| s.accuracy);
         line(
@@ -125,6 +129,7 @@ pub fn summary(results: &Results) -> String {
                 number(seeds().fold(f64::NEG_INFINITY, f64::max)),
                 m.seeds.len().to_string(),
                 m.questions.to_string(),
+                if own(&m.arm) == Some(m.method) { "yes".into() } else { String::new() },
             ],
         );
     }
@@ -147,6 +152,7 @@ pub fn summary(results: &Results) -> String {
                 number(lowest),
                 number(highest),
                 m.seeds.len().to_string(),
+                none(),
                 none(),
             ],
         );

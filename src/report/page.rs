@@ -205,7 +205,7 @@ impl Page {
         for arm in &result.run.arms {
             let label =
                 if self.several { format!("{}: {}", self.labels[r], arm.name) } else { arm.name.clone() };
-            let own = own_method(&result.means, &arm.name);
+            let own = own_method(&result.means, arm);
             let value = json!({
                 "label": label,
                 "run": r,
@@ -382,7 +382,11 @@ impl Page {
         let trained = |arm: &str| means.iter().any(|m| m.arm == arm && m.iteration > 0);
         let row = |label: String, arm: &str, method: Method, fixed| {
             let samples = means.iter().find(|m| m.arm == arm && m.method == method).map_or(0, |m| m.samples);
-            let how = if samples > 0 { format!("{method} of {samples}") } else { method.to_string() };
+            let how = match method {
+                Method::Budget => format!("majority of {samples}, the debate's FLOP"),
+                _ if samples > 0 => format!("{method} of {samples}"),
+                _ => method.to_string(),
+            };
             json!({
                 "label": label, "a": self.arm(r, arm), "m": method.id(), "method": how,
                 "trained": fixed != Some(0), "cells": cells(arm, method, fixed),
@@ -394,7 +398,7 @@ impl Page {
             .arms
             .iter()
             .map(|a| a.name.as_str())
-            .filter(|a| !trained(a) && own_method(means, a).is_some())
+            .filter(|a| !trained(a) && means.iter().any(|m| m.arm == *a))
             .collect();
         // What the base does before training: arms of its own, and the reference arm at iteration 0 where it answered otherwise.
         let answered = |arm: &str, method: Method| {
@@ -418,7 +422,7 @@ impl Page {
         let of_run = result.run.arms.iter().filter(|a| trained(&a.name));
         let mut last_of_one = Vec::new();
         for arm in of_run {
-            let Some(method) = own_method(means, &arm.name) else { continue };
+            let Some(method) = own_method(means, arm) else { continue };
             let label = arm.name.clone();
             if arm.name == reference {
                 last_of_one.push(row(label.clone(), &arm.name, method, None));
@@ -457,6 +461,10 @@ fn columns(result: &Results) -> Vec<(&'static str, u64)> {
     for split in ["test", "dev", "transfer-test", "transfer-dev"] {
         let of = result.means.iter().filter(|m| m.split == split);
         let Some(last) = of.clone().map(|m| m.iteration).max() else { continue };
+        // What has so far been measured before training only says nothing of finetuning.
+        if last == 0 && result.means.iter().any(|m| m.iteration > 0) {
+            continue;
+        }
         if last > 1 && of.clone().any(|m| m.iteration == 1) {
             columns.push((split, 1));
         }

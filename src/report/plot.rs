@@ -27,7 +27,7 @@ pub fn figure(results: &Results) -> String {
     let split = split(results);
     let mut lines: Vec<Line<'_>> = Vec::new();
     for arm in &results.run.arms {
-        let Some(method) = own_method(&results.means, &arm.name) else { continue };
+        let Some(method) = own_method(&results.means, arm) else { continue };
         let of = |m: &&Mean| m.arm == arm.name && m.split == split && m.method == method;
         let points: Vec<&Mean> = results.means.iter().filter(of).collect();
         let how = if method == Method::Final { String::new() } else { format!(" ({method})") };

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::csv::rounded;
-use super::folder::{Record, Run, SPLITS, iteration, seed, text};
+use super::folder::{Arm, Record, Run, SPLITS, iteration, seed, text};
 use crate::error::{Error, Result};
 use crate::measure::{Interval, Outcome, interval, shares_right};
 
@@ -301,12 +301,18 @@ pub fn means_of(metrics: &[Record], arms: &[&str], splits: &[&'static str]) -> V
     all
 }
 
-/// How an arm is read when one number must do: the final vote of its debate, else the vote of its samples, else one answer.
-pub fn own_method(means: &[Mean], arm: &str) -> Option<Method> {
-    means.iter().filter(|m| m.arm == arm).map(|m| m.method).max_by_key(|m| match m {
-        Method::Final => 4,
-        Method::Majority => 3,
-        Method::Single => 2,
+/// Recipes that learn from samples, without a debate.
+const WITHOUT_DEBATE: [&str; 3] = ["majority-ft", "self-training", "star"];
+
+/// How an arm is read when one number must do: the final vote of its debate, else the vote of its samples, else one answer. Where no debate
+/// is a part of the method, the vote of its samples comes before that of a debate.
+pub fn own_method(means: &[Mean], arm: &Arm) -> Option<Method> {
+    let debates = !WITHOUT_DEBATE.contains(&arm.recipe.as_str());
+    means.iter().filter(|m| m.arm == arm.name).map(|m| m.method).max_by_key(|m| match m {
+        Method::Final if debates => 5,
+        Method::Final => 2,
+        Method::Majority => 4,
+        Method::Single => 3,
         Method::Greedy => 1,
         Method::Budget | Method::Round(_) => 0,
     })

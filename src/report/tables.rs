@@ -90,6 +90,25 @@ fn heading(means: &[Mean], method: Method) -> String {
     }
 }
 
+/// Lines of at most 80 characters, broken between words.
+fn wrapped(text: &str) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > WIDTH {
+            out.push_str("\n  ");
+            column = 2;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out + "\n"
+}
+
 /// Which columns to give up first where there is no room for all.
 fn importance(method: &Method) -> usize {
     match method {
@@ -167,16 +186,13 @@ pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<St
         true => "half of the 95 % interval",
         false => "standard error",
     };
-    let mut out = format!(
-        "accuracy on {} {split} questions, % ± {error}{of_seeds}\n{}",
-        first.questions,
-        table(&header, &rows)
-    );
+    let title = format!("accuracy on {} {split} questions, % ± {error}{of_seeds}", first.questions);
+    let mut out = format!("{}{}", wrapped(&title), table(&header, &rows));
     if all > keys.len() {
         out.push_str("each arm's first and last iteration; the others are in report.html\n");
     }
     if !left_out.is_empty() {
-        out.push_str(&format!("no room here, but in report.html: {}\n", left_out.join(", ")));
+        out.push_str(&wrapped(&format!("no room here, but in report.html: {}", left_out.join(", "))));
     }
     Some(out)
 }
@@ -306,7 +322,7 @@ fn side(side: &Side) -> String {
 /// The primary comparison, if the configuration names one.
 pub fn primary(comparisons: &Comparisons) -> Option<String> {
     Some(match comparisons.primary.as_ref()? {
-        Err(why) => format!("primary comparison: not yet: {why}\n"),
+        Err(why) => wrapped(&format!("primary comparison: not yet: {why}")),
         Ok(c) => {
             let d = c.paired.difference;
             format!(
@@ -343,14 +359,10 @@ pub fn secondary(comparisons: &Comparisons) -> Option<String> {
     };
     let rows: Vec<Vec<String>> = comparisons.secondary.iter().map(row).collect();
     let header = ["against", "iter", "%", "difference", "p", "Holm", "detectable"];
-    Some(format!(
-        "{} of {} at iteration {} less others, points, 95 % interval, {}\n{}",
-        first.a.method,
-        name(&first.a.arm),
-        first.a.iteration,
-        first.split,
-        table(&header, &rows)
-    ))
+    let Side { arm, iteration, method, .. } = &first.a;
+    let what = format!("{method} of {} at iteration {iteration}", name(arm));
+    let title = wrapped(&format!("{what} less others, points, 95 % interval, {} questions", first.split));
+    Some(format!("{title}{}", table(&header, &rows)))
 }
 
 /// How far a run is that is not complete.
@@ -360,10 +372,8 @@ pub fn progress(progress: &Progress) -> Option<String> {
         Some(i) => format!("has measured iteration {i}"),
         None => "has measured nothing".into(),
     };
-    Some(format!(
-        "not complete: {} of {} lanes have their last iteration; {lane} {at}\n",
-        progress.complete, progress.lanes
-    ))
+    let lanes = format!("{} of {} lanes have their last iteration", progress.complete, progress.lanes);
+    Some(wrapped(&format!("not complete: {lanes}; {lane} {at}")))
 }
 
 /// All tables of a run.
