@@ -43,7 +43,7 @@ recipe = "multiagent"
 
 /// What must be the same however often a run was interrupted.
 fn results(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
-    tree(folder, &|name| [".lock", "manifest.json", "times.jsonl", "journal"].contains(&name))
+    tree(folder, &|name| [".lock", "manifest.json", "times.jsonl", "report.html", "journal"].contains(&name))
 }
 
 #[test]
