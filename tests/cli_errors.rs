@@ -549,7 +549,36 @@ fn configurations_are_checked_before_any_work() {
         ("[[arm]]\nname = \"a\"\nrecipe = \"magic\"\n", "run.toml:3: arm[0].recipe", "multiagent"),
         ("[run]\ndevice = \"cuda:99\"\n", "cuda:99", ""),
         ("[adapter]\ntargets = [\"qq_proj\"]\n", "qq_proj", "q_proj"),
+        ("[task]\nterms = 1\nmax_operand = 3\n", "task.train_questions", "150 asked for"),
+        ("[task]\ntrain_pool = 10\n", "run.toml:2: task.train_pool", "at least task.train_questions"),
+        ("[transfer]\nname = \"arithmetics\"\n", "transfer.name", "arithmetic"),
+        ("[transfer]\nname = \"gsm8k\"\n", "transfer.data", "missing"),
+        (
+            "[task]\ntest_questions = 5\n[grid]\ndebate.rounds = [2]\n",
+            "run.toml:2: task.test_questions",
+            "never touches test",
+        ),
+        ("[training]\nmatch = \"gradient-tokens\"\n", "run.toml:2: training.match", "`single-agent` only"),
+        (
+            "[report.primary]\narm = \"a\"\nagainst = \"b\"\nmethod = \"single\"\niteration = 1\n",
+            "run.toml:2",
+            "no arm is called `a`",
+        ),
+        (
+            "[task]\nprompts = \"./few\"\n[[arm]]\nname = \"s\"\nrecipe = \"star\"\n",
+            "few/hint.jinja",
+            "missing",
+        ),
+        (
+            "[task]\nprompts = \"./few\"\n[debate]\nstyle = \"cooperative\"\n",
+            "few/cooperative.jinja",
+            "missing",
+        ),
     ];
+    std::fs::create_dir(dir.path().join("few")).unwrap();
+    for name in ["first", "summary", "debate"] {
+        write(dir.path(), &format!("few/{name}.jinja"), "{{ question }}");
+    }
     for (text, place, expected) in cases {
         write(dir.path(), "run.toml", text);
         let e = fail(dir.path(), &["run", "run.toml", "--output", "out"], 1);
@@ -562,6 +591,18 @@ fn configurations_are_checked_before_any_work() {
     write(dir.path(), "run.toml", "[task]\nname = \"gsm8k\"\ndata = \"./data.jsonl\"\n");
     let e = fail(dir.path(), &["run", "run.toml", "--output", "out"], 1);
     assert!(e.contains("data.jsonl") && e.contains('2'), "{e}");
+    // Training questions and those of another task, the same file: splits overlap.
+    let record = |i: usize| format!("{{\"question\": \"What is {i}?\", \"answer\": \"#### {i}\"}}\n");
+    write(dir.path(), "train.jsonl", &(0..40).map(record).collect::<String>());
+    let both = "[task]\nname = \"gsm8k\"\ndata = \"./train.jsonl\"\ntrain_questions = 4\ndev_questions = 1\n\
+                [transfer]\nname = \"gsm8k\"\ndata = \"./train.jsonl\"\ndev_data = \"./train.jsonl\"\ndev_questions = 40\n";
+    write(dir.path(), "both.toml", both);
+    let e = fail(dir.path(), &["run", "both.toml", "--output", "out"], 1);
+    assert!(e.contains("splits must be disjoint"), "{e}");
+    let more = "[task]\nname = \"gsm8k\"\ndata = \"./train.jsonl\"\ntrain_questions = 4\ntrain_pool = 4000\n";
+    write(dir.path(), "more.toml", more);
+    let e = fail(dir.path(), &["run", "more.toml", "--output", "out"], 1);
+    assert!(e.contains("task.train_pool asks for 4000 questions"), "{e}");
     write(dir.path(), "data.jsonl", "\n");
     let e = fail(dir.path(), &["run", "run.toml", "--output", "out"], 1);
     assert!(e.contains("data.jsonl") && e.contains("no questions"), "{e}");

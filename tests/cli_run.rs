@@ -260,6 +260,42 @@ fn a_killed_run_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn lanes_that_do_not_fit_together_run_in_waves_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small("run");
+    args.push("--dry-run");
+    let plan = succeed(dir.path(), &args);
+    let mebibytes = |line: &str| -> f64 {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let unit = words.iter().position(|w| ["KiB", "MiB"].contains(w)).unwrap();
+        words[unit - 1].parse::<f64>().unwrap() / if words[unit] == "KiB" { 1024.0 } else { 1.0 }
+    };
+    let memory = plan.split("memory\n").nth(1).unwrap().split("in all").next().unwrap();
+    let fixed: f64 =
+        memory.lines().filter(|l| l.contains("iB") && !l.contains("KV cache")).map(mebibytes).sum();
+    let of_adapters =
+        |l: &&str| ["adapters", "optimizer", "checkpoints"].iter().any(|n| l.trim().starts_with(n));
+    let each = memory.lines().filter(of_adapters).map(mebibytes).sum::<f64>() / 5.0;
+    // Room for the four adapters of the first lane and one context (5 MiB), not for the second lane's.
+    let limit = format!("{}KiB", ((fixed - each + 6.0) * 1024.0) as usize);
+    let mut args = small("run");
+    args.extend(["--memory", &limit]);
+    let output = run(dir.path(), &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("waves    room for 4 adapters; 2 lanes need 5"), "{}", stderr(&output));
+    let (mut together, mut apart) = (results(&complete().join("run")), results(&dir.path().join("run")));
+    // It names the limit.
+    assert!(together.remove("config.toml") != apart.remove("config.toml"));
+    assert!(together == apart);
+
+    let mut args = small("other");
+    args.extend(["--memory", "20MiB"]);
+    let e = fail(dir.path(), &args, 1);
+    assert!(e.contains("one lane with its 4 adapters does not fit: the limit is 20.0 MiB"), "{e}");
+    assert!(!dir.path().join("other").exists());
+}
+
+#[test]
 fn a_torn_journal_is_repaired_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");

@@ -181,8 +181,12 @@ fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
     let of_arm = |arm: &Arm| {
         let own = material(&arm.config.task)?;
         let in_transfer = |e| match e {
-            Error::Input { place, problem } if place.starts_with("task.") => {
-                Error::input(place.replacen("task.", "transfer.", 1), problem)
+            Error::Input { place, problem } => {
+                let named = |text: String| match text.strip_prefix("task.") {
+                    Some(key) => format!("transfer.{key}"),
+                    None => text,
+                };
+                Error::Input { place: named(place), problem: named(problem) }
             }
             other => other,
         };

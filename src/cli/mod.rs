@@ -4,6 +4,7 @@ mod bench;
 mod common;
 mod council;
 mod debate;
+mod estimate;
 mod eval;
 mod execute;
 mod generate;

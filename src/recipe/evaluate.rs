@@ -443,7 +443,7 @@ impl Examiner {
             self.output.transcripts(&self.lane, iteration, &format!("{split}-{method}"), records)?;
         }
         self.output.event(Event::Note { lane: self.lane.clone(), text: format!("{name}: {}", result.line) });
-        if let (Some(k), true) = (result.metrics["debate"]["costs_samples"].as_u64(), split == "dev")
+        if let (Some(k), 0, "dev") = (result.metrics["debate"]["costs_samples"].as_u64(), iteration, split)
             && self.methods.majority > 0
             && k as usize > self.methods.majority
         {

@@ -162,11 +162,19 @@ pub fn load(section: &TaskSection) -> Result<Loaded> {
     let mut section = resolve(section)?;
     section.train_questions = section.train_questions.max(section.train_pool);
     let task = open(&section)?;
-    let (questions, answers) = if section.name == "arithmetic" && section.data.is_none() {
-        Arithmetic::new(&section)?.questions(&section)?
+    let loaded = if section.name == "arithmetic" && section.data.is_none() {
+        Arithmetic::new(&section)?.questions(&section)
     } else {
-        file::questions(&section, &task.reader)?
+        file::questions(&section, &task.reader)
     };
+    let (questions, answers) = loaded.map_err(|e| match e {
+        // What is asked for in the name of a pool.
+        Error::Input { place, problem } if section.train_pool > 0 => {
+            let named = |text: String| text.replace("task.train_questions", "task.train_pool");
+            Error::Input { place: named(place), problem: named(problem) }
+        }
+        other => other,
+    })?;
     Ok(Loaded { task, questions, answers })
 }
 

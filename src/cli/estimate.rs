@@ -1,0 +1,277 @@
+//! How long a plan would take: a few seconds of prefill, decode and training on the run's own engine, and the plan's numbers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::execute::{ArmWork, Ready};
+use super::plan::{Calls, Work};
+use crate::adapter::NewAdapter;
+use crate::backend::mix;
+use crate::debate::Occasion;
+use crate::engine::*;
+use crate::error::Result;
+use crate::text::Message;
+
+/// What one measurement may take, about.
+const SECONDS: f64 = 1.5;
+/// Real questions answered to see how long answers are.
+const ANSWERS: usize = 32;
+
+/// Tokens a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Of prompts.
+    pub prefill: f64,
+    /// Drawn.
+    pub decode: f64,
+    /// Of sequences that are trained on.
+    pub train: f64,
+}
+
+/// Tokens of a task's texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lengths {
+    /// The prompt of a first answer.
+    pub first: f64,
+    /// The prompt of a summary.
+    pub summary: f64,
+    /// The prompt of a later answer, everything before it included.
+    pub later: f64,
+    /// An answer.
+    pub answer: f64,
+    /// A summary that is written.
+    pub written: f64,
+}
+
+impl Lengths {
+    /// Prompt tokens and drawn tokens.
+    pub fn tokens(&self, calls: &Calls) -> (f64, f64) {
+        let [first, summaries, later] = [calls.first, calls.summaries, calls.later].map(|n| n as f64);
+        let prompts = first * self.first + summaries * self.summary + later * self.later;
+        (prompts, (first + later) * self.answer + summaries * self.written)
+    }
+
+    /// Tokens of the sequences that are trained on.
+    pub fn trained(&self, work: &Work) -> f64 {
+        let [first, later] = [work.trained_first, work.trained_later].map(|n| n as f64);
+        first * (self.first + self.answer) + later * (self.later + self.answer)
+    }
+}
+
+impl Rates {
+    /// Seconds for so many tokens of prompts, drawn and trained on.
+    pub fn seconds(&self, prompts: f64, drawn: f64, trained: f64) -> f64 {
+        prompts / self.prefill + drawn / self.decode + trained / self.train
+    }
+}
+
+/// Measures on the engine of `ready`, at about the run's own batches where they are fast enough.
+pub struct Stopwatch<'r> {
+    ready: &'r Ready,
+    random: u64,
+}
+
+impl<'r> Stopwatch<'r> {
+    /// Nothing is measured yet.
+    pub fn new(ready: &'r Ready) -> Self {
+        Self { ready, random: 7 }
+    }
+
+    /// What a part took that is small enough for any model, and from it how large one may be to take [`SECONDS`].
+    fn paced(
+        &mut self,
+        small: usize,
+        most: usize,
+        measure: impl Fn(&mut Self, usize) -> Result<(f64, f64)>,
+    ) -> Result<f64> {
+        let (tokens, seconds) = measure(self, small)?;
+        let size = (small as f64 * SECONDS / seconds.max(1e-6)) as usize;
+        if size <= small {
+            return Ok(tokens / seconds);
+        }
+        let (tokens, seconds) = measure(self, size.min(most).max(small))?;
+        Ok(tokens / seconds.max(1e-9))
+    }
+
+    /// All rates.
+    pub fn rates(&mut self) -> Result<Rates> {
+        let options = self.engine(|e| e.plan().options);
+        let context = self.engine(|e| e.config().max_positions);
+        let length = (context / 2).clamp(1, 128);
+        let rows = (options.max_rows / length).max(1);
+        // The first run of everything also takes memory and, on a GPU, captures graphs.
+        self.drawn(1, 8.min(length), 2)?;
+        let prefill = self.paced(1, 8 * rows, |s, n| s.drawn(n, length, 1))?;
+        let batch = options.max_sequences;
+        let decode = self.paced(2, 60, |s, n| s.decoded(batch.min(8 * n), length.min(64), 2 * n, prefill))?;
+        let room = options.micro_batch_rows.max(length);
+        let train = if options.adapters == 0 {
+            f64::INFINITY
+        } else {
+            self.paced(1, 2 * (room / length).max(1), |s, n| s.trained(n, length))?
+        };
+        Ok(Rates { prefill, decode, train })
+    }
+
+    /// Draws of `count` sequences with random prompts: tokens of the prompts, and seconds.
+    fn drawn(&mut self, count: usize, length: usize, new: usize) -> Result<(f64, f64)> {
+        for _ in 0..count {
+            self.submit(length, new)?;
+        }
+        let began = Instant::now();
+        self.drain()?;
+        Ok(((count * length) as f64, began.elapsed().as_secs_f64()))
+    }
+
+    /// Drawn tokens of `count` sequences with random prompts, and the seconds beyond those that the prompts take at the rate `prefill`.
+    fn decoded(&mut self, count: usize, length: usize, new: usize, prefill: f64) -> Result<(f64, f64)> {
+        let drawn = |s: &Self| s.engine(|e| e.stats().sampling.tokens);
+        let before = drawn(self);
+        let (prompts, seconds) = self.drawn(count, length, new)?;
+        // A sequence may end before its time. The two rates are apart only roughly: prompts and draws share steps.
+        let tokens = (drawn(self) - before).max(1) as f64;
+        Ok((tokens, (seconds - prompts / prefill).max(seconds / 4.0)))
+    }
+
+    /// One optimizer step over `count` sequences of an adapter, and seconds.
+    fn trained(&mut self, count: usize, length: usize) -> Result<(f64, f64)> {
+        let rank = self.engine(|e| e.plan().options.max_rank);
+        let layout = self.engine(|e| e.model().layout().clone());
+        let numbers = NewAdapter { rank, ..NewAdapter::default() }.snapshot(&layout)?;
+        let adapter = self.engine(|e| e.create(&AdapterSource::Snapshot(Arc::new(numbers))))?;
+        let sequences = (0..count)
+            .map(|_| TrainSequence { tokens: self.tokens(length), weights: vec![1.0; length] })
+            .collect();
+        let step = TrainStep { sequences: (0..count as u32).collect(), learning_rate: 1e-6 };
+        let request = TrainRequest {
+            adapter,
+            sequences,
+            steps: vec![step],
+            optimizer: Optimizer::default(),
+            fresh_moments: true,
+        };
+        let began = Instant::now();
+        drop(self.engine(|e| e.train(request))?);
+        self.drain()?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.engine(|e| e.drop_adapter(adapter))?;
+        Ok(((count * length) as f64, seconds))
+    }
+
+    /// How long texts are: prompts from the templates, answers from some that the base gives, if those take no longer than the measurements;
+    /// otherwise answers are counted at their longest, and the flag is false.
+    pub fn lengths(&mut self, work: &ArmWork, rates: &Rates) -> Result<(Lengths, bool)> {
+        let codec = &self.ready.codec;
+        let config = &work.arm.config;
+        let prompts = &work.own.task.prompts;
+        let questions = &work.own.questions.train;
+        let Some(question) = questions.first() else {
+            let nothing = Lengths { first: 0.0, summary: 0.0, later: 0.0, answer: 0.0, written: 0.0 };
+            return Ok((nothing, false));
+        };
+        let length = |text: String| Ok(codec.prompt(&[Message::user(text)])?.len() as f64);
+        let first = length(prompts.first(question.subject())?)?;
+        let others = config.debate.agents - 1;
+        let longest = config.sampling.max_tokens as f64;
+        let asked = questions.len().min(ANSWERS);
+        let seen = rates.seconds(first * asked as f64, longest * asked as f64, 0.0) <= 6.0 * SECONDS;
+        let answer = if seen { self.mean_answer(work, asked)? } else { longest };
+        let written = (others as f64 * answer).min(config.sampling.summary_max_tokens as f64);
+        let empty = vec![""; others];
+        let (mut summary, mut later) = (0.0, 0.0);
+        if config.debate.rounds > 1 && others > 0 {
+            let read = if config.debate.others == "summary" {
+                summary = length(prompts.summary(question.subject(), &empty)?)? + others as f64 * answer;
+                length(prompts.debate(question.subject(), "")?)? + written
+            } else {
+                length(prompts.debate_concat(question.subject(), &empty)?)? + others as f64 * answer
+            };
+            later = first + answer + read;
+        }
+        Ok((Lengths { first, summary, later, answer, written }, seen))
+    }
+
+    /// The mean length of first answers of the base to `count` questions.
+    fn mean_answer(&mut self, work: &ArmWork, count: usize) -> Result<f64> {
+        let config = &work.arm.config;
+        let sampling = &config.sampling;
+        let occasion = Occasion { seed: 0, iteration: 0, purpose: "estimate" };
+        let before = self.engine(|e| e.stats().sampling.tokens);
+        for question in &work.own.questions.train[..count] {
+            let prompt = work.own.task.prompts.first(question.subject())?;
+            let request = SampleRequest {
+                adapters: vec![(AdapterId::BASE, 1.0)],
+                prompt: self.ready.codec.prompt(&[Message::user(prompt)])?.into(),
+                params: SamplingParams {
+                    temperature: sampling.temperature,
+                    top_k: sampling.top_k,
+                    top_p: sampling.top_p,
+                    max_tokens: sampling.max_tokens,
+                },
+                key: occasion.key("answer", question, 0, 1, 0),
+                stop: self.ready.codec.stop_rule(&sampling.stop),
+            };
+            drop(self.engine(|e| e.sample(request))?);
+        }
+        self.drain()?;
+        Ok((self.engine(|e| e.stats().sampling.tokens) - before) as f64 / count.max(1) as f64)
+    }
+
+    fn engine<T>(&self, look: impl FnOnce(&mut Engine) -> T) -> T {
+        self.ready.session.engine.with(look)
+    }
+
+    fn drain(&self) -> Result<()> {
+        while self.engine(Engine::step)? {}
+        Ok(())
+    }
+
+    fn submit(&mut self, length: usize, new: usize) -> Result<()> {
+        let request = SampleRequest {
+            adapters: vec![(AdapterId::BASE, 1.0)],
+            prompt: self.tokens(length).into(),
+            params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: new as u32 },
+            key: self.next(),
+            stop: None,
+        };
+        drop(self.engine(|e| e.sample(request))?);
+        Ok(())
+    }
+
+    fn tokens(&mut self, count: usize) -> Vec<u32> {
+        let vocabulary = self.engine(|e| e.config().vocab_size) as u64;
+        (0..count).map(|_| (self.next() % vocabulary) as u32).collect()
+    }
+
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.random)
+    }
+}
+
+/// `3 min 20 s`
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_tokens_over_rates() {
+        let lengths = Lengths { first: 10.0, summary: 100.0, later: 200.0, answer: 50.0, written: 30.0 };
+        let calls = Calls { first: 3, summaries: 2, later: 1 };
+        assert_eq!(lengths.tokens(&calls), (30.0 + 200.0 + 200.0, 4.0 * 50.0 + 2.0 * 30.0));
+        let work = Work { trained_first: 4, trained_later: 2, ..Work::default() };
+        assert_eq!(lengths.trained(&work), 4.0 * 60.0 + 2.0 * 250.0);
+        let rates = Rates { prefill: 100.0, decode: 10.0, train: 50.0 };
+        assert_eq!(rates.seconds(200.0, 30.0, 100.0), 7.0);
+        assert_eq!([5.4, 61.0, 7265.0].map(duration), ["5 s", "1 min 1 s", "2 h 1 min"].map(String::from));
+    }
+}
