@@ -250,8 +250,9 @@ fn only_star_asks_for_labels_and_reference_answers_reach_no_other_recipe() {
         let data = world.output.datasets.borrow().clone();
         (format!("{:?}", world.service.trained.borrow()), data)
     };
-    let nothing: &dyn Fn(&mut RunConfig) = &|_| {};
-    let variations: [(&str, &dyn Fn(&mut RunConfig)); 6] = [
+    type Edit<'e> = &'e dyn Fn(&mut RunConfig);
+    let nothing: Edit = &|_| {};
+    let variations: [(&str, Edit); 6] = [
         ("multiagent", &|c| c.training.data = "dealt".into()),
         ("multiagent", &|c| c.training.labels = "shuffled".into()),
         ("multiagent", &|c| c.debate.critics = "generator".into()),
