@@ -51,6 +51,11 @@ impl Lengths {
         (prompts, (first + later) * self.answer + summaries * self.written)
     }
 
+    /// Tokens of the sequences that are scored.
+    pub fn scored(&self, work: &Work) -> f64 {
+        work.scored as f64 * (self.first.max(self.later) + self.answer)
+    }
+
     /// Tokens of the sequences that are trained on.
     pub fn trained(&self, work: &Work) -> f64 {
         let [first, later] = [work.trained_first, work.trained_later].map(|n| n as f64);

@@ -72,6 +72,8 @@ pub struct Work {
     pub trained_first: usize,
     /// The same: answers of later rounds.
     pub trained_later: usize,
+    /// Sequences scored to measure diversity.
+    pub scored: usize,
     /// New tokens of all samples, if none ended early.
     pub tokens: usize,
     /// Adapters.
@@ -117,6 +119,9 @@ impl Work {
             "agent-ids" => epochs,
             _ => c.task.train_questions * iterations * critic_epochs,
         };
+        let exams = before + iterations;
+        let debated = if c.eval.methods.iter().any(|m| m == "debate") { c.eval.diversity } else { 0 };
+        let scored = exams * debated.min(c.task.dev_questions) * (agents * agents + agents);
         let all = training + evaluation;
         Self {
             training,
@@ -125,6 +130,7 @@ impl Work {
             evaluation_untrained,
             trained_first: learnt.0 * epochs,
             trained_later: learnt.1 * critic_epochs,
+            scored,
             tokens: (all.first + all.later) * c.sampling.max_tokens as usize
                 + all.summaries * c.sampling.summary_max_tokens as usize,
             adapters: adapters(arm),
@@ -287,8 +293,8 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     out(&text)
 }
 
-/// The share of all answers that is taken to be learnt: what matches the vote is not known before.
-const LEARNT: f64 = 0.5;
+/// The share of all answers that is taken to be learnt: what matches the vote is not known before. With the embedded model it is about this.
+const LEARNT: f64 = 0.25;
 
 /// How long it would take, and how that is known.
 fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
@@ -297,7 +303,7 @@ fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
     let rates = stopwatch.rates()?;
     // Arms with the same texts are measured once.
     let mut known: Vec<(String, Lengths, bool)> = Vec::new();
-    let (mut drawn, mut prompts, mut trained) = (0.0, 0.0, 0.0);
+    let (mut drawn, mut prompts, mut trained, mut scored) = (0.0, 0.0, 0.0, 0.0);
     let mut samples = 0;
     let mut shared = Shared::default();
     for work in &ready.arms {
@@ -326,6 +332,7 @@ fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
                 (prompts, drawn, samples) = (prompts + p, drawn + d, samples + own.all());
             }
             trained += LEARNT * known[at].1.trained(&w);
+            scored += known[at].1.scored(&w);
         }
     }
     for (training, evaluation, at) in shared.0.values() {
@@ -333,7 +340,7 @@ fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
         let (p, d) = known[*at].1.tokens(&calls);
         (prompts, drawn, samples) = (prompts + p, drawn + d, samples + calls.all());
     }
-    let seconds = rates.seconds(prompts, drawn, trained);
+    let seconds = rates.seconds(prompts + scored, drawn, trained);
     let rate = |r: f64| count(r as usize);
     let answers = match known.iter().filter(|k| k.2).map(|k| k.1.answer).reduce(f64::max) {
         Some(mean) if known.iter().all(|k| k.2) => {
@@ -342,9 +349,10 @@ fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
         _ => "answers at their longest".to_string(),
     };
     Ok(format!(
-        "\ntime\n  about {}, if half of all answers are learnt:\n  \
-         {} samples (equal ones once), {} prompt, {} drawn, {} gradient\n  \
-         tokens; {answers};\n  \
+        "\ntime\n  about {}, if a quarter of all answers are learnt:\n  \
+         {} samples (equal ones once): {} prompt, {} drawn tokens;\n  \
+         {} gradient tokens; {} more to measure diversity;\n  \
+         {answers};\n  \
          measured on this device just now: {} prompt, {} drawn, {} gradient\n  \
          tokens a second\n",
         duration(seconds),
@@ -352,6 +360,7 @@ fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
         count(prompts as usize),
         count(drawn as usize),
         count(trained as usize),
+        count(scored as usize),
         rate(rates.prefill),
         rate(rates.decode),
         if rates.train.is_finite() { rate(rates.train) } else { "no".into() },
@@ -382,6 +391,8 @@ mod tests {
         assert_eq!(w.adapters, 6);
         assert_eq!((w.trained_first, w.trained_later), (3000, 3000));
         assert_eq!(w.training_untrained, w.training);
+        // One exam, 50 debates, 12 sequences each.
+        assert_eq!(w.scored, 600);
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn source(config: Option<&str>) -> Result<(String, Source)> {
         return Ok((default_name().to_string(), built_in(default_name())?));
     };
     let path = PathBuf::from(config);
-    if !path.exists() && recipe::built_in_configs().iter().any(|b| b.name == config) {
+    if !path.is_file() && recipe::built_in_configs().iter().any(|b| b.name == config) {
         return Ok((config.to_string(), built_in(config)?));
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
