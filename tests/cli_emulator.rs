@@ -231,7 +231,9 @@ fn a_width_without_a_kernel_is_refused_before_any_upload() {
         let files = ModelFiles::open(folder.path()).unwrap();
         let config = ModelConfig::read(&files).unwrap();
         let mut backend = CudaBackend::new(Box::new(Emulator::new(1)));
-        let e = Model::load(&files, config, &mut backend, LoadOptions::default()).err().expect("refused");
+        let Err(e) = Model::load(&files, config, &mut backend, LoadOptions::default()) else {
+            panic!("{field}: not refused");
+        };
         assert!(e.to_string().contains(&expected), "{e}");
         assert_eq!(backend.bytes_in_use(), 0);
 
