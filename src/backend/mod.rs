@@ -168,6 +168,11 @@ pub trait Backend: std::any::Any {
         64
     }
 
+    /// What the width of rows must be a multiple of: of hidden states and of the MLP.
+    fn width_step(&self) -> usize {
+        1
+    }
+
     /// Bytes that the device has for this program, where it is known: the limit unless another is given.
     fn memory_limit(&self) -> Option<usize> {
         None

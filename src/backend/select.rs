@@ -45,7 +45,8 @@ fn gpu(ordinal: usize) -> Result<Box<dyn Backend>> {
 
 #[cfg(feature = "emulator")]
 fn emulator() -> Result<Box<dyn Backend>> {
-    Ok(Box::new(CudaBackend::new(Box::new(super::cuda::emulator::Emulator::new(0))).with_ranges()?))
+    let emulator = super::cuda::emulator::Emulator::new(0).with_wanted_fault()?;
+    Ok(Box::new(CudaBackend::new(Box::new(emulator)).with_ranges()?))
 }
 
 #[cfg(not(feature = "emulator"))]

@@ -132,8 +132,16 @@ impl ModelConfig {
             return Err(Error::input(fields.name("num_key_value_heads"), problem));
         }
         if !head_dim.is_multiple_of(8) || !(16..=128).contains(&head_dim) {
-            let problem = format!("found {head_dim}, expected a multiple of 8 from 16 to 128");
-            return Err(Error::input(fields.name("head_dim"), problem));
+            let (field, found) = match fields.get("head_dim") {
+                Some(_) => ("head_dim", format!("{head_dim}")),
+                None => (
+                    "num_attention_heads",
+                    format!("{num_heads}, which makes heads of hidden_size / {num_heads} = {head_dim}"),
+                ),
+            };
+            let problem =
+                format!("found {found}, expected a head size that is a multiple of 8 from 16 to 128");
+            return Err(Error::input(fields.name(field), problem));
         }
         let max_positions = fields.size("max_position_embeddings")?;
         if max_positions > MAX_POSITIONS {

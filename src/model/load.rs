@@ -27,6 +27,7 @@ impl Model {
         if let Some(limit) = options.max_positions {
             config.max_positions = config.max_positions.min(limit.max(1));
         }
+        check_widths(files, &config, backend)?;
         check_room(files, &config, backend)?;
         let heads = config.heads();
         let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
@@ -83,6 +84,21 @@ impl Model {
         backend.adapter_layout(&layout)?;
         Ok(Self { config, heads, layout, embedding, rope, layers, norm, lm_head, training: options.training })
     }
+}
+
+/// That the backend has kernels for rows of these widths, before any weight is moved. (Head sizes are checked as config.json is read.)
+fn check_widths(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -> Result<()> {
+    let step = backend.width_step();
+    for (field, width) in
+        [("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)]
+    {
+        if !width.is_multiple_of(step) {
+            let place = format!("{}, field {field}", files.file_place("config.json"));
+            let problem = format!("found {width}, expected a multiple of {step} on {}", backend.describe());
+            return Err(Error::input(place, problem));
+        }
+    }
+    Ok(())
 }
 
 /// That the weights alone fit a device with memory of its own, before any is moved there. (What else is needed is the engine's plan.)

@@ -259,7 +259,7 @@ impl Gpu {
                 &mut params,
             )
         }
-        .map_err(|e| self.late(describe(launch), e))
+        .map_err(|e| self.late(launch, e))
     }
 
     fn wait_for_all(&mut self) -> Result<()> {
@@ -340,13 +340,6 @@ impl Gpu {
         self.enqueued += 1;
         if self.wait { self.wait_for_all() } else { Ok(()) }
     }
-}
-
-fn describe(launch: &Launch) -> String {
-    format!(
-        "kernel {} with grid {:?}, {} threads, {} bytes of shared memory",
-        launch.kernel.name, launch.grid, launch.kernel.threads, launch.shared
-    )
 }
 
 fn has_driver() -> bool {
@@ -441,10 +434,10 @@ impl Driver for Gpu {
             if let Some(profile) = &mut self.profile {
                 profile.open.push((launch.kernel.name, start, end));
             }
-            return self.after_launch(describe(launch));
+            return self.after_launch(launch.to_string());
         }
         self.enqueue(launch)?;
-        self.after_launch(describe(launch))
+        self.after_launch(launch.to_string())
     }
 
     fn capture(&mut self, launches: &[Launch]) -> Result<GraphId> {

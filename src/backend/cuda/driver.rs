@@ -50,6 +50,18 @@ pub struct Launch {
     pub params: Vec<u8>,
 }
 
+/// As errors name it.
+impl std::fmt::Display for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Kernel { name, threads, .. } = self.kernel;
+        write!(
+            f,
+            "kernel {name} with grid {:?}, {threads} threads, {} bytes of shared memory",
+            self.grid, self.shared
+        )
+    }
+}
+
 /// A captured sequence of launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);

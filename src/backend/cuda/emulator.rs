@@ -5,6 +5,7 @@
 //! device was made to do can be logged and replayed under sanitizers (`log.rs`, tools/sanitize.sh).
 
 mod arena;
+mod fault;
 mod log;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,6 +15,7 @@ use super::driver::*;
 use crate::backend::{Ceilings, OpTimes};
 use crate::error::{Error, Result};
 use arena::{ALIGNMENT, Arena};
+use fault::Fault;
 use log::{Log, Record};
 
 unsafe extern "C" {
@@ -93,6 +95,15 @@ impl Block {
     }
 }
 
+/// Bytes of parameters and threads of a block of the kernel of this name, if there is one.
+fn shape_of(kernel: &str) -> Result<Option<(c_ulong, c_int)>> {
+    let name = CString::new(kernel).map_err(|e| Error::Internal(e.to_string()))?;
+    let (mut params, mut threads) = (0, 0);
+    // SAFETY: plain reads of a table; the name is NUL-terminated.
+    let found = unsafe { colloquy_emulator_kernel(name.as_ptr(), &mut params, &mut threads) };
+    Ok(found.then_some((params, threads)))
+}
+
 /// Deferred work.
 enum Command {
     Upload(DevicePtr, Vec<u8>),
@@ -122,6 +133,7 @@ pub struct Emulator {
     launches: u64,
     /// Or why there is none, until somebody can be told.
     log: Result<Log>,
+    fault: Fault,
 }
 
 impl Emulator {
@@ -139,6 +151,7 @@ impl Emulator {
             seed,
             launches: 0,
             log: Log::open(seed),
+            fault: Fault::default(),
         }
     }
 
@@ -146,6 +159,12 @@ impl Emulator {
     pub fn with_memory(mut self, bytes: usize) -> Self {
         self.memory = Some(bytes);
         self
+    }
+
+    /// A device with the fault that the environment asks for (`fault.rs`), if any.
+    pub fn with_wanted_fault(mut self) -> Result<Self> {
+        self.fault = Fault::wanted()?;
+        Ok(self)
     }
 
     fn record(&mut self, record: Record<'_>) -> Result<()> {
@@ -173,6 +192,7 @@ impl Emulator {
 
     fn run(&mut self, launch: &Launch) -> Result<()> {
         self.launches += 1;
+        self.fault.meet(launch)?;
         let seed = self.seed ^ self.launches.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.record(Record::Launch {
             kernel: launch.kernel.name,
@@ -212,11 +232,9 @@ impl Emulator {
 
     /// That the kernel exists and fits the launch.
     fn check(&self, launch: &Launch) -> Result<()> {
-        let name = CString::new(launch.kernel.name).map_err(|e| Error::Internal(e.to_string()))?;
-        let (mut params, mut threads) = (0, 0);
-        // SAFETY: plain reads of a table; the name is NUL-terminated.
-        let found = unsafe { colloquy_emulator_kernel(name.as_ptr(), &mut params, &mut threads) };
-        let problem = if !found {
+        let found = shape_of(launch.kernel.name)?;
+        let (params, threads) = found.unwrap_or_default();
+        let problem = if found.is_none() {
             "does not exist".to_string()
         } else if params as usize != launch.params.len() {
             format!("takes {params} bytes of parameters, not {}", launch.params.len())
@@ -233,6 +251,7 @@ impl Emulator {
     }
 
     fn execute(&mut self, command: Command) -> Result<()> {
+        self.fault.check()?;
         match command {
             Command::Upload(to, bytes) => {
                 self.record(Record::Upload { to: to.0, bytes: &bytes })?;
@@ -390,6 +409,7 @@ impl Driver for Emulator {
     }
 
     fn synchronize(&mut self) -> Result<()> {
+        self.fault.check()?;
         let launches = self.launches;
         while let Some(command) = self.queue.pop_front() {
             self.execute(command)?;
@@ -429,6 +449,7 @@ impl Driver for Emulator {
     }
 
     fn fetched(&mut self, copy: u64, parts: [&mut [u8]; 2]) -> Result<()> {
+        self.fault.check()?;
         // What was enqueued after it has not run yet, as the host may rely on nothing else.
         while !self.landed.contains_key(&copy) {
             let Some(command) = self.queue.pop_front() else { break };

@@ -242,6 +242,10 @@ impl Backend for CudaBackend {
         (LOGIT_BYTES / (4 * vocab.max(1))).clamp(64, 1024)
     }
 
+    fn width_step(&self) -> usize {
+        weights::WIDTH_STEP
+    }
+
     fn memory_limit(&self) -> Option<usize> {
         self.driver.memory()
     }

@@ -5,7 +5,7 @@ use crate::backend::{LinearSpec, WeightType, WeightView};
 use crate::error::{Error, Result};
 
 /// Rows are read 16 bytes at a time.
-const WIDTH_STEP: usize = 8;
+pub const WIDTH_STEP: usize = 8;
 /// Bytes of bf16 converted and uploaded at a time.
 const CHUNK: usize = 8 << 20;
 
