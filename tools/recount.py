@@ -14,7 +14,7 @@ Ties: the winner must be one of the tied answers; where ties are random it must 
 question, as in src/debate): votes over samples leave no other trace.
 
 Each disagreement is one line: lane, iteration, file, question, what the run says, what the recount says. Accuracies that could not be
-recounted are listed too. Exit code: 0 all recounted and equal, 1 any disagreement or anything not recounted, 2 wrong usage.
+recounted are listed too; measures of diversity are none, they come from likelihoods. Exit code: 0 all recounted and equal, 1 any disagreement or anything not recounted, 2 wrong usage.
 Needs Python 3.11 and its standard library.
 """
 
@@ -673,6 +673,9 @@ def recount(run, extra, report):
             continue
         metrics = json.loads(line)
         arm, seed, iteration, name = (metrics[k] for k in ("arm", "seed", "iteration", "name"))
+        # Likelihoods and embeddings are the model's; no accuracy is among them.
+        if name == "diversity":
+            continue
         paths = list(accuracies(metrics))
         if not paths:
             continue
