@@ -257,3 +257,23 @@ fn a_step_is_enqueued_before_the_draws_of_the_one_before_are_read() {
         assert_eq!(seen, [(1, 0), (2, 3), (3, 6), (4, 9), (5, 12), (5, 15)], "{name}");
     }
 }
+
+/// A long stretch is encoded in larger buffers; draws that were under way in the old ones are not lost.
+#[test]
+fn encoding_between_sampling_steps_changes_no_draw() {
+    for (name, open) in devices() {
+        let prompt = Random(4).tokens(3, SMALL.vocab);
+        let wanted = request(AdapterId::BASE, &prompt, 6, 7);
+        let alone = samples(&SMALL.handle_on(open(1), options()), &[wanted.clone()]);
+        let handle = SMALL.handle_on(open(1), options());
+        let drawing = handle.sample(wanted);
+        for _ in 0..3 {
+            assert!(handle.with(|e| e.step()).unwrap());
+        }
+        let tokens = Random(5).tokens(500, SMALL.vocab).into();
+        let encoding = handle.embed(EmbedRequest { adapter: AdapterId::BASE, tokens, from: 400 });
+        let drawn = answers(&handle, vec![drawing]).remove(0).unwrap();
+        assert_eq!(drawn, alone[0], "{name}");
+        answers(&handle, vec![encoding]).remove(0).unwrap();
+    }
+}

@@ -140,6 +140,10 @@ impl Device {
 
     /// Runs an encoding step: the hidden state after the final norm of each logit row, `[L, d]`.
     pub fn embed(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
+        self.phase("embed", |d| d.embed_step(plan, shrink))
+    }
+
+    fn embed_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();
         self.prepare(Mode::Inference, plan.rows(), shrink)?;
         let workspace = &self.inference.as_ref().expect("prepared").activations;

@@ -126,16 +126,19 @@ impl Engine {
     /// a request's own error goes to who waits for it.
     pub fn step(&mut self) -> Result<bool> {
         self.in_training &= self.trainer.has_work();
+        let scores = self.scorer.has_work() || self.embedder.has_work();
+        if !scores && self.sampler.has_work() && !self.in_training {
+            self.sample_step()?;
+            return Ok(true);
+        }
+        // Only a sampling step may follow one whose draws are not read: all others may need larger buffers.
+        self.land()?;
         if self.scorer.has_work() {
-            self.land()?;
             self.score_step()?;
         } else if self.embedder.has_work() {
             self.embed_step()?;
-        } else if self.sampler.has_work() && !self.in_training {
-            self.sample_step()?;
         } else if self.trainer.has_work() {
             self.in_training = true;
-            self.land()?;
             self.train_step()?;
         } else {
             return Ok(false);

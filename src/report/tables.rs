@@ -121,14 +121,20 @@ fn importance(method: &Method) -> usize {
     }
 }
 
-/// Accuracy by arm and iteration on the questions of a split; nothing if there is none yet.
-pub fn accuracy(metrics: &[Record], split: &'static str) -> Option<String> {
-    let mut arms: Vec<&str> = Vec::new();
-    for record in metrics.iter().filter(|r| text(r, "name") == split) {
-        if !arms.contains(&text(record, "arm")) {
-            arms.push(text(record, "arm"));
+/// Each name once, in order of first appearance.
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut once = Vec::new();
+    for name in names {
+        if !once.contains(&name) {
+            once.push(name);
         }
     }
+    once
+}
+
+/// Accuracy by arm and iteration on the questions of a split; nothing if there is none yet.
+pub fn accuracy(metrics: &[Record], split: &'static str) -> Option<String> {
+    let arms = distinct(metrics.iter().filter(|r| text(r, "name") == split).map(|r| text(r, "arm")));
     accuracy_of(&means_of(metrics, &arms, &[split]), metrics, split)
 }
 
@@ -285,8 +291,8 @@ pub fn training(metrics: &[Record]) -> Option<String> {
 /// What training and measuring cost, summed over iterations, means over seeds. Times are on the page only: what a terminal shows is the same
 /// however often a run was interrupted.
 pub fn compute(costs: &[Cost]) -> Option<String> {
-    let mut arms: Vec<&str> = costs.iter().map(|c| c.arm.as_str()).collect();
-    arms.dedup();
+    // Costs come by phase, and an arm has several.
+    let arms = distinct(costs.iter().map(|c| c.arm.as_str()));
     let counted = costs.iter().any(|c| c.flop > 0.0);
     if arms.is_empty() || !counted {
         return None;
@@ -430,6 +436,20 @@ mod tests {
             }
         }
         all.into_iter().map(|v| v.as_object().unwrap().clone()).collect()
+    }
+
+    #[test]
+    fn an_arm_has_one_row_whatever_the_order_of_its_costs() {
+        let cost = |arm: &str, phase: &str, flop: f64| Cost {
+            arm: arm.into(),
+            phase: phase.into(),
+            flop,
+            ..Cost::default()
+        };
+        let costs = [cost("x", "dev", 1e9), cost("y", "dev", 2e9), cost("x", "debate", 4e9)];
+        let text = compute(&costs).unwrap();
+        let rows = |arm: &str| text.lines().filter(|l| l.starts_with(arm)).count();
+        assert_eq!((rows("x"), rows("y")), (1, 1), "{text}");
     }
 
     #[test]
