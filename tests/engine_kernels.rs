@@ -264,7 +264,7 @@ fn encoding_between_sampling_steps_changes_no_draw() {
     for (name, open) in devices() {
         let prompt = Random(4).tokens(3, SMALL.vocab);
         let wanted = request(AdapterId::BASE, &prompt, 6, 7);
-        let alone = samples(&SMALL.handle_on(open(1), options()), &[wanted.clone()]);
+        let alone = samples(&SMALL.handle_on(open(1), options()), std::slice::from_ref(&wanted));
         let handle = SMALL.handle_on(open(1), options());
         let drawing = handle.sample(wanted);
         for _ in 0..3 {

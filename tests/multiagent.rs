@@ -4,25 +4,11 @@ mod fake;
 
 use std::rc::Rc;
 
-use colloquy::engine::{AdapterId, TrainRequest};
+use colloquy::engine::AdapterId;
 use colloquy::run::RunConfig;
 use colloquy::task::AnswerKey;
 use fake::*;
 use serde_json::{Value, json};
-
-/// Answers by question, round and agent: `table[question][round - 1][agent]`; `7!` is cut off, `-` is no answer.
-fn scripted(table: &'static [&'static [&'static [&'static str]]]) -> impl Fn(&Asked) -> Reply + 'static {
-    move |a| {
-        if a.kind == "summary" || a.purpose != "train" {
-            return "nothing".into();
-        }
-        let question: usize = a.question[1..].parse().unwrap();
-        let written = table[question][a.round - 1][a.agent];
-        let cut = written.ends_with('!');
-        let answer = written.trim_end_matches('!').replace('-', "no");
-        Reply { text: format!("r{} {}: {answer}", a.round, ["Ann", "Bob", "Cid"][a.agent]), cut }
-    }
-}
 
 fn questions_of(records: &[Value]) -> Vec<&str> {
     records.iter().map(|r| r["messages"][0]["content"].as_str().unwrap()).collect()
@@ -30,16 +16,6 @@ fn questions_of(records: &[Value]) -> Vec<&str> {
 
 fn kinds_of(records: &[Value]) -> Vec<(&str, &str)> {
     questions_of(records).into_iter().zip(records.iter().map(|r| r["kind"].as_str().unwrap())).collect()
-}
-
-/// Text of the tokens with loss, and of those without.
-fn loss_and_context(request: &TrainRequest, sequence: usize) -> (String, String) {
-    let s = &request.sequences[sequence];
-    let text = |with: bool| {
-        let kept = s.tokens.iter().zip(&s.weights).filter(|(_, w)| (**w != 0.0) == with);
-        kept.map(|(t, _)| char::from_u32(*t).unwrap()).collect()
-    };
-    (text(true), text(false))
 }
 
 const BASIC: &[&[&[&str]]] = &[

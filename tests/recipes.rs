@@ -12,22 +12,6 @@ use colloquy::task::{AnswerKey, Questions};
 use fake::*;
 use serde_json::{Value, json};
 
-/// Answers to training questions by question, round and agent (or sample); `7!` is cut off, `-` is no answer.
-fn scripted(table: &'static [&'static [&'static [&'static str]]]) -> impl Fn(&Asked) -> Reply + 'static {
-    move |a| {
-        if a.kind == "summary" || a.purpose != "train" {
-            return "nothing".into();
-        }
-        let question: usize = a.question[1..].parse().unwrap();
-        let of_round = table[question][a.round - 1];
-        let written = of_round[(a.agent + 3 * a.sample) % of_round.len()];
-        let cut = written.ends_with('!');
-        let answer = written.trim_end_matches('!').replace('-', "no");
-        let who = ["Ann", "Bob", "Cid"][a.agent];
-        Reply { text: format!("r{} {who}{}: {answer}", a.round, "'".repeat(a.sample)), cut }
-    }
-}
-
 /// Something to debate: answers that depend on everything but the truth.
 fn lively(a: &Asked) -> String {
     let n = if a.kind == "greedy" { u64::from(a.state) } else { a.key ^ u64::from(a.state) };
@@ -48,16 +32,6 @@ fn learnt(records: &[Value]) -> Vec<String> {
         format!("{} | {said} | {}", messages[0]["content"].as_str().unwrap(), r["kind"].as_str().unwrap())
     };
     records.iter().map(of).collect()
-}
-
-/// Text of the tokens with loss, and of those without.
-fn loss_and_context(request: &TrainRequest, sequence: usize) -> (String, String) {
-    let s = &request.sequences[sequence];
-    let text = |with: bool| {
-        let kept = s.tokens.iter().zip(&s.weights).filter(|(_, w)| (**w != 0.0) == with);
-        kept.map(|(t, _)| char::from_u32(*t).unwrap()).collect()
-    };
-    (text(true), text(false))
 }
 
 /// Tokens of all sequences in all batches.

@@ -24,6 +24,13 @@ pub struct Snapshot {
     pub moments: Option<Moments>,
 }
 
+impl Snapshot {
+    /// How many numbers A and B hold.
+    pub fn parameters(&self) -> usize {
+        self.weights.iter().map(|(_, _, values)| values.len()).sum()
+    }
+}
+
 /// AdamW's state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {

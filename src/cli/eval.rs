@@ -89,7 +89,7 @@ pub fn run(args: Args) -> Result<()> {
     // Samples at a debate's cost are counted with the largest adapter that takes part.
     let of_adapter = |&id: &AdapterId| -> Result<usize> {
         let numbers = council.session.engine.snapshot(id, false)?;
-        Ok(numbers.weights.iter().map(|(_, _, values)| values.len()).sum())
+        Ok(numbers.parameters())
     };
     let adapters = council.session.adapters.values().map(of_adapter).collect::<Result<Vec<_>>>()?;
     let parameters = Parameters {

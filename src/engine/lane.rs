@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use futures::future::LocalBoxFuture;
+use futures::future::{LocalBoxFuture, try_join_all};
 use serde::{Deserialize, Serialize};
 
 use super::request::*;
@@ -123,44 +123,42 @@ impl Scope {
         format!("{}#{n}", self.path)
     }
 
+    /// The result of the next call: from the journal where it was made before, else from `work`, and kept. `count` results are expected.
+    async fn once<T: Clone, F: Future<Output = Result<Vec<T>>>>(
+        &self,
+        count: usize,
+        found: fn(Entry) -> Option<Vec<T>>,
+        entry: fn(Vec<T>) -> Entry,
+        work: impl FnOnce() -> F,
+    ) -> Result<Vec<T>> {
+        let call = self.next_call();
+        if let Some(kept) = self.journal.replay(&call)? {
+            return found(kept).filter(|f| f.len() == count).ok_or_else(|| replay_mismatch(&call));
+        }
+        let results = work().await?;
+        self.journal.record(&call, &entry(results.clone()))?;
+        Ok(results)
+    }
+
     /// Draws all of `requests`, together with whatever else is queued; results in the order of the requests.
     pub async fn sample(&self, requests: Vec<SampleRequest>) -> Result<Vec<Sample>> {
-        let call = self.next_call();
-        match self.journal.replay(&call)? {
-            Some(Entry::Samples(samples)) if samples.len() == requests.len() => return Ok(samples),
-            Some(_) => return Err(replay_mismatch(&call)),
-            None => {}
-        }
-        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.sample(r)).collect();
-        let samples = futures::future::try_join_all(waiting).await?;
-        self.journal.record(&call, &Entry::Samples(samples.clone()))?;
-        Ok(samples)
+        let found = |entry| if let Entry::Samples(found) = entry { Some(found) } else { None };
+        let work = |requests: Vec<_>| try_join_all(requests.into_iter().map(|r| self.service.sample(r)));
+        self.once(requests.len(), found, Entry::Samples, || work(requests)).await
     }
 
     /// Scores all of `requests`.
     pub async fn score(&self, requests: Vec<ScoreRequest>) -> Result<Vec<Score>> {
-        let call = self.next_call();
-        match self.journal.replay(&call)? {
-            Some(Entry::Scores(scores)) if scores.len() == requests.len() => return Ok(scores),
-            Some(_) => return Err(replay_mismatch(&call)),
-            None => {}
-        }
-        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.score(r)).collect();
-        let scores = futures::future::try_join_all(waiting).await?;
-        self.journal.record(&call, &Entry::Scores(scores.clone()))?;
-        Ok(scores)
+        let found = |entry| if let Entry::Scores(found) = entry { Some(found) } else { None };
+        let work = |requests: Vec<_>| try_join_all(requests.into_iter().map(|r| self.service.score(r)));
+        self.once(requests.len(), found, Entry::Scores, || work(requests)).await
     }
 
     /// The mean log-probability of each sequence's tokens from a place on (at least 1, as the first token is never predicted; at most the last
     /// one's), summed in f64 in their order. As [`Scope::score`], but only the means are journalled.
     pub async fn likelihoods(&self, requests: Vec<(ScoreRequest, usize)>) -> Result<Vec<f64>> {
-        let call = self.next_call();
-        match self.journal.replay(&call)? {
-            Some(Entry::Likelihoods(means)) if means.len() == requests.len() => return Ok(means),
-            Some(_) => return Err(replay_mismatch(&call)),
-            None => {}
-        }
-        let waiting = requests.into_iter().map(|(request, from)| {
+        let found = |entry| if let Entry::Likelihoods(found) = entry { Some(found) } else { None };
+        let mean = |(request, from): (ScoreRequest, usize)| {
             let places = 1..request.tokens.len();
             let score = places.contains(&from).then(|| self.service.score(request));
             async move {
@@ -173,24 +171,16 @@ impl Scope {
                 let own = &score.logprobs[from - 1..];
                 Ok(own.iter().map(|&l| f64::from(l)).sum::<f64>() / own.len() as f64)
             }
-        });
-        let means = futures::future::try_join_all(waiting).await?;
-        self.journal.record(&call, &Entry::Likelihoods(means.clone()))?;
-        Ok(means)
+        };
+        let work = |requests: Vec<_>| try_join_all(requests.into_iter().map(mean));
+        self.once(requests.len(), found, Entry::Likelihoods, || work(requests)).await
     }
 
     /// Encodes all of `requests`.
     pub async fn embed(&self, requests: Vec<EmbedRequest>) -> Result<Vec<Embedding>> {
-        let call = self.next_call();
-        match self.journal.replay(&call)? {
-            Some(Entry::Embeddings(found)) if found.len() == requests.len() => return Ok(found),
-            Some(_) => return Err(replay_mismatch(&call)),
-            None => {}
-        }
-        let waiting: Vec<_> = requests.into_iter().map(|r| self.service.embed(r)).collect();
-        let embeddings = futures::future::try_join_all(waiting).await?;
-        self.journal.record(&call, &Entry::Embeddings(embeddings.clone()))?;
-        Ok(embeddings)
+        let found = |entry| if let Entry::Embeddings(found) = entry { Some(found) } else { None };
+        let work = |requests: Vec<_>| try_join_all(requests.into_iter().map(|r| self.service.embed(r)));
+        self.once(requests.len(), found, Entry::Embeddings, || work(requests)).await
     }
 
     /// Trains adapters together. With `keep_moments` the journal keeps the optimizer's state too.
@@ -213,7 +203,7 @@ impl Scope {
             None => {}
         }
         let waiting: Vec<_> = requests.into_iter().map(|r| self.service.train(r)).collect();
-        let metrics = futures::future::try_join_all(waiting).await?;
+        let metrics = try_join_all(waiting).await?;
         let snapshots =
             adapters.iter().map(|&a| self.service.snapshot(a, keep_moments)).collect::<Result<Vec<_>>>()?;
         self.journal.save_adapters(&call, &snapshots)?;

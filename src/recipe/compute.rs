@@ -87,7 +87,7 @@ impl Ledger {
 
     /// An adapter that is to be trained.
     pub fn adapter(&self, adapter: AdapterId, numbers: &Snapshot) {
-        let parameters = numbers.weights.iter().map(|(_, _, values)| values.len()).sum();
+        let parameters = numbers.parameters();
         self.adapters.borrow_mut().insert(adapter, parameters);
         self.trained_parameters.set(self.trained_parameters.get() + parameters);
     }

@@ -161,7 +161,7 @@ where
         let tables = Tables::new(&recipe_name, &config, &codec, &own, transfer.as_ref())?;
         let parameters = Parameters {
             base: scope.service().base_parameters(),
-            adapter: new_adapter(&config.adapter, 0)?.weights.iter().map(|(_, _, values)| values.len()).sum(),
+            adapter: new_adapter(&config.adapter, 0)?.parameters(),
         };
         let ledger = Rc::new(Ledger::new(scope.path(), output.clone(), parameters.base));
         let lane_questions = own.questions.train.clone();

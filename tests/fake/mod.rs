@@ -228,7 +228,7 @@ impl Service for FakeService {
     }
 
     fn create(&self, source: AdapterSource) -> Result<AdapterId> {
-        let AdapterSource::Snapshot(initial) = source else { unimplemented!() };
+        let AdapterSource::Snapshot(initial) = source else { panic!("recipes make adapters from numbers") };
         let id = AdapterId(self.states.borrow().len() as u32 + 1);
         self.states.borrow_mut().insert(id, state(&initial));
         Ok(id)
@@ -529,4 +529,30 @@ pub fn message(result: Result<()>) -> String {
 pub fn answers(transcript: &Value, round: usize) -> Vec<Option<String>> {
     let turns = transcript["rounds"][round - 1]["turns"].as_array().unwrap();
     turns.iter().map(|t| t["answer"].as_str().map(Into::into)).collect()
+}
+
+/// Answers to training questions by question, round and agent (or sample); `7!` is cut off, `-` is no answer.
+pub fn scripted(table: &'static [&'static [&'static [&'static str]]]) -> impl Fn(&Asked) -> Reply + 'static {
+    move |a| {
+        if a.kind == "summary" || a.purpose != "train" {
+            return "nothing".into();
+        }
+        let question: usize = a.question[1..].parse().unwrap();
+        let of_round = table[question][a.round - 1];
+        let written = of_round[(a.agent + 3 * a.sample) % of_round.len()];
+        let cut = written.ends_with('!');
+        let answer = written.trim_end_matches('!').replace('-', "no");
+        let who = ["Ann", "Bob", "Cid"][a.agent];
+        Reply { text: format!("r{} {who}{}: {answer}", a.round, "'".repeat(a.sample)), cut }
+    }
+}
+
+/// Text of the tokens with loss, and of those without.
+pub fn loss_and_context(request: &TrainRequest, sequence: usize) -> (String, String) {
+    let s = &request.sequences[sequence];
+    let text = |with: bool| {
+        let kept = s.tokens.iter().zip(&s.weights).filter(|(_, w)| (**w != 0.0) == with);
+        kept.map(|(t, _)| char::from_u32(*t).unwrap()).collect()
+    };
+    (text(true), text(false))
 }
