@@ -92,9 +92,10 @@ pub fn run(args: Args) -> Result<()> {
         Ok(numbers.parameters())
     };
     let adapters = council.session.adapters.values().map(of_adapter).collect::<Result<Vec<_>>>()?;
+    let largest = adapters.into_iter().max().unwrap_or(0);
     let parameters = Parameters {
         base: council.session.engine.base_parameters(),
-        adapter: adapters.into_iter().max().unwrap_or(0),
+        adapters: council.session.adapters.values().map(|&id| (id, largest)).collect(),
     };
     let result: Rc<std::cell::RefCell<Option<Evaluation>>> = Rc::default();
     let (slot, progress) = (result.clone(), screen.clone());
@@ -102,7 +103,15 @@ pub fn run(args: Args) -> Result<()> {
     council.session.drive(async move {
         let answered = |_: Option<Value>| progress.advance("eval", 1);
         let measured = recipe::evaluate(
-            &table, &scope, &questions, &society, occasion, methods, parameters, &answers, &answered,
+            &table,
+            &scope,
+            &questions,
+            &society,
+            occasion,
+            methods,
+            &parameters,
+            &answers,
+            &answered,
         )
         .await?;
         *slot.borrow_mut() = Some(measured);

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::outcomes::Parameters;
 use crate::adapter::Snapshot;
 use crate::debate::{Debate, Society, Turn, Utterance};
 use crate::engine::AdapterId;
@@ -63,9 +64,7 @@ impl Usage {
 pub struct Ledger {
     lane: String,
     output: Rc<dyn Output>,
-    base_parameters: usize,
-    /// Parameters of each adapter.
-    adapters: RefCell<BTreeMap<AdapterId, usize>>,
+    parameters: RefCell<Parameters>,
     /// Of all adapters that were ever made for training.
     trained_parameters: Cell<usize>,
     /// By iteration, in the order in which they ended.
@@ -78,8 +77,7 @@ impl Ledger {
         Self {
             lane: lane.to_string(),
             output,
-            base_parameters,
-            adapters: RefCell::default(),
+            parameters: RefCell::new(Parameters { base: base_parameters, ..Parameters::default() }),
             trained_parameters: Cell::default(),
             phases: RefCell::default(),
         }
@@ -88,8 +86,13 @@ impl Ledger {
     /// An adapter that is to be trained.
     pub fn adapter(&self, adapter: AdapterId, numbers: &Snapshot) {
         let parameters = numbers.parameters();
-        self.adapters.borrow_mut().insert(adapter, parameters);
+        self.parameters.borrow_mut().adapters.insert(adapter, parameters);
         self.trained_parameters.set(self.trained_parameters.get() + parameters);
+    }
+
+    /// Of the base and of all adapters so far.
+    pub fn parameters(&self) -> Parameters {
+        self.parameters.borrow().clone()
     }
 
     /// A phase begins: `debate`, `finetune`, `dev`, ….
@@ -105,12 +108,11 @@ impl Ledger {
     }
 
     fn cost(&self, name: &str, usage: &Usage) -> Value {
-        let adapters = self.adapters.borrow();
+        let parameters = self.parameters.borrow();
         let (mut all, mut flop) = (Tokens::default(), 0.0);
         for (adapter, tokens) in &usage.0 {
-            let parameters = self.base_parameters + adapters.get(adapter).copied().unwrap_or(0);
             let passes = 2 * (tokens.prompt + tokens.sampled) + 4 * tokens.gradient;
-            flop += parameters as f64 * passes as f64;
+            flop += parameters.with(*adapter) as f64 * passes as f64;
             all.prompt += tokens.prompt;
             all.sampled += tokens.sampled;
             all.gradient += tokens.gradient;

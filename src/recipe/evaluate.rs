@@ -85,7 +85,7 @@ pub async fn evaluate(
     society: &Society,
     occasion: Occasion,
     methods: Methods,
-    parameters: Parameters,
+    parameters: &Parameters,
     answers: &AnswerKey,
     answered: &dyn Fn(Option<Value>),
 ) -> Result<Evaluation> {
@@ -329,7 +329,6 @@ pub struct Examiner {
     seed: u64,
     methods: Methods,
     diversity: Diversity,
-    parameters: Parameters,
     asks_for_labels: bool,
     measure_before: bool,
     iterations: usize,
@@ -345,7 +344,6 @@ impl Examiner {
         output: Rc<dyn Output>,
         ledger: Rc<Ledger>,
         seed: u64,
-        parameters: Parameters,
         recipe: &RecipeInfo,
         config: &RunConfig,
     ) -> Result<Self> {
@@ -363,7 +361,6 @@ impl Examiner {
             seed,
             methods,
             diversity,
-            parameters,
             asks_for_labels,
             measure_before,
             iterations,
@@ -433,7 +430,7 @@ impl Examiner {
             society,
             occasion,
             self.methods,
-            self.parameters,
+            &self.ledger.parameters(),
             &sitting.answers,
             &answered,
         )

@@ -159,11 +159,7 @@ where
         let Context { scope, codec, task, questions, answers, transfer, output, seed, new_adapter } = context;
         let own = Material { task, questions, answers };
         let tables = Tables::new(&recipe_name, &config, &codec, &own, transfer.as_ref())?;
-        let parameters = Parameters {
-            base: scope.service().base_parameters(),
-            adapter: new_adapter(&config.adapter, 0)?.parameters(),
-        };
-        let ledger = Rc::new(Ledger::new(scope.path(), output.clone(), parameters.base));
+        let ledger = Rc::new(Ledger::new(scope.path(), output.clone(), scope.service().base_parameters()));
         let lane_questions = own.questions.train.clone();
         let sitting = |table, material: Material| Sitting {
             table,
@@ -179,7 +175,6 @@ where
             output.clone(),
             ledger.clone(),
             seed,
-            parameters,
             info(&recipe_name)?,
             &config,
         )?;

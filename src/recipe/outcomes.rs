@@ -1,5 +1,7 @@
 //! What became of each question, as one character, and the votes of fewer samples than were drawn.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::evaluate::{Exam, Methods};
@@ -9,20 +11,24 @@ use crate::measure::Estimate;
 use crate::task::{AnswerKey, Question};
 
 /// How many parameters a token passes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// Of the base model.
     pub base: usize,
-    /// Of one adapter of the arm.
-    pub adapter: usize,
+    /// Of each adapter.
+    pub adapters: BTreeMap<AdapterId, usize>,
 }
 
 impl Parameters {
+    /// Of the base and this adapter.
+    pub fn with(&self, adapter: AdapterId) -> usize {
+        self.base + self.adapters.get(&adapter).copied().unwrap_or(0)
+    }
+
     /// FLOP of a text that this adapter (or the base) read its prompt for and wrote: 2 for each parameter and token.
     fn flop(&self, adapter: AdapterId, said: Option<&Utterance>) -> f64 {
-        let parameters = if adapter == AdapterId::BASE { self.base } else { self.base + self.adapter };
         let tokens = said.map_or(0, |s| s.prompt_tokens + s.tokens);
-        2.0 * parameters as f64 * tokens as f64
+        2.0 * self.with(adapter) as f64 * tokens as f64
     }
 
     /// FLOP of a turn with the summary before it, which the base wrote.
@@ -32,7 +38,7 @@ impl Parameters {
 }
 
 /// How many samples cost, on average, what one debate costs: at least 1. None if there were no debates or no samples.
-pub fn budget(exams: &[Exam], society: &Society, parameters: Parameters) -> Option<usize> {
+pub fn budget(exams: &[Exam], society: &Society, parameters: &Parameters) -> Option<usize> {
     let samples: Vec<f64> = exams
         .iter()
         .flat_map(|e| &e.samples)
