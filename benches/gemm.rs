@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use colloquy::backend::cpu::CpuBackend;
-use colloquy::backend::cpu::gemm::{Isa, Packed, matmul_with};
+use colloquy::backend::cpu::gemm::{Isa, Packed, Team, matmul_with};
 use colloquy::backend::*;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -20,7 +20,7 @@ fn numbers(len: usize) -> Vec<f32> {
 
 fn product(c: &mut Criterion) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+    let pool = Team::new(threads).expect("threads");
     for (outputs, inputs) in SHAPES {
         let w = numbers(outputs * inputs);
         let packed =

@@ -4,7 +4,7 @@
 //! one output, rank ascending), the row sums added in order, part by part. The layout has neighbouring rows in neighbouring lanes, so
 //! the chains of 16 or 32 rows run side by side.
 
-use super::gemm::{PANEL, Shared, team};
+use super::gemm::{PANEL, Shared};
 use super::slots::{OptimizerState, PartPlace, SlotData, no_optimizer};
 use super::*;
 
@@ -19,7 +19,7 @@ pub fn norms(c: &mut CpuBackend, slots: &[Slot], out: Tensor) -> Result<()> {
     let mut norms = vec![0.0f32; slots.len()];
     let shared = Shared::new(&mut norms);
     let cost: usize = gradients.iter().map(|(_, g)| g.len() * 4).sum();
-    team::run(&c.pool, team::helpers(&c.pool, cost), &[slots.len()], &|_, task| {
+    c.pool.run(c.pool.helpers(cost), &[slots.len()], &|_, task| {
         let (data, gradient) = gradients[task];
         // SAFETY: each task writes its own norm.
         unsafe { shared.slice(task, 1)[0] = norm(&data.parts, gradient) };
@@ -125,7 +125,7 @@ pub fn step(c: &mut CpuBackend, steps: &[AdamWStep], norms: Tensor) -> Result<()
         adapters.push((norm.is_finite().then(|| Scalars::new(s, norm)), shared));
     }
     let cost = tasks.iter().map(|t| t.2 * 8).sum();
-    team::run(&c.pool, team::helpers(&c.pool, cost), &[tasks.len()], &|_, task| {
+    c.pool.run(c.pool.helpers(cost), &[tasks.len()], &|_, task| {
         let (adapter, at, len) = tasks[task];
         let (scalars, [w, g, m, v]) = &adapters[adapter];
         // SAFETY: the chunks of a slot do not overlap.

@@ -5,8 +5,7 @@
 //! 1805.02867). A block that a row cannot see leaves its (m, l, o) alone, and a position that it cannot see is never
 //! read into its sums, so neither the company of a row nor the layout of the pages can change its bits.
 
-use rayon::prelude::*;
-
+use super::gemm::Aligned;
 use super::lanes::{LANES, Level, Simd, simd};
 use super::pages::TILE;
 use super::*;
@@ -535,7 +534,7 @@ fn run_items(
     if rows::serial(&c.pool, cost) {
         items.into_iter().for_each(|(item, out)| f(item, out));
     } else {
-        c.pool.install(|| items.into_par_iter().for_each(|(item, out)| f(item, out)));
+        c.pool.each(&mut items, || (), |(), _, (item, out)| f(*item, out));
     }
 }
 
@@ -546,7 +545,7 @@ fn transpose(
     plan: &BatchPlan,
     heads: &Heads,
     qkv: &[f32],
-    keys: &mut Vec<f32>,
+    keys: &mut Aligned,
 ) -> Vec<usize> {
     let (width, kv_width) = (heads.qkv_width(), heads.kv_width());
     let mut starts = Vec::with_capacity(plan.sequences.len() + 1);
@@ -558,7 +557,7 @@ fn transpose(
     starts.push(tiles);
     let size = kv_width * TILE;
     if keys.len() < tiles * size {
-        keys.resize(tiles * size, 0.0);
+        keys.resize(tiles * size);
     }
     rows::blocks(&c.pool, &mut keys[..tiles * size], size, size, |first, tiles| {
         for (i, tile) in tiles.chunks_exact_mut(size).enumerate() {

@@ -4,8 +4,6 @@
 //! sum has one order: dq over positions, dk and dv over (query head, row). With `p = softmax(scale q kᵀ)` and
 //! `delta = Σ_d dout out`: `ds = scale p (dout vᵀ - delta)`, `dq = ds k`, `dk = dsᵀ q`, `dv = pᵀ dout`.
 
-use rayon::prelude::*;
-
 use super::attention::{
     Terms, accumulate, check_heads, check_sequences, scores, tile_mask, transpose_tile, visible,
 };
@@ -32,16 +30,16 @@ struct Task<'a> {
 #[derive(Default)]
 struct Scratch {
     /// K and V of the head by tiles, `[tiles, D, TILE]`.
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Aligned,
+    values: Aligned,
     /// `[tokens, D]`.
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+    dk: Aligned,
+    dv: Aligned,
     /// `[ROWS, D]`.
-    dq: Vec<f32>,
+    dq: Aligned,
     /// `[ROWS, tiles, TILE]`.
-    p: Vec<f32>,
-    ds: Vec<f32>,
+    p: Aligned,
+    ds: Aligned,
 }
 
 /// The gradient's rows of one sequence, written by several tasks at once: each writes only the columns of its key/value head and of
@@ -82,19 +80,18 @@ simd! {
         let tiles = task.tokens.div_ceil(TILE);
         let (k_at, v_at) = (q_width + task.kv_head * d, q_width + (kv_heads + task.kv_head) * d);
         for (tiled, at) in [(&mut scratch.keys, k_at), (&mut scratch.values, v_at)] {
-            tiled.resize(tiles * d * TILE, 0.0);
+            tiled.resize(tiles * d * TILE);
             for (i, tile) in tiled.chunks_exact_mut(d * TILE).enumerate() {
                 let count = (task.tokens - i * TILE).min(TILE);
                 transpose_tile(&task.qkv[i * TILE * width + at..], width, count, tile);
             }
         }
         for sum in [&mut scratch.dk, &mut scratch.dv] {
-            sum.clear();
-            sum.resize(task.tokens * d, 0.0);
+            sum.reset(task.tokens * d);
         }
         let ld = tiles * TILE;
-        scratch.p.resize(ROWS * ld, 0.0);
-        scratch.ds.resize(ROWS * ld, 0.0);
+        scratch.p.resize(ROWS * ld);
+        scratch.ds.resize(ROWS * ld);
         let Scratch { keys, values, dk, dv, dq, p, ds } = scratch;
 
         for head in task.kv_head * group..(task.kv_head + 1) * group {
@@ -120,8 +117,7 @@ simd! {
                     softmax(s, block, ranges[r], task.heads.scale, delta, p, ds);
                 }
 
-                dq.clear();
-                dq.resize(rows * d, 0.0);
+                dq.reset(rows * d);
                 let terms = Sources {
                     coefficients: ds,
                     distance: ld,
@@ -354,11 +350,10 @@ pub fn run(
                 (0..heads.kv_heads).for_each(|kv_head| run(&mut scratch, sequence, kv_head));
             }
         } else {
-            let tasks = plan.sequences.len() * heads.kv_heads;
-            c.pool.install(|| {
-                (0..tasks).into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, i| {
-                    run(scratch, &plan.sequences[i / heads.kv_heads], i % heads.kv_heads)
-                });
+            let mut tasks: Vec<(&Sequence, usize)> =
+                plan.sequences.iter().flat_map(|s| (0..heads.kv_heads).map(move |h| (s, h))).collect();
+            c.pool.each(&mut tasks, Scratch::default, |scratch, _, (sequence, kv_head)| {
+                run(scratch, sequence, *kv_head)
             });
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Isa, PANEL, Packed, Product, Shared, Tile, pack_block, scratch, team};
+use super::gemm::{Isa, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch};
 use super::lora::{self, Lora};
 use super::*;
 
@@ -25,7 +25,7 @@ pub struct LinearWeights {
 
 impl LinearWeights {
     /// Packs the parts of `spec`, stacked by rows. A row is widened to f32 as it is packed: there is no f32 copy of the matrix in between.
-    pub fn pack(pool: &rayon::ThreadPool, spec: LinearSpec<'_>) -> Result<Self> {
+    pub fn pack(pool: &Team, spec: LinearSpec<'_>) -> Result<Self> {
         let inputs = spec.parts.first().map_or(0, |p| p.cols);
         let mut first_rows = Vec::with_capacity(spec.parts.len());
         let mut outputs = 0;
@@ -194,7 +194,7 @@ pub(super) enum Residual<'a> {
 /// The forward pass over plain slices.
 pub(super) fn compute(
     isa: Isa,
-    pool: &rayon::ThreadPool,
+    pool: &Team,
     weights: &LinearWeights,
     lora: &Lora<'_>,
     rows: usize,
@@ -210,7 +210,7 @@ pub(super) fn compute(
         assert!(r.len() >= rows * outputs, "linear_forward: residual too short");
     }
     let kernels = isa.kernels();
-    let product = Product::new(kernels, w, rows, pool.current_num_threads());
+    let product = Product::new(kernels, w, rows, pool.threads());
     let pieces = lora.pieces(&product.blocks);
     // The shrinks: each piece with each of its parts.
     let shrinks: Vec<(usize, usize)> = pieces
@@ -313,14 +313,14 @@ pub(super) fn compute(
         }
     };
 
-    let helpers = team::helpers(pool, product.cost() + 2 * lora.cost(inputs));
+    let helpers = pool.helpers(product.cost() + 2 * lora.cost(inputs));
     let x_len = if rows == 1 { 0 } else { rows * inputs };
     scratch(x_len, |packed_x| {
         scratch(rows * width, |packed_h| {
             let (packed_x, packed_h) = (Shared::new(packed_x), Shared::new(packed_h));
             let pack_tasks = if rows == 1 { 0 } else { product.blocks.count };
             let counts = [pack_tasks, shrinks.len(), product.tasks()];
-            team::run(pool, helpers, &counts, &|phase, task| {
+            pool.run(helpers, &counts, &|phase, task| {
                 // SAFETY: each task of a phase writes its own part, and only later phases read it.
                 unsafe {
                     let x_read = || if rows == 1 { x } else { packed_x.read(0, x_len) };

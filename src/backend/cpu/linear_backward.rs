@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::gemm::{
-    Aligned, Blocks, Isa, Kernels, PANEL, Packed, Product, Shared, Tile, pack_block, scratch, team, transpose,
+    Aligned, Blocks, Isa, Kernels, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch, transpose,
 };
 use super::linear::{check_shrink, distinct, resolve};
 use super::lora::{self, Lora};
@@ -169,7 +169,7 @@ pub(super) fn adapters(lora: &Lora<'_>, plan: &BatchPlan) -> Vec<Adapter> {
 /// What the backward pass reads.
 pub(super) struct Work<'a> {
     pub isa: Isa,
-    pub pool: &'a rayon::ThreadPool,
+    pub pool: &'a Team,
     pub backward: Option<&'a Packed>,
     pub lora: &'a Lora<'a>,
     pub adapters: &'a [Adapter],
@@ -207,7 +207,7 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
         return;
     }
     let kernels = work.isa.kernels();
-    let threads = work.pool.current_num_threads();
+    let threads = work.pool.threads();
     let blocks = Blocks::new(rows, kernels.max_rows());
     let pieces = lora.pieces(&blocks);
     let product = match (&dx, work.backward) {
@@ -285,12 +285,12 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
 
     let products = product.as_ref().map_or(0, Product::tasks);
     let cost = product.as_ref().map_or(0, Product::cost) + 2 * lora.cost(inputs + outputs);
-    let helpers = team::helpers(work.pool, cost);
+    let helpers = work.pool.helpers(cost);
     scratch(rows * outputs, |packed_dy| {
         scratch(rows * width, |packed_h| {
             let (packed_dy, packed_h) = (Shared::new(packed_dy), Shared::new(packed_h));
             let counts = [blocks.count, spans.len(), products + outer.len()];
-            team::run(work.pool, helpers, &counts, &|phase, task| {
+            work.pool.run(helpers, &counts, &|phase, task| {
                 // SAFETY: each task of a phase writes its own part, and only later phases read it.
                 unsafe {
                     match phase {

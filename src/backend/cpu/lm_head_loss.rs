@@ -1,8 +1,6 @@
 //! The loss over the vocabulary: log-sum-exp, negative log-likelihood and gradient, a workspace of rows of logits at a time.
 //! The same [`Lse`] serves the sampler, so a sampled log-probability is the trainer's, bit for bit.
 
-use rayon::prelude::*;
-
 use super::lanes::{LANES, Level, simd};
 use super::*;
 
@@ -10,7 +8,7 @@ use super::*;
 const TILE: usize = 1024;
 
 /// The log-sum-exp of a row of logits in two parts, so that a token of probability near 1 keeps its small loss.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Lse {
     /// The largest logit.
     pub largest: f32,
@@ -188,9 +186,9 @@ pub fn run(
         if rows::serial(&c.pool, rows * v * 4) {
             z.chunks_exact_mut(v).zip(results.chunks_exact_mut(2)).zip(labels).for_each(row);
         } else {
-            c.pool.install(|| {
-                z.par_chunks_exact_mut(v).zip(results.par_chunks_exact_mut(2)).zip(labels).for_each(row);
-            });
+            let mut rows: Vec<_> =
+                z.chunks_exact_mut(v).zip(results.chunks_exact_mut(2)).zip(labels).collect();
+            c.pool.each(&mut rows, || (), |(), _, ((z, result), label)| row(((z, result), label)));
         }
         if let (Some(dh), Some(backward)) = (&mut dh, &weights.backward) {
             let dh = &mut dh[at];

@@ -4,8 +4,6 @@
 //! The order in which tokens are considered is free, because a draw's noise is a function of (key, position, token) alone. So the search
 //! starts from the most likely token and leaves out whatever cannot win any more: no noise exceeds [`NOISE_LIMIT`].
 
-use rayon::prelude::*;
-
 use super::lanes::{LANES, Level, Simd, simd};
 use super::lm_head_loss::{Lse, check_shapes, first_at_least, logits, lse, mass};
 use super::*;
@@ -425,10 +423,11 @@ impl<'a> Batch<'a> {
             let mut scratch = Scratch::default();
             self.draws.iter().for_each(|&i| drawn[i] = one(&mut scratch, i, &lses));
         } else {
-            let results: Vec<(u32, f32)> = c.pool.install(|| {
-                let lses: Vec<Lse> = z.par_chunks_exact(v).map(|z| lse(level, z)).collect();
-                let draws = self.draws.par_iter().with_max_len(1);
-                draws.map_init(Scratch::default, |scratch, &i| one(scratch, i, &lses)).collect()
+            let mut lses = vec![Lse::default(); count];
+            c.pool.each(&mut lses, || (), |(), i, out| *out = lse(level, &z[i * v..][..v]));
+            let mut results = vec![(0, 0.0); self.draws.len()];
+            c.pool.each(&mut results, Scratch::default, |scratch, i, out| {
+                *out = one(scratch, self.draws[i], &lses)
             });
             self.draws.iter().zip(results).for_each(|(&i, result)| drawn[i] = result);
         }

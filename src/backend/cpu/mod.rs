@@ -30,12 +30,13 @@ mod workspace;
 
 use std::sync::Arc;
 
+use self::gemm::Aligned;
 use super::*;
 use crate::error::{Error, Result};
 
 /// The CPU backend.
 pub struct CpuBackend {
-    pool: rayon::ThreadPool,
+    pool: gemm::Team,
     tensors: Vec<Option<TensorBuffer>>,
     kv_pools: Vec<Option<pages::KvBuffer>>,
     linears: Vec<linear::LinearWeights>,
@@ -45,7 +46,7 @@ pub struct CpuBackend {
     slots: slots::SlotStore,
     plan: Arc<BatchPlan>,
     /// Workspace of operations, grown on demand and kept: its contents mean nothing between operations.
-    scratch: Vec<f32>,
+    scratch: Aligned,
     /// Times by the names of operations, where they are wanted.
     profile: Option<std::collections::BTreeMap<&'static str, Vec<f64>>>,
 }
@@ -58,18 +59,15 @@ struct TensorBuffer {
 
 /// Elements of a tensor: activations and f32 alike are f32 here.
 enum Data {
-    F32(Vec<f32>),
+    F32(Aligned),
     U32(Vec<u32>),
 }
 
 impl CpuBackend {
     /// A backend with `threads` worker threads (0: as many as there are cores).
     pub fn new(threads: usize) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("cpu-{i}"))
-            .build()
-            .map_err(|e| Error::Unsupported(format!("{threads} threads: {e}")))?;
+        let pool =
+            gemm::Team::new(threads).map_err(|e| Error::Unsupported(format!("{threads} threads: {e}")))?;
         Ok(Self {
             pool,
             tensors: Vec::new(),
@@ -80,7 +78,7 @@ impl CpuBackend {
             ropes: Vec::new(),
             slots: slots::SlotStore::default(),
             plan: Arc::default(),
-            scratch: Vec::new(),
+            scratch: Aligned::default(),
             profile: None,
         })
     }
@@ -93,7 +91,7 @@ impl CpuBackend {
 
     /// Bytes that operations hold of their own at present: this backend's, and the buffers that all threads of the process keep for any.
     pub fn workspace_held(&self) -> usize {
-        self.scratch.capacity() * 4 + gemm::scratch_bytes()
+        self.scratch.bytes() + gemm::scratch_bytes()
     }
 
     fn tensor_buffer(&self, t: Tensor) -> Result<&TensorBuffer> {
@@ -130,7 +128,7 @@ impl CpuBackend {
 
     /// Takes an f32 tensor's elements out, so that an operation can write them while it reads others; give them back with
     /// [`CpuBackend::put`].
-    fn take(&mut self, t: Tensor) -> Result<Vec<f32>> {
+    fn take(&mut self, t: Tensor) -> Result<Aligned> {
         match self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut).map(|b| &mut b.data) {
             Some(Data::F32(v)) => Ok(std::mem::take(v)),
             _ => Err(Error::Internal(format!("tensor {} is not an f32 tensor", t.0))),
@@ -180,7 +178,7 @@ impl CpuBackend {
     }
 
     /// Gives back what [`CpuBackend::take`] took.
-    fn put(&mut self, t: Tensor, values: Vec<f32>) {
+    fn put(&mut self, t: Tensor, values: Aligned) {
         if let Some(b) = self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut) {
             b.data = Data::F32(values);
         }
@@ -190,7 +188,7 @@ impl CpuBackend {
 impl Backend for CpuBackend {
     fn describe(&self) -> String {
         let rounded = if self.slots.rounded { ", adapters in bf16" } else { "" };
-        let threads = self.pool.current_num_threads();
+        let threads = self.pool.threads();
         format!("cpu ({}, {threads} threads{rounded})", gemm::instruction_set())
     }
 
@@ -217,7 +215,7 @@ impl Backend for CpuBackend {
         let len = spec.rows * spec.width;
         let data = match spec.element {
             // NaN, so that an operation that reads what nobody wrote is found by every test.
-            Element::Activation | Element::F32 => Data::F32(vec![f32::NAN; len]),
+            Element::Activation | Element::F32 => Data::F32(Aligned::full(len, f32::NAN)),
             Element::U32 => Data::U32(vec![u32::MAX; len]),
         };
         let buffer = Some(TensorBuffer { spec, data });

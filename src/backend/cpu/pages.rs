@@ -2,6 +2,7 @@
 //! sixteen positions are sixteen lanes, and V by rows, `[TILE, kv_width]`. A page is a whole number of tiles, so tiles
 //! start at multiples of [`TILE`] of the absolute position whatever the size of the page.
 
+use super::gemm::Aligned;
 use super::*;
 
 /// Positions in a tile.
@@ -11,8 +12,9 @@ pub const TILE: usize = 16;
 pub struct KvBuffer {
     /// Its shape.
     pub spec: KvSpec,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    // On cache lines: a vector that lies across two of them costs twice.
+    keys: Aligned,
+    values: Aligned,
 }
 
 impl KvBuffer {
@@ -25,7 +27,7 @@ impl KvBuffer {
             )));
         }
         let len = spec.layers * spec.pages * spec.page_tokens * spec.kv_width;
-        Ok(Self { spec, keys: vec![f32::NAN; len], values: vec![f32::NAN; len] })
+        Ok(Self { spec, keys: Aligned::full(len, f32::NAN), values: Aligned::full(len, f32::NAN) })
     }
 
     /// Bytes held.

@@ -1,11 +1,9 @@
 //! What the row-wise operations share: checked access to tensors, and parallel loops over rows.
 
-use rayon::prelude::*;
-
 use super::*;
 
 /// Scalar operations below which a loop stays on the calling thread: waking the workers takes about as long.
-const SERIAL: usize = 1 << 16;
+const SERIAL: usize = 1 << 15;
 
 /// The first `rows` rows of a tensor; an error also where the operation has taken the tensor out to write it, that is
 /// where two operands are the same tensor that may not be.
@@ -36,7 +34,7 @@ pub fn write(
 /// Calls `f(first row, its rows)` for blocks of the rows of `out`, in parallel where `rows * cost` is worth it. `cost`
 /// is roughly the scalar operations of one row.
 pub fn blocks(
-    pool: &rayon::ThreadPool,
+    pool: &gemm::Team,
     out: &mut [f32],
     width: usize,
     cost: usize,
@@ -50,13 +48,11 @@ pub fn blocks(
     if serial(pool, rows * cost) {
         return f(0, out);
     }
-    let block = (SERIAL / 2 / cost.max(1)).clamp(1, rows.div_ceil(pool.current_num_threads()));
-    pool.install(|| {
-        out.par_chunks_mut(block * width).enumerate().for_each(|(i, rows)| f(i * block, rows));
-    });
+    let block = (SERIAL / 2 / cost.max(1)).clamp(1, rows.div_ceil(pool.threads()));
+    pool.chunks(out, block * width, |i, rows| f(i * block, rows));
 }
 
 /// Whether work of `cost` scalar operations stays on the calling thread.
-pub fn serial(pool: &rayon::ThreadPool, cost: usize) -> bool {
-    cost < SERIAL || pool.current_num_threads() == 1
+pub fn serial(pool: &gemm::Team, cost: usize) -> bool {
+    cost < SERIAL || pool.threads() == 1
 }

@@ -9,7 +9,7 @@ use super::*;
 /// [`Backend::workspace_bytes`].
 pub fn bytes(c: &CpuBackend, spec: &WorkspaceSpec) -> usize {
     // The thread that calls works too.
-    let threads = c.pool.current_num_threads() + 1;
+    let threads = c.pool.threads();
     let kernels = Isa::best().kernels();
     let per_thread =
         tasks(c, spec, kernels) + attention_backward::task_values(spec.training_rows, &spec.heads);

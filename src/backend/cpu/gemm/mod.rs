@@ -20,15 +20,14 @@ mod avx512;
 mod pack;
 mod portable;
 mod product;
-pub(super) mod team;
+mod team;
 #[cfg(test)]
 mod tests;
 
 pub(super) use pack::{Aligned, scratch, transpose};
 pub use pack::{Packed, scratch_bytes};
 pub(super) use product::{Blocks, Product, Shared, pack_block};
-
-use rayon::ThreadPool;
+pub use team::Team;
 
 /// Outputs in a panel of packed weights.
 pub const PANEL: usize = 32;
@@ -175,14 +174,14 @@ impl Kernels {
 }
 
 /// `y = (y if accumulate else 0) + x Wᵀ`; x `[rows, inputs]`, y `[rows, outputs]`, both contiguous.
-pub fn matmul(pool: &ThreadPool, x: &[f32], rows: usize, w: &Packed, y: &mut [f32], accumulate: bool) {
+pub fn matmul(pool: &Team, x: &[f32], rows: usize, w: &Packed, y: &mut [f32], accumulate: bool) {
     matmul_with(Isa::best(), pool, x, rows, w, y, accumulate);
 }
 
 /// [`matmul`] on a given instruction set, for tests and benchmarks.
 pub fn matmul_with(
     isa: Isa,
-    pool: &ThreadPool,
+    pool: &Team,
     x: &[f32],
     rows: usize,
     w: &Packed,
@@ -194,7 +193,7 @@ pub fn matmul_with(
     if rows == 0 || w.outputs == 0 {
         return;
     }
-    let product = Product::new(isa.kernels(), w, rows, pool.current_num_threads());
+    let product = Product::new(isa.kernels(), w, rows, pool.threads());
     let y = Shared::new(y);
     let start = |panel: usize, rows: std::ops::Range<usize>, column: &mut [f32]| {
         if accumulate {
@@ -216,15 +215,15 @@ pub fn matmul_with(
                 .copy_from_slice(&values[..cols.len()]);
         }
     };
-    let helpers = team::helpers(pool, product.cost());
+    let helpers = pool.helpers(product.cost());
     if rows == 1 {
         // One row is its own packing.
-        team::run(pool, helpers, &[product.tasks()], &|_, task| product.run(task, x, start, finish));
+        pool.run(helpers, &[product.tasks()], &|_, task| product.run(task, x, start, finish));
         return;
     }
     scratch(rows * w.inputs, |packed| {
         let packed = Shared::new(packed);
-        team::run(pool, helpers, &[product.blocks.count, product.tasks()], &|phase, task| {
+        pool.run(helpers, &[product.blocks.count, product.tasks()], &|phase, task| {
             // SAFETY: in phase 0 each task writes its own block; phase 1 starts when all are written, and only reads.
             unsafe {
                 match phase {

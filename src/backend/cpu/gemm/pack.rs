@@ -4,10 +4,8 @@ use std::cell::RefCell;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::ThreadPool;
-
 use super::product::Shared;
-use super::{PANEL, team};
+use super::{PANEL, Team};
 
 /// One cache line: a 64-byte vector that starts on it is one access, not two.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -24,12 +22,29 @@ pub(in crate::backend::cpu) struct Aligned {
 impl Aligned {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        Self { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+        Self::full(len, 0.0)
+    }
+
+    /// `len` times `value`.
+    pub fn full(len: usize, value: f32) -> Self {
+        Self { lines: vec![Line([value; 16]); len.div_ceil(16)], len }
+    }
+
+    /// Makes it `len` long, of unspecified values; what it has room for takes no new memory.
+    pub fn resize(&mut self, len: usize) {
+        self.lines.resize(len.div_ceil(16), Line([0.0; 16]));
+        self.len = len;
+    }
+
+    /// Makes it `len` zeros.
+    pub fn reset(&mut self, len: usize) {
+        self.resize(len);
+        self.fill(0.0);
     }
 
     /// Bytes it occupies.
-    fn bytes(&self) -> usize {
-        size_of_val(&*self.lines)
+    pub fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
     }
 
     /// A buffer that `fill` writes completely. Weights are large: zeroing them first would touch every page twice.
@@ -176,16 +191,11 @@ pub struct Packed {
 
 impl Packed {
     /// Packs the rows that `row(i, out)` writes; `out` has `inputs` values.
-    pub fn new(
-        pool: &ThreadPool,
-        outputs: usize,
-        inputs: usize,
-        row: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Self {
+    pub fn new(pool: &Team, outputs: usize, inputs: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         let panels = outputs.div_ceil(PANEL);
         let len = panels * inputs * PANEL;
         let fill = |values: Shared| {
-            team::run(pool, team::helpers(pool, len), &[panels], &|_, panel| {
+            pool.run(pool.helpers(len), &[panels], &|_, panel| {
                 // SAFETY: each task writes its own panel.
                 let target = unsafe { values.slice(panel * inputs * PANEL, inputs * PANEL) };
                 scratch(PANEL * inputs, |rows| {
@@ -204,17 +214,12 @@ impl Packed {
     }
 
     /// Packs the transpose of the `rows` x `cols` matrix whose rows `row(i, out)` writes: for `dx = dy W`, `outputs` is `cols`.
-    pub fn transposed(
-        pool: &ThreadPool,
-        rows: usize,
-        cols: usize,
-        row: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Self {
+    pub fn transposed(pool: &Team, rows: usize, cols: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         let panels = cols.div_ceil(PANEL);
         let len = panels * rows * PANEL;
         let tasks = rows.div_ceil(PANEL);
         let fill = |values: Shared| {
-            team::run(pool, team::helpers(pool, len), &[tasks], &|_, task| {
+            pool.run(pool.helpers(len), &[tasks], &|_, task| {
                 scratch(panels * PANEL, |line| {
                     for k in task * PANEL..rows.min((task + 1) * PANEL) {
                         line[cols..].fill(0.0);

@@ -7,11 +7,11 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-fn pool(threads: usize) -> ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+fn pool(threads: usize) -> Team {
+    Team::new(threads).unwrap()
 }
 
-fn pack(pool: &ThreadPool, w: &[f32], outputs: usize, inputs: usize) -> Packed {
+fn pack(pool: &Team, w: &[f32], outputs: usize, inputs: usize) -> Packed {
     Packed::new(pool, outputs, inputs, |i, out| out.copy_from_slice(&w[i * inputs..][..inputs]))
 }
 
@@ -179,7 +179,7 @@ fn a_task_that_panics_does_not_hang_the_others() {
     let pool = pool(3);
     for bad in 0..8 {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            team::run(&pool, 2, &[8, 8], &|phase, task| assert!(phase == 1 || task != bad, "on purpose"));
+            pool.run(2, &[8, 8], &|phase, task| assert!(phase == 1 || task != bad, "on purpose"));
         }));
         assert!(result.is_err());
     }
@@ -194,7 +194,7 @@ fn phases_follow_one_another_and_every_task_runs_once() {
         let ran: Vec<AtomicUsize> = (0..4 * 7).map(|_| AtomicUsize::new(0)).collect();
         let before =
             |phase: usize| -> usize { ran[..phase * 7].iter().map(|r| r.load(Ordering::SeqCst)).sum() };
-        team::run(&pool, 3, &counts, &|phase, task| {
+        pool.run(3, &counts, &|phase, task| {
             assert_eq!(before(phase), counts[..phase].iter().sum::<usize>(), "the phase before is complete");
             ran[phase * 7 + task].fetch_add(1, Ordering::SeqCst);
         });
