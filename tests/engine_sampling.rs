@@ -4,6 +4,8 @@ mod common;
 
 use std::rc::Rc;
 
+use colloquy::backend::cpu::CpuBackend;
+use colloquy::backend::{Backend, KvSpec};
 use colloquy::engine::*;
 use common::*;
 
@@ -90,9 +92,45 @@ fn preempted_samples_are_the_same() {
 
 #[test]
 fn every_path_gives_a_long_sequence_the_same_log_probabilities() {
+    every_path(|model, threads, options| model.handle(threads, options));
+}
+
+#[test]
+fn every_path_gives_the_same_log_probabilities_with_bf16_keys_and_values() {
+    every_path(bf16_kv);
+}
+
+fn bf16_kv(model: &Tiny, threads: usize, options: EngineOptions) -> EngineHandle {
+    model.handle_on(Box::new(CpuBackend::new(threads).unwrap().with_bf16_kv()), options)
+}
+
+/// Rounding K and V moves log-probabilities by what rounding two operands of a dot product moves it, and halves the pages.
+#[test]
+fn bf16_keys_and_values_are_near_and_take_half_the_memory() {
+    let (plain, rounded) = (TINY.handle(1, options()), bf16_kv(&TINY, 1, options()));
+    let tokens = Random(5).tokens(60, TINY.vocab);
+    let (mut most, mut same) = (0.0f32, 0);
+    let scores = [&plain, &rounded].map(|h| score(h, AdapterId::BASE, &tokens).logprobs);
+    for (a, b) in scores[0].iter().zip(&scores[1]) {
+        most = most.max((a - b).abs());
+        same += usize::from(a == b);
+    }
+    assert!(most > 0.0 && most < 0.1 && same < 10, "{most}, {same} the same");
+    let pages = KvSpec { layers: 2, pages: 7, page_tokens: 16, kv_width: 32 };
+    let bytes = |mut c: CpuBackend| {
+        c.kv_pool(pages).unwrap();
+        (c.bytes_in_use(), c.kv_bytes())
+    };
+    let numbers = 2 * 2 * 7 * 16 * 32;
+    assert_eq!(bytes(CpuBackend::new(1).unwrap()), (4 * numbers, 4));
+    assert_eq!(bytes(CpuBackend::new(1).unwrap().with_bf16_kv()), (2 * numbers, 2));
+}
+
+fn every_path(handle: impl Fn(&Tiny, usize, EngineOptions) -> EngineHandle) {
     let long = Tiny { context: 768, ..TINY };
     let wide = EngineOptions { max_rows: 800, kv: KvBudget::Pages(400), micro_batch_rows: 0, ..options() };
-    let handle = long.handle(2, wide);
+    let on = handle;
+    let handle = on(&long, 2, wide);
     let adapter = add(&handle, &strong_adapter(&layout(&handle), 8, 4));
     for adapter in [AdapterId::BASE, adapter] {
         // Token by token, after a prompt of 20.
@@ -113,7 +151,7 @@ fn every_path_gives_a_long_sequence_the_same_log_probabilities() {
             EngineOptions { max_rows: 33, max_sequences: 1, page_tokens: 64, ..wide },
         ];
         for (i, settings) in settings.into_iter().enumerate() {
-            let handle = long.handle(1 + i % 2, settings);
+            let handle = on(&long, 1 + i % 2, settings);
             add(&handle, &strong_adapter(&layout(&handle), 8, 4));
             for order in [&ends[..], &[699, 300, 20]] {
                 for &end in order {

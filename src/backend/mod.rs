@@ -149,9 +149,14 @@ pub trait Backend: std::any::Any {
     /// The instruction set or architecture on which results are bit for bit reproducible, e.g. `"x86-64 avx512f+fma"`.
     fn arithmetic(&self) -> String;
 
-    /// Bytes of one [`Element::Activation`], in tensors and KV pages.
+    /// Bytes of one [`Element::Activation`].
     fn activation_bytes(&self) -> usize {
         4
+    }
+
+    /// Bytes of an element of KV pages.
+    fn kv_bytes(&self) -> usize {
+        self.activation_bytes()
     }
 
     /// Bytes held at present: weights, slots, tensors, pages. What operations need of their own is [`Backend::workspace_bytes`].

@@ -105,6 +105,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.activation_bytes()
     }
 
+    fn kv_bytes(&self) -> usize {
+        self.inner.kv_bytes()
+    }
+
     fn bytes_in_use(&self) -> usize {
         self.inner.bytes_in_use()
     }

@@ -14,7 +14,7 @@ pub struct Selected {
     pub why: Option<&'static str>,
 }
 
-/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cpu-bf16` (adapters rounded as on a
+/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cpu-bf16` (adapters, K and V rounded as on a
 /// GPU), `cuda`, `cuda:N` or `emulator`. `threads` is for the CPU.
 ///
 /// What was asked for by name is opened or is an error; only `auto` chooses.
@@ -22,7 +22,7 @@ pub fn select(device: &str, threads: usize) -> Result<Selected> {
     let chosen = |backend| Ok(Selected { backend, why: None });
     match device {
         "cpu" => chosen(Box::new(CpuBackend::new(threads)?)),
-        "cpu-bf16" => chosen(Box::new(CpuBackend::new(threads)?.with_bf16_adapters())),
+        "cpu-bf16" => chosen(Box::new(CpuBackend::new(threads)?.with_bf16_adapters().with_bf16_kv())),
         "auto" if Gpu::count() > 0 => Ok(Selected { backend: gpu(0)?, why: Some("auto: the first GPU") }),
         "auto" => Ok(Selected {
             backend: Box::new(CpuBackend::new(threads)?),

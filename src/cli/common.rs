@@ -11,7 +11,7 @@ use crate::run::parse_bytes;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Device")]
 pub struct Common {
-    /// auto, cpu, cuda, cuda:N, emulator, or cpu-bf16 (adapters rounded as on a GPU). auto is the GPU where there is one this build can use, else the CPU, and says which.
+    /// auto, cpu, cuda, cuda:N, emulator, or cpu-bf16 (adapters, K and V rounded as on a GPU). auto is the GPU where there is one this build can use, else the CPU, and says which.
     #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
     pub device: Option<String>,
     /// CPU threads; 0 is all cores. Never changes results.

@@ -210,7 +210,8 @@ impl MemoryPlan {
         ];
         let fixed_bytes: usize = fixed.iter().map(|l| l.1).sum();
 
-        let page_bytes = 2 * config.num_layers * config.heads().kv_width() * o.page_tokens * activation_bytes;
+        let page_bytes =
+            2 * config.num_layers * config.heads().kv_width() * o.page_tokens * backend.kv_bytes();
         let one_context = config.max_positions.div_ceil(o.page_tokens);
         let most = o.max_sequences * one_context;
         let (kv_pages, fewest) = match o.kv {

@@ -7,7 +7,7 @@
 
 use super::gemm::Aligned;
 use super::lanes::{LANES, Level, Simd, simd};
-use super::pages::TILE;
+use super::pages::{Layer, Stored, TILE};
 use super::*;
 
 /// Tiles in a block.
@@ -22,10 +22,10 @@ const STATES: usize = 1024;
 /// Where K and V of a sequence lie: in pages, or, for packed sequences, V in the rows of `q | k | v` and K transposed by [`transpose`].
 /// One type for both, so that the kernel exists once.
 #[derive(Clone, Copy)]
-struct Tiles<'a> {
+struct Tiles<'a, E> {
     /// `[.., kv_width, TILE]`.
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: &'a [E],
+    values: &'a [E],
     /// Page numbers and the tiles in a page; without, tiles lie one after another.
     pages: Option<(&'a [u32], usize)>,
     /// Distance of the rows of V; those of a tile are [`TILE`] rows.
@@ -34,7 +34,7 @@ struct Tiles<'a> {
     head_dim: usize,
 }
 
-impl<'a> Tiles<'a> {
+impl<'a, E> Tiles<'a, E> {
     #[inline(always)]
     fn place(&self, tile: usize) -> usize {
         self.pages.map_or(tile, |(pages, tiles)| pages[tile / tiles] as usize * tiles + tile % tiles)
@@ -42,24 +42,24 @@ impl<'a> Tiles<'a> {
 
     /// K of a key/value head in tile `tile` (positions `tile * TILE ..`), `[D, TILE]`.
     #[inline(always)]
-    fn keys(&self, tile: usize, head: usize) -> &'a [f32] {
+    fn keys(&self, tile: usize, head: usize) -> &'a [E] {
         let start = (self.place(tile) * self.kv_width + head * self.head_dim) * TILE;
         &self.keys[start..][..self.head_dim * TILE]
     }
 
     /// V of a key/value head from the tile's first position on.
     #[inline(always)]
-    fn values(&self, tile: usize, head: usize) -> &'a [f32] {
+    fn values(&self, tile: usize, head: usize) -> &'a [E] {
         &self.values[self.place(tile) * TILE * self.stride + head * self.head_dim..]
     }
 }
 
 /// `q·k` for R vectors and T tiles: one chain of multiply-adds in ascending d for each score, whatever R and T.
 #[inline(always)]
-pub fn scores<S: Simd, const R: usize, const T: usize>(
+pub fn scores<S: Simd, E: Stored, const R: usize, const T: usize>(
     s: S,
     q: [&[f32]; R],
-    keys: [&[f32]; T],
+    keys: [&[E]; T],
 ) -> [[S::V; T]; R] {
     let mut acc = [[s.splat(0.0); T]; R];
     let d = q[0].len();
@@ -68,7 +68,7 @@ pub fn scores<S: Simd, const R: usize, const T: usize>(
     for i in 0..d {
         let mut k = [s.splat(0.0); T];
         for t in 0..T {
-            k[t] = s.load(&keys[t][i]);
+            k[t] = E::load(s, &keys[t][i]);
         }
         for r in 0..R {
             let q = s.splat(q[r][i]);
@@ -82,7 +82,7 @@ pub fn scores<S: Simd, const R: usize, const T: usize>(
 
 /// Where the coefficients and the source rows of [`accumulate`] lie: `out[r] += Σ_k coefficient[at[r] + k step] source[k stride ..]`.
 #[derive(Clone, Copy)]
-pub struct Terms<'a, const R: usize> {
+pub struct Terms<'a, E, const R: usize> {
     /// The coefficients of all rows.
     pub coefficients: &'a [f32],
     /// Where those of row r start.
@@ -90,7 +90,7 @@ pub struct Terms<'a, const R: usize> {
     /// Distance of consecutive ones.
     pub step: usize,
     /// The source rows.
-    pub source: &'a [f32],
+    pub source: &'a [E],
     /// Distance of the source rows.
     pub stride: usize,
     /// Row r sums over `ranges[r].0 .. ranges[r].1`.
@@ -101,12 +101,12 @@ pub struct Terms<'a, const R: usize> {
 /// not even read for it. The rows' common range runs together, what is left of each before and after it by itself; since sums
 /// continue from memory, this changes no bit.
 #[inline(always)]
-pub fn accumulate<S: Simd, const R: usize>(
+pub fn accumulate<S: Simd, E: Stored, const R: usize>(
     s: S,
     d: usize,
     out: &mut [f32],
     rows: [usize; R],
-    terms: Terms<'_, R>,
+    terms: Terms<'_, E, R>,
 ) {
     if R == 1 {
         let (from, to) = terms.ranges[0];
@@ -143,21 +143,21 @@ pub fn accumulate<S: Simd, const R: usize>(
 
 /// The terms `range` of all R rows, in columns that fit the registers.
 #[inline(always)]
-fn columns<S: Simd, const R: usize>(
+fn columns<S: Simd, E: Stored, const R: usize>(
     s: S,
     d: usize,
     out: &mut [f32],
     rows: [usize; R],
-    terms: Terms<'_, R>,
+    terms: Terms<'_, E, R>,
     range: (usize, usize),
 ) {
     let mut column = 0;
     while d - column >= 4 * LANES {
-        vectors::<S, R, 4>(s, column, out, rows, terms, range);
+        vectors::<S, E, R, 4>(s, column, out, rows, terms, range);
         column += 4 * LANES;
     }
     if d - column >= 2 * LANES {
-        vectors::<S, R, 2>(s, column, out, rows, terms, range);
+        vectors::<S, E, R, 2>(s, column, out, rows, terms, range);
         column += 2 * LANES;
     }
     while d > column {
@@ -168,12 +168,12 @@ fn columns<S: Simd, const R: usize>(
 
 /// N vectors of columns.
 #[inline(always)]
-fn vectors<S: Simd, const R: usize, const N: usize>(
+fn vectors<S: Simd, E: Stored, const R: usize, const N: usize>(
     s: S,
     column: usize,
     out: &mut [f32],
     rows: [usize; R],
-    terms: Terms<'_, R>,
+    terms: Terms<'_, E, R>,
     range: (usize, usize),
 ) {
     let mut acc = [[s.splat(0.0); N]; R];
@@ -187,7 +187,7 @@ fn vectors<S: Simd, const R: usize, const N: usize>(
         let row = &terms.source[k * terms.stride + column..][..N * LANES].as_chunks::<LANES>().0[..N];
         let mut v = [s.splat(0.0); N];
         for n in 0..N {
-            v[n] = s.load(&row[n]);
+            v[n] = E::load(s, &row[n]);
         }
         for r in 0..R {
             let c = s.splat(terms.coefficients[terms.at[r] + k * terms.step]);
@@ -206,12 +206,12 @@ fn vectors<S: Simd, const R: usize, const N: usize>(
 
 /// Eight columns, where the head size is no multiple of 32.
 #[inline(always)]
-fn half<S: Simd, const R: usize>(
+fn half<S: Simd, E: Stored, const R: usize>(
     s: S,
     column: usize,
     out: &mut [f32],
     rows: [usize; R],
-    terms: Terms<'_, R>,
+    terms: Terms<'_, E, R>,
     range: (usize, usize),
 ) {
     let mut acc = [s.splat(0.0); R];
@@ -219,7 +219,7 @@ fn half<S: Simd, const R: usize>(
         acc[r] = s.load_half(&out[rows[r] + column..].as_chunks::<8>().0[0]);
     }
     for k in range.0..range.1 {
-        let v = s.load_half(&terms.source[k * terms.stride + column..].as_chunks::<8>().0[0]);
+        let v = E::load_half(s, &terms.source[k * terms.stride + column..].as_chunks::<8>().0[0]);
         for r in 0..R {
             acc[r] = s.fma(s.splat(terms.coefficients[terms.at[r] + k * terms.step]), v, acc[r]);
         }
@@ -232,13 +232,13 @@ fn half<S: Simd, const R: usize>(
 /// Adds to R rows of `out`, each `d` long and one after another from `row` on, their terms in ascending k: row r has the coefficients
 /// `p[r][k]` and the source columns `r d ..`. As [`accumulate`] does for each row alone, but every source row is read from end to end.
 #[inline(always)]
-fn accumulate_heads<S: Simd, const R: usize>(
+fn accumulate_heads<S: Simd, E: Stored, const R: usize>(
     s: S,
     d: usize,
     out: &mut [f32],
     row: usize,
     p: [&[f32]; R],
-    (source, stride): (&[f32], usize),
+    (source, stride): (&[E], usize),
     (from, to): (usize, usize),
 ) {
     let mut column = 0;
@@ -253,7 +253,7 @@ fn accumulate_heads<S: Simd, const R: usize>(
             for r in 0..R {
                 let v = source[r * d..][..2 * LANES].as_chunks::<LANES>().0;
                 let c = s.splat(p[r][k]);
-                acc[r] = [s.fma(c, s.load(&v[0]), acc[r][0]), s.fma(c, s.load(&v[1]), acc[r][1])];
+                acc[r] = [s.fma(c, E::load(s, &v[0]), acc[r][0]), s.fma(c, E::load(s, &v[1]), acc[r][1])];
             }
         }
         for r in 0..R {
@@ -270,7 +270,7 @@ fn accumulate_heads<S: Simd, const R: usize>(
         }
         for k in from..to {
             for r in 0..R {
-                let v = s.load_half(&source[k * stride + r * d + column..].as_chunks::<8>().0[0]);
+                let v = E::load_half(s, &source[k * stride + r * d + column..].as_chunks::<8>().0[0]);
                 acc[r] = s.fma(s.splat(p[r][k]), v, acc[r]);
             }
         }
@@ -319,7 +319,7 @@ struct Queries<'a> {
 
 simd! {
     /// Attention of the rows of `q` over a sequence. `out [rows, H D]` serves as the accumulator o.
-    fn attend[](s, q: Queries<'_>, tiles: Tiles<'_>, out: &mut [f32]) {
+    fn attend[E: Stored](s, q: Queries<'_>, tiles: Tiles<'_, E>, out: &mut [f32]) {
         let Heads { heads, kv_heads, head_dim, window, .. } = *q.heads;
         let rows = out.len() / (heads * head_dim);
         let vectors = rows * (heads / kv_heads);
@@ -332,7 +332,7 @@ simd! {
             let mut head = 0;
             // One row without groups has a single vector a head: four heads side by side.
             while vectors == 1 && kv_heads - head >= 4 {
-                merge::<_, 4, true>(s, q, tiles, block, head, 0, &mut m[head..], &mut l[head..], out);
+                merge::<_, _, 4, true>(s, q, tiles, block, head, 0, &mut m[head..], &mut l[head..], out);
                 head += 4;
             }
             for head in head..kv_heads {
@@ -341,9 +341,9 @@ simd! {
                     let (m, l) = (&mut m[head * vectors + v..], &mut l[head * vectors + v..]);
                     // Groups of 3, 6 and 9 query heads are common too.
                     v += match vectors - v {
-                        3 | 6 => merge::<_, 3, false>(s, q, tiles, block, head, v, m, l, out),
-                        1 | 2 => merge::<_, 1, false>(s, q, tiles, block, head, v, m, l, out),
-                        _ => merge::<_, 4, false>(s, q, tiles, block, head, v, m, l, out),
+                        3 | 6 => merge::<_, _, 3, false>(s, q, tiles, block, head, v, m, l, out),
+                        1 | 2 => merge::<_, _, 1, false>(s, q, tiles, block, head, v, m, l, out),
+                        _ => merge::<_, _, 4, false>(s, q, tiles, block, head, v, m, l, out),
                     };
                 }
             }
@@ -363,10 +363,10 @@ simd! {
 /// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on; gives R. With HEADS, vector r is that of head
 /// `head + r`, of which there is one.
 #[inline(always)]
-fn merge<S: Simd, const R: usize, const HEADS: bool>(
+fn merge<S: Simd, E: Stored, const R: usize, const HEADS: bool>(
     s: S,
     q: Queries<'_>,
-    tiles: Tiles<'_>,
+    tiles: Tiles<'_, E>,
     block: usize,
     head: usize,
     first: usize,
@@ -405,19 +405,22 @@ fn merge<S: Simd, const R: usize, const HEADS: bool>(
         for r in 0..R {
             let keys = |t| tiles.keys(block * TILES + t, head + r);
             if (t0, t1) == (0, TILES) {
-                scored[r] = scores::<S, 1, TILES>(s, [queries[r]], std::array::from_fn(keys))[0];
+                scored[r] = scores::<S, E, 1, TILES>(s, [queries[r]], std::array::from_fn(keys))[0];
             } else {
                 for t in t0..t1 {
-                    scored[r][t] = scores::<S, 1, 1>(s, [queries[r]], [keys(t)])[0][0];
+                    scored[r][t] = scores::<S, E, 1, 1>(s, [queries[r]], [keys(t)])[0][0];
                 }
             }
         }
     } else if (t0, t1) == (0, TILES) {
-        scored =
-            scores::<S, R, TILES>(s, queries, std::array::from_fn(|t| tiles.keys(block * TILES + t, head)));
+        scored = scores::<S, E, R, TILES>(
+            s,
+            queries,
+            std::array::from_fn(|t| tiles.keys(block * TILES + t, head)),
+        );
     } else {
         for t in t0..t1 {
-            let one = scores::<S, R, 1>(s, queries, [tiles.keys(block * TILES + t, head)]);
+            let one = scores::<S, E, R, 1>(s, queries, [tiles.keys(block * TILES + t, head)]);
             for r in 0..R {
                 scored[r][t] = one[r][0];
             }
@@ -442,12 +445,12 @@ fn merge<S: Simd, const R: usize, const HEADS: bool>(
         let new = if highest > old { highest } else { old };
         m[r] = new;
         for t in 0..TILES {
-            x[t] = math::exp(s, s.sub(x[t], s.splat(new)));
+            x[t] = math::weight(s, s.sub(x[t], s.splat(new)));
         }
         let sum = s.sum(s.add(s.add(x[0], x[1]), s.add(x[2], x[3])));
         // Where the largest stays, the factor is exactly 1.
         if new != old {
-            let shrink = math::exp1(s, old - new);
+            let shrink = math::weight1(s, old - new);
             l[r] *= shrink;
             for o in out[outs[r]..][..d].as_chunks_mut::<8>().0 {
                 s.store_half(o, s.mul(s.load_half(o), s.splat(shrink)));
@@ -465,7 +468,7 @@ fn merge<S: Simd, const R: usize, const HEADS: bool>(
             let p = std::array::from_fn(|r| &p[r][t * TILE..][..TILE]);
             let source = (tiles.values(block * TILES + t, head), tiles.stride);
             let range = (within(ranges[0].0), within(ranges[0].1));
-            accumulate_heads::<S, R>(s, d, out, outs[0], p, source, range);
+            accumulate_heads::<S, E, R>(s, d, out, outs[0], p, source, range);
             continue;
         }
         let terms = Terms {
@@ -540,13 +543,7 @@ fn run_items(
 
 /// K of packed sequences, `[tiles of all sequences, kv_width, TILE]`: a tile never holds two sequences. Lanes beyond a
 /// sequence's end are NaN; nothing may read them.
-fn transpose(
-    c: &CpuBackend,
-    plan: &BatchPlan,
-    heads: &Heads,
-    qkv: &[f32],
-    keys: &mut Aligned,
-) -> Vec<usize> {
+fn transpose(c: &CpuBackend, plan: &BatchPlan, heads: &Heads, qkv: &[f32], keys: &mut Aligned) -> Vec<usize> {
     let (width, kv_width) = (heads.qkv_width(), heads.kv_width());
     let mut starts = Vec::with_capacity(plan.sequences.len() + 1);
     let mut tiles = 0;
@@ -644,22 +641,37 @@ pub fn paged(
         for sequence in &plan.sequences {
             pages::of_sequence("attention_paged", &plan, sequence, spec)?;
         }
-        let (keys, values) = buffer.layer(layer);
-        let level = Level::detect();
-        run_items(c, &plan, &heads, out, |item, out| {
-            let s = &plan.sequences[item.sequence];
-            let pages = &plan.page_table[s.pages_start as usize..s.pages_end as usize];
-            let tiles = Tiles {
-                keys,
-                values,
-                pages: Some((pages, spec.page_tokens / TILE)),
-                stride: spec.kv_width,
-                kv_width: spec.kv_width,
-                head_dim: heads.head_dim,
-            };
-            let qkv = &qkv[item.row * width..][..item.rows * width];
-            attend(level, Queries { heads: &heads, qkv, position: item.position }, tiles, out);
-        });
+        match buffer.layer(layer) {
+            Layer::F32(keys, values) => over_pages(c, &plan, &heads, spec, (keys, values), qkv, out),
+            Layer::Bf16(keys, values) => over_pages(c, &plan, &heads, spec, (keys, values), qkv, out),
+        }
         Ok(())
     })
+}
+
+/// [`paged`] over the K and V of one layer.
+fn over_pages<E: Stored>(
+    c: &CpuBackend,
+    plan: &BatchPlan,
+    heads: &Heads,
+    spec: &KvSpec,
+    (keys, values): (&[E], &[E]),
+    qkv: &[f32],
+    out: &mut [f32],
+) {
+    let (width, level) = (heads.qkv_width(), Level::detect());
+    run_items(c, plan, heads, out, |item, out| {
+        let s = &plan.sequences[item.sequence];
+        let pages = &plan.page_table[s.pages_start as usize..s.pages_end as usize];
+        let tiles = Tiles {
+            keys,
+            values,
+            pages: Some((pages, spec.page_tokens / TILE)),
+            stride: spec.kv_width,
+            kv_width: spec.kv_width,
+            head_dim: heads.head_dim,
+        };
+        let qkv = &qkv[item.row * width..][..item.rows * width];
+        attend(level, Queries { heads, qkv, position: item.position }, tiles, out);
+    });
 }

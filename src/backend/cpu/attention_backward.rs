@@ -202,14 +202,14 @@ fn row_scores<S: Simd, const R: usize>(
     while t < end {
         let step = if end - t >= 4 { 4 } else { 1 };
         if step == 4 {
-            let four = scores::<S, R, 4>(s, x, std::array::from_fn(|i| tile(t + i)));
+            let four = scores::<S, f32, R, 4>(s, x, std::array::from_fn(|i| tile(t + i)));
             for r in 0..R {
                 for i in 0..4 {
                     s.store_some(&mut out[(first + r) * block.ld + (t + i) * TILE..][..TILE], four[r][i]);
                 }
             }
         } else {
-            let one = scores::<S, R, 1>(s, x, [tile(t)]);
+            let one = scores::<S, f32, R, 1>(s, x, [tile(t)]);
             for r in 0..R {
                 s.store_some(&mut out[(first + r) * block.ld + t * TILE..][..TILE], one[r][0]);
             }
@@ -242,7 +242,7 @@ fn softmax<S: Simd>(
     let highest = s.splat(s.largest(highest));
     let mut sum = s.splat(0.0);
     for t in block.tiles.0..block.tiles.1 {
-        let x = math::exp(s, s.sub(s.load(&p[t]), highest));
+        let x = math::weight(s, s.sub(s.load(&p[t]), highest));
         sum = s.add(sum, x);
         s.store(&mut p[t], x);
     }
@@ -295,7 +295,7 @@ impl Sources<'_> {
         out: &mut [f32],
         range: &impl Fn(usize) -> (usize, usize),
     ) -> usize {
-        let terms = Terms::<'_, R> {
+        let terms = Terms::<'_, f32, R> {
             coefficients: self.coefficients,
             at: std::array::from_fn(|r| (first + r) * self.distance),
             step: self.step,

@@ -123,6 +123,10 @@ pub trait Simd: Copy {
     fn load(self, x: &[f32; 16]) -> Self::V;
     /// Eight values, then eight zeros.
     fn load_half(self, x: &[f32; 8]) -> Self::V;
+    /// Sixteen bf16, by their bits, widened (exactly).
+    fn load_bf16(self, x: &[u16; 16]) -> Self::V;
+    /// Eight bf16, by their bits, widened, then eight zeros.
+    fn load_half_bf16(self, x: &[u16; 8]) -> Self::V;
     /// Writes sixteen values.
     fn store(self, out: &mut [f32; 16], v: Self::V);
     /// Writes the first eight lanes.
@@ -243,6 +247,16 @@ impl Simd for Portable {
         let mut v = [0.0; 16];
         v[..8].copy_from_slice(x);
         v
+    }
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    fn load_bf16(self, x: &[u16; 16]) -> Self::V {
+        x.map(|x| f32::from_bits(u32::from(x) << 16))
+    }
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+    fn load_half_bf16(self, x: &[u16; 8]) -> Self::V {
+        let mut out = [0.0; 16];
+        out.iter_mut().zip(x).for_each(|(out, &x)| *out = f32::from_bits(u32::from(x) << 16));
+        out
     }
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn store(self, out: &mut [f32; 16], v: Self::V) {
@@ -383,6 +397,25 @@ impl Simd for Avx2 {
     fn load_half(self, x: &[f32; 8]) -> Self::V {
         // SAFETY: AVX2 by the token; the load covers the array.
         unsafe { (_mm256_loadu_ps(x.as_ptr()), _mm256_setzero_ps()) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; 16]) -> Self::V {
+        // SAFETY: AVX2 by the token; both loads lie inside the array.
+        unsafe {
+            let (low, high) = (_mm_loadu_si128(x.as_ptr().cast()), _mm_loadu_si128(x.as_ptr().add(8).cast()));
+            (
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(low))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(high))),
+            )
+        }
+    }
+    #[inline(always)]
+    fn load_half_bf16(self, x: &[u16; 8]) -> Self::V {
+        // SAFETY: AVX2 by the token; the load covers the array.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)), _mm256_setzero_ps())
+        }
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; 16], v: Self::V) {
@@ -541,6 +574,22 @@ impl Simd for Avx512 {
         unsafe { _mm512_zextps256_ps512(_mm256_loadu_ps(x.as_ptr())) }
     }
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; 16]) -> Self::V {
+        // SAFETY: AVX-512 by the token; the load covers the array.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn load_half_bf16(self, x: &[u16; 8]) -> Self::V {
+        // SAFETY: AVX-512 by the token, which comes with AVX2; the load covers the array.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            _mm512_zextps256_ps512(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+        }
+    }
+    #[inline(always)]
     fn store(self, out: &mut [f32; 16], v: Self::V) {
         // SAFETY: AVX-512 by the token; the store covers the array.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) }
@@ -682,11 +731,12 @@ mod tests {
     }
 
     /// The bits of everything that every operation on lanes computes, on one instruction set.
-    fn all_operations(level: Level) -> Vec<u32> {
+    fn all_operations(level: Level, bf16_kv: bool) -> Vec<u32> {
         FORCED.set(Some(level));
         let heads = Heads { heads: 6, kv_heads: 2, head_dim: 40, scale: 0.16, window: Some(70) };
         let (rows, d, v) = (150, heads.qkv_width(), 301);
-        let mut c = CpuBackend::new(1).unwrap();
+        let c = CpuBackend::new(1).unwrap();
+        let mut c = if bf16_kv { c.with_bf16_kv() } else { c };
         let tensor = |c: &mut CpuBackend, rows: usize, width: usize, seed: u64| {
             let spec = TensorSpec { name: "t", rows, width, element: Element::Activation };
             let t = c.tensor(spec).unwrap();
@@ -757,11 +807,13 @@ mod tests {
     #[test]
     fn every_operation_gives_the_same_bits_on_every_instruction_set() {
         let levels = Level::all();
-        let first = all_operations(levels[0]);
-        for &level in &levels[1..] {
-            let got = all_operations(level);
-            let wrong = got.iter().zip(&first).position(|(a, b)| a != b);
-            assert!(wrong.is_none(), "{level:?} differs from the portable path at number {wrong:?}");
+        for bf16_kv in [false, true] {
+            let first = all_operations(levels[0], bf16_kv);
+            for &level in &levels[1..] {
+                let got = all_operations(level, bf16_kv);
+                let wrong = got.iter().zip(&first).position(|(a, b)| a != b);
+                assert!(wrong.is_none(), "{level:?} differs from the portable path at number {wrong:?}");
+            }
         }
     }
 }

@@ -24,6 +24,15 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(s.mul(p, power(s, half)), power(s, rest))
 }
 
+/// `exp(x)` for `x <= 0`, the unnormalised weight of a softmax; 0 below `x = -64`. Beside the largest weight, which is 1, what is left out is far
+/// below half a unit in the last place, and as subnormal numbers (as are its products) it costs Intel's processors a hundred
+/// cycles an operation: positions out of sight are exp(-inf), and trained heads have scores hundreds apart.
+#[inline(always)]
+pub fn weight<S: Simd>(s: S, x: S::V) -> S::V {
+    let (zero, least) = (s.splat(0.0), s.splat(-64.0));
+    s.select_lt(x, least, zero, exp(s, s.select_lt(x, least, zero, x)))
+}
+
 /// `2^n`, n the exponent of a normal number.
 #[inline(always)]
 fn power<S: Simd>(s: S, n: S::I) -> S::V {
@@ -71,6 +80,12 @@ pub fn ln<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub fn exp1<S: Simd>(s: S, x: f32) -> f32 {
     s.array(exp(s, s.splat(x)))[0]
+}
+
+/// [`weight`] of one number, with the bits of the vector's.
+#[inline(always)]
+pub fn weight1<S: Simd>(s: S, x: f32) -> f32 {
+    s.array(weight(s, s.splat(x)))[0]
 }
 
 /// `ln` of one number, with the bits of the vector's.
@@ -130,6 +145,12 @@ mod tests {
         }
     }
     simd! {
+        fn weight_all[](s, x: &mut [f32; 16]) {
+            let y = weight(s, s.load(x));
+            s.store(x, y);
+        }
+    }
+    simd! {
         fn ln_all[](s, x: &mut [f32]) {
             for x in x.as_chunks_mut::<LANES>().0 {
                 let y = ln(s, s.load(x));
@@ -186,6 +207,20 @@ mod tests {
         assert!(special[2].is_nan());
         assert_eq!(special[3..6], [1.0, 0.0, f32::INFINITY]);
         assert!(special[6] > 0.0 && special[6] < f32::MIN_POSITIVE, "exp(-103) is subnormal: {}", special[6]);
+    }
+
+    #[test]
+    fn a_weight_is_exp_or_zero_where_it_is_nothing_beside_one() {
+        let x = [0.0, -0.5, -1.0, -63.9, -64.0, -64.1, -80.0, -100.0, -1e30, f32::NEG_INFINITY, f32::NAN];
+        let mut got = [0.0; 16];
+        got[..x.len()].copy_from_slice(&x);
+        let mut plain = got;
+        weight_all(Level::detect(), &mut got);
+        exp_all(Level::detect(), &mut plain);
+        assert_eq!(got[..5], plain[..5]);
+        assert!(plain[5] > 0.0 && plain[5] < f32::EPSILON * f32::EPSILON);
+        assert_eq!(got[5..10], [0.0; 5]);
+        assert!(got[10].is_nan());
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct CpuBackend {
     ropes: Vec<rope::RopeBuffer>,
     slots: slots::SlotStore,
     plan: Arc<BatchPlan>,
+    /// K and V are bf16.
+    kv_rounded: bool,
     /// Workspace of operations, grown on demand and kept: its contents mean nothing between operations.
     scratch: Aligned,
     /// Times by the names of operations, where they are wanted.
@@ -78,6 +80,7 @@ impl CpuBackend {
             ropes: Vec::new(),
             slots: slots::SlotStore::default(),
             plan: Arc::default(),
+            kv_rounded: false,
             scratch: Aligned::default(),
             profile: None,
         })
@@ -86,6 +89,13 @@ impl CpuBackend {
     /// The model reads adapters rounded to bf16, as a GPU stores them; the optimizer keeps f32. To measure what that costs.
     pub fn with_bf16_adapters(mut self) -> Self {
         self.slots.rounded = true;
+        self
+    }
+
+    /// K and V are rounded to bf16 where they are made, in sampling as in training, and pages hold bf16, as on a GPU: half the bytes that
+    /// decoding waits for.
+    pub fn with_bf16_kv(mut self) -> Self {
+        self.kv_rounded = true;
         self
     }
 
@@ -187,14 +197,20 @@ impl CpuBackend {
 
 impl Backend for CpuBackend {
     fn describe(&self) -> String {
-        let rounded = if self.slots.rounded { ", adapters in bf16" } else { "" };
+        let rounded = match (self.slots.rounded, self.kv_rounded) {
+            (true, true) => ", adapters, K and V in bf16",
+            (true, false) => ", adapters in bf16",
+            (false, true) => ", K and V in bf16",
+            (false, false) => "",
+        };
         let threads = self.pool.threads();
         format!("cpu ({}, {threads} threads{rounded})", gemm::instruction_set())
     }
 
     fn arithmetic(&self) -> String {
-        let rounded = if self.slots.rounded { " bf16-adapters" } else { "" };
-        format!("{} {}{rounded}", std::env::consts::ARCH, gemm::instruction_set())
+        let adapters = if self.slots.rounded { " bf16-adapters" } else { "" };
+        let kv = if self.kv_rounded { " bf16-kv" } else { "" };
+        format!("{} {}{adapters}{kv}", std::env::consts::ARCH, gemm::instruction_set())
     }
 
     fn bytes_in_use(&self) -> usize {
@@ -205,6 +221,10 @@ impl Backend for CpuBackend {
         let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
         let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
         tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+    }
+
+    fn kv_bytes(&self) -> usize {
+        if self.kv_rounded { 2 } else { 4 }
     }
 
     fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
@@ -239,7 +259,7 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool> {
-        self.kv_pools.push(Some(pages::KvBuffer::new(spec)?));
+        self.kv_pools.push(Some(pages::KvBuffer::new(spec, self.kv_rounded)?));
         Ok(KvPool(self.kv_pools.len() as u32 - 1))
     }
 

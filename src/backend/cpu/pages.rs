@@ -2,16 +2,69 @@
 //! sixteen positions are sixteen lanes, and V by rows, `[TILE, kv_width]`. A page is a whole number of tiles, so tiles
 //! start at multiples of [`TILE`] of the absolute position whatever the size of the page.
 
+use half::bf16;
+
 use super::gemm::Aligned;
+use super::lanes::Simd;
 use super::*;
 
 /// Positions in a tile.
 pub const TILE: usize = 16;
 
+/// What pages hold: f32, or bf16 where the backend rounds K and V ([`super::CpuBackend::with_bf16_kv`]).
+pub trait Stored: bytemuck::Pod + Send + Sync {
+    /// As it is kept.
+    fn of(x: f32) -> Self;
+    /// Sixteen values, widened.
+    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::V;
+    /// Eight values, widened, then eight zeros.
+    fn load_half<S: Simd>(s: S, x: &[Self; 8]) -> S::V;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::V {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn load_half<S: Simd>(s: S, x: &[Self; 8]) -> S::V {
+        s.load_half(x)
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[Self; 16]) -> S::V {
+        s.load_bf16(bytemuck::cast_ref(x))
+    }
+    #[inline(always)]
+    fn load_half<S: Simd>(s: S, x: &[Self; 8]) -> S::V {
+        s.load_half_bf16(bytemuck::cast_ref(x))
+    }
+}
+
+/// K and V of one layer: K `[pages * tiles, kv_width, TILE]`, V `[pages * tokens, kv_width]`.
+pub enum Layer<'a> {
+    /// As computed.
+    F32(&'a [f32], &'a [f32]),
+    /// Rounded.
+    Bf16(&'a [bf16], &'a [bf16]),
+}
+
 /// The pages of all layers.
 pub struct KvBuffer {
     /// Its shape.
     pub spec: KvSpec,
+    /// Elements are bf16.
+    rounded: bool,
     // On cache lines: a vector that lies across two of them costs twice.
     keys: Aligned,
     values: Aligned,
@@ -19,7 +72,7 @@ pub struct KvBuffer {
 
 impl KvBuffer {
     /// Pages full of NaN, so that a test finds every read of what nobody wrote.
-    pub fn new(spec: KvSpec) -> Result<Self> {
+    pub fn new(spec: KvSpec, rounded: bool) -> Result<Self> {
         if spec.page_tokens == 0 || !spec.page_tokens.is_multiple_of(TILE) {
             return Err(Error::Unsupported(format!(
                 "KV pages of {} tokens on the CPU: give a multiple of {TILE}",
@@ -27,7 +80,10 @@ impl KvBuffer {
             )));
         }
         let len = spec.layers * spec.pages * spec.page_tokens * spec.kv_width;
-        Ok(Self { spec, keys: Aligned::full(len, f32::NAN), values: Aligned::full(len, f32::NAN) })
+        // Two bf16 in the place of an f32 whose bits are those of two NaN.
+        let (len, nan) =
+            if rounded { (len.div_ceil(2), f32::from_bits(0x7fc1_7fc1)) } else { (len, f32::NAN) };
+        Ok(Self { spec, rounded, keys: Aligned::full(len, nan), values: Aligned::full(len, nan) })
     }
 
     /// Bytes held.
@@ -41,21 +97,29 @@ impl KvBuffer {
         ((layer * pages + page) * page_tokens + tile * TILE) * kv_width
     }
 
-    /// K and V of a layer: K `[pages * tiles, kv_width, TILE]`, V `[pages * tokens, kv_width]`.
-    pub fn layer(&self, layer: usize) -> (&[f32], &[f32]) {
+    /// K and V of a layer.
+    pub fn layer(&self, layer: usize) -> Layer<'_> {
         let range = self.start(layer, 0, 0)..self.start(layer + 1, 0, 0);
-        (&self.keys[range.clone()], &self.values[range])
+        let (keys, values): (&[f32], &[f32]) = (&self.keys, &self.values);
+        if self.rounded {
+            let (keys, values): (&[bf16], &[bf16]) =
+                (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
+            Layer::Bf16(&keys[range.clone()], &values[range])
+        } else {
+            Layer::F32(&keys[range.clone()], &values[range])
+        }
     }
 
     /// Writes K and V of one token, the `token`th of the page.
     pub fn write(&mut self, layer: usize, page: usize, token: usize, k: &[f32], v: &[f32]) {
-        let (width, start) = (self.spec.kv_width, self.start(layer, page, token / TILE));
-        let lane = token % TILE;
-        let tile = &mut self.keys[start..][..TILE * width];
-        for (column, &k) in tile.as_chunks_mut::<TILE>().0.iter_mut().zip(k) {
-            column[lane] = k;
+        let start = self.start(layer, page, token / TILE);
+        let (keys, values): (&mut [f32], &mut [f32]) = (&mut self.keys, &mut self.values);
+        if self.rounded {
+            let keys: &mut [bf16] = bytemuck::cast_slice_mut(keys);
+            write_token(keys, bytemuck::cast_slice_mut(values), start, token % TILE, k, v);
+        } else {
+            write_token(keys, values, start, token % TILE, k, v);
         }
-        self.values[start + lane * width..][..width].copy_from_slice(v);
     }
 
     /// Copies the first `tokens` tokens of page `from` to page `to`, in all layers.
@@ -63,19 +127,46 @@ impl KvBuffer {
         if from == to {
             return;
         }
-        let width = self.spec.kv_width;
-        let whole = tokens / TILE * TILE * width;
-        let rest = tokens % TILE;
         for layer in 0..self.spec.layers {
             let (a, b) = (self.start(layer, from, 0), self.start(layer, to, 0));
-            self.values.copy_within(a..a + tokens * width, b);
-            self.keys.copy_within(a..a + whole, b);
-            if rest > 0 {
-                for column in 0..width {
-                    let at = whole + column * TILE;
-                    self.keys.copy_within(a + at..a + at + rest, b + at);
-                }
+            let width = self.spec.kv_width;
+            let (keys, values): (&mut [f32], &mut [f32]) = (&mut self.keys, &mut self.values);
+            if self.rounded {
+                let keys: &mut [bf16] = bytemuck::cast_slice_mut(keys);
+                copy_tokens(keys, bytemuck::cast_slice_mut(values), (a, b), tokens, width);
+            } else {
+                copy_tokens(keys, values, (a, b), tokens, width);
             }
+        }
+    }
+}
+
+/// Writes K and V of a token in lane `lane` of the tile at `start`.
+fn write_token<E: Stored>(keys: &mut [E], values: &mut [E], start: usize, lane: usize, k: &[f32], v: &[f32]) {
+    let width = k.len();
+    let tile = &mut keys[start..][..TILE * width];
+    for (column, &k) in tile.as_chunks_mut::<TILE>().0.iter_mut().zip(k) {
+        column[lane] = E::of(k);
+    }
+    values[start + lane * width..][..width].iter_mut().zip(v).for_each(|(out, &v)| *out = E::of(v));
+}
+
+/// Copies the first `tokens` tokens of the page at `a` to that at `b`.
+fn copy_tokens<E: Stored>(
+    keys: &mut [E],
+    values: &mut [E],
+    (a, b): (usize, usize),
+    tokens: usize,
+    width: usize,
+) {
+    let whole = tokens / TILE * TILE * width;
+    let rest = tokens % TILE;
+    values.copy_within(a..a + tokens * width, b);
+    keys.copy_within(a..a + whole, b);
+    if rest > 0 {
+        for column in 0..width {
+            let at = whole + column * TILE;
+            keys.copy_within(a + at..a + at + rest, b + at);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Rotary position embedding in the half-split form of Hugging Face's Llama, its inverse, and the write of K and V to
 //! their pages. The table's half is half the rotary dimension; where that is smaller than the head, the rest of the head passes unchanged.
 
+use half::bf16;
+
 use super::lanes::{LANES, Level, simd};
 use super::*;
 
@@ -100,8 +102,15 @@ fn rotate_all(
         }
         let shape = Shape { width, head_dim: heads.head_dim, heads: heads.heads + heads.kv_heads };
         let level = Level::detect();
+        // Packed attention reads K and V from here, so they are rounded here and not on the way to the pages. The gradient passes as if they were not.
+        let rounded = c.kv_rounded && !inverse;
         rows::blocks(&c.pool, qkv, width, 2 * width, |first, rows| {
             rotate(level, rows, shape, &plan.positions[first..], table, inverse);
+            if rounded {
+                for row in rows.chunks_exact_mut(width) {
+                    row[heads.q_width()..].iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+                }
+            }
         });
         Ok(())
     })
