@@ -203,3 +203,34 @@ fn gsm8k_as_published_loads() {
     assert_eq!(answers.reference(&questions.test[0].id), Some("18"));
     assert_eq!(all.count(), 8019);
 }
+
+#[test]
+fn a_part_of_an_experiment_is_some_of_its_arms_and_seeds() {
+    use colloquy::run::{Selection, select};
+    let full = built_in_configs().iter().find(|c| c.name == "full").unwrap();
+    let source = Source { name: "full".into(), text: full.text.to_string(), folder: None };
+    let whole = colloquy::run::load(&source, &[], recipes()).unwrap();
+    let part = |selections: &[&str]| {
+        let mut plan = whole.clone();
+        let selections: Vec<Selection> = selections.iter().map(|s| s.parse().unwrap()).collect();
+        select(&mut plan, &selections).map(|()| plan)
+    };
+    let lanes = |plan: &colloquy::run::Plan| -> Vec<(String, Vec<u64>)> {
+        plan.arms.iter().map(|a| (a.name.clone(), a.seeds.clone())).collect()
+    };
+    assert_eq!(lanes(&part(&[]).unwrap()), lanes(&whole));
+    let some = part(&["star", "multiagent=10,12"]).unwrap();
+    assert_eq!(lanes(&some), [("multiagent".into(), vec![10, 12]), ("star".into(), vec![10, 11, 12])]);
+    assert!(some.config.report.primary.is_none() && whole.config.report.primary.is_some());
+    // What is written to the run folder, and read again to resume, is the part.
+    let text = colloquy::run::to_toml(&some.config).unwrap();
+    let again =
+        colloquy::run::load(&Source { name: "part".into(), text, folder: None }, &[], recipes()).unwrap();
+    assert_eq!(lanes(&again), lanes(&some));
+    let pair = part(&["single-agent=19", "multiagent=19"]).unwrap();
+    assert!(pair.config.report.primary.is_some());
+    let error = |s: &str| part(&[s]).unwrap_err().to_string();
+    assert!(error("stars").contains("there is no such arm; there are `multiagent`"), "{}", error("stars"));
+    assert!(error("star=9").contains("seed 9 is not among its seeds [10, 11, 12]"), "{}", error("star=9"));
+    assert!("star=a".parse::<Selection>().unwrap_err().contains("`a` is no seed"));
+}

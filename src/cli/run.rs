@@ -11,7 +11,7 @@ use super::plan;
 use super::screen::{Screen, out};
 use crate::error::{Error, Result};
 use crate::recipe;
-use crate::run::{PRESETS, Plan, Source, load, to_toml};
+use crate::run::{PRESETS, Plan, Selection, Source, load, select, to_toml};
 
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
@@ -25,7 +25,8 @@ use crate::run::{PRESETS, Plan, Source, load, to_toml};
   colloquy run --dry-run                                  the plan only
   colloquy run --print-config > my.toml                   a configuration to change
   colloquy run my.toml --set debate.rounds=3 --set run.seeds=[0,1]
-  colloquy run --model path/to/model --output runs/first"
+  colloquy run --model path/to/model --output runs/first
+  colloquy run full --arm base --arm multiagent=10,11     a part of an experiment"
 )]
 pub struct Args {
     /// A configuration file, or the name of a built-in one (see --list).
@@ -40,6 +41,10 @@ pub struct Args {
     /// Set a value by its dotted path, e.g. debate.rounds=3. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Run only this arm of the configuration, or only these seeds of it. May be repeated. A part's lanes give the bits that
+    /// they give in the whole.
+    #[arg(long = "arm", value_name = "NAME[=SEED,SEED]")]
+    arms: Vec<Selection>,
     /// The base model: short for --set model.path=DIR.
     #[arg(long, value_name = "DIR")]
     model: Option<String>,
@@ -66,7 +71,8 @@ pub fn run(args: Args) -> Result<()> {
         return out(&built_in(name)?.text);
     }
     let (name, source) = source(args.config.as_deref())?;
-    let plan = load(&source, &sets(&args), recipe::recipes())?;
+    let mut plan = load(&source, &sets(&args), recipe::recipes())?;
+    select(&mut plan, &args.arms)?;
     if args.print_config.is_some() {
         return out(&to_toml(&plan.config)?);
     }

@@ -10,6 +10,7 @@ mod journal;
 mod load;
 mod output;
 mod presets;
+mod select;
 mod validate;
 
 pub use arms::Arm;
@@ -21,4 +22,5 @@ pub use journal::FileJournal;
 pub use load::*;
 pub use output::*;
 pub use presets::NAMES as PRESETS;
+pub use select::{Selection, select};
 pub use validate::{critic_section, parse_bytes};

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Isa, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch};
+use super::gemm::{Column, Isa, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch};
 use super::lora::{self, Lora};
 use super::*;
 
@@ -253,7 +253,7 @@ pub(super) fn compute(
         });
     };
 
-    let start = |panel: usize, rows: Range<usize>, column: &mut [f32], packed: &[f32]| {
+    let start = |panel: usize, rows: Range<usize>, column: Column<'_>, packed: &[f32]| {
         let here = lora::pieces_in(&pieces, &rows);
         let touched =
             |piece: &lora::Piece| lora.parts_of(piece.segment).iter().any(|p| p.panels.contains(&panel));
@@ -267,9 +267,8 @@ pub(super) fn compute(
                 .get(i + SOON)
                 .and_then(|p| lora.parts_of(p.segment).iter().find(|p| p.panels.contains(&panel)));
             let mut ahead = soon.map_or(&[][..], |part| part.b_panel(panel));
-            column[(next - rows.start) * PANEL..(piece.rows.start - rows.start) * PANEL].fill(0.0);
-            let column =
-                &mut column[(piece.rows.start - rows.start) * PANEL..(piece.rows.end - rows.start) * PANEL];
+            column.rows(next - rows.start..piece.rows.start - rows.start).clear();
+            let mut column = column.rows(piece.rows.start - rows.start..piece.rows.end - rows.start);
             let mut started = false;
             for part in lora.parts_of(piece.segment).iter().filter(|p| p.panels.contains(&panel)) {
                 let h = &packed[lora::packed_h(piece, part, width)];
@@ -287,11 +286,11 @@ pub(super) fn compute(
                 ahead = &[];
             }
             if !started {
-                column.fill(0.0);
+                column.clear();
             }
             next = piece.rows.end;
         }
-        column[(next - rows.start) * PANEL..].fill(0.0);
+        column.rows(next - rows.start..rows.len()).clear();
         true
     };
 
@@ -313,6 +312,8 @@ pub(super) fn compute(
         }
     };
 
+    // What nothing is added to is accumulated where it belongs.
+    let out = matches!((residual, &weights.bias), (Residual::None, None)).then_some(y);
     let helpers = pool.helpers(product.cost() + 2 * lora.cost(inputs));
     let x_len = if rows == 1 { 0 } else { rows * inputs };
     scratch(x_len, |packed_x| {
@@ -321,7 +322,7 @@ pub(super) fn compute(
             let pack_tasks = if rows == 1 { 0 } else { product.blocks.count };
             let counts = [pack_tasks, shrinks.len(), product.tasks()];
             pool.run(helpers, &counts, &|phase, task| {
-                // SAFETY: each task of a phase writes its own part, and only later phases read it.
+                // SAFETY: each task of a phase writes its own part (of y: its rows and columns), and only later phases read it.
                 unsafe {
                     let x_read = || if rows == 1 { x } else { packed_x.read(0, x_len) };
                     match phase {
@@ -329,8 +330,8 @@ pub(super) fn compute(
                         1 => shrink(task, x_read(), packed_h),
                         _ => {
                             let h = packed_h.read(0, rows * width);
-                            let start = |panel, rows, column: &mut [f32]| start(panel, rows, column, h);
-                            product.run(task, x_read(), start, finish);
+                            let start = |panel, rows, column: Column<'_>| start(panel, rows, column, h);
+                            product.run(task, x_read(), out, start, finish);
                         }
                     }
                 }

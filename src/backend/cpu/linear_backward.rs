@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::gemm::{
-    Aligned, Blocks, Isa, Kernels, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch, transpose,
+    Aligned, Blocks, Column, Isa, Kernels, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch,
+    transpose,
 };
 use super::linear::{check_shrink, distinct, resolve};
 use super::lora::{self, Lora};
@@ -242,7 +243,7 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
         Shared::new(dx)
     });
 
-    let start = |panel: usize, rows: Range<usize>, column: &mut [f32], packed: &[f32]| {
+    let start = |panel: usize, rows: Range<usize>, column: Column<'_>, packed: &[f32]| {
         let here = lora::pieces_in(&pieces, &rows);
         if here.is_empty() {
             return false;
@@ -250,7 +251,7 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
         let mut next = rows.start;
         for run in here.chunk_by(|a, b| a.segment == b.segment) {
             let end = run[run.len() - 1].rows.end;
-            column[(next - rows.start) * PANEL..(run[0].rows.start - rows.start) * PANEL].fill(0.0);
+            column.rows(next - rows.start..run[0].rows.start - rows.start).clear();
             for (i, part) in lora.parts_of(run[0].segment).iter().enumerate() {
                 let lanes = PANEL.min(inputs - panel * PANEL);
                 scratch(part.rank * PANEL, |a| {
@@ -260,16 +261,15 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
                     let from = &part.a[panel * PANEL * part.rank..];
                     transpose(from, lanes, part.rank, part.rank, a, PANEL);
                     for piece in run {
-                        let at =
-                            (piece.rows.start - rows.start) * PANEL..(piece.rows.end - rows.start) * PANEL;
+                        let at = column.rows(piece.rows.start - rows.start..piece.rows.end - rows.start);
                         let h = &packed[lora::packed_h(piece, part, width)];
-                        lora::expand(kernels, h, piece.rows.len(), a, part.rank, &mut column[at], i > 0, &[]);
+                        lora::expand(kernels, h, piece.rows.len(), a, part.rank, at, i > 0, &[]);
                     }
                 });
             }
             next = end;
         }
-        column[(next - rows.start) * PANEL..].fill(0.0);
+        column.rows(next - rows.start..rows.len()).clear();
         true
     };
     let finish = |panel: usize, rows: Range<usize>, column: &[f32]| {
@@ -309,9 +309,9 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
                         }
                         _ if task < products => {
                             let h = packed_h.read(0, rows * width);
-                            let start = |panel, rows, column: &mut [f32]| start(panel, rows, column, h);
+                            let start = |panel, rows, column: Column<'_>| start(panel, rows, column, h);
                             if let Some(product) = &product {
-                                product.run(task, packed_dy.read(0, rows * outputs), start, finish);
+                                product.run(task, packed_dy.read(0, rows * outputs), dx, start, finish);
                             }
                         }
                         _ => {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Blocks, Kernels, PANEL, Tile, transpose};
+use super::gemm::{Blocks, Column, Kernels, PANEL, Tile, transpose};
 use super::slots::SlotStore;
 use super::*;
 
@@ -160,7 +160,7 @@ pub fn pack_h(h: &[f32], stride: usize, rows: usize, rank: usize, scale: f32, pa
     }
 }
 
-/// Adds LoRA k-steps to `column` `[rows][PANEL]`, the accumulators of one panel: `packed` is `h` of [`pack_h`], `w` `[rank][PANEL]`.
+/// Adds LoRA k-steps to `column`, `rows` rows of the accumulators of one panel: `packed` is `h` of [`pack_h`], `w` `[rank][PANEL]`.
 /// `ahead` is brought into cache meanwhile, as far as there are k-steps.
 pub fn expand(
     kernels: Kernels,
@@ -168,19 +168,19 @@ pub fn expand(
     rows: usize,
     w: &[f32],
     rank: usize,
-    column: &mut [f32],
+    mut column: Column<'_>,
     accumulate: bool,
     ahead: &[f32],
 ) {
-    assert!(packed.len() >= rank * rows && w.len() >= rank * PANEL && column.len() >= rows * PANEL, "expand");
+    assert!(packed.len() >= rank * rows && w.len() >= rank * PANEL, "expand");
     let tile = Tile {
         k: rank,
         x: packed.as_ptr(),
         ldx: rows,
         w: w.as_ptr(),
         ldw: PANEL,
-        y: column.as_mut_ptr(),
-        ldy: PANEL,
+        y: column.start(rows),
+        ldy: column.ld,
         accumulate,
         ahead: if ahead.is_empty() { w.as_ptr() } else { ahead.as_ptr() },
         ahead_step: if ahead.is_empty() { 0 } else { PANEL },

@@ -26,7 +26,7 @@ mod tests;
 
 pub(super) use pack::{Aligned, scratch, transpose};
 pub use pack::{Packed, scratch_bytes};
-pub(super) use product::{Blocks, Product, Shared, pack_block};
+pub(super) use product::{Blocks, Column, Product, Shared, pack_block};
 pub use team::Team;
 
 /// Outputs in a panel of packed weights.
@@ -195,10 +195,11 @@ pub fn matmul_with(
     }
     let product = Product::new(isa.kernels(), w, rows, pool.threads());
     let y = Shared::new(y);
-    let start = |panel: usize, rows: std::ops::Range<usize>, column: &mut [f32]| {
-        if accumulate {
-            let cols = w.panel_columns(panel);
-            for (row, out) in rows.zip(column.chunks_exact_mut(PANEL)) {
+    let start = |panel: usize, rows: std::ops::Range<usize>, mut column: Column<'_>| {
+        let cols = w.panel_columns(panel);
+        if accumulate && cols.len() < PANEL {
+            for (i, row) in rows.enumerate() {
+                let out = column.row(i);
                 // SAFETY: rows x columns of one task; no other task touches them.
                 out[..cols.len()]
                     .copy_from_slice(unsafe { y.read(row * w.outputs + cols.start, cols.len()) });
@@ -218,17 +219,21 @@ pub fn matmul_with(
     let helpers = pool.helpers(product.cost());
     if rows == 1 {
         // One row is its own packing.
-        pool.run(helpers, &[product.tasks()], &|_, task| product.run(task, x, start, finish));
+        pool.run(helpers, &[product.tasks()], &|_, task| {
+            // SAFETY: a task's rows and columns of y are its own.
+            unsafe { product.run(task, x, Some(y), start, finish) }
+        });
         return;
     }
     scratch(rows * w.inputs, |packed| {
         let packed = Shared::new(packed);
         pool.run(helpers, &[product.blocks.count, product.tasks()], &|phase, task| {
-            // SAFETY: in phase 0 each task writes its own block; phase 1 starts when all are written, and only reads.
+            // SAFETY: in phase 0 each task writes its own block; phase 1 starts when all are written, reads them, and writes its own
+            // rows and columns of y.
             unsafe {
                 match phase {
                     0 => pack_block(&product.blocks, task, x, w.inputs, packed),
-                    _ => product.run(task, packed.read(0, rows * w.inputs), start, finish),
+                    _ => product.run(task, packed.read(0, rows * w.inputs), Some(y), start, finish),
                 }
             }
         });

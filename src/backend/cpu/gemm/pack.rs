@@ -131,20 +131,22 @@ pub(in crate::backend::cpu) fn transpose(
     }
     assert!(cols <= from_stride && from.len() >= (rows - 1) * from_stride + cols, "transpose: source");
     assert!(rows <= to_stride && to.len() >= (cols - 1) * to_stride + rows, "transpose: target");
-    let (whole_rows, whole_cols) = (rows / 4 * 4, cols / 4 * 4);
-    for r in (0..whole_rows).step_by(4) {
-        for c in (0..whole_cols).step_by(4) {
+    if rows < 4 || cols < 4 {
+        for r in 0..rows {
+            for c in 0..cols {
+                to[c * to_stride + r] = from[r * from_stride + c];
+            }
+        }
+        return;
+    }
+    // The last blocks reach back over what is done already, rather than leave a rest.
+    for r in (0..rows).step_by(4).map(|r| r.min(rows - 4)) {
+        for c in (0..cols).step_by(4).map(|c| c.min(cols - 4)) {
             // SAFETY: a 4 x 4 block inside the bounds asserted above.
             unsafe {
                 let from = from.as_ptr().add(r * from_stride + c);
                 transpose4(from, from_stride, to.as_mut_ptr().add(c * to_stride + r), to_stride);
             }
-        }
-    }
-    for r in 0..rows {
-        let first = if r < whole_rows { whole_cols } else { 0 };
-        for c in first..cols {
-            to[c * to_stride + r] = from[r * from_stride + c];
         }
     }
 }

@@ -54,6 +54,48 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// The accumulators of one panel: some rows of [`PANEL`] values, in a task's own buffer or where they belong in y. Only its task accesses them.
+#[derive(Clone, Copy)]
+pub(in crate::backend::cpu) struct Column<'a> {
+    values: Shared<'a>,
+    /// Where row 0 starts.
+    first: usize,
+    /// Distance of rows.
+    pub ld: usize,
+    /// How many.
+    rows: usize,
+}
+
+impl<'a> Column<'a> {
+    /// The rows from `rows.start` on.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {}", self.rows);
+        Self { first: self.first + rows.start * self.ld, rows: rows.len(), ..*self }
+    }
+
+    /// A row's values.
+    pub fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: one task's own rows, borrowed one at a time.
+        unsafe { self.values.slice(self.first + row * self.ld, PANEL) }
+    }
+
+    /// Zeros everywhere.
+    pub fn clear(&mut self) {
+        (0..self.rows).for_each(|row| self.row(row).fill(0.0));
+    }
+
+    /// The first value, for a tile of at most `rows` rows with distance [`Column::ld`].
+    pub fn start(&mut self, rows: usize) -> *mut f32 {
+        assert!(rows <= self.rows, "{rows} rows of {}", self.rows);
+        match self.rows {
+            0 => std::ptr::null_mut(),
+            // SAFETY: as in `row`; from the first row's first value to the last row's last.
+            rows => unsafe { self.values.slice(self.first, (rows - 1) * self.ld + PANEL).as_mut_ptr() },
+        }
+    }
+}
+
 /// Rows divided into blocks of at most one tile's rows, as equal as possible.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::backend::cpu) struct Blocks {
@@ -153,12 +195,17 @@ impl<'a> Product<'a> {
     }
 
     /// Runs one task over `x`, packed by [`pack_block`]. For each panel, `start(panel, rows, column)` may write the initial values of
-    /// `column` `[rows][PANEL]` and return true, or return false for zeros; `finish` takes the result.
-    pub fn run(
+    /// `column` and return true, or return false for zeros; `finish` takes the result `[rows][PANEL]`. With `out`, which is y
+    /// `[rows, outputs]`, whole panels are accumulated where they belong, and are not given to `finish`.
+    ///
+    /// # Safety
+    /// Nobody else may access this task's rows and columns of `out` meanwhile.
+    pub unsafe fn run(
         &self,
         task: usize,
         x: &[f32],
-        start: impl Fn(usize, Range<usize>, &mut [f32]) -> bool,
+        out: Option<Shared<'_>>,
+        start: impl Fn(usize, Range<usize>, Column<'_>) -> bool,
         finish: impl Fn(usize, Range<usize>, &[f32]),
     ) {
         let (chunk, group) = (task / self.groups, task % self.groups);
@@ -167,20 +214,36 @@ impl<'a> Product<'a> {
         let panels = group * self.group..self.w.panels().min((group + 1) * self.group);
         let inputs = self.w.inputs;
         assert!(x.len() >= rows.end * inputs, "packed x");
-        scratch(panels.len() * rows.len() * PANEL, |columns| {
-            let size = rows.len() * PANEL;
+        // Of the panels, only y's last can be narrower.
+        let direct = |panel: usize| out.filter(|_| self.w.panel_columns(panel).len() == PANEL);
+        let buffered = panels.clone().filter(|&p| direct(p).is_none()).count();
+        let size = rows.len() * PANEL;
+        scratch(buffered * size, |columns| {
+            let columns = Shared::new(columns);
+            let first = panels.start;
+            let column = |panel: usize| match direct(panel) {
+                Some(out) => {
+                    let ld = self.w.outputs;
+                    Column { values: out, first: rows.start * ld + panel * PANEL, ld, rows: rows.len() }
+                }
+                // The narrow panel is the last, so those before it are buffered all or none.
+                None => {
+                    let place = panel - first - (panels.len() - buffered);
+                    Column { values: columns, first: place * size, ld: PANEL, rows: rows.len() }
+                }
+            };
             let mut started = [false; MAX_GROUP];
             for (i, panel) in panels.clone().enumerate() {
-                started[i] = start(panel, rows.clone(), &mut columns[i * size..][..size]);
+                started[i] = start(panel, rows.clone(), column(panel));
                 if inputs == 0 && !started[i] {
-                    columns[i * size..][..size].fill(0.0);
+                    column(panel).clear();
                 }
             }
             for k in (0..inputs).step_by(K_BLOCK) {
                 let steps = K_BLOCK.min(inputs - k);
                 for (i, panel) in panels.clone().enumerate() {
                     let w = &self.w.panel(panel)[k * PANEL..][..steps * PANEL];
-                    let column = &mut columns[i * size..][..size];
+                    let column = column(panel);
                     // What this task reads next: the next panel, or the first one's next k-block.
                     let (next_panel, next_k) =
                         if panel + 1 < panels.end { (panel + 1, k) } else { (panels.start, k + K_BLOCK) };
@@ -196,8 +259,8 @@ impl<'a> Product<'a> {
                             ldx: r.len(),
                             w: w.as_ptr(),
                             ldw: PANEL,
-                            y: column[(r.start - rows.start) * PANEL..].as_mut_ptr(),
-                            ldy: PANEL,
+                            y: column.rows(r.start - rows.start..r.end - rows.start).start(r.len()),
+                            ldy: column.ld,
                             accumulate: k > 0 || started[i],
                             ahead: if fetch { next.wrapping_add(b * steps * share) } else { w.as_ptr() },
                             ahead_step: if fetch { share } else { 0 },
@@ -207,8 +270,9 @@ impl<'a> Product<'a> {
                     }
                 }
             }
-            for (i, panel) in panels.enumerate() {
-                finish(panel, rows.clone(), &columns[i * size..][..size]);
+            for panel in panels.clone().filter(|&p| direct(p).is_none()) {
+                // SAFETY: this task's own buffer, which nothing writes any more.
+                finish(panel, rows.clone(), unsafe { columns.read(column(panel).first, size) });
             }
         });
     }
