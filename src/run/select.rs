@@ -23,7 +23,9 @@ impl std::str::FromStr for Selection {
         };
         let seeds = seeds
             .split(',')
-            .map(|s| s.trim().parse().map_err(|_| format!("`{s}` is no seed: expected NAME or NAME=SEED,SEED")))
+            .map(|s| {
+                s.trim().parse().map_err(|_| format!("`{s}` is no seed: expected NAME or NAME=SEED,SEED"))
+            })
             .collect::<std::result::Result<Vec<u64>, _>>()?;
         Ok(Self { arm: arm.to_string(), seeds: Some(seeds) })
     }
@@ -40,11 +42,18 @@ pub fn select(plan: &mut Plan, selections: &[Selection]) -> Result<()> {
     let names: Vec<&str> = plan.config.arm.iter().map(|a| a.name.as_str()).collect();
     for s in selections {
         let Some(arm) = plan.config.arm.iter().find(|a| a.name == s.arm) else {
-            return Err(Error::Usage(format!("--arm {}: there is no such arm; there are {}", s.arm, list(&names))));
+            return Err(Error::Usage(format!(
+                "--arm {}: there is no such arm; there are {}",
+                s.arm,
+                list(&names)
+            )));
         };
         let seeds = arm.seeds.as_ref().unwrap_or(&plan.config.run.seeds);
         if let Some(seed) = s.seeds.iter().flatten().find(|s| !seeds.contains(s)) {
-            return Err(Error::Usage(format!("--arm {}: seed {seed} is not among its seeds {seeds:?}", s.arm)));
+            return Err(Error::Usage(format!(
+                "--arm {}: seed {seed} is not among its seeds {seeds:?}",
+                s.arm
+            )));
         }
     }
     let selected = |name: &str| selections.iter().find(|s| s.arm == name);
