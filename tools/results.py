@@ -61,6 +61,9 @@ def take(root: Path, run: Path, name: str, command: str):
         if not (run / file).exists():
             fail(f"{run / file}: missing; `colloquy report {run}` writes it")
         shutil.copyfile(run / file, folder / file)
+    # Where somebody's files lay is nobody else's business: only their names stay.
+    config = folder / "config.toml"
+    config.write_text(re.sub(r'^(\w+ = )"/(?:[^"]*/)?([^"/]+)"$', r'\1"\2"', read(config), flags=re.M), encoding="utf-8")
     kept = [line for line in read(run / "metrics.jsonl").splitlines() if json.loads(line)["name"] != "training"]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     about = {
