@@ -14,55 +14,25 @@ mod fake;
 use std::rc::Rc;
 use std::time::Instant;
 
-use colloquy::adapter::NewAdapter;
+use colloquy::backend::Backend;
 use colloquy::backend::cpu::CpuBackend;
-use colloquy::engine::*;
-use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
-use colloquy::recipe::{Context, built_in_configs, recipes, run_arm};
-use colloquy::run::{Arm, Source, load as load_config};
-use colloquy::task::{Loaded, load};
-use colloquy::text::{ChatTokenizer, Codec};
-use fake::{MemoryJournal, MemoryOutput};
+use colloquy::engine::{SamplerStats, run_lanes};
+use colloquy::recipe::{built_in_configs, recipes};
+use colloquy::run::{Arm, Source, load};
+use fake::MemoryOutput;
+use fake::house::House;
 
-/// An engine that holds the embedded model, and its tokenizer.
-fn engine() -> (EngineHandle, Rc<dyn Codec>) {
-    let files = ModelFiles::embedded().unwrap();
-    let config = ModelConfig::read(&files).unwrap();
-    let codec: Rc<dyn Codec> = Rc::new(ChatTokenizer::new(&files, &config).unwrap());
-    let mut backend = CpuBackend::new(0).unwrap();
-    let load = LoadOptions { training: true, max_positions: None };
-    let model = Model::load(&files, config, &mut backend, load).unwrap();
-    let options = EngineOptions { adapters: 32, training: true, ..EngineOptions::default() };
-    (EngineHandle::new(Engine::new(Box::new(backend), model, options).unwrap()), codec)
+/// An engine with room for all lanes.
+fn house(output: &Rc<MemoryOutput>) -> House {
+    House { output: output.clone(), ..House::new(0, 32) }
 }
 
-/// Runs lanes together on an engine.
-fn run(engine: &EngineHandle, codec: &Rc<dyn Codec>, lanes: &[(&Arm, u64)], output: &Rc<MemoryOutput>) {
+/// Runs lanes together.
+fn run(house: &House, lanes: &[(&Arm, u64)]) {
     let lane = |&(arm, seed): &(&Arm, u64)| {
-        let Loaded { task, questions, answers } = load(&arm.config.task).unwrap();
-        let layout = engine.with(|e| e.model().layout().clone());
-        let context = Context {
-            scope: Scope::new(
-                format!("{}/seed-{seed}", arm.name),
-                Rc::new(engine.clone()),
-                Rc::new(MemoryJournal::default()),
-            ),
-            codec: codec.clone(),
-            task: Rc::new(task),
-            questions: Rc::new(questions),
-            answers: Rc::new(answers),
-            transfer: None,
-            output: output.clone(),
-            seed,
-            new_adapter: Rc::new(move |section, seed| {
-                let (rank, alpha, targets) = (section.rank, section.alpha, section.targets.clone());
-                NewAdapter { rank, alpha, targets, init_seed: seed, ..NewAdapter::default() }
-                    .snapshot(&layout)
-            }),
-        };
-        run_arm(&arm.recipe, &arm.config, context)
+        house.lane(&arm.recipe, &format!("{}/seed-{seed}", arm.name), &arm.config, seed)
     };
-    run_lanes(engine, lanes.iter().map(lane).collect()).unwrap();
+    run_lanes(&house.engine, lanes.iter().map(lane).collect()).unwrap();
 }
 
 fn main() {
@@ -78,19 +48,14 @@ fn main() {
         "task.test_questions=0",
         "eval.diversity=0",
     ];
-    let plan = load_config(&source, &sets.map(String::from), recipes()).unwrap();
+    let plan = load(&source, &sets.map(String::from), recipes()).unwrap();
     let lanes: Vec<(&Arm, u64)> =
         plan.arms.iter().flat_map(|arm| arm.seeds.iter().map(move |&seed| (arm, seed))).collect();
     let names: Vec<&str> = plan.arms.iter().map(|a| a.name.as_str()).collect();
-    println!(
-        "{} lanes: {} x seeds 0, 1; {}",
-        lanes.len(),
-        names.join(", "),
-        CpuBackend::new(0).map_or("".into(), |b| colloquy::backend::Backend::describe(&b))
-    );
-
-    let (warm, codec) = engine();
-    run(&warm, &codec, &lanes[..1], &Rc::default());
+    let warm = house(&Rc::default());
+    let device = Backend::describe(&CpuBackend::new(0).unwrap());
+    println!("{} lanes: {} x seeds 0, 1; {device}", lanes.len(), names.join(", "));
+    run(&warm, &lanes[..1]);
     drop(warm);
 
     println!("how                       seconds  of it  steps  rows/step    drawn  shared  optimizer steps");
@@ -104,11 +69,11 @@ fn main() {
         let (mut seconds, mut total, mut optimizer) = (0.0, SamplerStats::default(), 0);
         for part in lanes.chunks(per_engine) {
             // Loading the model is not what is compared.
-            let (engine, codec) = engine();
+            let house = house(&output);
             let start = Instant::now();
-            part.chunks(at_once).for_each(|lanes| run(&engine, &codec, lanes, &output));
+            part.chunks(at_once).for_each(|lanes| run(&house, lanes));
             seconds += start.elapsed().as_secs_f64();
-            let stats = engine.with(|e| e.stats());
+            let stats = house.engine.with(|e| e.stats());
             total.steps += stats.sampling.steps;
             total.rows += stats.sampling.rows;
             total.tokens += stats.sampling.tokens;

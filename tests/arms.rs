@@ -2,30 +2,10 @@
 
 mod fake;
 
-use std::rc::Rc;
-
-use colloquy::adapter::NewAdapter;
-use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::*;
 use colloquy::error::Error;
-use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
-use colloquy::recipe::{Context, run_arm};
 use colloquy::run::{Event, RunConfig};
-use colloquy::task::{Loaded, load};
-use colloquy::text::{ChatTokenizer, Codec};
-use fake::{MemoryJournal, MemoryOutput};
-use futures::future::LocalBoxFuture;
-
-/// The embedded model, loaded.
-fn embedded() -> (CpuBackend, Model, Rc<dyn Codec>) {
-    let files = ModelFiles::embedded().unwrap();
-    let config = ModelConfig::read(&files).unwrap();
-    let codec: Rc<dyn Codec> = Rc::new(ChatTokenizer::new(&files, &config).unwrap());
-    let mut backend = CpuBackend::new(2).unwrap();
-    let load = LoadOptions { training: true, max_positions: None };
-    let model = Model::load(&files, config, &mut backend, load).unwrap();
-    (backend, model, codec)
-}
+use fake::house::{House, embedded};
 
 /// Two agents, two rounds, one iteration on a few short answers.
 fn config() -> RunConfig {
@@ -38,56 +18,10 @@ fn config() -> RunConfig {
     config
 }
 
-/// An engine and the output of all lanes that run on it.
-struct House {
-    engine: EngineHandle,
-    codec: Rc<dyn Codec>,
-    output: Rc<MemoryOutput>,
-}
-
-impl House {
-    fn new() -> Self {
-        let (backend, model, codec) = embedded();
-        let options = EngineOptions { adapters: 10, training: true, ..EngineOptions::default() };
-        let engine = EngineHandle::new(Engine::new(Box::new(backend), model, options).unwrap());
-        Self { engine, codec, output: Rc::default() }
-    }
-
-    fn lane(
-        &self,
-        recipe: &str,
-        name: &str,
-        config: &RunConfig,
-    ) -> LocalBoxFuture<'static, colloquy::error::Result<()>> {
-        let Loaded { task, questions, answers } = load(&config.task).unwrap();
-        let layout = self.engine.with(|e| e.model().layout().clone());
-        let context = Context {
-            scope: Scope::new(name, Rc::new(self.engine.clone()), Rc::new(MemoryJournal::default())),
-            codec: self.codec.clone(),
-            task: Rc::new(task),
-            questions: Rc::new(questions),
-            answers: Rc::new(answers),
-            transfer: None,
-            output: self.output.clone(),
-            seed: 0,
-            new_adapter: Rc::new(move |section, seed| {
-                let (rank, alpha, targets) = (section.rank, section.alpha, section.targets.clone());
-                NewAdapter { rank, alpha, targets, init_seed: seed, ..NewAdapter::default() }
-                    .snapshot(&layout)
-            }),
-        };
-        run_arm(recipe, config, context)
-    }
-
-    fn stats(&self) -> colloquy::engine::SamplerStats {
-        self.engine.with(|e| e.stats().sampling)
-    }
-}
-
 #[test]
 fn what_arms_ask_of_the_base_is_computed_once() {
-    let alone = House::new();
-    run_lanes(&alone.engine, vec![alone.lane("base", "base", &config())]).unwrap();
+    let alone = House::new(2, 10);
+    run_lanes(&alone.engine, vec![alone.lane("base", "base", &config(), 0)]).unwrap();
     let drawn = alone.stats().tokens;
     assert!(drawn > 100);
     assert_eq!(alone.stats().shared, 0);
@@ -95,12 +29,12 @@ fn what_arms_ask_of_the_base_is_computed_once() {
     // The same again, and what a trained arm asks before training: not one token more.
     let mut untrained = config();
     untrained.run.iterations = 0;
-    let house = House::new();
+    let house = House::new(2, 10);
     let lanes = vec![
-        house.lane("base", "base", &config()),
-        house.lane("base", "again", &config()),
-        house.lane("multiagent", "multiagent", &untrained),
-        house.lane("single-agent", "single-agent", &untrained),
+        house.lane("base", "base", &config(), 0),
+        house.lane("base", "again", &config(), 0),
+        house.lane("multiagent", "multiagent", &untrained, 0),
+        house.lane("single-agent", "single-agent", &untrained, 0),
     ];
     run_lanes(&house.engine, lanes).unwrap();
     assert_eq!(house.stats().tokens, drawn);
@@ -114,8 +48,9 @@ fn what_arms_ask_of_the_base_is_computed_once() {
 fn lanes_that_wait_for_room_end_with_the_same_numbers() {
     let arms = [("multiagent", 4), ("single-agent", 1), ("star", 1), ("base", 0), ("majority-ft", 1)];
     let run = |room: usize| {
-        let house = House::new();
-        let lanes = arms.iter().map(|(arm, adapters)| (*adapters, house.lane(arm, arm, &config()))).collect();
+        let house = House::new(2, 10);
+        let lanes =
+            arms.iter().map(|(arm, adapters)| (*adapters, house.lane(arm, arm, &config(), 0))).collect();
         run_waves(&house.engine, lanes, room).unwrap();
         let events = house.output.events.borrow();
         let lane_of = |e: &Event| match e {
@@ -140,7 +75,7 @@ fn lanes_that_wait_for_room_end_with_the_same_numbers() {
 
 #[test]
 fn a_memory_limit_makes_waves_or_an_error() {
-    let (backend, model, _) = embedded();
+    let (backend, model, _) = embedded(2);
     let options = EngineOptions { adapters: 40, training: true, ..EngineOptions::default() };
     let adapters = |limit: Option<usize>, fewest: usize| {
         waves(&backend, &model, EngineOptions { memory_limit: limit, ..options }, fewest).map(|o| o.adapters)

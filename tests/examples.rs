@@ -232,5 +232,8 @@ fn a_part_of_an_experiment_is_some_of_its_arms_and_seeds() {
     let error = |s: &str| part(&[s]).unwrap_err().to_string();
     assert!(error("stars").contains("there is no such arm; there are `multiagent`"), "{}", error("stars"));
     assert!(error("star=9").contains("seed 9 is not among its seeds [10, 11, 12]"), "{}", error("star=9"));
+    let twice = part(&["multiagent=10", "multiagent=11"]).unwrap_err().to_string();
+    assert!(twice.contains("--arm multiagent: given twice"), "{twice}");
+    assert!(error("star=10,10").contains("seed 10 is given twice"), "{}", error("star=10,10"));
     assert!("star=a".parse::<Selection>().unwrap_err().contains("`a` is no seed"));
 }

@@ -40,7 +40,18 @@ pub fn select(plan: &mut Plan, selections: &[Selection]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = plan.config.arm.iter().map(|a| a.name.as_str()).collect();
-    for s in selections {
+    for (i, s) in selections.iter().enumerate() {
+        if selections[..i].iter().any(|other| other.arm == s.arm) {
+            return Err(Error::Usage(format!(
+                "--arm {}: given twice; its seeds go together: NAME=SEED,SEED",
+                s.arm
+            )));
+        }
+        let mut given = s.seeds.clone().unwrap_or_default();
+        given.sort_unstable();
+        if let Some(pair) = given.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::Usage(format!("--arm {}: seed {} is given twice", s.arm, pair[0])));
+        }
         let Some(arm) = plan.config.arm.iter().find(|a| a.name == s.arm) else {
             return Err(Error::Usage(format!(
                 "--arm {}: there is no such arm; there are {}",
@@ -72,7 +83,7 @@ pub fn select(plan: &mut Plan, selections: &[Selection]) -> Result<()> {
         }
     }
     let report = &mut plan.config.report;
-    let lacks = |name: &str| selected(name).is_none();
-    report.primary = report.primary.take().filter(|p| !lacks(&p.arm) && !lacks(&p.against));
+    report.primary =
+        report.primary.take().filter(|p| selected(&p.arm).is_some() && selected(&p.against).is_some());
     Ok(())
 }

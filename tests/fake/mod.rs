@@ -1,6 +1,8 @@
 //! A scripted engine, codec, journal and output: recipes run on them without a model.
 #![allow(dead_code)]
 
+pub mod house;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;

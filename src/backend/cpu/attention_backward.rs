@@ -7,6 +7,7 @@
 use super::attention::{
     Terms, accumulate, check_heads, check_sequences, scores, tile_mask, transpose_tile, visible,
 };
+use super::gemm::{Aligned, Shared};
 use super::lanes::{Level, Simd, simd};
 use super::pages::TILE;
 use super::*;
@@ -40,29 +41,6 @@ struct Scratch {
     /// `[ROWS, tiles, TILE]`.
     p: Aligned,
     ds: Aligned,
-}
-
-/// The gradient's rows of one sequence, written by several tasks at once: each writes only the columns of its key/value head and of
-/// that head's query heads.
-struct Shared {
-    start: *mut f32,
-    len: usize,
-}
-
-// SAFETY: tasks write disjoint elements through `Shared::write` and nobody reads before all are done.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// Copies `values` to elements `at ..`.
-    ///
-    /// # Safety
-    /// No other thread may access these elements meanwhile.
-    unsafe fn write(&self, at: usize, values: &[f32]) {
-        assert!(at + values.len() <= self.len);
-        // SAFETY: inside the buffer by the assertion, which `start` borrows mutably for the life of `self`; not accessed by others by
-        // the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len()) }
-    }
 }
 
 /// The most f32 that a task over sequences of at most `tokens` tokens holds.
@@ -327,7 +305,7 @@ pub fn run(
         let out = rows::read(c, OP, out, rows, q_width)?;
         let dout = rows::read(c, OP, dout, rows, q_width)?;
         let level = Level::detect();
-        let all = Shared { start: dqkv.as_mut_ptr(), len: dqkv.len() };
+        let all = Shared::new(dqkv);
         let run = |scratch: &mut Scratch, sequence: &Sequence, kv_head: usize| {
             let (from, to) = (sequence.start as usize, sequence.end as usize);
             let task = Task {
@@ -340,7 +318,7 @@ pub fn run(
             };
             backward(level, task, scratch, |row, column, values: &[f32]| {
                 // SAFETY: sequences are disjoint rows, and a task writes the columns of its own key/value head and query heads only.
-                unsafe { all.write((from + row) * width + column, values) }
+                unsafe { all.slice((from + row) * width + column, values.len()) }.copy_from_slice(values);
             });
         };
         let cost: usize = plan.sequences.iter().map(|s| (s.end - s.start) as usize).map(|n| n * n).sum();
