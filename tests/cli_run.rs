@@ -296,6 +296,49 @@ fn lanes_that_do_not_fit_together_run_in_waves_with_the_same_bytes() {
 }
 
 #[test]
+fn a_part_of_an_experiment_is_extended_to_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small("run");
+    args.extend(["--arm", "single-agent"]);
+    succeed(dir.path(), &args);
+    let folder = dir.path().join("run");
+    let part = results(&folder);
+    let began: Value = serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+
+    let with = |more: &[&'static str]| {
+        let mut args = vec!["resume", "run", "--config", "default"];
+        args.extend(SMALL);
+        args.extend(more);
+        args
+    };
+    for (more, expected) in [
+        (["--set", "debate.rounds=3"], "arm single-agent: found debate.rounds = 3, the run has 2"),
+        (
+            ["--set", "run.seeds=[5]"],
+            "seeds of arm single-agent: the run has seed 0, the configuration only [5]",
+        ),
+        (["--arm", "multiagent"], "the run has an arm `single-agent`, the configuration only `multiagent`"),
+        (["--set", "model.path='x'"], "model.path: found `x`, the run has `embedded`"),
+    ] {
+        let e = fail(dir.path(), &with(&more), 1);
+        assert!(e.contains(expected), "{e}");
+        assert!(results(&folder) == part, "nothing is written");
+    }
+    let alone = run(dir.path(), &["resume", "run", "--arm", "multiagent"]);
+    assert!(alone.status.code() == Some(2) && stderr(&alone).contains("--config"), "{}", stderr(&alone));
+
+    succeed(dir.path(), &with(&[]));
+    assert_same(&complete().join("run"), &folder);
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["created"], began["created"]);
+    assert_eq!(manifest["lanes"], json!(["multiagent/seed-0", "single-agent/seed-0"]));
+    // As any run, it resumes to itself.
+    succeed(dir.path(), &["resume", "run"]);
+    assert_same(&complete().join("run"), &folder);
+}
+
+#[test]
 fn a_torn_journal_is_repaired_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("run");

@@ -103,7 +103,10 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     let manifest = manifest(plan, &ready)?;
     let folder = match (resumed, &place) {
         (Some(folder), _) => {
-            check_manifest(folder.path(), &manifest, &screen)?;
+            let then = check_manifest(folder.path(), &manifest, &screen)?;
+            if then["lanes"] != manifest["lanes"] {
+                extend_folder(&folder, plan, &ready, &then, manifest)?;
+            }
             folder
         }
         (None, Place::New { folder, force }) => {
@@ -434,14 +437,35 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
     }))
 }
 
-/// Refuses to resume with another model, data or prompts; warns where only the bits may differ.
-fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<()> {
+/// The files that say what a run is, of one that goes on under a larger configuration. It stays the run that it was when it began.
+fn extend_folder(
+    folder: &RunFolder,
+    plan: &Plan,
+    ready: &Ready,
+    then: &Value,
+    mut manifest: Value,
+) -> Result<()> {
+    for key in ["program", "created", "device", "arithmetic"] {
+        manifest[key] = then[key].clone();
+    }
+    folder.write_json("splits.json", &splits(&ready.arms))?;
+    folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
+    folder.write_json("manifest.json", &manifest)
+}
+
+/// What the run's manifest says. Refuses to resume with another model, data or prompts (of the arms it has); warns where only the bits
+/// may differ.
+fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Value> {
     let then = read_manifest(folder)?;
     let place = folder.join("manifest.json");
+    let kept = |key: &str| match (&then[key], &now[key]) {
+        (Value::Object(then), Value::Object(now)) => then.iter().all(|(name, v)| now.get(name) == Some(v)),
+        (then, now) => then == now,
+    };
     for (key, what) in
         [("model", "the model"), ("data_sha256", "the data"), ("prompts_sha256", "the prompts")]
     {
-        if then[key] != now[key] {
+        if !kept(key) {
             return Err(Error::input(
                 format!("{}: {key}", place.display()),
                 format!("{what} changed since the run began; resuming would mix two runs"),
@@ -456,7 +480,7 @@ fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<()> {
             ));
         }
     }
-    Ok(())
+    Ok(then)
 }
 
 /// Ids of all questions, by arm; training questions also by seed, where each seed draws its own.

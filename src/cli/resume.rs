@@ -1,4 +1,4 @@
-//! `colloquy resume`: goes on with an interrupted run.
+//! `colloquy resume`: goes on with an interrupted run, or with a complete one under a larger configuration.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use super::execute::{self, Place};
 use crate::error::{Error, Result};
 use crate::recipe;
-use crate::run::{Source, load, read_manifest};
+use crate::run::{Selection, Source, extend, load, read_manifest, select};
 
 /// Options of `resume`.
 #[derive(ClapArgs, Debug)]
@@ -15,14 +15,26 @@ use crate::run::{Source, load, read_manifest};
     about = "Go on with an interrupted run",
     long_about = "Runs the same program again from the run folder's config.toml. Calls that were complete are answered from the journal, \
                   so it quickly comes to where it stopped, and ends with the same bytes as a run that was never interrupted. A run that \
-                  is complete just shows its results.",
-    after_help = "Example:
-  colloquy resume runs/default-20260131-235959"
+                  is complete just shows its results.\n\nWith --config it goes on under a larger configuration, with more arms or more seeds; what the \
+                  run has must stand in it unchanged.",
+    after_help = "Examples:
+  colloquy resume runs/default-20260131-235959
+  colloquy run full --arm base --arm multiagent --output runs/full     a part of an experiment
+  colloquy resume runs/full --config full                              the rest of it"
 )]
 pub struct Args {
     /// The run folder.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Go on under this configuration: a file, or the name of a built-in one.
+    #[arg(long, value_name = "CONFIG.toml")]
+    config: Option<String>,
+    /// With --config: set a value by its dotted path, e.g. debate.rounds=3. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
+    sets: Vec<String>,
+    /// With --config: only this arm of it, or only these seeds. May be repeated.
+    #[arg(long = "arm", value_name = "NAME[=SEED,SEED]", requires = "config")]
+    arms: Vec<Selection>,
 }
 
 /// Runs it.
@@ -31,6 +43,12 @@ pub fn run(args: Args) -> Result<()> {
     let path = args.folder.join("config.toml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let source = Source { name: path.display().to_string(), text, folder: None };
-    let plan = load(&source, &[], recipe::recipes())?;
+    let mut plan = load(&source, &[], recipe::recipes())?;
+    if let Some(config) = &args.config {
+        let (_, source) = super::run::source(Some(config))?;
+        let mut wanted = load(&source, &args.sets, recipe::recipes())?;
+        select(&mut wanted, &args.arms)?;
+        plan = extend(&plan, wanted, &source.name)?;
+    }
     execute::execute(&plan, Place::Resume { folder: args.folder })
 }

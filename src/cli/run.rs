@@ -99,7 +99,7 @@ fn sets(args: &Args) -> Vec<String> {
 }
 
 /// The configuration and a name for its runs.
-fn source(config: Option<&str>) -> Result<(String, Source)> {
+pub fn source(config: Option<&str>) -> Result<(String, Source)> {
     let Some(config) = config else {
         return Ok((default_name().to_string(), built_in(default_name())?));
     };
