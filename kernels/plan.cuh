@@ -60,6 +60,8 @@ struct Plan {
     uint32_t packed_tile_count, paged_tile_count, wide_tile_count, unused;
     const uint32_t* tokens;          // [rows]
     const uint32_t* positions;       // [rows]
+    const uint32_t* rope_rows;       // [rows]: of the rotary table, and from its end on of rope_extra
+    const float* rope_extra;         // rows of half cosines and half sines
     const uint32_t* row_sequence;    // [rows]
     const Segment* segments;         // [segment_count], ascending
     const uint32_t* group_segments;  // [rows / kRowGroup, rounded up]: the segment of the group's first row

@@ -2,7 +2,7 @@
 //
 //   (a, b) -> (a cos - b sin, b cos + a sin)   for the pairs (i, i + half) of each of the H + K first heads of a row q | k | v
 //
-// qkv bf16 [R, (H + 2 K) D], cos and sin f32 [positions, half], 2 half <= D, D a multiple of 8; the inverse takes -sin. With pages, K (after the rotation)
+// qkv bf16 [R, (H + 2 K) D], cos and sin f32 [table_rows, half] by the plan's rope_rows, rows beyond them in its rope_extra, 2 half <= D, D a multiple of 8; the inverse takes -sin. With pages, K (after the rotation)
 // and V go to keys and values, each bf16 [pages, page_tokens, K D]. The values are rounded once: page and qkv hold the same bits.
 //
 // A row is cut into units: N pairs of a head; with pages also M elements of the rest of a key head beyond 2 half (nothing where the rotation is of the whole
@@ -17,7 +17,7 @@ struct RopeParams {
     const float* sin;
     bf16* keys;  // null: no pages
     bf16* values;
-    uint32_t heads, kv_heads, head_dim, half, page_tokens, inverse;
+    uint32_t heads, kv_heads, head_dim, half, page_tokens, inverse, table_rows, unused;
 };
 
 constexpr int kThreads = 256;
@@ -109,14 +109,23 @@ DEVICE void run(const RopeParams& p) {
 
     if (unit < rotated) {
         const uint32_t head = unit / head_units, i = (unit - head * head_units) * N;
-        const uint64_t angle = static_cast<uint64_t>(p.plan->positions[row]) * p.half + i;
+        const uint32_t turn = p.plan->rope_rows[row];
+        const float *cosines, *sines;
+        if (turn < p.table_rows) {
+            const uint64_t angle = static_cast<uint64_t>(turn) * p.half + i;
+            cosines = p.cos + angle;
+            sines = p.sin + angle;
+        } else {
+            cosines = p.plan->rope_extra + static_cast<uint64_t>(turn - p.table_rows) * (2 * p.half) + i;
+            sines = cosines + p.half;
+        }
         bf16* first = line + head * p.head_dim + i;
         bf16* second = first + p.half;
         float a[N], b[N], c[N], s[N], x[N], y[N];
         unpack(load_group<N>(first), a);
         unpack(load_group<N>(second), b);
-        load_table<N>(p.cos + angle, c);
-        load_table<N>(p.sin + angle, s);
+        load_table<N>(cosines, c);
+        load_table<N>(sines, s);
 #pragma unroll
         for (int j = 0; j < N; j++) {
             const float sine = p.inverse ? -s[j] : s[j];

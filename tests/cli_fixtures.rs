@@ -56,7 +56,7 @@ fn write_records(path: &std::path::Path, records: &[Value]) {
 
 #[test]
 fn score_reproduces_the_reference() {
-    for name in ["llama", "llama-tied"] {
+    for name in ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "phi3"] {
         let f = Fixture::open(name);
         let dir = tempfile::tempdir().unwrap();
         let mut cases = Vec::new();
@@ -149,7 +149,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn train_reproduces_the_reference() {
-    for name in ["llama", "llama-tied"] {
+    for name in ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "phi3"] {
         let f = Fixture::open(name);
         let dir = tempfile::tempdir().unwrap();
         train(&f, dir.path(), &["a", "b"], "out", &[]);

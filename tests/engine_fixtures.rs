@@ -30,7 +30,7 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn three_fused_steps_match_peft() {
-    for model in ["llama", "llama-tied"] {
+    for model in ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "phi3"] {
         for micro_batch_rows in [0, 40] {
             three_steps(model, micro_batch_rows);
         }

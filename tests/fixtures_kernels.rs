@@ -138,7 +138,7 @@ fn kernels_are_as_good_as_bf16_allows() {
             .push(("gpu".into(), Box::new(|| Box::new(CudaBackend::new(Box::new(Gpu::open(0).unwrap())))))),
         Err(e) => eprintln!("no GPU: {e}"),
     }
-    for name in ["llama", "llama-tied"] {
+    for name in ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "phi3"] {
         let exact = outcome(name, Box::new(CpuBackend::new(2).unwrap()));
         let bf16 = distance(&outcome(name, Box::new(Rounded::new(2))), &exact);
         assert!(bf16.iter().all(|&d| d > 0.0 && d < 0.2), "{name}: rounding costs {bf16:?}");

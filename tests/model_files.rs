@@ -9,7 +9,7 @@ use colloquy::backend::{
 use colloquy::error::Result;
 use colloquy::files::TensorFile;
 use colloquy::model::{
-    Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles, RopeScaling, adapter_layout, rope_table,
+    Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles, RopeScaling, RopeVariant, adapter_layout,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ fn a_config_is_read() {
     assert_eq!((c.num_heads, c.num_kv_heads, c.head_dim, c.max_positions), (4, 2, 16, 512));
     assert_eq!((c.bos_token_id, c.eos_token_ids.as_slice()), (Some(1), &[2][..]));
     assert_eq!((c.rope.theta, &c.rope.scaling), (10_000.0, &RopeScaling::None));
-    assert!(!c.tie_word_embeddings && !c.attention_bias && !c.mlp_bias);
+    assert!(!c.tie_word_embeddings && !c.qkv_bias && !c.o_bias && !c.mlp_bias && !c.qk_norm && !c.fused);
     assert_eq!(c.parameters(), 2 * 256 * 64 + 2 * (64 * 128 + 64 * 64 + 3 * 64 * 128 + 128) + 64);
 }
 
@@ -79,11 +79,30 @@ fn old_and_new_rope_fields() {
         let c = config_with(set("rope_scaling", json!({kind: "linear", "factor": 2.0}))).unwrap();
         assert_eq!((c.rope.theta, c.rope.scaling), (10_000.0, RopeScaling::Linear { factor: 2.0 }));
     }
-    let e = config_with(set("rope_scaling", json!({"type": "yarn", "factor": 2.0}))).unwrap_err().to_string();
+    let e =
+        config_with(set("rope_scaling", json!({"type": "mrope", "factor": 2.0}))).unwrap_err().to_string();
     assert_eq!(
         e,
-        "m/config.json, field rope_scaling.type: found \"yarn\", expected one of the known: default, linear"
+        "m/config.json, field rope_scaling.type: found \"mrope\", expected one of the known: default, linear, dynamic, yarn, \
+         longrope, llama3"
     );
+    for (rope, expected) in [
+        (json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}), "high_freq_factor: missing"),
+        (json!({"rope_type": "yarn", "factor": -1.0}), "factor: found -1.0, expected a positive number"),
+        (
+            json!({"rope_type": "longrope", "long_factor": vec![1.0; 8]}),
+            "short_factor: missing, expected a list of 8",
+        ),
+        (
+            json!({"rope_type": "longrope", "short_factor": vec![1.0; 8], "long_factor": vec![1.0; 7]}),
+            "long_factor: found [1.0,1.0,1.0,1.0,1.0,1.0,1.0], expected a list of 8 positive numbers",
+        ),
+        (json!({"rope_type": "dynamic"}), "factor: missing"),
+        (json!({"rope_type": "dynamic", "factor": 1e9}), "expected at most 1048576"),
+    ] {
+        let e = config_with(set("rope_scaling", rope)).unwrap_err().to_string();
+        assert!(e.contains(expected), "{e}");
+    }
     let e = new(json!({"rope_type": "linear"})).unwrap_err().to_string();
     assert_eq!(e, "m/config.json, field rope_parameters.factor: missing, expected a positive number");
     let e = new(json!({"rope_theta": 1e4, "partial_rotary_factor": 0.5})).unwrap_err().to_string();
@@ -163,16 +182,129 @@ fn unknown_architectures_list_the_known() {
         c["model_type"] = json!("bert");
     });
     let e = e.unwrap_err().to_string();
-    assert!(e.contains("field model_type: found \"bert\", expected one of the known: llama"), "{e}");
+    let known = "llama, mistral, qwen2, qwen3, phi3";
+    assert!(
+        e.contains(&format!("field model_type: found \"bert\", expected one of the known: {known}")),
+        "{e}"
+    );
 }
 
 #[test]
-fn the_rope_table_is_that_of_transformers() {
+fn the_rope_table_holds_cosines_and_sines() {
     let config = config_with(|_| {}).unwrap();
-    let (cos, sin) = rope_table(&config.rope, 16, 3);
+    let tables = config.rope.tables(3);
+    let (cos, sin) = (&tables.cos, &tables.sin);
     assert_eq!((cos.len(), &cos[..8], &sin[..8]), (24, &[1.0; 8][..], &[0.0; 8][..]));
     // Position 2, frequency 10000^(-2/16) = 0.31622777.
     assert!((cos[17] - 0.632_455_5_f32.cos()).abs() < 1e-7 && (sin[17] - 0.632_455_5_f32.sin()).abs() < 1e-7);
+
+    // LongRoPE: the usual frequencies up to the context of pre-training, then the long ones from position 0 on; both times their factor.
+    let rope = json!({"type": "longrope", "short_factor": vec![1.0; 8], "long_factor": vec![2.0; 8], "attention_factor": 1.5,
+                      "original_max_position_embeddings": 4});
+    let config = config_with(set("rope_scaling", rope)).unwrap();
+    let tables = config.rope.tables(6);
+    assert_eq!((tables.usual, tables.rows, tables.cos.len()), (4, 10, 80));
+    assert!((tables.cos[8] - 1.5 * 1f32.cos()).abs() < 1e-6, "position 1");
+    assert!((tables.sin[9 * 8] - 1.5 * 2.5f32.sin()).abs() < 1e-6, "position 5 of the long ones");
+    assert_eq!(config.rope.tables(3).rows, 3, "a context within pre-training has no long ones");
+}
+
+/// `tools/rope_tables.py`: what transformers computes for every kind of scaling.
+#[test]
+fn frequencies_are_those_of_transformers() {
+    let text = std::fs::read_to_string("tests/data/rope.json").unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() >= 19);
+    for case in cases {
+        let config = ModelConfig::from_json(case["config"].to_string().as_bytes(), "config.json").unwrap();
+        let length = case["length"].as_u64().unwrap() as usize;
+        let found = config.rope.frequencies(config.rope.variant(length));
+        let expected: Vec<f64> =
+            case["frequencies"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        assert_eq!(found.len(), expected.len());
+        for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
+            // Two units in the last place: powers are not rounded alike everywhere.
+            let off = (f64::from(*f) - e).abs() / e;
+            assert!(off < 2.4e-7, "{}: length {length}, frequency {i} is {f}, expected {e}", case["config"]);
+        }
+        let factor = case["factor"].as_f64().unwrap();
+        assert!((f64::from(config.rope.attention_factor()) - factor).abs() < 1e-6, "{}", case["config"]);
+    }
+}
+
+/// Fields that only one family has, and what it takes where they are missing.
+#[test]
+fn families_differ_in_their_fields() {
+    let family = |model_type: &str, fields: Value| {
+        config_with(|c| {
+            for field in ["architectures", "attention_bias", "mlp_bias", "num_key_value_heads", "head_dim"] {
+                c.as_object_mut().unwrap().remove(field);
+            }
+            c["model_type"] = model_type.into();
+            c["num_attention_heads"] = 32.into();
+            c["hidden_size"] = 1024.into();
+            c["num_hidden_layers"] = 4.into();
+            fields.as_object().unwrap().iter().for_each(|(k, v)| c[k] = v.clone());
+        })
+    };
+    let c = family("mistral", json!({})).unwrap();
+    assert_eq!((c.num_kv_heads, c.head_dim, c.windows), (8, 32, vec![Some(4096); 4]));
+    let c = family("mistral", json!({"sliding_window": null, "num_key_value_heads": null})).unwrap();
+    assert_eq!((c.num_kv_heads, &c.windows), (32, &vec![None; 4]));
+    assert_eq!(c.layer_heads(2).window, None);
+    let c = family("mistral", json!({"sliding_window": 7})).unwrap();
+    assert_eq!((c.layer_heads(3).window, c.heads().window), (Some(7), None));
+
+    let c = family("qwen2", json!({})).unwrap();
+    assert!(c.qkv_bias && !c.o_bias && !c.qk_norm && c.windows == vec![None; 4]);
+    assert_eq!(c.num_kv_heads, 32);
+    let windows = json!({"use_sliding_window": true, "sliding_window": 9, "max_window_layers": 3});
+    assert_eq!(family("qwen2", windows).unwrap().windows, [None, None, None, Some(9)]);
+    let windows = json!({"use_sliding_window": false, "sliding_window": 9, "max_window_layers": 0});
+    assert_eq!(family("qwen2", windows).unwrap().windows, [None; 4]);
+    let types = |types: Value| json!({"use_sliding_window": true, "sliding_window": 9, "layer_types": types});
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    let c = family("qwen2", types(json!([sliding, full, full, sliding]))).unwrap();
+    assert_eq!(c.windows, [Some(9), None, None, Some(9)]);
+    for bad in [json!([full]), json!([full, full, full, "chunked_attention"]), json!("full_attention")] {
+        let e = family("qwen2", types(bad)).unwrap_err().to_string();
+        assert!(e.contains("field layer_types: found ") && e.contains("each of the 4 layers"), "{e}");
+    }
+    let e = family("qwen2", json!({"layer_types": [full, full, full, sliding]})).unwrap_err().to_string();
+    assert!(e.contains("expected use_sliding_window"), "{e}");
+
+    let c = family("qwen3", json!({})).unwrap();
+    assert!(c.qk_norm && !c.qkv_bias && !c.o_bias && c.head_dim == 128);
+    let c = family("qwen3", json!({"attention_bias": true, "head_dim": 64})).unwrap();
+    assert!(c.qkv_bias && c.o_bias && c.head_dim == 64);
+    let parts = adapter_layout(&c).groups[0].outputs;
+    assert_eq!(parts, 3 * 32 * 64);
+    assert_eq!(
+        c.parameters() - family("llama", json!({"head_dim": 64})).unwrap().parameters(),
+        4 * (3 * 2048 + 1024 + 128)
+    );
+
+    let c = family("phi3", json!({"partial_rotary_factor": 0.75, "sliding_window": 5})).unwrap();
+    assert!(c.fused && c.windows == vec![Some(5); 4] && c.rope.dim == 24);
+    let layout = adapter_layout(&c);
+    let modules: Vec<&str> =
+        layout.groups[..4].iter().flat_map(|g| &g.parts).map(|p| p.module.as_str()).collect();
+    assert_eq!(
+        modules.iter().map(|m| m.rsplit('.').next().unwrap()).collect::<Vec<_>>(),
+        ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+    );
+    assert_eq!((layout.groups[0].outputs, layout.groups[2].outputs), (3 * 1024, 256));
+    for kind in ["su", "yarn", "longrope"] {
+        let rope = json!({"type": kind, "short_factor": vec![1.0; 16], "long_factor": vec![2.0; 16]});
+        let c =
+            family("phi3", json!({"rope_scaling": rope, "original_max_position_embeddings": 128})).unwrap();
+        assert_eq!((c.rope.variant(128), c.rope.variant(129)), (RopeVariant(0), RopeVariant(1)), "{kind}");
+    }
+    let e =
+        family("phi3", json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap_err().to_string();
+    assert!(e.contains("found \"linear\", expected one of the known: default, longrope"), "{e}");
+    let e = family("phi3", json!({"partial_rotary_factor": 0.01})).unwrap_err().to_string();
+    assert!(e.contains("an even part of heads of 32"), "{e}");
 }
 
 // ---- safetensors ----

@@ -135,6 +135,8 @@ pub struct WorkspaceSpec {
     pub context: usize,
     /// Most entries of a step's page table.
     pub page_entries: usize,
+    /// Most numbers in a step's [`BatchPlan::rope_extra`].
+    pub rope_extra: usize,
     /// Adapters that step at once.
     pub adapters: usize,
     /// Numbers of the largest.

@@ -35,6 +35,17 @@ impl Heads {
     }
 }
 
+/// The weights of [`Op::HeadNorm`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadNorm {
+    /// Of every query head, `[D]`.
+    pub q: Vector,
+    /// Of every key head, `[D]`.
+    pub k: Vector,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
 /// One adapter's AdamW step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWStep {
@@ -155,13 +166,39 @@ pub enum Op {
         dx: Option<Tensor>,
     },
 
+    /// Root mean square norm of each query and key head by itself (Qwen3; Henry et al. 2020, arXiv 2010.04245), in place: with the weight
+    /// of the queries or of the keys, `x = x / sqrt(mean(x²) + eps) * w` over the D numbers of a head. V is left alone.
+    HeadNorm {
+        /// `[R, (H + 2 K) D]`, q | k | v.
+        qkv: Tensor,
+        /// `[R, (H + K) D]`: q | k as they were, for the backward.
+        raw: Option<Tensor>,
+        /// Head shape.
+        heads: Heads,
+        /// The weights.
+        norm: HeadNorm,
+    },
+    /// The gradient of [`Op::HeadNorm`] with frozen weights, in place: of what came out to of what went in, by the formula of
+    /// [`Op::RmsNormBackward`].
+    HeadNormBackward {
+        /// What the forward kept.
+        raw: Tensor,
+        /// `[R, (H + 2 K) D]`; that of v stays.
+        dqkv: Tensor,
+        /// As in the forward.
+        heads: Heads,
+        /// As in the forward.
+        norm: HeadNorm,
+    },
+
     /// Rotary position embedding (Su et al. 2021, the half-split form of Hugging Face's Llama) on the q and k parts of `qkv` in place:
     /// `(a, b) -> (a cos - b sin, b cos + a sin)` for the pairs `(i, i + half)` of each head, half that of the table (D/2, or less for a
-    /// partial rotation, which leaves the rest of the head alone); with `kv`, K and V are then written to the row's page.
+    /// partial rotation, which leaves the rest of the head alone), by the row of the table that the plan says
+    /// ([`BatchPlan::rope_rows`](super::BatchPlan::rope_rows)); with `kv`, K and V are then written to the row's page.
     Rope {
         /// `[R, (H + 2 K) D]`, q | k | v.
         qkv: Tensor,
-        /// cos and sin by position.
+        /// cos and sin.
         table: RopeTable,
         /// Head shape.
         heads: Heads,
@@ -303,6 +340,8 @@ impl Op {
             Op::RmsNormBackward { .. } => "rms_norm_backward",
             Op::LinearForward { .. } => "linear_forward",
             Op::LinearBackward { .. } => "linear_backward",
+            Op::HeadNorm { .. } => "head_norm",
+            Op::HeadNormBackward { .. } => "head_norm_backward",
             Op::Rope { .. } => "rope",
             Op::RopeBackward { .. } => "rope_backward",
             Op::AttentionPacked { .. } => "attention_packed",

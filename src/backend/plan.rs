@@ -10,6 +10,11 @@ pub struct BatchPlan {
     pub tokens: Vec<u32>,
     /// Absolute position of each row in its sequence.
     pub positions: Vec<u32>,
+    /// Row of the rotary table for each row, where that is not its position; empty where it is for all. Rows from the table's end on are those of
+    /// `rope_extra`.
+    pub rope_rows: Vec<u32>,
+    /// Rotary rows of this step alone: each `half` cosines, then `half` sines.
+    pub rope_extra: Vec<f32>,
     /// Exact row ranges by slot: ascending, contiguous, covering all rows. Several segments may name the same slot.
     pub segments: Vec<Segment>,
     /// Exact row ranges by sequence: ascending, contiguous, covering all rows, each inside one segment.
@@ -35,6 +40,28 @@ impl BatchPlan {
     /// Rows in the step.
     pub fn rows(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// Row of the rotary table for each row.
+    pub fn rope_rows(&self) -> &[u32] {
+        if self.rope_rows.is_empty() { &self.positions } else { &self.rope_rows }
+    }
+
+    /// Checks that every row has one in a rotary table of `table` rows of `half` numbers, for the operation `op`.
+    pub fn check_rope(&self, op: &str, table: usize, half: usize) -> Result<()> {
+        let wrong = |problem: String| Err(Error::Internal(format!("{op}: {problem}")));
+        let (rows, extra) = (self.rope_rows(), self.rope_extra.len());
+        if rows.len() != self.rows() {
+            return wrong(format!("{} positions for {} rows", rows.len(), self.rows()));
+        }
+        if !extra.is_multiple_of(2 * half) {
+            return wrong(format!("{extra} numbers of rotary rows of two times {half}"));
+        }
+        let all = table + extra / (2 * half);
+        match rows.iter().find(|&&row| row as usize >= all) {
+            Some(row) => wrong(format!("position {row} is beyond the rotary table's {all} positions")),
+            None => Ok(()),
+        }
     }
 
     /// Checks the draws against the logit rows and a workspace of `capacity` rows, for the operation `op`.

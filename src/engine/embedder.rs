@@ -7,6 +7,7 @@ use super::request::{EmbedRequest, Embedding};
 use super::slots::{SlotTable, WeightsId};
 use crate::backend::BatchPlan;
 use crate::error::{Error, Result};
+use crate::model::Rotary;
 
 const WHAT: &str = "embed request";
 
@@ -53,7 +54,7 @@ impl Embedder {
     }
 
     /// The next batch, or `None` if nothing waits.
-    pub fn schedule(&mut self, slots: &SlotTable) -> Result<Option<EmbedBatch>> {
+    pub fn schedule(&mut self, slots: &SlotTable, rotary: &Rotary) -> Result<Option<EmbedBatch>> {
         let jobs = self.waiting.take(slots, |job| job.tokens.len())?;
         if jobs.is_empty() {
             return Ok(None);
@@ -63,6 +64,7 @@ impl Embedder {
             let (start, end) = push_packed(&mut plan, *slot, &job.tokens);
             plan.logit_rows.extend(start + job.from as u32..end);
         }
+        rotary.place(&mut plan, jobs.iter().map(|(_, job)| rotary.variant(job.tokens.len())));
         Ok(Some(EmbedBatch { plan, jobs: jobs.into_iter().map(|j| j.1).collect() }))
     }
 

@@ -66,6 +66,7 @@ impl Engine {
             context,
             vocab,
             eos: config.eos_token_ids.clone(),
+            rotary: model.rotary().clone(),
         };
         Ok(Self {
             slots: SlotTable::new(model.layout().clone()),
@@ -240,7 +241,9 @@ impl Engine {
     }
 
     fn score_step(&mut self) -> Result<()> {
-        let Some(mut batch) = self.scorer.schedule(&self.slots)? else { return Ok(()) };
+        let Some(mut batch) = self.scorer.schedule(&self.slots, self.device.model().rotary())? else {
+            return Ok(());
+        };
         let shrink = self.slots.widest_shrink();
         if let Err(e) = self.device.prepare(Mode::Inference, batch.plan.rows(), shrink) {
             self.scorer.refuse(batch, &e.to_string());
@@ -254,7 +257,9 @@ impl Engine {
     }
 
     fn embed_step(&mut self) -> Result<()> {
-        let Some(mut batch) = self.embedder.schedule(&self.slots)? else { return Ok(()) };
+        let Some(mut batch) = self.embedder.schedule(&self.slots, self.device.model().rotary())? else {
+            return Ok(());
+        };
         let shrink = self.slots.widest_shrink();
         if let Err(e) = self.device.prepare(Mode::Inference, batch.plan.rows(), shrink) {
             self.embedder.refuse(batch, &e.to_string());
@@ -279,7 +284,7 @@ impl Engine {
         }
         let shrink = self.slots.widest_shrink();
         let most_rows = self.trainer.most_rows();
-        let mut batch = self.trainer.schedule();
+        let mut batch = self.trainer.schedule(self.device.model().rotary());
         if let Err(e) = self.device.prepare(Mode::Training, most_rows, shrink) {
             let failed = self.trainer.refuse(batch, &e.to_string(), &mut self.slots);
             return self.zero_gradients(failed);

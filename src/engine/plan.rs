@@ -177,6 +177,7 @@ impl MemoryPlan {
             training_rows: if o.training { training_rows } else { 0 },
             lm_head_rows: o.lm_head_rows,
             shrink_width,
+            rope_extra: model.rotary().extra(o.max_rows.max(training_rows)),
             page_entries: o.max_sequences * config.max_positions.div_ceil(o.page_tokens),
             adapters: if o.training { o.adapters } else { 0 },
             // f32, one copy at least.

@@ -7,6 +7,7 @@ use super::request::{Score, ScoreRequest};
 use super::slots::{SlotTable, WeightsId};
 use crate::backend::{BatchPlan, Label};
 use crate::error::{Error, Result};
+use crate::model::Rotary;
 
 const WHAT: &str = "score request";
 
@@ -52,7 +53,7 @@ impl Scorer {
     }
 
     /// The next batch, or `None` if nothing waits. The last token of a sequence predicts nothing and needs no row.
-    pub fn schedule(&mut self, slots: &SlotTable) -> Result<Option<ScoreBatch>> {
+    pub fn schedule(&mut self, slots: &SlotTable, rotary: &Rotary) -> Result<Option<ScoreBatch>> {
         let jobs = self.waiting.take(slots, |job| job.tokens.len() - 1)?;
         if jobs.is_empty() {
             return Ok(None);
@@ -64,6 +65,7 @@ impl Scorer {
             plan.logit_rows.extend(start..end);
             plan.labels.extend(tokens[1..].iter().map(|&token| Label { token, coefficient: 0.0 }));
         }
+        rotary.place(&mut plan, jobs.iter().map(|(_, job)| rotary.variant(job.tokens.len())));
         Ok(Some(ScoreBatch { plan, jobs: jobs.into_iter().map(|j| j.1).collect() }))
     }
 

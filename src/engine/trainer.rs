@@ -10,6 +10,7 @@ use super::request::{AdapterId, StepMetrics, TrainRequest};
 use super::slots::{SlotTable, name};
 use crate::backend::{AdamWStep, BatchPlan, Label, Slot};
 use crate::error::{Error, Result};
+use crate::model::Rotary;
 
 /// Where a request's metrics are delivered.
 type Waiter = oneshot::Sender<Result<Vec<StepMetrics>>>;
@@ -161,7 +162,7 @@ impl Trainer {
     }
 
     /// The next micro-batch: one sequence after another from all requests in turn, until a sequence doesn't fit.
-    pub fn schedule(&mut self) -> MicroBatch {
+    pub fn schedule(&mut self, rotary: &Rotary) -> MicroBatch {
         let mut taken: Vec<Taken> = Vec::new();
         let mut rows = 0;
         let mut idle = 0; // requests in a row that had nothing to give
@@ -186,6 +187,7 @@ impl Trainer {
         self.micro_batches += 1;
         taken.sort_by_key(|t| t.slot); // stable: an adapter's own order stays
         let mut plan = BatchPlan::default();
+        let mut variants = Vec::new();
         for t in &taken {
             let active = self.find(t.adapter).expect("it gave the sequence");
             let sequence = &active.request.sequences[t.sequence as usize];
@@ -195,6 +197,7 @@ impl Trainer {
             }
             let total = active.totals[active.step];
             let (start, _) = push_packed(&mut plan, t.slot, &sequence.tokens[..rows]);
+            variants.push(rotary.variant(sequence.tokens.len()));
             for (i, &weight) in sequence.weights[1..=rows].iter().enumerate() {
                 if weight != 0.0 {
                     plan.logit_rows.push(start + i as u32);
@@ -203,6 +206,7 @@ impl Trainer {
                 }
             }
         }
+        rotary.place(&mut plan, variants);
         MicroBatch { plan, taken }
     }
 

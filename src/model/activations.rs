@@ -47,6 +47,8 @@ pub(super) struct LayerActivations {
     pub x_in: Tensor,
     /// `[R, (H + 2 K) D]`, after rope.
     pub qkv: Tensor,
+    /// `[R, (H + K) D]`: q and k before their norm, where they have one and training needs it.
+    pub raw: Option<Tensor>,
     /// `[R, H D]`.
     pub attention: Tensor,
     /// `[R, d]`: the residual stream between attention and MLP.
@@ -175,6 +177,12 @@ fn build(
         Ok(LayerActivations {
             x_in,
             qkv: tensor("layer.qkv", rows, qkv, Activation)?,
+            raw: match mode {
+                Mode::Training if config.qk_norm => {
+                    Some(tensor("layer.raw", rows, q + heads.kv_width(), Activation)?)
+                }
+                _ => None,
+            },
             attention: tensor("layer.attention", rows, q, Activation)?,
             x_mid,
             gate_up: tensor("layer.gate_up", rows, 2 * f, Activation)?,

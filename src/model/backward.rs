@@ -1,7 +1,7 @@
 //! The backward pass, base frozen: only the adapters' gradients and what flows to the layer below.
 //!
-//! Kept from the forward: the residual stream before and after attention, qkv after rope, the attention's output, gate_up, and
-//! each group's shrink. Norms and swiglu are computed again.
+//! Kept from the forward: the residual stream before and after attention, qkv after rope (and q and k before their norm), the attention's output,
+//! gate_up, and each group's shrink. Norms and swiglu are computed again.
 
 use super::activations::{Gradients, LayerActivations};
 use super::{Activations, GroupKind, Layer, Model};
@@ -41,7 +41,7 @@ impl Model {
         a: &LayerActivations,
     ) -> Result<()> {
         use GroupKind::{Down, GateUp, O, Qkv};
-        let heads = self.heads;
+        let heads = layer.heads;
         let shrink = |kind: GroupKind| (a.shrink[kind as usize], g.dshrink);
 
         // MLP
@@ -70,6 +70,9 @@ impl Model {
             dqkv: g.dqkv,
         })?; // [R, (H + 2 K) D]
         backend.enqueue(Op::RopeBackward { dqkv: g.dqkv, table: self.rope, heads })?;
+        if let (Some(norm), Some(raw)) = (layer.qk_norm, a.raw) {
+            backend.enqueue(Op::HeadNormBackward { raw, dqkv: g.dqkv, heads, norm })?;
+        }
         self.norm(backend, a.x_in, layer.input_norm, acts.normed)?; // [R, d]
         if i == 0 {
             // Below lies the frozen embedding.

@@ -1,32 +1,11 @@
 //! What a model is, read from a Hugging Face config.json and generation_config.json.
 
-use serde_json::{Map, Value};
-
+use super::families;
 use super::files::ModelFiles;
+use super::rope::{self, RopeConfig};
 use crate::backend::Heads;
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, parse_object};
-
-/// Rotary frequencies.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeConfig {
-    /// Base of the frequencies.
-    pub theta: f32,
-    /// How positions are scaled.
-    pub scaling: RopeScaling,
-}
-
-/// How rotary positions are scaled. (More kinds will come with more families.)
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// Positions divided by a factor.
-    Linear {
-        /// The divisor.
-        factor: f32,
-    },
-}
 
 /// A decoder described by data.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,37 +32,24 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// lm_head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Biases of q, k and v (and, in Llama, o).
-    pub attention_bias: bool,
+    /// Biases of q, k and v.
+    pub qkv_bias: bool,
+    /// Bias of the attention's output.
+    pub o_bias: bool,
     /// Biases of gate, up and down.
     pub mlp_bias: bool,
-    /// Sliding window, if any.
-    pub sliding_window: Option<usize>,
+    /// Query and key heads are normed before they are rotated.
+    pub qk_norm: bool,
+    /// q, k and v are one matrix in the file and one module to adapters; so are gate and up.
+    pub fused: bool,
+    /// Sliding window of each layer, if any.
+    pub windows: Vec<Option<usize>>,
     /// Rotary frequencies.
     pub rope: RopeConfig,
     /// Beginning-of-sequence token, if any.
     pub bos_token_id: Option<u32>,
     /// Every end-of-sequence token of config.json and generation_config.json.
     pub eos_token_ids: Vec<u32>,
-}
-
-/// A family we know: how its config.json differs from the plain decoder.
-struct Architecture {
-    /// In `architectures`.
-    name: &'static str,
-    /// In `model_type`.
-    model_type: &'static str,
-    /// Reads what only this family has.
-    read: fn(&Fields<'_>, &mut ModelConfig) -> Result<()>,
-}
-
-const ARCHITECTURES: [Architecture; 1] =
-    [Architecture { name: "LlamaForCausalLM", model_type: "llama", read: read_llama }];
-
-fn read_llama(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
-    config.attention_bias = fields.flag("attention_bias", false)?;
-    config.mlp_bias = fields.flag("mlp_bias", false)?;
-    Ok(())
 }
 
 /// Longest context accepted, which bounds the rotary table.
@@ -104,18 +70,23 @@ impl ModelConfig {
     pub fn from_json(bytes: &[u8], place: &str) -> Result<Self> {
         let map = parse_object(bytes, place)?;
         let fields = Fields { place, prefix: "", map: &map };
-        let architecture = find_architecture(&fields)?;
+        let family = families::find(&fields)?;
         if let Some(v) = fields.get("quantization_config") {
             return Err(fields.wrong("quantization_config", v, "no quantization: f32, f16 or bf16 weights"));
         }
 
         let hidden_size = fields.size("hidden_size")?;
         let num_heads = fields.size("num_attention_heads")?;
-        let num_kv_heads = fields.size_or("num_key_value_heads", num_heads)?;
-        let head_dim = match fields.get("head_dim") {
-            Some(_) => fields.size("head_dim")?,
-            None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
-            None => {
+        // Absent and null are two things here: transformers takes the family's default for the first, the number of heads for the second.
+        let num_kv_heads = match (map.get("num_key_value_heads"), family.kv_heads) {
+            (None, Some(default)) => default,
+            _ => fields.size_or("num_key_value_heads", num_heads)?,
+        };
+        let head_dim = match (map.get("head_dim"), family.head_dim) {
+            (None, Some(default)) => default,
+            (Some(v), _) if !v.is_null() => fields.size("head_dim")?,
+            _ if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+            _ => {
                 let problem = format!(
                     "found {num_heads}, expected a divisor of hidden_size = {hidden_size}, or head_dim"
                 );
@@ -144,31 +115,36 @@ impl ModelConfig {
             return Err(Error::input(fields.name(field), problem));
         }
         let max_positions = fields.size("max_position_embeddings")?;
-        if max_positions > MAX_POSITIONS {
-            let problem = format!("found {max_positions}, expected at most {MAX_POSITIONS}");
+        let (rope, context) = rope::read(&fields, family.rope, head_dim, max_positions)?;
+        if context > MAX_POSITIONS {
+            let problem = format!("found a context of {context}, expected at most {MAX_POSITIONS}");
             return Err(Error::input(fields.name("max_position_embeddings"), problem));
         }
 
+        let num_layers = fields.size("num_hidden_layers")?;
         let mut config = Self {
-            model_type: architecture.model_type.to_string(),
+            model_type: family.model_type.to_string(),
             vocab_size: fields.size("vocab_size")?,
             hidden_size,
             intermediate_size: fields.size("intermediate_size")?,
-            num_layers: fields.size("num_hidden_layers")?,
+            num_layers,
             num_heads,
             num_kv_heads,
             head_dim,
             rms_norm_eps: fields.positive("rms_norm_eps", None)?,
-            max_positions,
+            max_positions: context,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
-            attention_bias: false,
+            qkv_bias: false,
+            o_bias: false,
             mlp_bias: false,
-            sliding_window: None,
-            rope: read_rope(&fields)?,
+            qk_norm: false,
+            fused: false,
+            windows: vec![None; num_layers],
+            rope,
             bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id")?,
         };
-        (architecture.read)(&fields, &mut config)?;
+        (family.read)(&fields, &mut config)?;
         Ok(config)
     }
 
@@ -187,15 +163,20 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// The shape of a layer's attention.
+    /// The shape of every layer's attention but for its window.
     pub fn heads(&self) -> Heads {
         Heads {
             heads: self.num_heads,
             kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
-            window: self.sliding_window,
+            window: None,
         }
+    }
+
+    /// The shape of a layer's attention.
+    pub fn layer_heads(&self, layer: usize) -> Heads {
+        Heads { window: self.windows[layer], ..self.heads() }
     }
 
     /// Numbers in the model's weights; a tied lm_head counts once.
@@ -203,67 +184,11 @@ impl ModelConfig {
         let heads = self.heads();
         let (d, f, v) = (self.hidden_size, self.intermediate_size, self.vocab_size);
         let mut layer = d * heads.qkv_width() + heads.q_width() * d + 3 * d * f + 2 * d;
-        layer += if self.attention_bias { heads.qkv_width() + d } else { 0 };
+        layer += if self.qkv_bias { heads.qkv_width() } else { 0 };
+        layer += if self.o_bias { d } else { 0 };
         layer += if self.mlp_bias { 2 * f + d } else { 0 };
+        layer += if self.qk_norm { 2 * self.head_dim } else { 0 };
         let head = if self.tie_word_embeddings { 0 } else { v * d };
         v * d + head + self.num_layers * layer + d
     }
-}
-
-fn find_architecture(fields: &Fields<'_>) -> Result<&'static Architecture> {
-    let known = || ARCHITECTURES.map(|a| a.name).join(", ");
-    if let Some(value) = fields.get("architectures") {
-        let expected = || format!("a list with one of the known architectures: {}", known());
-        let name = value
-            .as_array()
-            .and_then(|list| list.first())
-            .and_then(Value::as_str)
-            .ok_or_else(|| fields.wrong("architectures", value, &expected()))?;
-        return ARCHITECTURES
-            .iter()
-            .find(|a| a.name == name)
-            .ok_or_else(|| fields.wrong("architectures", value, &expected()));
-    }
-    let expected = format!("one of the known: {}", ARCHITECTURES.map(|a| a.model_type).join(", "));
-    match fields.text("model_type")? {
-        Some(name) => ARCHITECTURES
-            .iter()
-            .find(|a| a.model_type == name)
-            .ok_or_else(|| fields.wrong("model_type", &Value::from(name), &expected)),
-        None => Err(Error::input(
-            fields.name("architectures"),
-            format!("missing, expected one of the known architectures: {}", known()),
-        )),
-    }
-}
-
-/// New files have `rope_parameters`; old ones `rope_theta` and `rope_scaling`.
-fn read_rope(fields: &Fields<'_>) -> Result<RopeConfig> {
-    let empty = Map::new();
-    let (name, map) = match (fields.object("rope_parameters")?, fields.object("rope_scaling")?) {
-        (Some(map), _) => ("rope_parameters.", map),
-        (None, Some(map)) => ("rope_scaling.", map),
-        (None, None) => ("", &empty),
-    };
-    let rope = Fields { place: fields.place, prefix: name, map };
-    let theta = match rope.get("rope_theta") {
-        Some(_) => rope.positive("rope_theta", None)?,
-        None => fields.positive("rope_theta", Some(10_000.0))?,
-    };
-    for (fields, v) in
-        [(&rope, rope.get("partial_rotary_factor")), (fields, fields.get("partial_rotary_factor"))]
-    {
-        if let Some(v) = v.filter(|v| v.as_f64() != Some(1.0)) {
-            return Err(fields.wrong("partial_rotary_factor", v, "1"));
-        }
-    }
-    let kind_field = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
-    let scaling = match rope.text(kind_field)? {
-        None | Some("default") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear { factor: rope.positive("factor", None)? },
-        Some(other) => {
-            return Err(rope.wrong(kind_field, &Value::from(other), "one of the known: default, linear"));
-        }
-    };
-    Ok(RopeConfig { theta, scaling })
 }

@@ -81,11 +81,14 @@ impl Model {
         kv: Option<KvPool>,
     ) -> Result<()> {
         use GroupKind::{Down, GateUp, O, Qkv};
-        let heads = self.heads;
+        let heads = layer.heads;
 
-        // Attention: x_mid = x_in + o(attention(rope(qkv(norm(x_in)))))
+        // Attention: x_mid = x_in + o(attention(rope(qkv(norm(x_in))))), q and k normed before rope in some families
         self.norm(backend, a.x_in, layer.input_norm, acts.normed)?; // [R, d]
         linear(backend, layer.qkv, Qkv.of(i), acts.normed, a.shrink[Qkv as usize], None, a.qkv)?; // [R, (H + 2 K) D]
+        if let Some(norm) = layer.qk_norm {
+            backend.enqueue(Op::HeadNorm { qkv: a.qkv, raw: a.raw, heads, norm })?;
+        }
         let pages = kv.map(|kv| (kv, i as u32));
         backend.enqueue(Op::Rope { qkv: a.qkv, table: self.rope, heads, kv: pages })?;
         backend.enqueue(match kv {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Layer, Model, ModelConfig, ModelFiles, RopeConfig, RopeScaling};
-use crate::backend::{AdapterLayout, Backend, GroupLayout, Linear, LinearSpec, PartLayout, Vector};
+use super::layout::Modules;
+use super::{GroupKind, Layer, Model, ModelConfig, ModelFiles, Rotary, adapter_layout};
+use crate::backend::{Backend, HeadNorm, Linear, LinearSpec, Vector};
 use crate::error::{Error, Result};
 use crate::files::widen;
 
@@ -30,8 +31,7 @@ impl Model {
         check_widths(files, &config, backend)?;
         check_room(files, &config, backend)?;
         let heads = config.heads();
-        let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-        let (q, kv) = (heads.q_width(), heads.kv_width());
+        let (d, v) = (config.hidden_size, config.vocab_size);
         let mut loader = Loader { files, backend, used: BTreeSet::new() };
 
         let embedding_name = "model.embed_tokens.weight";
@@ -42,20 +42,30 @@ impl Model {
         let mut layers = Vec::new();
         for i in 0..config.num_layers {
             let name = |module: &str| format!("model.layers.{i}.{module}");
-            let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-            let mut group = |parts: &[(&str, usize)], inputs, bias, backward| {
-                let parts: Vec<(String, usize)> = parts.iter().map(|&(m, n)| (name(m), n)).collect();
+            let mut group = |kind: GroupKind, bias, backward| {
+                let Modules { inputs, modules } = kind.modules(&config);
+                let parts: Vec<(String, usize)> = modules.iter().map(|&(m, n)| (name(m), n)).collect();
                 loader.linear(&parts, inputs, bias, backward)
             };
             let training = options.training;
             // Nothing below the first layer's q, k and v wants a gradient.
-            let qkv = group(&qkv, d, config.attention_bias, training && i > 0)?;
-            let o = group(&[("self_attn.o_proj", d)], q, config.attention_bias, training)?;
-            let gate_up = group(&[("mlp.gate_proj", f), ("mlp.up_proj", f)], d, config.mlp_bias, training)?;
-            let down = group(&[("mlp.down_proj", d)], f, config.mlp_bias, training)?;
+            let qkv = group(GroupKind::Qkv, config.qkv_bias, training && i > 0)?;
+            let o = group(GroupKind::O, config.o_bias, training)?;
+            let gate_up = group(GroupKind::GateUp, config.mlp_bias, training)?;
+            let down = group(GroupKind::Down, config.mlp_bias, training)?;
+            let qk_norm = match config.qk_norm {
+                true => Some(HeadNorm {
+                    q: loader.vector(&name("self_attn.q_norm.weight"), config.head_dim)?,
+                    k: loader.vector(&name("self_attn.k_norm.weight"), config.head_dim)?,
+                    eps: config.rms_norm_eps,
+                }),
+                false => None,
+            };
             layers.push(Layer {
                 input_norm: loader.vector(&name("input_layernorm.weight"), d)?,
                 qkv,
+                qk_norm,
+                heads: config.layer_heads(i),
                 o,
                 post_norm: loader.vector(&name("post_attention_layernorm.weight"), d)?,
                 gate_up,
@@ -78,11 +88,13 @@ impl Model {
         loader.check_unused(&config)?;
         files.release();
 
-        let (cos, sin) = rope_table(&config.rope, config.head_dim, config.max_positions);
-        let rope = backend.load_rope(&cos, &sin, config.head_dim / 2)?;
+        let tables = config.rope.tables(config.max_positions);
+        let rope = backend.load_rope(&tables.cos, &tables.sin, config.rope.dim / 2)?;
+        let rotary = Rotary::new(&config.rope, &tables);
         let layout = adapter_layout(&config);
         backend.adapter_layout(&layout)?;
-        Ok(Self { config, heads, layout, embedding, rope, layers, norm, lm_head, training: options.training })
+        let training = options.training;
+        Ok(Self { config, heads, layout, embedding, rope, rotary, layers, norm, lm_head, training })
     }
 }
 
@@ -173,60 +185,4 @@ impl Loader<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// What adapters may change in a model of this shape: every linear but the lm_head, named as in transformers.
-pub fn adapter_layout(config: &ModelConfig) -> AdapterLayout {
-    let heads = config.heads();
-    let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, heads.q_width(), heads.kv_width());
-    let group = |layer: usize, inputs: usize, modules: &[(&str, usize)]| {
-        let mut start = 0;
-        let parts = modules
-            .iter()
-            .map(|&(module, outputs)| {
-                let part = PartLayout { module: format!("model.layers.{layer}.{module}"), start, outputs };
-                start += outputs;
-                part
-            })
-            .collect();
-        GroupLayout { inputs, outputs: start, parts }
-    };
-    let groups = (0..config.num_layers)
-        .flat_map(|i| {
-            // In the order of `GroupKind`.
-            [
-                group(i, d, &[("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)]),
-                group(i, q, &[("self_attn.o_proj", d)]),
-                group(i, d, &[("mlp.gate_proj", f), ("mlp.up_proj", f)]),
-                group(i, f, &[("mlp.down_proj", d)]),
-            ]
-        })
-        .collect();
-    AdapterLayout { groups }
-}
-
-/// cos and sin, each `[positions, head_dim / 2]`. Frequencies and angles are rounded to f32 where transformers rounds them
-/// (large positions make that visible); the functions themselves are taken in f64.
-pub fn rope_table(rope: &RopeConfig, head_dim: usize, positions: usize) -> (Vec<f32>, Vec<f32>) {
-    let half = head_dim / 2;
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| {
-            let exponent = (2 * i) as f32 / head_dim as f32;
-            let frequency = 1.0 / f64::from(rope.theta).powf(f64::from(exponent)) as f32;
-            match rope.scaling {
-                RopeScaling::None => frequency,
-                RopeScaling::Linear { factor } => frequency / factor,
-            }
-        })
-        .collect();
-    let mut cos = Vec::with_capacity(positions * half);
-    let mut sin = Vec::with_capacity(positions * half);
-    for position in 0..positions {
-        for frequency in &frequencies {
-            let angle = f64::from(position as f32 * frequency);
-            cos.push(angle.cos() as f32);
-            sin.push(angle.sin() as f32);
-        }
-    }
-    (cos, sin)
 }

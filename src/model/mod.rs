@@ -6,18 +6,25 @@
 mod activations;
 mod backward;
 mod config;
+mod families;
 mod files;
 mod forward;
+mod layout;
 mod load;
+mod rope;
 mod synthetic;
 
 pub use activations::*;
 pub use config::*;
 pub use files::*;
+pub use layout::*;
 pub use load::*;
+pub use rope::*;
 pub use synthetic::{SHAPES, Shape};
 
-use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec};
+use crate::backend::{
+    AdapterLayout, GroupId, HeadNorm, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec,
+};
 
 /// Linear groups in a layer; group `layer * GROUPS_PER_LAYER + kind`.
 pub const GROUPS_PER_LAYER: usize = 4;
@@ -51,6 +58,7 @@ pub struct Model {
     /// `[V, d]`.
     embedding: Table,
     rope: RopeTable,
+    rotary: Rotary,
     layers: Vec<Layer>,
     /// `[d]`.
     norm: Vector,
@@ -66,6 +74,10 @@ pub struct Layer {
     pub input_norm: Vector,
     /// `[(H + 2 K) D, d]`.
     pub qkv: Linear,
+    /// Norms of query and key heads, if the model has them.
+    pub qk_norm: Option<HeadNorm>,
+    /// Shape of the attention.
+    pub heads: Heads,
     /// `[d, H D]`.
     pub o: Linear,
     /// `[d]`.
@@ -97,6 +109,11 @@ impl Model {
         (self.embedding, self.rope, self.lm_head)
     }
 
+    /// Which rotary frequencies a sequence takes, and where they are.
+    pub fn rotary(&self) -> &Rotary {
+        &self.rotary
+    }
+
     /// What of [`WorkspaceSpec`] the model decides; the rest is 0.
     pub fn workspace(&self) -> WorkspaceSpec {
         WorkspaceSpec {
@@ -108,6 +125,7 @@ impl Model {
             heads: self.heads,
             context: self.config.max_positions,
             page_entries: 0,
+            rope_extra: 0,
             adapters: 0,
             adapter_elements: 0,
         }

@@ -184,6 +184,77 @@ fn gathered_norms_count_the_logit_rows_and_check_their_operands() {
     }
 }
 
+/// Forward with q and k kept, and backward, of rows q | k | v.
+fn head_norm(d: &mut Device, x: &[f32], dy: &[f32], heads: Heads, w: [&[f32]; 2]) -> [Vec<f32>; 3] {
+    let (width, qk) = (heads.qkv_width(), heads.q_width() + heads.kv_width());
+    let rows = x.len() / width;
+    let [q, k] = w.map(|w| d.backend.load_vector(WeightView::from_f32(w, 1, heads.head_dim)).unwrap());
+    let norm = HeadNorm { q, k, eps: 1e-5 };
+    let qkv = d.tensor(rows + 1, width, Element::Activation);
+    d.backend.upload_f32(qkv, x).unwrap();
+    let (dqkv, raw) = (d.upload(dy, width), d.tensor(rows + 1, qk, Element::Activation));
+    d.run(
+        &base_rows(rows),
+        [Op::HeadNorm { qkv, raw: Some(raw), heads, norm }, Op::HeadNormBackward { raw, dqkv, heads, norm }],
+    );
+    let all = d.download(qkv, rows + 1);
+    assert!(all[rows * width..].iter().all(|x| x.is_nan()), "{}: a row beyond the batch is written", d.name);
+    let kept = d.download(raw, rows + 1);
+    assert!(kept[rows * qk..].iter().all(|x| x.is_nan()), "{}: a row beyond the batch is kept", d.name);
+    let result = [all[..rows * width].to_vec(), kept[..rows * qk].to_vec(), d.download(dqkv, rows)];
+    // Without keeping: the same.
+    d.backend.upload_f32(qkv, x).unwrap();
+    d.run(&base_rows(rows), [Op::HeadNorm { qkv, raw: None, heads, norm }]);
+    assert_bits("nothing kept", &d.download(qkv, rows), &result[0]);
+    [qkv, dqkv, raw].into_iter().for_each(|t| d.backend.free(t));
+    result
+}
+
+#[test]
+fn head_norms_and_their_gradients_match_the_oracle() {
+    for mut d in devices() {
+        let mut random = Random(9);
+        for (rows, h, k, dim) in [(1, 1, 1, 8), (5, 3, 1, 24), (19, 4, 2, 64), (2, 7, 7, 96), (33, 2, 1, 128)]
+        {
+            let heads = Heads { heads: h, kv_heads: k, head_dim: dim, scale: 1.0, window: None };
+            let (width, qk) = (heads.qkv_width(), (h + k) * dim);
+            let x = d.stored(&random.values(rows * width, 3.0));
+            let dy = d.stored(&random.values(rows * width, 1.0));
+            let [wq, wk] = [0; 2].map(|_| random.values(dim, 1.0));
+            let [out, raw, dx] = head_norm(&mut d, &x, &dy, heads, [&wq, &wk]);
+            let what = format!("{rows} rows of {h} + {k} heads of {dim}");
+            for row in 0..rows {
+                let at = row * width;
+                let [x, dy, out, dx] = [&x, &dy, &out, &dx].map(|all| &all[at..at + width]);
+                assert_bits("kept", &raw[row * qk..][..qk], &x[..qk]);
+                assert_bits("v", &out[qk..], &x[qk..]);
+                assert_bits("the gradient of v", &dx[qk..], &dy[qk..]);
+                for head in 0..h + k {
+                    let w = if head < h { &wq } else { &wk };
+                    let [x, dy, out, dx] = [x, dy, out, dx].map(|all| &all[head * dim..][..dim]);
+                    let eps = f64::from(1e-5f32);
+                    assert_rounded(&d, &what, out, &rms_norm(&widen(x), w, eps));
+                    assert_rounded(&d, &what, dx, &rms_norm_backward(&widen(x), w, eps, &widen(dy)));
+                }
+            }
+            // A row alone.
+            let at = (rows - 1) * width;
+            let [alone, _, dx_alone] = head_norm(&mut d, &x[at..], &dy[at..], heads, [&wq, &wk]);
+            assert_bits("norm alone", &alone, &out[at..]);
+            assert_bits("gradient alone", &dx_alone, &dx[at..]);
+        }
+        let heads = Heads { heads: 2, kv_heads: 1, head_dim: 16, scale: 1.0, window: None };
+        let [q, k] =
+            [16, 8].map(|n| d.backend.load_vector(WeightView::from_f32(&[1.0; 16][..n], 1, n)).unwrap());
+        let (qkv, raw) = (d.tensor(2, 64, Element::Activation), d.tensor(2, 48, Element::Activation));
+        for (k, raw, expected) in [(k, raw, "weight of 8 for heads of 16"), (q, qkv, "head_norm")] {
+            let norm = HeadNorm { q, k, eps: 1e-5 };
+            let error = error_of(&mut d, &base_rows(2), Op::HeadNorm { qkv, raw: Some(raw), heads, norm });
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
+
 // ---- swiglu ----
 
 fn swiglu(x: &[f64], f: usize) -> Vec<f64> {
@@ -341,6 +412,35 @@ fn rope_rotates_pairs_a_half_apart_and_back() {
             d.run(&plan, [Op::RopeBackward { dqkv: t, table, heads }]);
             let back = d.download(t, rows);
             assert_rounded(&d, "back", &back, &rotated(got, -1.0));
+            // Rows of the table that are not the positions, and rows of the step's own.
+            plan.rope_rows = (0..rows as u32).map(|row| (7 * row) % 53).collect();
+            plan.rope_extra = random.values(3 * 2 * half, 1.0);
+            let angle = |row: usize, i: usize| match plan.rope_rows[row] as usize {
+                at if at < 50 => (cos[at * half + i], sin[at * half + i]),
+                at => {
+                    let own = &plan.rope_extra[(at - 50) * 2 * half..];
+                    (own[i], own[half + i])
+                }
+            };
+            let mut exact = widen(&x);
+            for (row, values) in exact.chunks_exact_mut(width).enumerate() {
+                for head in values.chunks_exact_mut(h).take(4) {
+                    for i in 0..half {
+                        let (c, s) = angle(row, i);
+                        let (c, s, a, b) = (f64::from(c), f64::from(s), head[i], head[i + half]);
+                        (head[i], head[i + half]) = (a * c - b * s, b * c + a * s);
+                    }
+                }
+            }
+            d.backend.upload_f32(t, &x).unwrap();
+            d.run(&plan, [Op::Rope { qkv: t, table, heads, kv: None }]);
+            let chosen = d.download(t, rows);
+            assert_rounded(&d, "chosen rows", &chosen, &exact);
+            plan.rope_rows[3] = 53;
+            let error = error_of(&mut d, &plan, Op::Rope { qkv: t, table, heads, kv: None });
+            assert!(error.contains("position 53 is beyond the rotary table's 53 positions"), "{error}");
+            (plan.rope_rows, plan.rope_extra) = (vec![], vec![]);
+
             plan.positions[0] = 50;
             let error = error_of(&mut d, &plan, Op::Rope { qkv: t, table, heads, kv: None });
             assert!(error.contains("position 50 is beyond the rotary table's 50 positions"), "{error}");

@@ -47,8 +47,10 @@ fn written(op: &Op) -> Vec<Tensor> {
         Op::ScatterRows { dx, .. } | Op::RmsNormBackward { dx, .. } => vec![dx],
         Op::LinearForward { y, .. } => vec![y],
         Op::LinearBackward { dx, .. } => dx.into_iter().collect(),
-        Op::Rope { qkv, .. } => vec![qkv],
-        Op::RopeBackward { dqkv, .. } | Op::AttentionPackedBackward { dqkv, .. } => vec![dqkv],
+        Op::Rope { qkv, .. } | Op::HeadNorm { qkv, .. } => vec![qkv],
+        Op::RopeBackward { dqkv, .. }
+        | Op::HeadNormBackward { dqkv, .. }
+        | Op::AttentionPackedBackward { dqkv, .. } => vec![dqkv],
         Op::AttentionPacked { out, .. } | Op::AttentionPaged { out, .. } | Op::SwiGlu { out, .. } => {
             vec![out]
         }

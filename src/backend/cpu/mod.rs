@@ -11,6 +11,7 @@ mod attention;
 mod attention_backward;
 mod embed;
 pub mod gemm;
+mod head_norm;
 mod lanes;
 mod linear;
 mod linear_backward;
@@ -162,6 +163,10 @@ impl CpuBackend {
             }
             Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
                 linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            }
+            Op::HeadNorm { qkv, raw, heads, norm } => head_norm::forward(self, qkv, raw, heads, norm),
+            Op::HeadNormBackward { raw, dqkv, heads, norm } => {
+                head_norm::backward(self, raw, dqkv, heads, norm)
             }
             Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
             Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),

@@ -5,7 +5,8 @@ use super::lanes::{LANES, Level, Simd, simd};
 use super::*;
 
 simd! {
-    fn forward_rows[](s, x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
+    /// `out = x rstd w` of each row.
+    pub fn forward_rows[](s, x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
         let d = w.len();
         for (x, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
             let rstd = s.splat(rstd(s, x, eps));
@@ -29,7 +30,7 @@ fn rstd<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
 
 simd! {
     /// `dx = (dx if accumulate) + rstd * (w dy - x * rstd² * mean(w dy x))`; without `dy`, dx holds it.
-    fn backward_rows[](s, x: &[f32], w: &[f32], eps: f32, dy: Option<&[f32]>, dx: &mut [f32], accumulate: bool) {
+    pub fn backward_rows[](s, x: &[f32], w: &[f32], eps: f32, dy: Option<&[f32]>, dx: &mut [f32], accumulate: bool) {
         let d = w.len();
         for (row, dx) in dx.chunks_exact_mut(d).enumerate() {
             let x = &x[row * d..][..d];

@@ -38,11 +38,10 @@ impl RopeBuffer {
 
 simd! {
     /// Rotates the first `heads` heads of each row; `inverse` turns the other way.
-    fn rotate[](s, rows: &mut [f32], shape: Shape, positions: &[u32], table: &RopeBuffer, inverse: bool) {
-        let half = table.half;
-        for (row, &position) in rows.chunks_exact_mut(shape.width).zip(positions) {
-            let cos = &table.cos[position as usize * half..][..half];
-            let sin = &table.sin[position as usize * half..][..half];
+    fn rotate[](s, rows: &mut [f32], shape: Shape, at: &[u32], table: Angles<'_>, inverse: bool) {
+        let half = table.buffer.half;
+        for (row, &at) in rows.chunks_exact_mut(shape.width).zip(at) {
+            let (cos, sin) = table.row(at as usize);
             for head in row.chunks_exact_mut(shape.head_dim).take(shape.heads) {
                 let (a, b) = head[..2 * half].split_at_mut(half);
                 let parts = a.chunks_mut(LANES).zip(b.chunks_mut(LANES));
@@ -54,6 +53,25 @@ simd! {
                     s.store_some(b, s.fma(x, n, s.mul(y, c)));
                 }
             }
+        }
+    }
+}
+
+/// The table and the rows that the step adds to it.
+#[derive(Clone, Copy)]
+struct Angles<'a> {
+    buffer: &'a RopeBuffer,
+    extra: &'a [f32],
+}
+
+impl<'a> Angles<'a> {
+    #[inline(always)]
+    fn row(self, at: usize) -> (&'a [f32], &'a [f32]) {
+        let (half, positions) = (self.buffer.half, self.buffer.positions());
+        if at < positions {
+            (&self.buffer.cos[at * half..][..half], &self.buffer.sin[at * half..][..half])
+        } else {
+            self.extra[(at - positions) * 2 * half..][..2 * half].split_at(half)
         }
     }
 }
@@ -87,25 +105,14 @@ fn rotate_all(
                 table.half, heads.head_dim
             )));
         }
-        if plan.positions.len() != plan.rows() {
-            return Err(Error::Internal(format!(
-                "{op}: {} positions for {} rows",
-                plan.positions.len(),
-                plan.rows()
-            )));
-        }
-        if let Some(p) = plan.positions.iter().find(|&&p| p as usize >= table.positions()) {
-            return Err(Error::Internal(format!(
-                "{op}: position {p} is beyond the rotary table's {} positions",
-                table.positions()
-            )));
-        }
+        plan.check_rope(op, table.positions(), table.half)?;
+        let angles = Angles { buffer: table, extra: &plan.rope_extra };
         let shape = Shape { width, head_dim: heads.head_dim, heads: heads.heads + heads.kv_heads };
         let level = Level::detect();
         // Packed attention reads K and V from here, so they are rounded here and not on the way to the pages. The gradient passes as if they were not.
         let rounded = c.kv_rounded && !inverse;
         rows::blocks(&c.pool, qkv, width, 2 * width, |first, rows| {
-            rotate(level, rows, shape, &plan.positions[first..], table, inverse);
+            rotate(level, rows, shape, &plan.rope_rows()[first..], angles, inverse);
             if rounded {
                 for row in rows.chunks_exact_mut(width) {
                     row[heads.q_width()..].iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());

@@ -19,6 +19,7 @@ mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod graphs;
+mod head_norm;
 pub mod images;
 mod linear;
 mod linear_backward;
@@ -446,6 +447,10 @@ impl Backend for CudaBackend {
             }
             Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
                 linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            }
+            Op::HeadNorm { qkv, raw, heads, norm } => head_norm::forward(self, qkv, raw, heads, norm),
+            Op::HeadNormBackward { raw, dqkv, heads, norm } => {
+                head_norm::backward(self, raw, dqkv, heads, norm)
             }
             Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
             Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),

@@ -46,7 +46,7 @@ struct Header {
     paged_tiles: u32,
     wide_tiles: u32,
     unused: u32,
-    arrays: [DevicePtr; 18],
+    arrays: [DevicePtr; 20],
 }
 
 /// A draw as the device sees it.
@@ -209,9 +209,13 @@ impl DevicePlan {
         // Packed twice where the buffer must grow: addresses are inside the arrays' header.
         loop {
             let mut p = Packer { base: self.at, bytes: vec![0; size_of::<Header>()] };
+            let (tokens, positions) = (p.array(&plan.tokens), p.array(&plan.positions));
+            let rope_rows = if plan.rope_rows.is_empty() { positions } else { p.array(&plan.rope_rows) };
             let arrays = [
-                p.array(&plan.tokens),
-                p.array(&plan.positions),
+                tokens,
+                positions,
+                rope_rows,
+                p.array(&plan.rope_extra),
                 p.array(&row_sequence),
                 p.array(&segments),
                 p.array(&group_segments),

@@ -25,6 +25,8 @@ struct Params {
     half: u32,
     page_tokens: u32,
     inverse: u32,
+    table_rows: u32,
+    unused: u32,
 }
 
 /// [`Op::Rope`].
@@ -78,12 +80,7 @@ fn params(c: &CudaBackend, op: &str, qkv: Tensor, table: RopeTable, heads: Heads
             table.half, heads.head_dim
         )));
     }
-    if let Some(p) = plan.positions.iter().find(|&&p| p as usize >= table.positions) {
-        return Err(Error::Internal(format!(
-            "{op}: position {p} is beyond the rotary table's {} positions",
-            table.positions
-        )));
-    }
+    plan.check_rope(op, table.positions, table.half)?;
     Ok(Params {
         plan: c.plan.at(),
         qkv: c.at(op, qkv, plan.rows(), heads.qkv_width(), Element::Activation)?,
@@ -97,6 +94,8 @@ fn params(c: &CudaBackend, op: &str, qkv: Tensor, table: RopeTable, heads: Heads
         half: table.half as u32,
         page_tokens: 0,
         inverse: 0,
+        table_rows: table.positions as u32,
+        unused: 0,
     })
 }
 

@@ -18,7 +18,8 @@ pub fn bytes(c: &CudaBackend, spec: &WorkspaceSpec) -> usize {
     let heads = spec.heads;
     let splits = spec.context.div_ceil(SPLIT as usize).max(1);
     let per_row = PLAN_BYTES_PER_ROW + (splits - 1) * size_of::<plan::AttentionTile>();
-    let plan = (PLAN_BYTES + rows * per_row + 4 * spec.page_entries).next_power_of_two().max(1 << 16);
+    let rope = 4 * (rows + spec.rope_extra);
+    let plan = (PLAN_BYTES + rows * per_row + 4 * spec.page_entries + rope).next_power_of_two().max(1 << 16);
     // Every row at the end of a context, in splits of its own.
     let partials = match splits {
         1 => 0,

@@ -1,7 +1,7 @@
 //! The KV cache on the host's side: which page holds which tokens, who holds it, and what may be given away.
 //!
 //! A page holds K and V of `page_tokens` consecutive positions in all layers. Sequences hold references to pages; full pages also stand in a
-//! prefix tree keyed by (weights id, tokens), so that whoever needs the same prefix under the same weights finds it. A page that
+//! prefix tree keyed by (weights id, rotary variant, tokens), so that whoever needs the same prefix under the same weights finds it. A page that
 //! nobody references stays in the tree until its place is needed, least recently used first.
 
 mod tree;
@@ -12,6 +12,10 @@ pub use tree::NodeId;
 use tree::Tree;
 
 use super::slots::WeightsId;
+use crate::model::RopeVariant;
+
+/// What K and V depend on beside the tokens.
+pub type Under = (WeightsId, RopeVariant);
 
 /// A page of the pool.
 pub type Page = u32;
@@ -42,7 +46,7 @@ pub struct KvCache {
     pages: Vec<PageState>,
     free: Vec<Page>,
     tree: Tree,
-    roots: HashMap<WeightsId, NodeId>,
+    roots: HashMap<WeightsId, HashMap<RopeVariant, NodeId>>,
     /// Leaves of the tree that nobody references, least recently used first.
     evictable: BTreeSet<(u64, NodeId)>,
     /// Pages in the tree that nobody references, leaves or not.
@@ -146,16 +150,16 @@ impl KvCache {
         }
     }
 
-    /// Where prefixes under `weights` start.
-    pub fn root(&mut self, weights: WeightsId) -> NodeId {
-        *self.roots.entry(weights).or_insert_with(|| self.tree.add_root())
+    /// Where prefixes under these weights and frequencies start.
+    pub fn root(&mut self, (weights, rope): Under) -> NodeId {
+        *self.roots.entry(weights).or_default().entry(rope).or_insert_with(|| self.tree.add_root())
     }
 
     /// The longest known prefix of `tokens` that is at most `limit` long. Full pages may be those that this very `step` writes (within a layer, K and V of
     /// all rows are written before any attention); what is copied must have been written before.
-    pub fn lookup(&mut self, weights: WeightsId, tokens: &[u32], limit: usize, step: u64) -> Prefix {
+    pub fn lookup(&mut self, under: Under, tokens: &[u32], limit: usize, step: u64) -> Prefix {
         let limit = limit.min(tokens.len());
-        let mut node = self.root(weights);
+        let mut node = self.root(under);
         let mut pages = Vec::new();
         while (pages.len() + 1) * self.page_tokens <= limit {
             let key = &tokens[pages.len() * self.page_tokens..][..self.page_tokens];
@@ -198,14 +202,15 @@ impl KvCache {
 
     /// Forgets everything under `weights`, which no adapter has any more. Pages that sequences still hold are freed when they let go.
     pub fn forget(&mut self, weights: WeightsId) {
-        let Some(root) = self.roots.remove(&weights) else { return };
-        for (node, page, last_used) in self.tree.remove_subtree(root) {
-            self.evictable.remove(&(last_used, node));
-            let state = &mut self.pages[page as usize];
-            state.node = None;
-            if state.references == 0 {
-                self.idle -= 1;
-                self.free.push(page);
+        for root in self.roots.remove(&weights).unwrap_or_default().into_values() {
+            for (node, page, last_used) in self.tree.remove_subtree(root) {
+                self.evictable.remove(&(last_used, node));
+                let state = &mut self.pages[page as usize];
+                state.node = None;
+                if state.references == 0 {
+                    self.idle -= 1;
+                    self.free.push(page);
+                }
             }
         }
     }
@@ -228,7 +233,7 @@ impl KvCache {
 mod tests {
     use super::*;
 
-    const W: WeightsId = WeightsId(7);
+    const W: Under = (WeightsId(7), RopeVariant(0));
 
     /// Allocates, fills and makes known the pages of `tokens`, and returns them.
     fn fill(kv: &mut KvCache, tokens: &[u32], step: u64) -> Vec<Page> {
@@ -256,8 +261,11 @@ mod tests {
         assert_eq!(kv.lookup(W, &[1, 2, 3, 4, 5, 6], 5, 1).partial, Some((pages[2], 1)));
         // A page of this very step can be read, not copied.
         assert_eq!(kv.lookup(W, &[1, 2, 3, 4, 5, 9], 6, 0).partial, None);
-        // Other weights know nothing.
-        assert!(kv.lookup(WeightsId(8), &[1, 2], 2, 1).pages.is_empty());
+        // Other weights know nothing, and other frequencies.
+        for other in [(WeightsId(8), RopeVariant(0)), (W.0, RopeVariant(1))] {
+            let found = kv.lookup(other, &[1, 2], 2, 1);
+            assert!(found.pages.is_empty() && found.partial.is_none());
+        }
     }
 
     #[test]
@@ -298,7 +306,7 @@ mod tests {
         let mut kv = KvCache::new(4, 1);
         let pages = fill(&mut kv, &[1, 2, 3], 0);
         kv.release(pages[2]);
-        kv.forget(W);
+        kv.forget(W.0);
         assert_eq!(kv.available(), 2);
         kv.release(pages[1]);
         kv.release(pages[0]);

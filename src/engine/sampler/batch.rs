@@ -5,6 +5,7 @@ use super::{Drawn, SampleBatch};
 use crate::backend::{BatchPlan, DRAWN, Draw, DrawRow, PageCopy, Segment, Sequence, Slot};
 use crate::engine::kv::Page;
 use crate::error::Result;
+use crate::model::Rotary;
 
 /// Consecutive tokens of one sequence in a step.
 pub struct Item {
@@ -42,6 +43,7 @@ impl Round {
         mut self,
         jobs: &mut Jobs,
         slot_of: impl Fn(&Member) -> Result<Slot>,
+        rotary: &Rotary,
     ) -> Result<SampleBatch> {
         for item in &mut self.items {
             item.slot = slot_of(&jobs[item.job].members[item.member])?;
@@ -74,6 +76,7 @@ impl Round {
                 plan.logit_rows.push(end - 1);
             }
         }
+        rotary.place(&mut plan, self.items.iter().map(|i| jobs[i.job].members[i.member].rope));
         let mut draws = Vec::with_capacity(self.draws.len());
         for (id, from) in self.draws {
             let rows_start = plan.draw_rows.len() as u32;

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{SamplerLimits, Waiter};
-use crate::engine::kv::{NodeId, Page};
+use crate::engine::kv::{NodeId, Page, Under};
 use crate::engine::request::{Finish, SampleRequest, SamplingParams};
 use crate::engine::slots::WeightsId;
+use crate::model::RopeVariant;
 
 /// A job's place in [`Jobs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +43,15 @@ impl JobKey {
 /// Identity of a prompt's K and V, and of its last logits.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PromptKey {
-    pub weights: WeightsId,
+    pub under: Under,
     pub prompt: Arc<[u32]>,
 }
 
 /// One sequence of a job: the job's tokens under one adapter's weights.
 pub struct Member {
     pub weights: WeightsId,
+    /// Which rotary frequencies: by the most tokens that the request may come to.
+    pub rope: RopeVariant,
     pub share: f32,
     /// Pages of positions 0 .. `kv_len`, each referenced once.
     pub pages: Vec<Page>,
@@ -64,8 +67,23 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(weights: WeightsId, share: f32, root: NodeId) -> Self {
-        Self { weights, share, pages: vec![], kv_len: 0, fork: None, known: 0, node: root, logit_row: 0 }
+    pub fn new((weights, rope): Under, share: f32, root: NodeId) -> Self {
+        Self {
+            weights,
+            rope,
+            share,
+            pages: vec![],
+            kv_len: 0,
+            fork: None,
+            known: 0,
+            node: root,
+            logit_row: 0,
+        }
+    }
+
+    /// What its K and V depend on beside the tokens.
+    pub fn under(&self) -> Under {
+        (self.weights, self.rope)
     }
 
     /// As after `new`; the pages must have been released.

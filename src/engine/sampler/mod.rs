@@ -27,6 +27,7 @@ use super::request::{Finish, Sample, SampleRequest};
 use super::slots::{SlotTable, WeightsId};
 use crate::backend::BatchPlan;
 use crate::error::{Error, Result};
+use crate::model::Rotary;
 
 /// Where a sample is delivered.
 pub type Waiter = oneshot::Sender<Result<Sample>>;
@@ -46,6 +47,8 @@ pub struct SamplerLimits {
     pub vocab: usize,
     /// End-of-sequence tokens.
     pub eos: Vec<u32>,
+    /// Rotary frequencies.
+    pub rotary: Rotary,
 }
 
 /// What the sampler has done so far.
@@ -167,11 +170,14 @@ impl Sampler {
         }
         let age = self.next_age;
         self.next_age += 1;
+        let longest = request.prompt.len() + request.params.max_tokens as usize;
+        let rope = self.limits.rotary.variant(longest.min(self.limits.context));
         let prompt_key = match members[..] {
-            [(weights, _)] => Some(PromptKey { weights, prompt: request.prompt.clone() }),
+            [(weights, _)] => Some(PromptKey { under: (weights, rope), prompt: request.prompt.clone() }),
             _ => None,
         };
-        let members = members.into_iter().map(|(w, share)| Member::new(w, share, self.kv.root(w))).collect();
+        let member = |(w, share)| Member::new((w, rope), share, self.kv.root((w, rope)));
+        let members = members.into_iter().map(member).collect();
         let id = self.jobs.insert(Job::new(age, key.clone(), request, members, waiter));
         self.in_flight.insert(key, id);
         match prompt_key {
@@ -320,7 +326,7 @@ impl Sampler {
         let mut job = self.jobs.remove(id);
         if let [member] = &job.members[..] {
             // It may be a follower itself.
-            let key = PromptKey { weights: member.weights, prompt: job.key.prompt.clone() };
+            let key = PromptKey { under: member.under(), prompt: job.key.prompt.clone() };
             if let Some(followers) = self.prompts.get_mut(&key) {
                 followers.0.remove(&age);
             }
@@ -357,11 +363,11 @@ impl Sampler {
         for m in 0..self.jobs[id].members.len() {
             let member = &mut self.jobs[id].members[m];
             let (pages, fork) = (std::mem::take(&mut member.pages), member.fork.take());
-            let weights = member.weights;
+            let under = member.under();
             for page in fork.into_iter().chain(pages.into_iter().rev()) {
                 self.kv.release(page);
             }
-            let root = self.kv.root(weights);
+            let root = self.kv.root(under);
             self.jobs[id].members[m].reset(root);
         }
     }

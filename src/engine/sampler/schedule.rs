@@ -37,7 +37,7 @@ impl Sampler {
         self.stats.most_pages = self.stats.most_pages.max(self.kv.in_use());
         let resolve = |member: &super::Member| slots.slot_of(member.weights);
         self.pinned.append(&mut round.pins);
-        Ok(Some(round.build(&mut self.jobs, resolve)?))
+        Ok(Some(round.build(&mut self.jobs, resolve, &self.limits.rotary)?))
     }
 
     /// Rows of the running jobs. Decoding ones are never short of rows: what they need is kept back from prompts.
@@ -236,7 +236,7 @@ impl Sampler {
         let prefixes: Vec<Prefix> = self.jobs[id]
             .members
             .iter()
-            .map(|m| self.kv.lookup(m.weights, &self.jobs[id].tokens, length - 1, self.stats.steps))
+            .map(|m| self.kv.lookup(m.under(), &self.jobs[id].tokens, length - 1, self.stats.steps))
             .collect();
         let needed: usize = prefixes.iter().map(|p| length.div_ceil(page_tokens) - p.pages.len()).sum();
         // Each running sequence will soon want a page.

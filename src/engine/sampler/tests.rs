@@ -13,7 +13,15 @@ const EOS: u32 = 0;
 const POISON: u32 = u32::MAX;
 
 fn limits(max_rows: usize, max_sequences: usize, context: usize, vocab: usize) -> SamplerLimits {
-    SamplerLimits { max_rows, max_sequences, max_group: 4, context, vocab, eos: vec![EOS] }
+    SamplerLimits {
+        max_rows,
+        max_sequences,
+        max_group: 4,
+        context,
+        vocab,
+        eos: vec![EOS],
+        rotary: Rotary::default(),
+    }
 }
 
 /// Adapter i has slot i; adapters 1 to 3 still share the base's weights, 5 is a clone of 4, 6 and 7 have their own.

@@ -31,6 +31,7 @@ fn all_operations(level: Level, bf16_kv: bool) -> Vec<u32> {
     };
     let (x, y, dy) = (tensor(&mut c, rows, d, 1), tensor(&mut c, rows, d, 2), tensor(&mut c, rows, d, 3));
     let (out, dout) = (tensor(&mut c, rows, 240, 4), tensor(&mut c, rows, 240, 5));
+    let raw = tensor(&mut c, rows, 320, 17);
     let (glu, logits) = (tensor(&mut c, rows, d / 2, 6), tensor(&mut c, 2, v, 7));
     let (hidden, loss, logprobs) =
         (tensor(&mut c, 5, 16, 8), tensor(&mut c, 5, 2, 9), tensor(&mut c, 40, 1, 10));
@@ -76,6 +77,11 @@ fn all_operations(level: Level, bf16_kv: bool) -> Vec<u32> {
     run(&mut c, norm_backward, y, rows);
     run(&mut c, Op::SwiGlu { gate_up: x, out: glu }, glu, rows);
     run(&mut c, Op::SwiGluBackward { gate_up: x, dout: glu, dgate_up: y }, y, rows);
+    let head =
+        |c: &mut CpuBackend, seed| c.load_vector(WeightView::from_f32(&values(40, seed), 1, 40)).unwrap();
+    let norm = HeadNorm { q: head(&mut c, 15), k: head(&mut c, 16), eps };
+    run(&mut c, Op::HeadNorm { qkv: x, raw: Some(raw), heads, norm }, x, rows);
+    run(&mut c, Op::HeadNormBackward { raw, dqkv: dy, heads, norm }, dy, rows);
     run(&mut c, Op::Rope { qkv: x, table, heads, kv: Some((kv, 0)) }, x, rows);
     run(&mut c, Op::RopeBackward { dqkv: dy, table, heads }, dy, rows);
     run(&mut c, Op::AttentionPaged { qkv: x, kv, layer: 0, heads, out }, out, rows);

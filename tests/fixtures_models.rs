@@ -1,5 +1,5 @@
-//! Llama models against transformers and PEFT: log-probabilities, losses, gradients and three fused optimizer steps, on the CPU backend.
-//! The tests print which share of its tolerance each quantity uses (`cargo test --test fixtures_llama -- --nocapture`).
+//! Models of all families against transformers and PEFT: log-probabilities, losses, gradients and three fused optimizer steps, on the CPU backend.
+//! The tests print which share of its tolerance each quantity uses (`cargo test --test fixtures_models -- --nocapture`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use colloquy::backend::{
 use colloquy::files::TensorFile;
 use colloquy::model::{Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles};
 
-const MODELS: [&str; 2] = ["llama", "llama-tied"];
+const MODELS: [&str; 7] = ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "phi3"];
 /// The adapters and the sequences each trains on (reference.json).
 const ADAPTERS: [(&str, &[usize]); 2] = [("a", &[0, 1, 2]), ("b", &[2, 3])];
 

@@ -1,0 +1,74 @@
+//! [`Op::HeadNorm`] and [`Op::HeadNormBackward`]: the root mean square norm of [`rms_norm`], a head at a time.
+
+use super::lanes::Level;
+use super::rms_norm::{backward_rows, forward_rows};
+use super::*;
+
+/// The weights of queries and keys.
+fn weights<'a>(c: &'a CpuBackend, op: &str, heads: Heads, norm: HeadNorm) -> Result<[&'a [f32]; 2]> {
+    let get = |vector: Vector| match c.vectors.get(vector.0 as usize) {
+        Some(w) if w.len() == heads.head_dim && !w.is_empty() => Ok(w.as_slice()),
+        Some(w) => {
+            Err(Error::Internal(format!("{op}: weight of {} for heads of {}", w.len(), heads.head_dim)))
+        }
+        None => Err(Error::Internal(format!("{op}: vector {} does not exist", vector.0))),
+    };
+    Ok([get(norm.q)?, get(norm.k)?])
+}
+
+/// [`Op::HeadNorm`].
+pub fn forward(
+    c: &mut CpuBackend,
+    qkv: Tensor,
+    raw: Option<Tensor>,
+    heads: Heads,
+    norm: HeadNorm,
+) -> Result<()> {
+    const OP: &str = "head_norm";
+    let (rows, width) = (c.plan.rows(), heads.qkv_width());
+    let (q, qk) = (heads.q_width(), heads.q_width() + heads.kv_width());
+    if let Some(raw) = raw {
+        rows::write(c, OP, raw, rows, qk, |c, raw| {
+            let qkv = rows::read(c, OP, qkv, rows, width)?;
+            rows::blocks(&c.pool, raw, qk, qk, |first, raw| {
+                for (raw, row) in raw.chunks_exact_mut(qk).zip(qkv[first * width..].chunks_exact(width)) {
+                    raw.copy_from_slice(&row[..qk]);
+                }
+            });
+            Ok(())
+        })?;
+    }
+    rows::write(c, OP, qkv, rows, width, |c, qkv| {
+        let [wq, wk] = weights(c, OP, heads, norm)?;
+        let level = Level::detect();
+        rows::blocks(&c.pool, qkv, width, 3 * qk, |_, rows| {
+            let mut old = vec![0.0; qk];
+            for row in rows.chunks_exact_mut(width) {
+                old.copy_from_slice(&row[..qk]);
+                forward_rows(level, &old[..q], wq, norm.eps, &mut row[..q]);
+                forward_rows(level, &old[q..], wk, norm.eps, &mut row[q..qk]);
+            }
+        });
+        Ok(())
+    })
+}
+
+/// [`Op::HeadNormBackward`].
+pub fn backward(c: &mut CpuBackend, raw: Tensor, dqkv: Tensor, heads: Heads, norm: HeadNorm) -> Result<()> {
+    const OP: &str = "head_norm_backward";
+    let (rows, width) = (c.plan.rows(), heads.qkv_width());
+    let (q, qk) = (heads.q_width(), heads.q_width() + heads.kv_width());
+    rows::write(c, OP, dqkv, rows, width, |c, dqkv| {
+        let raw = rows::read(c, OP, raw, rows, qk)?;
+        let [wq, wk] = weights(c, OP, heads, norm)?;
+        let level = Level::detect();
+        rows::blocks(&c.pool, dqkv, width, 4 * qk, |first, rows| {
+            for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                let raw = &raw[(first + i) * qk..][..qk];
+                backward_rows(level, &raw[..q], wq, norm.eps, None, &mut row[..q], false);
+                backward_rows(level, &raw[q..], wk, norm.eps, None, &mut row[q..qk], false);
+            }
+        });
+        Ok(())
+    })
+}

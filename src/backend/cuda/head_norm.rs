@@ -1,0 +1,85 @@
+//! [`Op::HeadNorm`] and [`Op::HeadNormBackward`]: `kernels/head_norm.cu`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::*;
+
+const THREADS: usize = 256;
+/// Threads of a head.
+const LANES: usize = 16;
+const FORWARD: Kernel = Kernel::new("head_norm", "head_norm", 256);
+const BACKWARD: Kernel = Kernel::new("head_norm", "head_norm_backward", 256);
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    plan: DevicePtr,
+    qkv: DevicePtr,
+    raw: DevicePtr,
+    q_weight: DevicePtr,
+    k_weight: DevicePtr,
+    eps: f32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+}
+
+fn params(
+    c: &CudaBackend,
+    op: &str,
+    qkv: Tensor,
+    raw: Option<Tensor>,
+    heads: Heads,
+    norm: HeadNorm,
+) -> Result<Params> {
+    let Heads { heads: h, kv_heads: k, head_dim: d, .. } = heads;
+    weights::check_width(&format!("{op}: a head"), d)?;
+    if d > LANES * 8 || raw == Some(qkv) {
+        return Err(Error::Internal(format!("{op}: heads of {d}, or operands that share a tensor")));
+    }
+    let weight = |vector: Vector| match c.vectors.get(vector.0 as usize) {
+        Some(w) if w.len == d => Ok(w.at),
+        Some(w) => Err(Error::Internal(format!("{op}: weight of {} for heads of {d}", w.len))),
+        None => Err(Error::Internal(format!("{op}: vector {} does not exist", vector.0))),
+    };
+    let rows = c.plan.host.rows();
+    let raw = raw.map(|raw| c.at(op, raw, rows, (h + k) * d, Element::Activation)).transpose()?;
+    Ok(Params {
+        plan: c.plan.at(),
+        qkv: c.at(op, qkv, rows, heads.qkv_width(), Element::Activation)?,
+        raw: raw.unwrap_or(DevicePtr::NULL),
+        q_weight: weight(norm.q)?,
+        k_weight: weight(norm.k)?,
+        eps: norm.eps,
+        heads: h as u32,
+        kv_heads: k as u32,
+        head_dim: d as u32,
+    })
+}
+
+fn launch(c: &mut CudaBackend, kernel: Kernel, params: &Params) {
+    let threads = c.plan.bounds.rows * (params.heads + params.kv_heads) as usize * LANES;
+    if threads > 0 {
+        c.launch(kernel, [threads.div_ceil(THREADS), 1, 1], 0, params);
+    }
+}
+
+/// [`Op::HeadNorm`].
+pub fn forward(
+    c: &mut CudaBackend,
+    qkv: Tensor,
+    raw: Option<Tensor>,
+    heads: Heads,
+    norm: HeadNorm,
+) -> Result<()> {
+    let params = params(c, "head_norm", qkv, raw, heads, norm)?;
+    launch(c, FORWARD, &params);
+    Ok(())
+}
+
+/// [`Op::HeadNormBackward`].
+pub fn backward(c: &mut CudaBackend, raw: Tensor, dqkv: Tensor, heads: Heads, norm: HeadNorm) -> Result<()> {
+    let params = params(c, "head_norm_backward", dqkv, Some(raw), heads, norm)?;
+    launch(c, BACKWARD, &params);
+    Ok(())
+}
