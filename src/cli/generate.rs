@@ -11,9 +11,9 @@ use super::common::{Common, Files, ModelArgs};
 use super::records::{self, Record, Sink};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
-use crate::engine::{Finish, SampleRequest, SamplingParams, Service, draw_key};
+use crate::engine::{Finish, Sample, SampleRequest, SamplingParams, Service, draw_key};
 use crate::error::Result;
-use crate::text::Codec;
+use crate::text::{ChatTokenizer, Codec};
 
 /// Options of `generate`.
 #[derive(ClapArgs, Debug)]
@@ -26,7 +26,8 @@ use crate::text::Codec;
   {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4?\"}]}  through the chat template
   {\"text\": \"Once upon\"}                                       no template
   {\"tokens\": [1, 5, 9]}                                       needs no tokenizer
-each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_p\", \"top_k\", \"n\", \"seed\", \"stop\".
+each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_p\", \"top_k\", \"n\", \"seed\", \"stop\";
+in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever the same key, prompt and weights meet.
 Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
 with log-probabilities under the unmodified distribution.
 
@@ -56,22 +57,26 @@ pub struct Args {
     common: Common,
 }
 
-const FIELDS: [&str; 7] = ["max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop"];
+/// Fields of a record beyond those that every command knows.
+pub const FIELDS: [&str; 8] = ["max_tokens", "temperature", "top_p", "top_k", "n", "seed", "key", "stop"];
 
 /// What a record asks for beyond its prompt.
-struct Wishes {
+pub struct Wishes {
     params: SamplingParams,
-    n: u32,
+    /// Samples.
+    pub n: u32,
     seed: u64,
+    key: Option<u64>,
     stop: Vec<String>,
 }
 
-fn wishes(record: &Record, args: &Args) -> Result<Wishes> {
+/// Reads them; `defaults` hold where the record does not say.
+pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wishes> {
     let params = SamplingParams {
-        temperature: record.field("temperature", "a number")?.unwrap_or(args.temperature),
-        top_k: record.field("top_k", "a whole number")?.unwrap_or(args.top_k),
-        top_p: record.field("top_p", "a number")?.unwrap_or(args.top_p),
-        max_tokens: record.field("max_tokens", "a whole number")?.unwrap_or(args.max_tokens),
+        temperature: record.field("temperature", "a number")?.unwrap_or(defaults.temperature),
+        top_k: record.field("top_k", "a whole number")?.unwrap_or(defaults.top_k),
+        top_p: record.field("top_p", "a number")?.unwrap_or(defaults.top_p),
+        max_tokens: record.field("max_tokens", "a whole number")?.unwrap_or(defaults.max_tokens),
     };
     if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
         return Err(
@@ -96,38 +101,74 @@ fn wishes(record: &Record, args: &Args) -> Result<Wishes> {
     if stop.iter().any(String::is_empty) {
         return Err(record.error("stop", "found an empty string"));
     }
-    let seed = record.field("seed", "a whole number")?.or(args.common.seed).unwrap_or(0);
-    Ok(Wishes { params, n, seed, stop })
+    let key = record.field("key", "a whole number")?;
+    if key.is_some() && (n != 1 || record.field::<Value>("seed", "")?.is_some()) {
+        return Err(record.error("key", "found `seed` or `n` beside it, expected it alone: it is one draw"));
+    }
+    let seed = record.field("seed", "a whole number")?.unwrap_or(seed);
+    Ok(Wishes { params, n, seed, key, stop })
+}
+
+/// A record's samples, as the engine takes them.
+pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<Vec<SampleRequest>> {
+    let (prompt, _) = session.tokens(record, true)?;
+    let prompt: Arc<[u32]> = Arc::from(prompt);
+    let adapter = session.adapter_of(record)?;
+    let stop = match wishes.stop.is_empty() {
+        true => None,
+        false => session.codec(&format!("{}: stop", record.place))?.stop_rule(&wishes.stop),
+    };
+    let key = |index: u32| match wishes.key {
+        Some(key) => key,
+        None => draw_key(&[&wishes.seed.to_le_bytes(), b"generate", &index.to_le_bytes()]),
+    };
+    let request = |index| SampleRequest {
+        adapters: vec![(adapter, 1.0)],
+        prompt: prompt.clone(),
+        params: wishes.params,
+        key: key(index),
+        stop: stop.clone(),
+    };
+    Ok((0..wishes.n).map(request).collect())
+}
+
+/// A sample as it is written.
+pub fn answer(
+    record: &Record,
+    index: usize,
+    sample: &Sample,
+    tokenizer: Option<&ChatTokenizer>,
+) -> Result<Value> {
+    let text = tokenizer.map(|t| t.decode(&sample.tokens)).transpose()?;
+    Ok(json!({
+        "id": record.id,
+        "adapter": record.adapter,
+        "index": index,
+        "text": text,
+        "tokens": sample.tokens,
+        "logprobs": sample.logprobs,
+        "finish_reason": match sample.finish { Finish::Stop => "stop", Finish::Length => "length" },
+    }))
 }
 
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
     let records = records::read(&args.files.input, &FIELDS)?;
-    let wished = records.iter().map(|r| wishes(r, &args)).collect::<Result<Vec<_>>>()?;
+    let Args { max_tokens, temperature, top_p, top_k, .. } = args;
+    let defaults = SamplingParams { temperature, top_k, top_p, max_tokens };
+    let seed = args.common.seed.unwrap_or(0);
+    let wished = records.iter().map(|r| wishes(r, defaults, seed)).collect::<Result<Vec<_>>>()?;
     let sink = Sink::create(&args.files.output, args.files.force)?;
     let session = Session::open(&Wanted::from_args(&args.model)?, &args.common, &screen)?;
 
     let mut waiting = FuturesOrdered::new();
     for (record, wishes) in records.into_iter().zip(wished) {
-        let (prompt, _) = session.tokens(&record, true)?;
-        let prompt: Arc<[u32]> = Arc::from(prompt);
-        let adapter = session.adapter_of(&record)?;
-        let stop = match wishes.stop.is_empty() {
-            true => None,
-            false => session.codec(&format!("{}: stop", record.place))?.stop_rule(&wishes.stop),
-        };
+        let requests = requests(&session, &record, &wishes)?;
         let record = Rc::new(record);
-        for index in 0..wishes.n {
-            let answer = session.engine.sample(SampleRequest {
-                adapters: vec![(adapter, 1.0)],
-                prompt: prompt.clone(),
-                params: wishes.params,
-                key: draw_key(&[&wishes.seed.to_le_bytes(), b"generate", &index.to_le_bytes()]),
-                stop: stop.clone(),
-            });
-            let record = record.clone();
-            waiting.push_back(async move { (record, index, answer.await) });
+        for (index, request) in requests.into_iter().enumerate() {
+            let (record, sample) = (record.clone(), session.engine.sample(request));
+            waiting.push_back(async move { (record, index, sample.await) });
         }
     }
     screen.phase("generate", "samples", waiting.len() as u64);
@@ -135,17 +176,7 @@ pub fn run(args: Args) -> Result<()> {
     session.drive(async move {
         let mut sink = sink;
         while let Some((record, index, sample)) = waiting.next().await {
-            let sample = sample?;
-            let text = tokenizer.as_ref().map(|t| t.decode(&sample.tokens)).transpose()?;
-            sink.write(&json!({
-                "id": record.id,
-                "adapter": record.adapter,
-                "index": index,
-                "text": text,
-                "tokens": sample.tokens,
-                "logprobs": sample.logprobs,
-                "finish_reason": match sample.finish { Finish::Stop => "stop", Finish::Length => "length" },
-            }))?;
+            sink.write(&answer(&record, index, &sample?, tokenizer.as_deref())?)?;
             progress.advance("generate", 1);
         }
         sink.finish()

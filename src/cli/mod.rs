@@ -13,6 +13,7 @@ mod overheard;
 mod plan;
 mod records;
 mod report;
+mod resident;
 mod resume;
 mod run;
 mod score;
@@ -59,6 +60,7 @@ enum Command {
     Score(score::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Session(resident::Args),
     Bench(bench::Args),
 }
 
@@ -85,6 +87,7 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Score(args) => score::run(args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Session(args) => resident::run(args),
         Command::Bench(args) => bench::run(args),
     };
     match result {

@@ -59,6 +59,11 @@ impl Record {
     fn parse(line: &str, place: String, known: &[&str]) -> Result<Self> {
         let value: Value = serde_json::from_str(line)
             .map_err(|e| Error::input(&place, format!("not JSON: {e} of the line")))?;
+        Self::from_value(value, place, known)
+    }
+
+    /// A record that was read as JSON. `known` are the command's own fields.
+    pub fn from_value(value: Value, place: String, known: &[&str]) -> Result<Self> {
         let Value::Object(fields) = value else {
             return Err(Error::input(&place, format!("found {}, expected an object", shown(&value))));
         };
@@ -134,7 +139,7 @@ impl Record {
 }
 
 /// A value as an error shows it: short.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(40) {
         None => text,

@@ -8,10 +8,10 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use serde_json::{Value, json};
 
 use super::common::{Common, Files, ModelArgs};
-use super::records::{self, Sink};
+use super::records::{self, Record, Sink};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
-use crate::engine::{ScoreRequest, Service};
+use crate::engine::{Score, ScoreRequest, Service};
 use crate::error::Result;
 
 /// Options of `score`.
@@ -40,6 +40,13 @@ pub struct Args {
     common: Common,
 }
 
+/// A score as it is written.
+pub fn answer(record: &Record, tokens: &[u32], score: &Score) -> Value {
+    let mut logprobs = vec![Value::Null];
+    logprobs.extend(score.logprobs.iter().map(|l| json!(l)));
+    json!({"id": record.id, "adapter": record.adapter, "tokens": tokens, "logprobs": logprobs})
+}
+
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
@@ -60,14 +67,7 @@ pub fn run(args: Args) -> Result<()> {
     session.drive(async move {
         let mut sink = sink;
         while let Some((record, tokens, score)) = waiting.next().await {
-            let mut logprobs = vec![Value::Null];
-            logprobs.extend(score?.logprobs.iter().map(|l| json!(l)));
-            sink.write(&json!({
-                "id": record.id,
-                "adapter": record.adapter,
-                "tokens": *tokens,
-                "logprobs": logprobs,
-            }))?;
+            sink.write(&answer(&record, &tokens, &score?))?;
             progress.advance("score", 1);
         }
         sink.finish()

@@ -6,14 +6,14 @@ use std::rc::Rc;
 
 use clap::Args as ClapArgs;
 use futures::future::try_join_all;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::common::{Common, name_value};
-use super::records;
+use super::records::{self, Record};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
 use crate::adapter::{AdapterOrigin, write_peft};
-use crate::engine::{AdapterId, Service, TrainRequest, TrainSequence, TrainStep, draw_key};
+use crate::engine::{AdapterId, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep, draw_key};
 use crate::error::{Error, Result};
 use crate::recipe::{Training, steps};
 use crate::run::{TrainingSection, write_lines};
@@ -65,9 +65,9 @@ pub struct Args {
 }
 
 /// Training options; each may be given for all adapters (`VALUE`) and for single ones (`NAME=VALUE`).
-#[derive(ClapArgs, Debug)]
+#[derive(ClapArgs, Debug, Default)]
 #[command(next_help_heading = "Training ([NAME=]VALUE)")]
-struct TrainingArgs {
+pub struct TrainingArgs {
     /// Peak learning rate [default: 1e-4].
     #[arg(long, value_name = "X")]
     learning_rate: Vec<String>,
@@ -95,6 +95,10 @@ struct TrainingArgs {
     /// Sequences in one optimizer step; 0 is all [default: 8].
     #[arg(long, value_name = "N")]
     batch_size: Vec<String>,
+    /// Batches whose gradients make one optimizer step. As memory is --micro-batch-rows' business, this is a larger --batch-size, and the loss
+    /// is the mean over all their tokens [default: 1].
+    #[arg(long, value_name = "N")]
+    gradient_accumulation_steps: Vec<String>,
     /// constant, linear or cosine [default: constant].
     #[arg(long, value_name = "NAME")]
     lr_scheduler: Vec<String>,
@@ -157,8 +161,40 @@ impl<'a> Setting<'a> {
 }
 
 impl TrainingArgs {
+    /// From an object whose fields are named as the options, with `_` for `-`. `place` is what to call it.
+    pub fn from_json(fields: &Map<String, Value>, place: &str) -> Result<Self> {
+        let mut args = Self::default();
+        for (name, value) in fields {
+            let texts = match name.as_str() {
+                "learning_rate" => &mut args.learning_rate,
+                "weight_decay" => &mut args.weight_decay,
+                "adam_beta1" => &mut args.adam_beta1,
+                "adam_beta2" => &mut args.adam_beta2,
+                "adam_epsilon" => &mut args.adam_epsilon,
+                "max_grad_norm" => &mut args.max_grad_norm,
+                "num_epochs" => &mut args.num_epochs,
+                "max_steps" => &mut args.max_steps,
+                "batch_size" => &mut args.batch_size,
+                "gradient_accumulation_steps" => &mut args.gradient_accumulation_steps,
+                "lr_scheduler" => &mut args.lr_scheduler,
+                "warmup_ratio" => &mut args.warmup_ratio,
+                "shuffle" => &mut args.shuffle,
+                _ => return Err(Error::input(format!("{place}: {name}"), "unknown field")),
+            };
+            texts.push(match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            });
+        }
+        if !args.num_epochs.is_empty() && !args.max_steps.is_empty() {
+            let problem = "found it beside `num_epochs`, expected one of them";
+            return Err(Error::input(format!("{place}: max_steps"), problem));
+        }
+        Ok(args)
+    }
+
     /// The settings of one adapter, and its number of steps if that is set.
-    fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Training, Option<usize>)> {
+    pub fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Training, Option<usize>)> {
         let setting = |option, texts| Setting::read(option, texts, adapters);
         let number = |option, texts, default: f32, expected: &str, good: fn(f32) -> bool| -> Result<f32> {
             setting(option, texts)?.get(adapter, default, expected, |v: f32| v.is_finite() && good(v))
@@ -169,6 +205,14 @@ impl TrainingArgs {
         let max_steps =
             setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
         let scheduler = setting("lr-scheduler", &self.lr_scheduler)?;
+        let whole = |n: usize| n <= 1 << 24;
+        let batch_size = setting("batch-size", &self.batch_size)?.get(adapter, 8, "a whole number", whole)?;
+        let accumulated = setting("gradient-accumulation-steps", &self.gradient_accumulation_steps)?.get(
+            adapter,
+            1,
+            "at least 1",
+            |n: usize| n >= 1 && whole(n),
+        )?;
         let section = TrainingSection {
             learning_rate: number("learning-rate", &self.learning_rate, 1e-4, "a number >= 0", at_least_0)?,
             weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
@@ -182,12 +226,7 @@ impl TrainingArgs {
                 "at least 1",
                 |n: usize| n >= 1,
             )?,
-            batch_size: setting("batch-size", &self.batch_size)?.get(
-                adapter,
-                8,
-                "a whole number",
-                |_: usize| true,
-            )?,
+            batch_size: batch_size * accumulated,
             lr_scheduler: scheduler.text(adapter).unwrap_or("constant").to_string(),
             warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
             shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
@@ -217,6 +256,40 @@ fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: 
         step.learning_rate = rate.learning_rate;
     }
     plan
+}
+
+/// An adapter's training on `records`, as the engine takes it; `key` shuffles.
+pub fn request(
+    session: &Session,
+    name: &str,
+    records: &[Record],
+    (training, max_steps): &(Training, Option<usize>),
+    key: u64,
+) -> Result<TrainRequest> {
+    let mut sequences = Vec::new();
+    for record in records {
+        if let Some(other) = record.adapter.as_deref().filter(|a| *a != name) {
+            return Err(record.error("adapter", format!("found `{other}`, but this is the data of `{name}`")));
+        }
+        let (tokens, weights) = session.tokens(record, false)?;
+        if weights.iter().skip(1).all(|w| *w == 0.0) {
+            return Err(record.error("", "nothing in it carries loss"));
+        }
+        sequences.push(TrainSequence { tokens, weights });
+    }
+    Ok(TrainRequest {
+        adapter: session.adapters[name],
+        steps: plan_steps(sequences.len(), training, *max_steps, key),
+        sequences: sequences.into(),
+        optimizer: training.optimizer(),
+        fresh_moments: true,
+    })
+}
+
+/// A step as it is written.
+pub fn metrics_record(adapter: &str, m: &StepMetrics) -> Value {
+    json!({"adapter": adapter, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
+           "learning_rate": m.learning_rate, "tokens": m.tokens})
 }
 
 /// An adapter to train.
@@ -275,31 +348,11 @@ pub fn run(args: Args) -> Result<()> {
     let layout = session.engine.with(|e| e.model().layout().clone());
 
     let mut jobs = Vec::new();
-    for ((name, records), (training, max_steps)) in names.iter().zip(&read).zip(settings) {
-        let id = session.adapters[*name];
-        let mut sequences = Vec::new();
-        for record in records {
-            if let Some(other) = record.adapter.as_deref().filter(|a| a != name) {
-                return Err(
-                    record.error("adapter", format!("found `{other}`, but this is the data of `{name}`"))
-                );
-            }
-            let (tokens, weights) = session.tokens(record, false)?;
-            if weights.iter().skip(1).all(|w| *w == 0.0) {
-                return Err(record.error("", "nothing in it carries loss"));
-            }
-            sequences.push(TrainSequence { tokens, weights });
-        }
+    for ((name, records), settings) in names.iter().zip(&read).zip(&settings) {
         let seed = args.common.seed.unwrap_or(0);
         let key = draw_key(&[&seed.to_le_bytes(), b"train", name.as_bytes()]);
-        let request = TrainRequest {
-            adapter: id,
-            steps: plan_steps(sequences.len(), &training, max_steps, key),
-            sequences: sequences.into(),
-            optimizer: training.optimizer(),
-            fresh_moments: true,
-        };
-        jobs.push(Job { name: name.to_string(), id, request });
+        let request = request(&session, name, records, settings, key)?;
+        jobs.push(Job { name: name.to_string(), id: session.adapters[*name], request });
     }
 
     let steps: usize = jobs.iter().map(|j| j.request.steps.len()).sum();
@@ -314,10 +367,7 @@ pub fn run(args: Args) -> Result<()> {
         .await?;
         let mut lines = Vec::new();
         for (job, metrics) in jobs.iter().zip(&results) {
-            lines.extend(metrics.iter().map(|m| {
-                json!({"adapter": job.name, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
-                       "learning_rate": m.learning_rate, "tokens": m.tokens})
-            }));
+            lines.extend(metrics.iter().map(|m| metrics_record(&job.name, m)));
             let snapshot = engine.snapshot(job.id, false)?;
             write_peft(&output.join(&job.name), &snapshot, &layout, &args.model)?;
         }

@@ -1,0 +1,221 @@
+//! `colloquy session`: what it answers, that it goes on after what is wrong, and that plain Python over it ends where the recipe does.
+
+mod shell;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use shell::*;
+
+/// The answers to these lines, the greeting first.
+fn talk(dir: &Path, args: &[&str], lines: &[String]) -> (Vec<Value>, std::process::ExitStatus) {
+    let mut all = vec!["session", "--model", "embedded"];
+    all.extend(args);
+    let mut child = colloquy(dir, &all)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for line in lines {
+        writeln!(input, "{line}").unwrap();
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text.lines().map(|l| serde_json::from_str(l).unwrap()).collect(), output.status)
+}
+
+/// The same of requests.
+fn ask(dir: &Path, args: &[&str], requests: &[Value]) -> Vec<Value> {
+    let lines: Vec<String> = requests.iter().map(Value::to_string).collect();
+    let (answers, status) = talk(dir, args, &lines);
+    assert!(status.success());
+    assert_eq!(answers.len(), requests.len() + 1);
+    answers
+}
+
+fn message(text: &str) -> Value {
+    json!([{"role": "user", "content": text}])
+}
+
+#[test]
+fn it_generates_scores_trains_and_keeps_adapters() {
+    let dir = tempfile::tempdir().unwrap();
+    let question = message("What is the result of 3+4*5+6-7*8?");
+    let data = json!({"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is 4."}]});
+    let score =
+        |adapter: &str| json!({"op": "score", "records": [{"text": "The answer is 7.", "adapter": adapter}]});
+    let requests = [
+        json!({"op": "load", "adapter": "a", "source": "new:rank=8,init-seed=3", "id": 1}),
+        json!({"op": "clone", "adapter": "a", "to": "b", "id": "two"}),
+        json!({"op": "generate", "id": [3], "prompt_tokens": true, "records": [
+            {"messages": question, "max_tokens": 12, "n": 2, "id": "x"}, {"messages": question, "adapter": "a", "key": 7, "max_tokens": 3}]}),
+        score("a"),
+        json!({"op": "train", "adapters": {"a": {"records": [data], "learning_rate": 1e-2, "max_steps": 3},
+                                             "b": {"records": [data], "learning_rate": 1e-2, "max_steps": 3}}}),
+        score("a"),
+        score("b"),
+        json!({"op": "save", "adapter": "a", "output": "saved"}),
+        json!({"op": "reset", "adapter": "a"}),
+        score("a"),
+        json!({"op": "load", "adapter": "again", "source": "saved"}),
+        score("again"),
+        json!({"op": "drop", "adapter": "b"}),
+        json!({"op": "list"}),
+        json!({"op": "train", "adapters": {"a": {"records": [data], "learning_rate": 1e-2, "max_steps": 3}}}),
+        score("a"),
+    ];
+    let answers = ask(dir.path(), &[], &requests);
+    assert_eq!((&answers[0]["model"], &answers[0]["context"]), (&json!("embedded"), &json!(1024)));
+    let answers = &answers[1..];
+    assert!(answers.iter().all(|a| a.get("error").is_none()), "{answers:?}");
+    assert_eq!(
+        [&answers[0]["id"], &answers[1]["id"], &answers[2]["id"]],
+        [&json!(1), &json!("two"), &json!([3])]
+    );
+    let drawn = answers[2]["result"]["records"].as_array().unwrap();
+    assert_eq!(drawn.len(), 3);
+    assert_eq!([&drawn[0]["index"], &drawn[1]["index"]], [&json!(0), &json!(1)]);
+    assert_eq!((&drawn[0]["id"], &drawn[2]["adapter"]), (&json!("x"), &json!("a")));
+    assert_eq!(drawn[2]["tokens"].as_array().unwrap().len(), 3);
+    assert_eq!(drawn[0]["prompt_tokens"], drawn[2]["prompt_tokens"]);
+    assert!(drawn[0]["prompt_tokens"].as_array().unwrap().len() > 5);
+    let logprobs = |i: usize| answers[i]["result"]["records"][0]["logprobs"].clone();
+    let (fresh, trained) = (logprobs(3), logprobs(5));
+    assert_ne!(fresh, trained);
+    assert_eq!(trained, logprobs(6), "a clone that is trained alike");
+    assert_eq!(fresh, logprobs(9), "reset is as it was loaded");
+    assert_eq!(trained, logprobs(11), "saved and loaded");
+    assert_eq!(answers[13]["result"]["adapters"], json!(["a", "again"]));
+    assert_eq!(trained, logprobs(15), "trained again from the start");
+    let steps = &answers[4]["result"]["adapters"]["a"];
+    assert_eq!(steps.as_array().unwrap().len(), 3);
+    assert!(steps[2]["loss"].as_f64().unwrap() < steps[0]["loss"].as_f64().unwrap());
+
+    // What a session saves, the other commands read; and the same records give the same answers there.
+    std::fs::write(
+        dir.path().join("in.jsonl"),
+        json!({"text": "The answer is 7.", "adapter": "a"}).to_string(),
+    )
+    .unwrap();
+    let args =
+        ["score", "--model", "embedded", "--adapter", "a=saved", "--input", "in.jsonl", "--output", "-"];
+    let out: Value = serde_json::from_str(&succeed(dir.path(), &args)).unwrap();
+    assert_eq!(out["logprobs"], trained);
+}
+
+#[test]
+fn a_wrong_line_is_answered_and_the_session_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("there")).unwrap();
+    let load = r#"{"op":"load","adapter":"a","source":"new"}"#;
+    let cases: [(&str, &str); 24] = [
+        ("{", "stdin:2: not JSON"),
+        ("[1]", "stdin:3: found [1], expected an object"),
+        (r#"{"id":5}"#, "missing field `op`"),
+        (r#"{"op":"sing"}"#, "unknown variant `sing`"),
+        (r#"{"op":"list","x":1}"#, "unknown field `x`"),
+        (r#"{"op":"score","records":[]}"#, "records: found none"),
+        (r#"{"op":"score","records":[{"text":"a"},{"text":5}]}"#, "records[1]: text: found 5"),
+        (
+            r#"{"op":"score","records":[{"text":"a","adapter":"b"}]}"#,
+            "records[0]: adapter: unknown adapter `b`",
+        ),
+        (r#"{"op":"generate","records":[{"text":"a","temperature":-1}]}"#, "records[0]: temperature"),
+        (r#"{"op":"generate","records":[{"text":"a","key":1,"n":2}]}"#, "records[0]: key"),
+        (r#"{"op":"generate","records":[{"tokens":[9999999]}]}"#, "found token 9999999"),
+        (load, "the limit"),
+        (r#"{"op":"clone","adapter":"b","to":"c"}"#, "no adapter is called `b`; there are a"),
+        (r#"{"op":"clone","adapter":"a","to":"../c"}"#, "found `../c`"),
+        (r#"{"op":"clone","adapter":"a","to":"a"}"#, "called `a` already"),
+        (r#"{"op":"load","adapter":"c","source":"nowhere"}"#, "as many as --max-loras"),
+        (r#"{"op":"save","adapter":"a","output":"there"}"#, "there: exists already"),
+        (
+            r#"{"op":"train","adapters":{"a":{"records":[{"text":"ab"}],"rate":1}}}"#,
+            "adapters.a: rate: unknown field",
+        ),
+        (
+            r#"{"op":"train","adapters":{"a":{"records":[{"text":"ab"}],"learning_rate":-1}}}"#,
+            "learning-rate -1",
+        ),
+        (r#"{"op":"train","adapters":{"a":{"learning_rate":1}}}"#, "adapters.a.records: found none"),
+        (r#"{"op":"train","adapters":{"z":{"records":[]}}}"#, "no adapter is called `z`"),
+        (
+            r#"{"op":"train","adapters":{"a":{"records":[{"prompt":"a","completion":""}]}}}"#,
+            "nothing in it carries loss",
+        ),
+        (
+            r#"{"op":"train","adapters":{"a":{"records":[{"text":"ab"}],"num_epochs":1,"max_steps":1}}}"#,
+            "num_epochs",
+        ),
+        (r#"{"op":"drop","adapter":"q"}"#, "no adapter is called `q`"),
+    ];
+    let mut lines: Vec<String> = vec![json!({"op": "score", "records": [{"text": "2+2=4"}]}).to_string()];
+    lines.extend(cases.iter().map(|(line, _)| line.to_string()));
+    lines.push(String::new());
+    lines.push(lines[0].clone());
+    let (answers, status) = talk(dir.path(), &["--max-loras", "1"], &lines);
+    assert!(status.success());
+    assert_eq!(answers.len(), cases.len() + 3, "one answer a line, none to an empty one");
+    for ((line, expected), answer) in cases.iter().zip(&answers[2..]) {
+        if *line == load {
+            assert_eq!(answer["result"], Value::Null);
+            assert!(answer.get("error").is_none(), "{answer}");
+            continue;
+        }
+        let error = answer["error"].as_str().unwrap_or_else(|| panic!("{line}: {answer}"));
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+    assert_eq!(answers[4]["id"], 5);
+    assert_eq!(answers[1]["result"], answers[cases.len() + 2]["result"], "the model is as it was");
+
+    let (answers, _) = talk(
+        dir.path(),
+        &["--no-training", "--max-lora-rank", "4"],
+        &[
+            r#"{"op":"train","adapters":{}}"#.into(),
+            r#"{"op":"load","adapter":"a","source":"new:rank=8"}"#.into(),
+            r#"{"op":"load","adapter":"a","source":"nowhere"}"#.into(),
+        ],
+    );
+    for (answer, expected) in
+        answers[1..].iter().zip(["--no-training", "rank 8, expected at most 4", "nowhere"])
+    {
+        assert!(answer["error"].as_str().unwrap().contains(expected), "{answer}");
+    }
+    assert!(fail(dir.path(), &["session", "--model", "nowhere"], 1).contains("nowhere"));
+}
+
+/// `examples/maft.py` against `examples/maft.toml`.
+#[test]
+fn plain_python_ends_with_the_recipes_adapters() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let config = root.join("examples/maft.toml");
+    succeed(dir.path(), &["run", config.to_str().unwrap(), "--output", "run"]);
+    let script = root.join("examples/maft.py");
+    assert!(std::fs::read_to_string(&script).unwrap().lines().count() <= 120);
+    let transcript = "run/transcripts/multiagent/seed-0/iteration-1/train.jsonl";
+    let output = Command::new("python3")
+        .args([script.to_str().unwrap(), transcript, "maft"])
+        .env("COLLOQUY", env!("CARGO_BIN_EXE_colloquy"))
+        .current_dir(dir.path())
+        .output()
+        .expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let ours = tree(&dir.path().join("run/adapters/multiagent/seed-0"), &|_| false);
+    let theirs = tree(&dir.path().join("maft"), &|_| false);
+    assert_eq!(ours.len(), 2 * 6 * 2, "two files of six adapters after two iterations");
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, bytes) in &ours {
+        assert!(bytes == &theirs[name], "{name} differs");
+    }
+    // They did learn something.
+    let weights =
+        |iteration: usize| &ours[&format!("iteration-{iteration}/critic-0/adapter_model.safetensors")];
+    assert!(weights(1) != weights(2));
+}
