@@ -51,6 +51,21 @@ const READ: [&str; 10] = [
 /// Initialisations that leave the base model as it is; the others (`pissa`, `olora`, `loftq`, ...) come with a changed base.
 const PLAIN_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
+/// The model that an adapter is for, as its adapter_config.json names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// `base_model_name_or_path`: a folder, or a repository of the hub.
+    pub name: String,
+    /// `revision`: of the repository.
+    pub revision: Option<String>,
+}
+
+impl From<&str> for Base {
+    fn from(name: &str) -> Self {
+        Self { name: name.into(), revision: None }
+    }
+}
+
 /// Reads a PEFT folder for a model with this layout.
 pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
     let path = folder.join(CONFIG);
@@ -101,12 +116,17 @@ pub fn read_checkpoint(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot
     Ok(snapshot)
 }
 
-/// Writes a PEFT folder, and optimizer.safetensors where the snapshot has moments. `base` becomes `base_model_name_or_path`.
+/// Writes a PEFT folder, and optimizer.safetensors where the snapshot has moments. `base` is named in it.
 ///
 /// A new folder appears whole or not at all. In one that exists each file is replaced whole and files of other names stay. The same
 /// snapshot gives the same bytes.
-pub fn write_peft(folder: &Path, snapshot: &Snapshot, layout: &AdapterLayout, base: &str) -> Result<()> {
-    let config = config_json(&snapshot.spec, layout, base)?;
+pub fn write_peft(
+    folder: &Path,
+    snapshot: &Snapshot,
+    layout: &AdapterLayout,
+    base: impl Into<Base>,
+) -> Result<()> {
+    let config = config_json(&snapshot.spec, layout, base.into())?;
     let weights = tensor_bytes(snapshot, layout, &[("", &snapshot.weights)], ("format", "pt".into()))?;
     let optimizer = match &snapshot.moments {
         None => None,
@@ -288,7 +308,7 @@ fn read_targets(fields: &Fields<'_>) -> Result<Targets> {
 }
 
 /// The adapter_config.json of a shape, its fields sorted as PEFT sorts them.
-fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: &str) -> Result<String> {
+fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: Base) -> Result<String> {
     let adapted: Vec<(&str, PartSpec)> = layout
         .parts()
         .filter_map(|(part, _, _, p)| {
@@ -325,7 +345,7 @@ fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: &str) -> Result<St
     let config = json!({
         "alpha_pattern": alpha_pattern,
         "auto_mapping": null,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -340,7 +360,7 @@ fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: &str) -> Result<St
         "peft_type": "LORA",
         "r": first.rank,
         "rank_pattern": rank_pattern,
-        "revision": null,
+        "revision": base.revision,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
         "use_dora": false,

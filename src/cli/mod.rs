@@ -9,6 +9,7 @@ mod eval;
 mod execute;
 mod generate;
 mod live;
+mod models;
 mod overheard;
 mod plan;
 mod records;

@@ -306,6 +306,7 @@ pub fn run(args: Args) -> Result<()> {
     screen.line(&format!("train    {} adapters, {steps} optimizer steps", jobs.len()));
     let engine = session.engine.clone();
     let output = args.output.clone();
+    let base = session.base.clone();
     session.drive(async move {
         let results = try_join_all(jobs.iter().map(async |job| {
             let trained = engine.train(job.request.clone()).await;
@@ -319,7 +320,7 @@ pub fn run(args: Args) -> Result<()> {
                        "learning_rate": m.learning_rate, "tokens": m.tokens})
             }));
             let snapshot = engine.snapshot(job.id, false)?;
-            write_peft(&output.join(&job.name), &snapshot, &layout, &args.model)?;
+            write_peft(&output.join(&job.name), &snapshot, &layout, base.clone())?;
         }
         write_lines(&output.join("metrics.jsonl"), &lines)
     })?;

@@ -42,14 +42,16 @@ impl Synthetic {
 }
 
 /// The file that must be there.
-const CONFIG: &str = "config.json";
+pub const CONFIG: &str = "config.json";
 /// The files beside the weights that we read, where there are any.
-const TEXTS: [&str; 5] =
+pub const TEXTS: [&str; 5] =
     [CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 /// The name of the model that is compiled in.
 pub const EMBEDDED: &str = "embedded";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The file of all weights.
+pub const SINGLE: &str = "model.safetensors";
+/// What tells which of several files has which weight, where there is no [`SINGLE`].
+pub const INDEX: &str = "model.safetensors.index.json";
 
 impl ModelFiles {
     /// Opens what a user names: `embedded`, or a model folder.
@@ -193,6 +195,11 @@ impl ModelFiles {
             _ => format!("{}/{INDEX}, tensor {name}", self.place),
         }
     }
+}
+
+/// The files that an index names, every one a plain file name.
+pub fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(index)?.into_values().collect())
 }
 
 /// Reads the `weight_map` of an index: tensor to shard, every shard a plain file name.

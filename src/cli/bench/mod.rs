@@ -11,10 +11,11 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY
 use serde_json::{Value, json};
 
 use super::common::Common;
+use super::models;
 use super::screen::{Screen, bytes};
 use crate::backend::{OpTimes, Selected, select};
 use crate::error::{Error, Result};
-use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles, Shape};
+use crate::model::{LoadOptions, Model, ModelConfig, Shape};
 use crate::run::NewFile;
 
 /// What can be measured.
@@ -153,7 +154,7 @@ pub fn run(args: Args) -> Result<()> {
     if [What::Prefill, What::Decode, What::Train, What::Round].into_iter().any(wanted) {
         let context = (args.prompt + args.new_tokens + 1).max(args.tokens);
         let files = match &args.model {
-            Some(model) => ModelFiles::named(model)?,
+            Some(model) => models::open(model, &screen)?.files,
             None => Shape::named(&args.shape)?.files(context)?,
         };
         let config = ModelConfig::read(&files)?;
