@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::files::json::{Fields, brief, parse_object};
 use crate::files::{Bytes, TensorFile, safetensors_bytes, sync_folder, write_whole};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold.
 const HARMLESS: [&str; 12] = [
@@ -217,7 +217,7 @@ fn read_config(bytes: &[u8], place: &str, layout: &AdapterLayout) -> Result<Slot
 
 /// Refuses, by name, every feature that would change what the adapter computes. New PEFT features are off while their field is null, false,
 /// or empty.
-fn check_supported(fields: &Fields<'_>) -> Result<()> {
+pub(super) fn check_supported(fields: &Fields<'_>) -> Result<()> {
     match fields.text("peft_type")? {
         Some("LORA") => {}
         None => return Err(Error::input(fields.name("peft_type"), "missing, expected \"LORA\"")),
@@ -254,7 +254,7 @@ fn check_supported(fields: &Fields<'_>) -> Result<()> {
 }
 
 /// `lora_dropout`, 0 where it is not given.
-fn dropout(fields: &Fields<'_>) -> Result<f64> {
+pub(super) fn dropout(fields: &Fields<'_>) -> Result<f64> {
     const EXPECTED: &str = "a number from 0 to 1";
     match fields.get("lora_dropout") {
         None => Ok(0.0),
@@ -265,7 +265,7 @@ fn dropout(fields: &Fields<'_>) -> Result<f64> {
     }
 }
 
-fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
+pub(super) fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
     const EXPECTED: &str = "a finite number";
     match fields.get(field) {
         None => Err(Error::input(fields.name(field), format!("missing, expected {EXPECTED}"))),
@@ -274,7 +274,7 @@ fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
 }
 
 /// `rank_pattern` or `alpha_pattern`: patterns of module names, the first that matches counts.
-fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Regex, f64)>> {
+pub(super) fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Regex, f64)>> {
     let Some(map) = fields.object(field)? else { return Ok(Vec::new()) };
     map.iter()
         .map(|(pattern, value)| {

@@ -164,7 +164,8 @@ fn example(arms: &[ArmWork]) -> String {
     format!("'{}'", short.unwrap_or("QUESTION"))
 }
 
-fn quoted(path: &Path) -> String {
+/// A path as an argument for a shell.
+pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.+:".contains(c));
     if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }

@@ -2,12 +2,14 @@
 
 mod bench;
 mod common;
+mod completions;
 mod council;
 mod debate;
 mod estimate;
 mod eval;
 mod execute;
 mod generate;
+mod info;
 mod live;
 mod models;
 mod overheard;
@@ -61,6 +63,8 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Info(info::Args),
+    Completions(completions::Args),
 }
 
 /// The whole program, with the arguments of the process.
@@ -87,6 +91,8 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Completions(args) => completions::run(args),
     };
     match result {
         Ok(()) => 0,

@@ -48,7 +48,9 @@ impl Wanted {
             adapters = society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
         }
         let model = model.ok_or_else(|| {
-            Error::Usage("no model: give --model DIR, --model embedded or --society DIR".into())
+            Error::Usage(
+                "no model: give --model DIR, --model OWNER/NAME, --model embedded or --society DIR".into(),
+            )
         })?;
         let mut wanted = Self { adapters, ..Self::of_model(&model) };
         wanted.add_adapters(&args.adapters)?;
@@ -85,7 +87,7 @@ impl Wanted {
 
 /// What a program takes beside its engine: itself with the records under way, and the tokenizer, whose maps are many times as large as its
 /// file.
-fn program_bytes(files: &ModelFiles) -> usize {
+pub fn program_bytes(files: &ModelFiles) -> usize {
     (48 << 20) + 16 * files.text("tokenizer.json").map_or(0, <[u8]>::len)
 }
 

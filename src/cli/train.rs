@@ -24,7 +24,7 @@ use crate::run::{TrainingSection, write_lines};
     about = "Finetune adapters, each on its own data, in the same batches",
     long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
                   optimizer, and comes out as if it had been trained alone, bit for bit.",
-    override_usage = "colloquy train --model <DIR> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
+    override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
     after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]` (targets joined by `+`).
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
@@ -40,8 +40,8 @@ Example:
   colloquy train --model embedded --adapter a=new:rank=8 --data a=chats.jsonl --output trained"
 )]
 pub struct Args {
-    /// A Hugging Face model folder, or `embedded`.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face model folder, OWNER/NAME[@REVISION] of the hub, or `embedded`.
+    #[arg(long, value_name = "MODEL")]
     model: String,
     /// An adapter to train and what it starts from. May be repeated.
     #[arg(long = "adapter", value_name = "NAME=SOURCE", required = true)]

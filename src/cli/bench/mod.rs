@@ -59,8 +59,8 @@ pub struct Args {
     /// A published shape with random weights: tiny, 135m, 1b or 8b.
     #[arg(long, value_name = "NAME", default_value = "135m", conflicts_with = "model")]
     shape: String,
-    /// A Hugging Face model folder, or `embedded`, instead of --shape.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face model folder, OWNER/NAME[@REVISION] of the hub, or `embedded`, instead of --shape.
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Adapters, all in every batch.
     #[arg(long, value_name = "N", default_value_t = 6)]
