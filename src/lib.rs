@@ -14,6 +14,7 @@
 //! | [`run`] | configuration, run folder, journal, checkpoints, resume |
 //! | [`text`] | tokenizer, chat templates, stop strings: between text and token ids |
 //! | [`engine`] | lanes, memory plan, packed batches, sampler, trainer: token ids only, no text |
+//! | [`hub`] | models of the Hugging Face hub: names, the cache, downloads |
 //! | [`model`] | config.json to `ModelConfig`, safetensors to weights, forward, backward |
 //! | [`adapter`] | PEFT folders in and out, initialisation |
 //! | [`files`] | files read without trust and written whole; safetensors |
@@ -27,6 +28,7 @@ pub mod debate;
 pub mod engine;
 pub mod error;
 pub mod files;
+pub mod hub;
 pub mod measure;
 pub mod model;
 pub mod prompt;

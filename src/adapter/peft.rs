@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::files::json::{Fields, brief, parse_object};
 use crate::files::{Bytes, TensorFile, safetensors_bytes, sync_folder, write_whole};
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold.
 const HARMLESS: [&str; 12] = [
@@ -50,6 +50,21 @@ const READ: [&str; 10] = [
 
 /// Initialisations that leave the base model as it is; the others (`pissa`, `olora`, `loftq`, ...) come with a changed base.
 const PLAIN_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
+/// The model that an adapter is for, as its adapter_config.json names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// `base_model_name_or_path`: a folder, or a repository of the hub.
+    pub name: String,
+    /// `revision`: of the repository.
+    pub revision: Option<String>,
+}
+
+impl From<&str> for Base {
+    fn from(name: &str) -> Self {
+        Self { name: name.into(), revision: None }
+    }
+}
 
 /// Reads a PEFT folder for a model with this layout.
 pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
@@ -101,12 +116,17 @@ pub fn read_checkpoint(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot
     Ok(snapshot)
 }
 
-/// Writes a PEFT folder, and optimizer.safetensors where the snapshot has moments. `base` becomes `base_model_name_or_path`.
+/// Writes a PEFT folder, and optimizer.safetensors where the snapshot has moments. `base` is named in it.
 ///
 /// A new folder appears whole or not at all. In one that exists each file is replaced whole and files of other names stay. The same
 /// snapshot gives the same bytes.
-pub fn write_peft(folder: &Path, snapshot: &Snapshot, layout: &AdapterLayout, base: &str) -> Result<()> {
-    let config = config_json(&snapshot.spec, layout, base)?;
+pub fn write_peft(
+    folder: &Path,
+    snapshot: &Snapshot,
+    layout: &AdapterLayout,
+    base: impl Into<Base>,
+) -> Result<()> {
+    let config = config_json(&snapshot.spec, layout, base.into())?;
     let weights = tensor_bytes(snapshot, layout, &[("", &snapshot.weights)], ("format", "pt".into()))?;
     let optimizer = match &snapshot.moments {
         None => None,
@@ -197,7 +217,7 @@ fn read_config(bytes: &[u8], place: &str, layout: &AdapterLayout) -> Result<Slot
 
 /// Refuses, by name, every feature that would change what the adapter computes. New PEFT features are off while their field is null, false,
 /// or empty.
-fn check_supported(fields: &Fields<'_>) -> Result<()> {
+pub(super) fn check_supported(fields: &Fields<'_>) -> Result<()> {
     match fields.text("peft_type")? {
         Some("LORA") => {}
         None => return Err(Error::input(fields.name("peft_type"), "missing, expected \"LORA\"")),
@@ -234,7 +254,7 @@ fn check_supported(fields: &Fields<'_>) -> Result<()> {
 }
 
 /// `lora_dropout`, 0 where it is not given.
-fn dropout(fields: &Fields<'_>) -> Result<f64> {
+pub(super) fn dropout(fields: &Fields<'_>) -> Result<f64> {
     const EXPECTED: &str = "a number from 0 to 1";
     match fields.get("lora_dropout") {
         None => Ok(0.0),
@@ -245,7 +265,7 @@ fn dropout(fields: &Fields<'_>) -> Result<f64> {
     }
 }
 
-fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
+pub(super) fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
     const EXPECTED: &str = "a finite number";
     match fields.get(field) {
         None => Err(Error::input(fields.name(field), format!("missing, expected {EXPECTED}"))),
@@ -254,7 +274,7 @@ fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
 }
 
 /// `rank_pattern` or `alpha_pattern`: patterns of module names, the first that matches counts.
-fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Regex, f64)>> {
+pub(super) fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Regex, f64)>> {
     let Some(map) = fields.object(field)? else { return Ok(Vec::new()) };
     map.iter()
         .map(|(pattern, value)| {
@@ -288,7 +308,7 @@ fn read_targets(fields: &Fields<'_>) -> Result<Targets> {
 }
 
 /// The adapter_config.json of a shape, its fields sorted as PEFT sorts them.
-fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: &str) -> Result<String> {
+fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: Base) -> Result<String> {
     let adapted: Vec<(&str, PartSpec)> = layout
         .parts()
         .filter_map(|(part, _, _, p)| {
@@ -325,7 +345,7 @@ fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: &str) -> Result<St
     let config = json!({
         "alpha_pattern": alpha_pattern,
         "auto_mapping": null,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": base.name,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -340,7 +360,7 @@ fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: &str) -> Result<St
         "peft_type": "LORA",
         "r": first.rank,
         "rank_pattern": rank_pattern,
-        "revision": null,
+        "revision": base.revision,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
         "use_dora": false,

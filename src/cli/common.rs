@@ -49,8 +49,8 @@ fn parse_memory(text: &str) -> Result<String, String> {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json), or `embedded`.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json), OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
     /// A PEFT adapter folder and the name records call it by. May be repeated.
     #[arg(long = "adapter", value_name = "NAME=DIR")]

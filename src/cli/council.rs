@@ -70,6 +70,11 @@ impl Council {
         let arm = arm(args, found.as_ref(), &sets)?;
         let config = arm.config.clone();
 
+        // The society's own base at the commit it was trained on, unless --set names another.
+        let model = match &found {
+            Some(f) if f.model == config.model.path => f.base(),
+            _ => config.model.path.clone(),
+        };
         let mut wanted = match &found {
             Some(f) => Wanted {
                 adapters: f
@@ -77,9 +82,9 @@ impl Council {
                     .iter()
                     .map(|(n, p)| (n.clone(), AdapterOrigin::Folder(p.clone())))
                     .collect(),
-                ..Wanted::of_model(&config.model.path)
+                ..Wanted::of_model(&model)
             },
-            None => Wanted::of_model(&config.model.path),
+            None => Wanted::of_model(&model),
         };
         wanted.add_adapters(&args.model.adapters)?;
         let session = Session::open(&wanted, common, screen)?;

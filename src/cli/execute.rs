@@ -12,10 +12,11 @@ use super::common::Common;
 use super::live;
 use super::run::lanes;
 use super::screen::{Paint, Screen, out};
-use super::session::{Session, Wanted};
+use super::session::{Session, Wanted, model_commit};
 use crate::adapter::{NewAdapter, Snapshot, write_peft};
 use crate::engine::{Scope, run_waves};
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::recipe::{self, Material, Tables};
 use crate::report;
 use crate::run::*;
@@ -67,8 +68,13 @@ pub struct Ready {
 
 /// Loads and checks everything.
 pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
+    prepare_at(plan, None, screen)
+}
+
+/// The same with the base of the hub at one commit: that at which a run that goes on began, wherever its revision is by now.
+fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Ready> {
     let arms = load_arms(plan)?;
-    let session = open_session(plan, screen)?;
+    let session = open_session(plan, commit, screen)?;
     let codec: Rc<dyn Codec> = match &session.tokenizer {
         Some(t) => t.clone(),
         None => return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need")),
@@ -94,7 +100,9 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
         }
         Place::Resume { folder } => Some(RunFolder::open(folder)?),
     };
-    let ready = prepare(plan, &screen)?;
+    let commit = resumed.as_ref().map(|f| read_manifest(f.path())).transpose()?;
+    let commit = commit.as_ref().and_then(model_commit);
+    let ready = prepare_at(plan, commit.as_deref(), &screen)?;
     ready.session.show_plan(&screen);
     if let Some(waves) = super::plan::waves(plan, &ready) {
         screen.line(&format!("waves    {waves}"));
@@ -156,7 +164,8 @@ fn example(arms: &[ArmWork]) -> String {
     format!("'{}'", short.unwrap_or("QUESTION"))
 }
 
-fn quoted(path: &Path) -> String {
+/// A path as an argument for a shell.
+pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.+:".contains(c));
     if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
@@ -209,13 +218,13 @@ fn new_adapter(session: &Session) -> recipe::NewAdapter {
 }
 
 /// The model in an engine whose memory plan counts on all lanes' adapters.
-fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
+fn open_session(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Session> {
     let run = &plan.config.run;
     let lanes: Vec<usize> =
         plan.arms.iter().flat_map(|a| vec![super::plan::adapters(a); a.seeds.len()]).collect();
     let rank = plan.arms.iter().map(|a| a.config.adapter.rank).max().unwrap_or(1);
     let wanted = Wanted {
-        model: plan.config.model.path.clone(),
+        model: hub::pinned(&plan.config.model.path, commit),
         adapters: vec![],
         training: true,
         lanes,
@@ -238,9 +247,9 @@ fn open_session(plan: &Plan, screen: &Screen) -> Result<Session> {
 fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) -> Result<()> {
     let Ready { session, arms, codec } = ready;
     let layout = session.engine.with(|e| e.model().layout().clone());
-    let base = plan.config.model.path.clone();
+    let base = session.base.clone();
     let write_adapter: AdapterWriter =
-        Box::new(move |path, snapshot| write_peft(path, snapshot, &layout, &base));
+        Box::new(move |path, snapshot| write_peft(path, snapshot, &layout, base.clone()));
     let show = Show::new(screen.clone(), arms);
     let recorder =
         Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
@@ -419,6 +428,10 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
     }
     let asks = |arm: &&Arm| recipe::info(&arm.recipe).is_ok_and(|r| r.asks_for_labels);
     let asks_for_labels: Vec<&str> = plan.arms.iter().filter(asks).map(|a| a.name.as_str()).collect();
+    let mut base = json!({"path": plan.config.model.path, "sha256": model});
+    if let Some(commit) = &session.commit {
+        base["commit"] = json!(commit);
+    }
     let created =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Ok(json!({
@@ -430,7 +443,7 @@ fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
         "lanes": lanes(plan).iter().map(Lane::name).collect::<Vec<_>>(),
         "seeds": plan.config.run.seeds,
         "asks_for_labels": asks_for_labels,
-        "model": {"path": plan.config.model.path, "sha256": model},
+        "model": base,
         "data_sha256": data,
         "prompts_sha256": prompts,
         "splits": "splits.json",

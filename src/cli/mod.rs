@@ -2,13 +2,16 @@
 
 mod bench;
 mod common;
+mod completions;
 mod council;
 mod debate;
 mod estimate;
 mod eval;
 mod execute;
 mod generate;
+mod info;
 mod live;
+mod models;
 mod overheard;
 mod plan;
 mod records;
@@ -62,6 +65,8 @@ enum Command {
     Eval(eval::Args),
     Session(resident::Args),
     Bench(bench::Args),
+    Info(info::Args),
+    Completions(completions::Args),
 }
 
 /// The whole program, with the arguments of the process.
@@ -89,6 +94,8 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Eval(args) => eval::run(args),
         Command::Session(args) => resident::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Completions(args) => completions::run(args),
     };
     match result {
         Ok(()) => 0,

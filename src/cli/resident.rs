@@ -255,7 +255,7 @@ impl Resident {
                 }
                 let snapshot = self.session.engine.snapshot(id, false)?;
                 let layout = self.session.engine.with(|e| e.model().layout().clone());
-                write_peft(&output, &snapshot, &layout, &self.model)?;
+                write_peft(&output, &snapshot, &layout, self.session.base.clone())?;
                 Ok(Value::Null)
             }
             Request::Drop { adapter } => {

@@ -45,8 +45,8 @@ pub struct Args {
     /// they give in the whole.
     #[arg(long = "arm", value_name = "NAME[=SEED,SEED]")]
     arms: Vec<Selection>,
-    /// The base model: short for --set model.path=DIR.
-    #[arg(long, value_name = "DIR")]
+    /// The base model, a folder or OWNER/NAME[@REVISION] of the Hugging Face hub: short for --set model.path=MODEL.
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Check everything and print the plan; do nothing.
     #[arg(long)]

@@ -67,10 +67,21 @@ pub struct Screen {
 struct Phase {
     name: String,
     bar: Option<ProgressBar>,
+    is_bytes: bool,
     total: u64,
     done: u64,
     began: Instant,
     shown: Instant,
+}
+
+impl Phase {
+    /// How much is done of how much.
+    fn counted(&self) -> String {
+        match self.is_bytes {
+            true => format!("{}/{}", bytes(self.done as usize), bytes(self.total as usize)),
+            false => format!("{}/{}", self.done, self.total),
+        }
+    }
 }
 
 impl Screen {
@@ -110,17 +121,29 @@ impl Screen {
 
     /// A phase begins; it replaces the phase of the same key.
     pub fn phase(&self, key: &str, name: &str, total: u64) {
+        self.begin(key, name, total, false);
+    }
+
+    /// Likewise, a phase whose progress is counted in bytes.
+    pub fn phase_of_bytes(&self, key: &str, name: &str, total: u64) {
+        self.begin(key, name, total, true);
+    }
+
+    fn begin(&self, key: &str, name: &str, total: u64, is_bytes: bool) {
         self.end_phase(key);
         let bar = self.terminal.then(|| {
             let bar = self.bars.add(ProgressBar::new(total));
-            bar.set_style(style("{prefix:20!} {msg:29!} {wide_bar} {pos:>5}/{len:<5} {elapsed:>4}"));
+            bar.set_style(style(match is_bytes {
+                false => "{prefix:20!} {msg:29!} {wide_bar} {pos:>5}/{len:<5} {elapsed:>4}",
+                true => "{prefix:8!} {msg:29!} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {eta:>4}",
+            }));
             bar.set_prefix(key.to_string());
             bar.set_message(name.to_string());
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
         let now = Instant::now();
-        let phase = Phase { name: name.to_string(), bar, total, done: 0, began: now, shown: now };
+        let phase = Phase { name: name.to_string(), bar, is_bytes, total, done: 0, began: now, shown: now };
         self.phases.borrow_mut().insert(key.to_string(), phase);
     }
 
@@ -133,7 +156,7 @@ impl Screen {
             Some(bar) => bar.set_position(phase.done),
             None if phase.shown.elapsed() >= PLAIN_EVERY && phase.done < phase.total => {
                 phase.shown = Instant::now();
-                plain_line(&format!("{}: {} {}/{}", label(key), phase.name, phase.done, phase.total));
+                plain_line(&format!("{}: {} {}", label(key), phase.name, phase.counted()));
             }
             None => {}
         }
@@ -149,7 +172,7 @@ impl Screen {
             }
             None => {
                 let seconds = phase.began.elapsed().as_secs_f64();
-                let of = format!("{}/{}", phase.done, phase.total);
+                let of = phase.counted();
                 plain_line(&format!("{}: {} {of} in {seconds:.1} s", label(key), phase.name));
             }
         }

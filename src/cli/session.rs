@@ -6,19 +6,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::common::{Common, ModelArgs, name_value};
+use super::models::{self, Opened};
 use super::records::{Content, Record};
 use super::screen::{Screen, bytes};
-use crate::adapter::{AdapterOrigin, check_trainable};
+use crate::adapter::{AdapterOrigin, Base, check_trainable};
 use crate::backend::{Selected, select};
 use crate::engine::*;
 use crate::error::{Error, Result};
+use crate::hub::{self, HubName};
 use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use crate::run::{is_name, read_manifest};
 use crate::text::{ChatTokenizer, Codec};
 
 /// What a session is to hold.
 pub struct Wanted {
-    /// Folder or `embedded`.
+    /// Folder, `embedded` or a name of the hub.
     pub model: String,
     /// Names and where they come from.
     pub adapters: Vec<(String, AdapterOrigin)>,
@@ -42,11 +44,13 @@ impl Wanted {
         let mut adapters: Vec<(String, AdapterOrigin)> = Vec::new();
         if let Some(society) = &args.society {
             let society = Society::find(society, args.lane.as_deref())?;
-            model = Some(society.model);
+            model = Some(society.base());
             adapters = society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
         }
         let model = model.ok_or_else(|| {
-            Error::Usage("no model: give --model DIR, --model embedded or --society DIR".into())
+            Error::Usage(
+                "no model: give --model DIR, --model OWNER/NAME, --model embedded or --society DIR".into(),
+            )
         })?;
         let mut wanted = Self { adapters, ..Self::of_model(&model) };
         wanted.add_adapters(&args.adapters)?;
@@ -83,14 +87,16 @@ impl Wanted {
 
 /// What a program takes beside its engine: itself with the records under way, and the tokenizer, whose maps are many times as large as its
 /// file.
-fn program_bytes(files: &ModelFiles) -> usize {
+pub fn program_bytes(files: &ModelFiles) -> usize {
     (48 << 20) + 16 * files.text("tokenizer.json").map_or(0, <[u8]>::len)
 }
 
 /// A run folder at an iteration.
 pub struct Society {
-    /// The base.
+    /// The base, as the run's configuration names it.
     pub model: String,
+    /// The commit of a base of the hub.
+    pub commit: Option<String>,
     /// Names and PEFT folders of the lane's adapters, none at iteration 0.
     pub adapters: Vec<(String, PathBuf)>,
     /// The run folder.
@@ -126,6 +132,7 @@ impl Society {
         let model = manifest["model"]["path"]
             .as_str()
             .ok_or_else(|| Error::file(&folder.join("manifest.json"), "field model.path: missing"))?;
+        let commit = model_commit(&manifest);
         let of_lane = folder.join("adapters").join(lane);
         let mut known: Vec<usize> =
             list(&of_lane).iter().filter_map(|n| n.strip_prefix("iteration-")?.parse().ok()).collect();
@@ -143,8 +150,18 @@ impl Society {
         let at = of_lane.join(format!("iteration-{iteration}"));
         let adapters =
             list(&at).into_iter().filter(|n| is_name(n)).map(|n| (n.clone(), at.join(n))).collect();
-        Ok(Self { model: model.to_string(), adapters, lane: lane.to_string(), iteration, folder })
+        Ok(Self { model: model.to_string(), commit, adapters, lane: lane.to_string(), iteration, folder })
     }
+
+    /// The base that the adapters were trained on.
+    pub fn base(&self) -> String {
+        hub::pinned(&self.model, self.commit.as_deref())
+    }
+}
+
+/// The commit of a run's base, if it came from the hub.
+pub fn model_commit(manifest: &serde_json::Value) -> Option<String> {
+    manifest["model"]["commit"].as_str().map(String::from)
 }
 
 fn describe_iterations(known: &[usize]) -> String {
@@ -169,6 +186,10 @@ fn list(folder: &Path) -> Vec<String> {
 pub struct Session {
     /// Its files, for hashes.
     pub files: ModelFiles,
+    /// Its commit, if it came from the hub.
+    pub commit: Option<String>,
+    /// What adapters for it call it.
+    pub base: Base,
     /// The engine.
     pub engine: EngineHandle,
     /// Its tokenizer; none if the folder has none.
@@ -186,7 +207,7 @@ impl Session {
     pub fn open(wanted: &Wanted, common: &Common, screen: &Screen) -> Result<Self> {
         let Selected { mut backend, why } =
             select(common.device.as_deref().unwrap_or("auto"), common.threads.unwrap_or(0))?;
-        let files = ModelFiles::named(&wanted.model)?;
+        let Opened { files, commit } = models::open(&wanted.model, screen)?;
         let config = ModelConfig::read(&files)?;
         let tokenizer = match files.text("tokenizer.json") {
             Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
@@ -240,7 +261,11 @@ impl Session {
         for (name, snapshot) in snapshots {
             adapters.insert(name, engine.create(AdapterSource::Snapshot(Arc::new(snapshot)))?);
         }
-        Ok(Self { files, engine, tokenizer, adapters, device, arithmetic })
+        let base = match HubName::parse(&wanted.model).filter(|_| commit.is_some()) {
+            Some(name) => Base { name: name.repository, revision: commit.clone() },
+            None => Base { name: wanted.model.clone(), revision: None },
+        };
+        Ok(Self { files, commit, base, engine, tokenizer, adapters, device, arithmetic })
     }
 
     /// The memory plan, on the screen.

@@ -24,7 +24,7 @@ use crate::run::{TrainingSection, write_lines};
     about = "Finetune adapters, each on its own data, in the same batches",
     long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
                   optimizer, and comes out as if it had been trained alone, bit for bit.",
-    override_usage = "colloquy train --model <DIR> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
+    override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
     after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]` (targets joined by `+`).
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
@@ -40,8 +40,8 @@ Example:
   colloquy train --model embedded --adapter a=new:rank=8 --data a=chats.jsonl --output trained"
 )]
 pub struct Args {
-    /// A Hugging Face model folder, or `embedded`.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face model folder, OWNER/NAME[@REVISION] of the hub, or `embedded`.
+    #[arg(long, value_name = "MODEL")]
     model: String,
     /// An adapter to train and what it starts from. May be repeated.
     #[arg(long = "adapter", value_name = "NAME=SOURCE", required = true)]
@@ -359,6 +359,7 @@ pub fn run(args: Args) -> Result<()> {
     screen.line(&format!("train    {} adapters, {steps} optimizer steps", jobs.len()));
     let engine = session.engine.clone();
     let output = args.output.clone();
+    let base = session.base.clone();
     session.drive(async move {
         let results = try_join_all(jobs.iter().map(async |job| {
             let trained = engine.train(job.request.clone()).await;
@@ -369,7 +370,7 @@ pub fn run(args: Args) -> Result<()> {
         for (job, metrics) in jobs.iter().zip(&results) {
             lines.extend(metrics.iter().map(|m| metrics_record(&job.name, m)));
             let snapshot = engine.snapshot(job.id, false)?;
-            write_peft(&output.join(&job.name), &snapshot, &layout, &args.model)?;
+            write_peft(&output.join(&job.name), &snapshot, &layout, base.clone())?;
         }
         write_lines(&output.join("metrics.jsonl"), &lines)
     })?;

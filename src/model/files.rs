@@ -16,21 +16,32 @@ pub struct ModelFiles {
     synthetic: Option<Synthetic>,
 }
 
+/// The matrices of a [`Synthetic`] model.
+pub(super) enum Matrices {
+    /// Noise up to this magnitude.
+    Noise(f32),
+    /// Shapes, and the type that their elements have in the files.
+    Shapes(WeightType),
+}
+
 /// What stands for the weights of a model that exists for measurements only.
 pub(super) struct Synthetic {
-    /// The largest magnitude of a matrix.
-    pub scale: f32,
+    /// What matrices are.
+    pub matrices: Matrices,
     /// bf16 ones, for the weights of norms: as many as the longest has.
     pub ones: Vec<u8>,
 }
 
 impl Synthetic {
-    /// Every matrix is noise of its own.
+    /// Every matrix of noise is one of its own.
     fn tensor(&self, name: &str, shape: &[usize]) -> WeightView<'_> {
         match *shape {
             [rows, cols] => {
                 let seed = name.bytes().fold(0, |h, b| mix(h ^ u64::from(b)));
-                let dtype = WeightType::Noise(Noise { seed, scale: self.scale });
+                let dtype = match self.matrices {
+                    Matrices::Noise(scale) => WeightType::Noise(Noise { seed, scale }),
+                    Matrices::Shapes(dtype) => dtype,
+                };
                 WeightView { bytes: &[], dtype, rows, cols }
             }
             _ => {
@@ -42,14 +53,16 @@ impl Synthetic {
 }
 
 /// The file that must be there.
-const CONFIG: &str = "config.json";
+pub const CONFIG: &str = "config.json";
 /// The files beside the weights that we read, where there are any.
-const TEXTS: [&str; 5] =
+pub const TEXTS: [&str; 5] =
     [CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 /// The name of the model that is compiled in.
 pub const EMBEDDED: &str = "embedded";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The file of all weights.
+pub const SINGLE: &str = "model.safetensors";
+/// What tells which of several files has which weight, where there is no [`SINGLE`].
+pub const INDEX: &str = "model.safetensors.index.json";
 
 impl ModelFiles {
     /// Opens what a user names: `embedded`, or a model folder.
@@ -59,16 +72,9 @@ impl ModelFiles {
 
     /// The model that is compiled into the program.
     pub fn embedded() -> Result<Self> {
-        let texts: [(&'static str, &'static [u8]); 4] = [
-            (CONFIG, include_bytes!("../../assets/model/config.json")),
-            ("generation_config.json", include_bytes!("../../assets/model/generation_config.json")),
-            ("tokenizer.json", include_bytes!("../../assets/model/tokenizer.json")),
-            ("tokenizer_config.json", include_bytes!("../../assets/model/tokenizer_config.json")),
-        ];
-        let texts = texts.into_iter().map(|(name, bytes)| (name, Bytes::Static(bytes))).collect();
         let weights = Bytes::Static(include_bytes!("../../assets/model/model.safetensors"));
         let weights = TensorFile::parse(format!("{EMBEDDED}/{SINGLE}"), weights)?;
-        Self::new(EMBEDDED.into(), texts, vec![weights], None)
+        Self::new(EMBEDDED.into(), embedded_texts(), vec![weights], None)
     }
 
     /// Opens a model folder.
@@ -76,13 +82,7 @@ impl ModelFiles {
         if !folder.is_dir() {
             return Err(Error::file(folder, "found no folder, expected a model folder with config.json"));
         }
-        let mut texts = BTreeMap::new();
-        for name in TEXTS {
-            let path = folder.join(name);
-            if name == CONFIG || path.exists() {
-                texts.insert(name, Bytes::open(&path)?);
-            }
-        }
+        let texts = read_texts(folder)?;
         let single = folder.join(SINGLE);
         let index = folder.join(INDEX);
         let place = folder.display().to_string();
@@ -132,6 +132,16 @@ impl ModelFiles {
         synthetic: Synthetic,
     ) -> Self {
         Self { place, texts, shards: Vec::new(), shard_of: BTreeMap::new(), synthetic: Some(synthetic) }
+    }
+
+    /// The same model with other weights.
+    pub(super) fn with_weights(self, synthetic: Synthetic) -> Self {
+        Self { synthetic: Some(synthetic), ..self }
+    }
+
+    /// The files of weights.
+    pub fn shards(&self) -> &[TensorFile] {
+        &self.shards
     }
 
     /// Names the model in errors and manifests: its folder.
@@ -193,6 +203,36 @@ impl ModelFiles {
             _ => format!("{}/{INDEX}, tensor {name}", self.place),
         }
     }
+}
+
+type Texts = BTreeMap<&'static str, Bytes>;
+
+/// The texts of the model that is compiled in.
+pub(super) fn embedded_texts() -> Texts {
+    let texts: [(&'static str, &'static [u8]); 4] = [
+        (CONFIG, include_bytes!("../../assets/model/config.json")),
+        ("generation_config.json", include_bytes!("../../assets/model/generation_config.json")),
+        ("tokenizer.json", include_bytes!("../../assets/model/tokenizer.json")),
+        ("tokenizer_config.json", include_bytes!("../../assets/model/tokenizer_config.json")),
+    ];
+    texts.into_iter().map(|(name, bytes)| (name, Bytes::Static(bytes))).collect()
+}
+
+/// The texts of a model folder.
+pub(super) fn read_texts(folder: &Path) -> Result<Texts> {
+    let mut texts = BTreeMap::new();
+    for name in TEXTS {
+        let path = folder.join(name);
+        if name == CONFIG || path.exists() {
+            texts.insert(name, Bytes::open(&path)?);
+        }
+    }
+    Ok(texts)
+}
+
+/// The files that an index names, every one a plain file name.
+pub fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(index)?.into_values().collect())
 }
 
 /// Reads the `weight_map` of an index: tensor to shard, every shard a plain file name.

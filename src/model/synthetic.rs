@@ -1,9 +1,12 @@
-//! Models of a given shape with random weights, for measurements: throughput does not depend on what a model knows.
+//! Models of a given shape with random weights, for measurements: throughput does not depend on what a model knows. And models without
+//! weights, to plan with.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::ModelConfig;
-use super::files::{ModelFiles, Synthetic};
+use super::files::{EMBEDDED, Matrices, ModelFiles, Synthetic, embedded_texts, read_texts};
+use crate::backend::WeightType;
 use crate::error::{Error, Result};
 use crate::files::Bytes;
 
@@ -97,13 +100,30 @@ impl Shape {
         });
         let texts = BTreeMap::from([("config.json", Bytes::Owned(config.to_string().into_bytes()))]);
         // About the size that training gives weights of this width.
-        let scale = 1.7 / (self.hidden as f32).sqrt();
-        let ones = std::iter::repeat_n(half::bf16::ONE.to_le_bytes(), self.hidden).flatten().collect();
-        Ok(ModelFiles::synthetic(format!("shape {}", self.name), texts, Synthetic { scale, ones }))
+        let matrices = Matrices::Noise(1.7 / (self.hidden as f32).sqrt());
+        let weights = Synthetic { matrices, ones: ones(self.hidden) };
+        Ok(ModelFiles::synthetic(format!("shape {}", self.name), texts, weights))
     }
 
     /// Its configuration.
     pub fn config(&self, context: usize) -> Result<ModelConfig> {
         ModelConfig::read(&self.files(context)?)
+    }
+}
+
+fn ones(count: usize) -> Vec<u8> {
+    std::iter::repeat_n(half::bf16::ONE.to_le_bytes(), count).flatten().collect()
+}
+
+impl ModelFiles {
+    /// `embedded` or a model folder, whose weights need not be there: matrices have their shapes and an element type, and no elements. Only
+    /// what counts can load it.
+    pub fn without_weights(path: &str, stored: WeightType) -> Result<Self> {
+        let texts = if path == EMBEDDED { embedded_texts() } else { read_texts(Path::new(path))? };
+        let nothing = || Synthetic { matrices: Matrices::Shapes(stored), ones: Vec::new() };
+        let files = Self::synthetic(path.into(), texts, nothing());
+        let config = ModelConfig::read(&files)?;
+        let longest = config.heads().qkv_width().max(2 * config.intermediate_size).max(config.hidden_size);
+        Ok(files.with_weights(Synthetic { ones: ones(longest), ..nothing() }))
     }
 }

@@ -38,7 +38,7 @@ pub struct RunConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSection {
-    /// A Hugging Face model folder, or `embedded`.
+    /// A Hugging Face model folder, `OWNER/NAME[@REVISION]` of the hub, or `embedded`.
     pub path: String,
 }
 

@@ -156,6 +156,20 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
+/// The process that works in a run folder at present, if one does.
+pub fn worker(folder: &Path) -> Option<String> {
+    let mut file = File::open(folder.join(LOCK)).ok()?;
+    // Shared, so that two who only ask do not take one another for a worker.
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            Some(holder.trim().to_string())
+        }
+        _ => None,
+    }
+}
+
 /// The manifest of a run folder.
 pub fn read_manifest(folder: &Path) -> Result<Value> {
     let path = folder.join("manifest.json");

@@ -23,9 +23,15 @@ impl TableBuffer {
         Self { bytes, dtype, vocab: rows, hidden: cols }
     }
 
+    /// What [`TableBuffer::new`] would make, without its values.
+    pub fn sized(values: WeightView<'_>) -> Self {
+        let dtype = if let WeightType::Noise(_) = values.dtype { WeightType::Bf16 } else { values.dtype };
+        Self { bytes: Vec::new(), dtype, vocab: values.rows, hidden: values.cols }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.vocab * self.hidden * self.dtype.bytes()
     }
 }
 

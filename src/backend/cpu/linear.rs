@@ -59,6 +59,17 @@ impl LinearWeights {
         })
     }
 
+    /// What [`LinearWeights::pack`] would make, without its values.
+    pub fn sized(spec: LinearSpec<'_>) -> Self {
+        let inputs = spec.parts.first().map_or(0, |p| p.cols);
+        let outputs = spec.parts.iter().map(|p| p.rows).sum();
+        Self {
+            forward: Packed::sized(outputs, inputs),
+            backward: spec.backward.then(|| Packed::sized(inputs, outputs)),
+            bias: spec.bias.map(<[f32]>::to_vec),
+        }
+    }
+
     /// Bytes it occupies.
     pub fn bytes(&self) -> usize {
         self.forward.bytes()

@@ -48,6 +48,8 @@ pub struct CpuBackend {
     plan: Arc<BatchPlan>,
     /// K and V are bf16.
     kv_rounded: bool,
+    /// Matrices are counted, not held: see [`CpuBackend::counting`].
+    counts: bool,
     /// Workspace of operations, grown on demand and kept: its contents mean nothing between operations.
     scratch: Aligned,
     /// Times by the names of operations, where they are wanted.
@@ -82,6 +84,7 @@ impl CpuBackend {
             slots: slots::SlotStore::default(),
             plan: Arc::default(),
             kv_rounded: false,
+            counts: false,
             scratch: Aligned::default(),
             profile: None,
         })
@@ -97,6 +100,13 @@ impl CpuBackend {
     /// decoding waits for.
     pub fn with_bf16_kv(mut self) -> Self {
         self.kv_rounded = true;
+        self
+    }
+
+    /// It takes no memory for matrices, and computes nothing: what is loaded is only counted, for plans of models that are not here or
+    /// would not fit.
+    pub fn counting(mut self) -> Self {
+        self.counts = true;
         self
     }
 
@@ -275,7 +285,10 @@ impl Backend for CpuBackend {
     }
 
     fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear> {
-        let weights = linear::LinearWeights::pack(&self.pool, spec)?;
+        let weights = match self.counts {
+            true => linear::LinearWeights::sized(spec),
+            false => linear::LinearWeights::pack(&self.pool, spec)?,
+        };
         self.linears.push(weights);
         Ok(Linear(self.linears.len() as u32 - 1))
     }
@@ -290,7 +303,9 @@ impl Backend for CpuBackend {
     }
 
     fn load_table(&mut self, values: WeightView<'_>) -> Result<Table> {
-        self.tables.push(embed::TableBuffer::new(values));
+        let table =
+            if self.counts { embed::TableBuffer::sized(values) } else { embed::TableBuffer::new(values) };
+        self.tables.push(table);
         Ok(Table(self.tables.len() as u32 - 1))
     }
 
@@ -363,6 +378,9 @@ impl Backend for CpuBackend {
     }
 
     fn enqueue(&mut self, op: Op) -> Result<()> {
+        if self.counts {
+            return Err(Error::Internal(format!("{} on a backend that only counts", op.name())));
+        }
         if self.profile.is_none() {
             return self.run(op);
         }

@@ -13,6 +13,7 @@ mod attention_backward;
 #[cfg(all(test, feature = "emulator"))]
 mod attention_tests;
 mod ceiling;
+mod counting;
 pub mod device;
 pub mod driver;
 mod embed;

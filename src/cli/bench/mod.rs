@@ -11,10 +11,11 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY
 use serde_json::{Value, json};
 
 use super::common::Common;
+use super::models;
 use super::screen::{Screen, bytes};
 use crate::backend::{OpTimes, Selected, select};
 use crate::error::{Error, Result};
-use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles, Shape};
+use crate::model::{LoadOptions, Model, ModelConfig, Shape};
 use crate::run::NewFile;
 
 /// What can be measured.
@@ -58,8 +59,8 @@ pub struct Args {
     /// A published shape with random weights: tiny, 135m, 1b or 8b.
     #[arg(long, value_name = "NAME", default_value = "135m", conflicts_with = "model")]
     shape: String,
-    /// A Hugging Face model folder, or `embedded`, instead of --shape.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face model folder, OWNER/NAME[@REVISION] of the hub, or `embedded`, instead of --shape.
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Adapters, all in every batch.
     #[arg(long, value_name = "N", default_value_t = 6)]
@@ -153,7 +154,7 @@ pub fn run(args: Args) -> Result<()> {
     if [What::Prefill, What::Decode, What::Train, What::Round].into_iter().any(wanted) {
         let context = (args.prompt + args.new_tokens + 1).max(args.tokens);
         let files = match &args.model {
-            Some(model) => ModelFiles::named(model)?,
+            Some(model) => models::open(model, &screen)?.files,
             None => Shape::named(&args.shape)?.files(context)?,
         };
         let config = ModelConfig::read(&files)?;

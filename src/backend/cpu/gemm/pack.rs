@@ -215,6 +215,11 @@ impl Packed {
         Self { outputs, inputs, values: unsafe { Aligned::filled(len, fill) } }
     }
 
+    /// One of this shape without values, which knows its size and nothing else.
+    pub(in crate::backend::cpu) fn sized(outputs: usize, inputs: usize) -> Self {
+        Self { outputs, inputs, values: Aligned::default() }
+    }
+
     /// Packs the transpose of the `rows` x `cols` matrix whose rows `row(i, out)` writes: for `dx = dy W`, `outputs` is `cols`.
     pub fn transposed(pool: &Team, rows: usize, cols: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         let panels = cols.div_ceil(PANEL);
@@ -255,6 +260,6 @@ impl Packed {
 
     /// Bytes it occupies.
     pub fn bytes(&self) -> usize {
-        self.values.len() * 4
+        self.panels() * self.inputs * PANEL * 4
     }
 }

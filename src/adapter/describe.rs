@@ -1,0 +1,123 @@
+//! What a PEFT folder says of itself, without the model that it is for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::init::scale;
+use super::peft::{Base, CONFIG, OPTIMIZER, WEIGHTS, check_supported, dropout, number, patterns};
+use crate::error::{Error, Result};
+use crate::files::json::{Fields, parse_object};
+use crate::files::{Bytes, TensorFile};
+
+/// A PEFT folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// The model it is for, if it names one.
+    pub base: Option<Base>,
+    /// Modules by rank, alpha and scale, each as many as there are.
+    pub shapes: Vec<(Shape, usize)>,
+    /// Whether scales are alpha / sqrt(rank).
+    pub rslora: bool,
+    /// Last components of its modules' names, sorted.
+    pub targets: Vec<String>,
+    /// Dropout it was trained with elsewhere.
+    pub dropout: f64,
+    /// Numbers of A and B.
+    pub parameters: usize,
+    /// Types they are stored in.
+    pub types: Vec<String>,
+    /// Bytes of the file of weights.
+    pub bytes: u64,
+    /// Steps of the optimizer whose state is there, and the bytes of its file.
+    pub optimizer: Option<(u32, u64)>,
+}
+
+/// Rank, alpha and scale of a module.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Rows of A.
+    pub rank: usize,
+    /// `lora_alpha`, or that of `alpha_pattern`.
+    pub alpha: f64,
+    /// The factor of B A x.
+    pub scale: f32,
+}
+
+/// Reads adapter_config.json and the headers of the files beside it.
+pub fn describe(folder: &Path) -> Result<Description> {
+    let path = folder.join(CONFIG);
+    let bytes = Bytes::open(&path)?;
+    let place = path.display().to_string();
+    let map = parse_object(&bytes, &place)?;
+    let fields = Fields { place: &place, prefix: "", map: &map };
+    check_supported(&fields)?;
+    let alpha = number(&fields, "lora_alpha")?;
+    let rslora = fields.flag("use_rslora", false)?;
+    let alphas = patterns(&fields, "alpha_pattern")?;
+
+    let file = TensorFile::open(&folder.join(WEIGHTS))?;
+    let ranks = ranks(&file)?;
+    let mut shapes: Vec<(Shape, usize)> = Vec::new();
+    for (module, rank) in &ranks {
+        let alpha = alphas.iter().find(|(p, _)| p.is_match(module)).map_or(alpha, |(_, alpha)| *alpha);
+        let shape = Shape { rank: *rank, alpha, scale: scale(alpha, *rank, rslora) };
+        match shapes.iter_mut().find(|(s, _)| *s == shape) {
+            Some((_, count)) => *count += 1,
+            None => shapes.push((shape, 1)),
+        }
+    }
+    let targets: BTreeSet<&str> = ranks.keys().map(|m| m.rsplit('.').next().unwrap_or(m)).collect();
+    let numbers = |name| file.shape(name).map_or(0, |s| s.iter().product());
+    let types: BTreeSet<String> =
+        file.names().filter_map(|n| file.raw(n)).map(|(t, ..)| format!("{t:?}").to_lowercase()).collect();
+    Ok(Description {
+        base: fields.text("base_model_name_or_path")?.map(|name| {
+            let revision = fields.get("revision").and_then(Value::as_str).map(String::from);
+            Base { name: name.into(), revision }
+        }),
+        shapes,
+        rslora,
+        targets: targets.into_iter().map(String::from).collect(),
+        dropout: dropout(&fields)?,
+        parameters: file.names().map(numbers).sum(),
+        types: types.into_iter().collect(),
+        bytes: file.bytes().len() as u64,
+        optimizer: optimizer(folder)?,
+    })
+}
+
+/// Modules and their ranks, by the tensors' names and shapes.
+fn ranks(file: &TensorFile) -> Result<BTreeMap<&str, usize>> {
+    let mut ranks = BTreeMap::new();
+    for name in file.names() {
+        let module = name.strip_prefix("base_model.model.").and_then(|rest| rest.strip_suffix(".weight"));
+        match (module.and_then(|m| m.rsplit_once('.')), file.shape(name)) {
+            (Some((module, "lora_A")), Some(&[rank, _])) if rank > 0 => drop(ranks.insert(module, rank)),
+            (Some((_, "lora_B")), Some(&[_, _])) => {}
+            _ => {
+                return Err(Error::input(
+                    format!("{}, tensor {name}", file.place()),
+                    "found something else than a matrix lora_A or lora_B of a module",
+                ));
+            }
+        }
+    }
+    match ranks.is_empty() {
+        true => Err(Error::input(file.place(), "found no tensors, expected those of an adapter")),
+        false => Ok(ranks),
+    }
+}
+
+fn optimizer(folder: &Path) -> Result<Option<(u32, u64)>> {
+    let path = folder.join(OPTIMIZER);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = TensorFile::open(&path)?;
+    let steps = file.metadata("steps").and_then(|s| s.parse().ok());
+    let steps =
+        steps.ok_or_else(|| Error::file(&path, "metadata steps: found none, expected a number of steps"))?;
+    Ok(Some((steps, file.bytes().len() as u64)))
+}
