@@ -1,9 +1,11 @@
 //! Adapters outside the device: what they are made of, how they are initialised, and PEFT folders in and out.
 
+mod config;
 mod init;
 mod peft;
 mod targets;
 
+pub use config::PeftConfig;
 pub use init::*;
 pub use peft::*;
 pub use targets::*;
