@@ -9,6 +9,7 @@ mod eval;
 mod execute;
 mod generate;
 mod live;
+mod merge;
 mod overheard;
 mod plan;
 mod records;
@@ -22,11 +23,14 @@ mod train;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::error::Result;
+use crate::run::{read_metrics, write_training};
 
 #[derive(Parser)]
 #[command(
@@ -59,6 +63,7 @@ enum Command {
     Score(score::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Merge(merge::Args),
     Bench(bench::Args),
 }
 
@@ -67,10 +72,25 @@ pub fn main() -> ExitCode {
     ExitCode::from(call(std::env::args_os()))
 }
 
+/// Where `train` puts its results, if that is the command.
+fn output_of_train(matches: &ArgMatches) -> Option<PathBuf> {
+    matches.subcommand_matches("train")?.get_one::<PathBuf>("output").cloned()
+}
+
+/// The event files that belong to the metrics `train` has written.
+fn write_events(output: Option<PathBuf>) -> Result<()> {
+    let Some(output) = output else { return Ok(()) };
+    let records: Vec<Value> = read_metrics(&output)?.into_iter().map(Value::Object).collect();
+    write_training(&output, &records)
+}
+
 /// Parses the arguments, of which the first is the program's name, runs the command, prints an error if there is one; the exit code.
 pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, output_of_train(&matches))));
+    let (cli, trained) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) => {
             let _ = e.print();
             return e.exit_code() as u8;
@@ -83,8 +103,9 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Debate(args) => debate::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Score(args) => score::run(args),
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(args).and_then(|()| write_events(trained)),
         Command::Eval(args) => eval::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Bench(args) => bench::run(args),
     };
     match result {

@@ -9,12 +9,14 @@ mod config;
 mod files;
 mod forward;
 mod load;
+mod merge;
 mod synthetic;
 
 pub use activations::*;
 pub use config::*;
 pub use files::*;
 pub use load::*;
+pub use merge::*;
 pub use synthetic::{SHAPES, Shape};
 
 use crate::backend::{AdapterLayout, GroupId, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec};
