@@ -107,7 +107,7 @@ fn a_merged_model_is_the_base_with_its_adapter() {
         let expected = scores(dir.path(), &["--model", &base, "--adapter", &named, "--input", "x.jsonl"]);
         let found = scores(dir.path(), &["--model", "merged", "--input", "base.jsonl"]);
         let without = scores(dir.path(), &["--model", &base, "--input", "base.jsonl"]);
-        assert!(farthest(&found, &expected) < 2e-5, "{model} {adapter}: {}", farthest(&found, &expected));
+        assert!(farthest(&found, &expected) < 1e-4, "{model} {adapter}: {}", farthest(&found, &expected));
         assert!(farthest(&found, &without) > 0.1, "the adapter does something");
 
         // Bit for bit: rounded once, and what the adapter does not change is what it was.
@@ -145,7 +145,7 @@ fn a_type_of_ones_own_is_written_throughout() {
     for (dtype, in_config, in_file, part, far) in [
         ("bf16", "bfloat16", Dtype::BF16, 2f64.powi(-8), 0.3),
         ("f16", "float16", Dtype::F16, 2f64.powi(-11), 0.05),
-        ("f32", "float32", Dtype::F32, 2f64.powi(-24), 2e-5),
+        ("f32", "float32", Dtype::F32, 2f64.powi(-24), 1e-4),
     ] {
         let args = ["merge", "--model", &base, "--adapter", &named, "--output", dtype, "--dtype", dtype];
         succeed(dir.path(), &args);
@@ -251,7 +251,7 @@ fn shards_index_and_companions_are_kept() {
     );
     let expected = scores(dir.path(), &["--model", "base", "--adapter", &named, "--input", "x.jsonl"]);
     let found = scores(dir.path(), &["--model", "wide", "--input", "base.jsonl"]);
-    assert!(farthest(&found, &expected) < 2e-5, "{}", farthest(&found, &expected));
+    assert!(farthest(&found, &expected) < 1e-4, "{}", farthest(&found, &expected));
     let wide = dir.path().join("wide");
     let kept = &tensors(&wide.join(shards[0]))["model.layers.0.self_attn.rotary_emb.inv_freq"];
     assert_eq!(*kept, (Dtype::I64, vec![1], vec![7; 8]));

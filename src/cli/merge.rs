@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR[@ITERATION]", conflicts_with = "model")]
     society: Option<String>,
     /// With --society: which lane of the run, e.g. multiagent/seed-0 (the first, unless given).
-    #[arg(long, value_name = "ARM/seed-S", requires = "society")]
+    #[arg(long, value_name = "ARM/seed-S", requires = "society", conflicts_with = "model")]
     lane: Option<String>,
     /// Folder for the merged model.
     #[arg(long, value_name = "DIR")]

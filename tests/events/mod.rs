@@ -111,7 +111,9 @@ fn varint(data: &mut &[u8]) -> u64 {
 }
 
 fn mask(crc: u32) -> u32 {
-    ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8)
+    // Upper and lower bits change places.
+    let (high, low) = (crc >> 15, crc << 17);
+    (high | low).wrapping_add(0xa282_ead8)
 }
 
 /// The Castagnoli polynomial, highest power first, over bits that are turned round before and after.
