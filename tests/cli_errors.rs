@@ -279,7 +279,7 @@ fn a_tokenizer_larger_than_the_vocabulary() {
 #[test]
 fn adapters_that_do_not_fit() {
     type Break = fn(&Path);
-    let cases: [(&str, Break, &[&str]); 4] = [
+    let cases: [(&str, Break, &[&str]); 5] = [
         ("missing", |d| std::fs::remove_dir_all(d).unwrap(), &["adapter"]),
         (
             "another rank",
@@ -287,13 +287,19 @@ fn adapters_that_do_not_fit() {
             &["adapter_model.safetensors", "[5, "],
         ),
         (
-            "unknown target",
+            "only unknown targets",
+            |d| edit_json(&d.join("adapter_config.json"), |c| c["target_modules"] = json!(["qq_proj"])),
+            &["adapter_config.json", "target_modules", "qq_proj", "expected all-linear or modules"],
+        ),
+        // PEFT passes over a name of nothing; what then has no place is the tensors of the modules that are not named.
+        (
+            "an unknown target",
             |d| {
                 edit_json(&d.join("adapter_config.json"), |c| {
                     c["target_modules"] = json!(["q_proj", "qq_proj"])
                 })
             },
-            &["adapter_config.json", "target_modules", "qq_proj"],
+            &["adapter_model.safetensors, tensor ", "down_proj", "adapter_config.json does not name"],
         ),
         (
             "a feature that changes the mathematics",

@@ -1,5 +1,6 @@
 //! A whole run on the embedded model, shrunk: its folder, its commands, and that an interrupted run ends with the same bytes.
 
+mod events;
 mod shell;
 
 use std::path::Path;
@@ -176,6 +177,51 @@ fn a_run_leaves_a_complete_folder() {
         ]
     );
     assert!(times.iter().all(|t| t["seconds"].as_f64().unwrap() >= 0.0 && t["seed"] == 0));
+}
+
+#[test]
+fn event_files_hold_what_metrics_hold() {
+    let run = complete().join("run");
+    let metrics = read_lines(&run.join("metrics.jsonl"));
+    for arm in ["multiagent", "single-agent"] {
+        let path = run.join(format!("tensorboard/{arm}/seed-0/events.out.tfevents.0.colloquy"));
+        let events = events::read(&path);
+        let of = |name: &str| {
+            metrics.iter().filter(move |m| m["arm"] == arm && m["name"] == *name).collect::<Vec<_>>()
+        };
+        let points = |name: &str, field: &str| -> Vec<(u64, f32)> {
+            let point = |m: &Value| {
+                (m["iteration"].as_u64().unwrap(), m.pointer(field).unwrap().as_f64().unwrap() as f32)
+            };
+            of(name).into_iter().map(point).collect()
+        };
+        for (tag, name, field, count) in [
+            ("dev/final-vote", "dev", "/debate/accuracy", 3),
+            ("dev/first-vote", "dev", "/debate/rounds/0/accuracy", 3),
+            ("dev/greedy", "dev", "/greedy/accuracy", 3),
+            ("pseudo-labels/accuracy", "pseudo-labels", "/accuracy", 2),
+            ("diversity/kl_base", "diversity", "/kl_base/value", 3),
+        ] {
+            assert_eq!(events::points(&events, tag), points(name, field), "{arm} {tag}");
+            assert_eq!(events::points(&events, tag).len(), count, "{arm} {tag}");
+        }
+        // Optimizer steps of all iterations one after the other, none twice.
+        let training = of("training");
+        let mut adapters = 0;
+        for (adapter, report) in training[0].as_object().unwrap().iter().filter(|(_, v)| v["loss"].is_array())
+        {
+            assert!(report["loss"].as_array().unwrap().iter().all(Value::is_number));
+            for column in ["loss", "grad_norm", "learning_rate"] {
+                let all = training.iter().flat_map(|t| t[adapter][column].as_array().unwrap());
+                let expected: Vec<(u64, f32)> =
+                    all.enumerate().map(|(i, v)| (i as u64 + 1, v.as_f64().unwrap() as f32)).collect();
+                assert!(!expected.is_empty());
+                assert_eq!(events::points(&events, &format!("train/{column}/{adapter}")), expected);
+            }
+            adapters += 1;
+        }
+        assert_eq!(adapters, if arm == "multiagent" { 4 } else { 1 });
+    }
 }
 
 #[test]

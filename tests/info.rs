@@ -82,7 +82,7 @@ fn plan(backend: &mut dyn Backend, files: &ModelFiles, options: &EngineOptions) 
 fn models() -> [(String, WeightType); 3] {
     let stored = |path: &str| {
         let files = ModelFiles::named(path).unwrap();
-        let (dtype, ..) = files.shards()[0].raw("model.embed_tokens.weight").unwrap();
+        let (dtype, ..) = files.shards().next().unwrap().1.raw("model.embed_tokens.weight").unwrap();
         match format!("{dtype:?}").as_str() {
             "F32" => WeightType::F32,
             "BF16" => WeightType::Bf16,

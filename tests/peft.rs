@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use colloquy::adapter::{
-    AdapterOrigin, Moments, NewAdapter, Snapshot, check_trainable, matrices, read_checkpoint, read_peft,
-    write_peft,
+    AdapterOrigin, Moments, NewAdapter, PeftConfig, Snapshot, check_trainable, matrices, read_checkpoint,
+    read_peft, write_peft,
 };
 use colloquy::backend::{AdapterLayout, LoraMatrix, PartId, PartSpec, SlotSpec};
 use colloquy::files::TensorFile;
@@ -222,11 +222,14 @@ fn unsupported_features_are_named() {
         ("lora_bias", json!(true)),
         ("fan_in_fan_out", json!(true)),
         ("modules_to_save", json!(["lm_head"])),
-        ("layers_to_transform", json!([0])),
+        ("layers_pattern", json!("layers")),
         ("layer_replication", json!([[0, 1]])),
         ("trainable_token_indices", json!([5])),
         ("target_parameters", json!(["x"])),
-        ("exclude_modules", json!(["q_proj"])),
+        ("layers_to_transform", json!("0")),
+        ("exclude_modules", json!([0])),
+        ("bias", json!("all")),
+        ("alora_invocation_tokens", json!([1])),
         ("use_qalora", json!(true)),
         ("init_lora_weights", json!("pissa")),
         ("some_future_feature", json!(true)),
@@ -245,6 +248,7 @@ fn unsupported_features_are_named() {
         ("alpha_pattern", json!({"q_proj": "x"})),
         ("target_modules", json!(null)),
         ("target_modules", json!(["q_proj", "lm_head"])),
+        ("target_modules", json!(["q_proj", "embed_tokens"])),
         ("target_modules", json!(["proj"])),
         ("target_modules", json!([])),
         ("target_modules", json!([3])),
@@ -255,6 +259,99 @@ fn unsupported_features_are_named() {
         assert!(e.contains(&format!("adapter_config.json, field {field}")), "{field} = {value}: {e}");
         assert!(e.contains("expected"), "{e}");
     }
+    let folder = spoilt("a", |c| c["use_dora"] = json!(true));
+    assert!(read_error(folder.path()).contains("found true, expected null or false: DoRA is not supported"));
+}
+
+/// The adapter "a" with its tensors called otherwise.
+fn renamed(rename: impl Fn(&str) -> String) -> TempDir {
+    let folder = spoilt("a", |_| {});
+    let path = folder.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let views = tensors.iter().map(|(name, view)| (rename(name), view));
+    let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    folder
+}
+
+#[test]
+fn tensor_names_may_lack_the_prefix_and_keep_the_adapters_name() {
+    let layout = layout("llama");
+    let original = read_peft(&fixture("llama/adapters/a"), &layout).unwrap();
+    let bare = |name: &str| name.strip_prefix("base_model.model.").unwrap().to_string();
+    let named = |name: &str| name.replace(".weight", ".default.weight");
+    for folder in [renamed(bare), renamed(named), renamed(|n| bare(&named(n)))] {
+        assert_eq!(read_peft(folder.path(), &layout).unwrap(), original);
+    }
+    // Any other name is of another adapter or of something else.
+    let first = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight";
+    for other in [
+        first.replace(".weight", ".policy.weight"),
+        first.replace(".weight", ".bias"),
+        format!("base_model.model.{first}"),
+        first.replace("layers.0", "layers.00"),
+    ] {
+        let folder = renamed(|n| if n == first { other.clone() } else { n.to_string() });
+        let e = read_error(folder.path());
+        assert!(e.contains(&format!("{first}: missing, expected shape [4, 128]")), "{other}: {e}");
+    }
+    for (extra, problem) in [
+        (
+            "base_model.model.model.embed_tokens.lora_embedding_A",
+            "a tensor that adapter_config.json does not name",
+        ),
+        ("base_model.model.lm_head.lora_A.weight", "that this model has no place for"),
+        (
+            "base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector",
+            "a tensor that adapter_config.json",
+        ),
+        ("model.layers.0.mlp.down_proj.lora_A.weight", "a second time as base_model."),
+        ("model.layers.0.mlp.down_proj.lora_A.default.weight", "a second time as base_model."),
+    ] {
+        let folder = spoilt("a", |_| {});
+        let path = folder.path().join("adapter_model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut views: Vec<_> = tensors.iter().map(|(n, v)| (n.to_string(), v)).collect();
+        views.push((extra.to_string(), tensors.tensor(first).unwrap()));
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        let e = read_error(folder.path());
+        assert!(e.contains(&format!("tensor {extra}: found")) && e.contains(problem), "{extra}: {e}");
+        assert!(e.contains("expected"), "{e}");
+    }
+}
+
+#[test]
+fn an_adapter_of_another_base_is_recognised() {
+    let folder = spoilt("a", |c| c["base_model_name_or_path"] = json!("org/Some-Model"));
+    let config = PeftConfig::read(folder.path()).unwrap();
+    assert_eq!(config.base.as_deref(), Some("org/Some-Model"));
+    for same in [
+        "org/Some-Model",
+        "/moved/to/some-model/",
+        "cache/models--org--Some-Model/snapshots/0123",
+        r"C:\models\Some-Model",
+        "Some-Model",
+    ] {
+        assert_eq!(config.other_base(&["models/x", same]), None, "{same}");
+    }
+    for other in
+        ["org/Some-Model-2", "org", "models/embedded", "cache/models--Some-Model--x/snapshots/Some-Model", ""]
+    {
+        assert_eq!(config.other_base(&[other]), Some("org/Some-Model"), "{other}");
+    }
+    assert_eq!(PeftConfig::read(&fixture("llama/adapters/a")).unwrap().other_base(&["x"]), None);
+    // Shapes that do not fit say so, and whose they are.
+    let folder = spoilt("a", |c| {
+        c["base_model_name_or_path"] = json!("org/Some-Model");
+        c["r"] = json!(8);
+    });
+    let e = read_error(folder.path());
+    assert!(
+        e.contains("found shape [4, 64], expected [8, 64] (the adapter was made for org/Some-Model)"),
+        "{e}"
+    );
 }
 
 #[test]
@@ -265,6 +362,7 @@ fn dropout_changes_nothing_but_training() {
     {
         let folder = spoilt("a", |c| c["lora_dropout"] = rate.clone());
         assert_eq!(read_peft(folder.path(), &layout).unwrap(), original, "{rate}");
+        assert_eq!(PeftConfig::read(folder.path()).unwrap().dropout, rate.as_f64().unwrap_or(0.0));
         let checked = check_trainable(folder.path());
         assert_eq!(checked.is_ok(), trainable, "{rate}");
         if let Err(e) = checked {
@@ -282,7 +380,10 @@ fn weights_that_do_not_fit_are_named() {
 
     let folder = spoilt("a", |c| c["target_modules"] = json!(["q_proj"]));
     let e = read_error(folder.path());
-    assert!(e.contains("down_proj.lora_A.weight: found a tensor that target_modules"), "{e}");
+    assert!(
+        e.contains("down_proj.lora_A.weight: found a tensor that adapter_config.json does not name"),
+        "{e}"
+    );
 
     let folder = spoilt("b", |c| c["target_modules"] = json!("all-linear"));
     let e = read_error(folder.path());

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::Value;
-
+use super::PeftConfig;
 use super::init::scale;
-use super::peft::{Base, CONFIG, OPTIMIZER, WEIGHTS, check_supported, dropout, number, patterns};
+use super::peft::{Base, OPTIMIZER, WEIGHTS};
 use crate::error::{Error, Result};
-use crate::files::json::{Fields, parse_object};
-use crate::files::{Bytes, TensorFile};
+use crate::files::TensorFile;
 
 /// A PEFT folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,21 +45,13 @@ pub struct Shape {
 
 /// Reads adapter_config.json and the headers of the files beside it.
 pub fn describe(folder: &Path) -> Result<Description> {
-    let path = folder.join(CONFIG);
-    let bytes = Bytes::open(&path)?;
-    let place = path.display().to_string();
-    let map = parse_object(&bytes, &place)?;
-    let fields = Fields { place: &place, prefix: "", map: &map };
-    check_supported(&fields)?;
-    let alpha = number(&fields, "lora_alpha")?;
-    let rslora = fields.flag("use_rslora", false)?;
-    let alphas = patterns(&fields, "alpha_pattern")?;
-
+    let config = PeftConfig::read(folder)?;
+    let rslora = config.rslora;
     let file = TensorFile::open(&folder.join(WEIGHTS))?;
     let ranks = ranks(&file)?;
     let mut shapes: Vec<(Shape, usize)> = Vec::new();
     for (module, rank) in &ranks {
-        let alpha = alphas.iter().find(|(p, _)| p.is_match(module)).map_or(alpha, |(_, alpha)| *alpha);
+        let alpha = config.alpha_of(module)?;
         let shape = Shape { rank: *rank, alpha, scale: scale(alpha, *rank, rslora) };
         match shapes.iter_mut().find(|(s, _)| *s == shape) {
             Some((_, count)) => *count += 1,
@@ -73,14 +63,11 @@ pub fn describe(folder: &Path) -> Result<Description> {
     let types: BTreeSet<String> =
         file.names().filter_map(|n| file.raw(n)).map(|(t, ..)| format!("{t:?}").to_lowercase()).collect();
     Ok(Description {
-        base: fields.text("base_model_name_or_path")?.map(|name| {
-            let revision = fields.get("revision").and_then(Value::as_str).map(String::from);
-            Base { name: name.into(), revision }
-        }),
+        base: config.base.map(|name| Base { name, revision: config.revision }),
         shapes,
         rslora,
         targets: targets.into_iter().map(String::from).collect(),
-        dropout: dropout(&fields)?,
+        dropout: config.dropout,
         parameters: file.names().map(numbers).sum(),
         types: types.into_iter().collect(),
         bytes: file.bytes().len() as u64,

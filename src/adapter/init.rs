@@ -91,9 +91,11 @@ impl NewAdapter {
     pub fn spec(&self, layout: &AdapterLayout) -> Result<SlotSpec> {
         let targets = Targets::from_names(&self.targets);
         self.check().map_err(|problem| Error::input("new adapter", problem))?;
-        targets.check(layout).map_err(|problem| Error::input("new adapter, targets", problem))?;
+        let wrong = |problem| Error::input("new adapter, targets", problem);
+        targets.check_each(layout).map_err(wrong)?;
+        let adapted = targets.of(layout).map_err(wrong)?;
         let part = PartSpec { rank: self.rank, scale: scale(f64::from(self.alpha), self.rank, self.rslora) };
-        let parts = layout.parts().map(|(_, _, _, p)| targets.contain(&p.module).then_some(part)).collect();
+        let parts = adapted.into_iter().map(|adapted| adapted.then_some(part)).collect();
         Ok(SlotSpec { parts })
     }
 

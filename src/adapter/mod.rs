@@ -1,10 +1,12 @@
 //! Adapters outside the device: what they are made of, how they are initialised, and PEFT folders in and out.
 
+mod config;
 mod describe;
 mod init;
 mod peft;
 mod targets;
 
+pub use config::PeftConfig;
 pub use describe::{Description, describe};
 pub use init::*;
 pub use peft::*;

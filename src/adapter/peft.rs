@@ -3,53 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use regex::Regex;
 use serde_json::{Map, Value, json};
 
+use super::config::{CONFIG, PeftConfig};
 use super::init::scale;
 use super::targets::suffix;
-use super::{Matrices, MatrixInfo, Moments, Snapshot, Targets, matrices, suffixes};
-use crate::backend::{AdapterLayout, LoraMatrix, MAX_RANK, PartSpec, SlotSpec};
+use super::{Matrices, MatrixInfo, Moments, Snapshot, matrices, suffixes};
+use crate::backend::{AdapterLayout, LoraMatrix, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
-use crate::files::json::{Fields, brief, parse_object};
-use crate::files::{Bytes, TensorFile, safetensors_bytes, sync_folder, write_whole};
+use crate::files::{TensorFile, safetensors_bytes, sync_folder, write_whole};
 
-pub(super) const CONFIG: &str = "adapter_config.json";
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 
-/// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold.
-const HARMLESS: [&str; 12] = [
-    "auto_mapping",
-    "base_model_name_or_path",
-    "eva_config",
-    "ensure_weight_tying",
-    "inference_mode",
-    "init_lora_weights",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "layers_pattern",
-    "runtime_config",
-];
-
-/// Fields that are read.
-const READ: [&str; 10] = [
-    "peft_type",
-    "task_type",
-    "bias",
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "use_rslora",
-    "target_modules",
-    "rank_pattern",
-    "alpha_pattern",
-];
-
-/// Initialisations that leave the base model as it is; the others (`pissa`, `olora`, `loftq`, ...) come with a changed base.
-const PLAIN_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+/// What PEFT puts before the name of a module of the model.
+const WRAPPER: &str = "base_model.model.";
 
 /// The model that an adapter is for, as its adapter_config.json names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,32 +36,31 @@ impl From<&str> for Base {
 
 /// Reads a PEFT folder for a model with this layout.
 pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
-    let path = folder.join(CONFIG);
-    let bytes = Bytes::open(&path)?;
-    let place = path.display().to_string();
-    let spec = read_config(&bytes, &place, layout)?;
-
+    let config = PeftConfig::read(folder)?;
+    let spec = config.spec(layout)?;
     let path = folder.join(WEIGHTS);
     if !path.exists() && folder.join("adapter_model.bin").exists() {
         return Err(Error::file(folder, format!("found adapter_model.bin, expected {WEIGHTS}")));
     }
     let file = TensorFile::open(&path)?;
-    let weights = read_matrices(&file, &spec, layout, &[""])?.remove(0);
-    Ok(Snapshot { spec, weights, moments: None })
+    let weights = read_matrices(&file, &spec, layout, &[""]).map_err(|e| match (e, &config.base) {
+        // What does not fit most often belongs to another model.
+        (Error::Input { place, problem }, Some(base)) => {
+            Error::input(place, format!("{problem} (the adapter was made for {base})"))
+        }
+        (e, _) => e,
+    })?;
+    Ok(Snapshot { spec, weights: weights.into_iter().next().unwrap_or_default(), moments: None })
 }
 
 /// Refuses a PEFT folder whose adapter is to be trained with dropout: training has none, and leaving it out in silence would give another
 /// adapter than PEFT's. What an adapter computes does not depend on it, so [`read_peft`] takes any rate.
 pub fn check_trainable(folder: &Path) -> Result<()> {
-    let path = folder.join(CONFIG);
-    let bytes = Bytes::open(&path)?;
-    let place = path.display().to_string();
-    let map = parse_object(&bytes, &place)?;
-    let fields = Fields { place: &place, prefix: "", map: &map };
-    match dropout(&fields)? {
+    let config = PeftConfig::read(folder)?;
+    match config.dropout {
         0.0 => Ok(()),
         rate => Err(Error::input(
-            fields.name("lora_dropout"),
+            config.field("lora_dropout"),
             format!("found {rate}, expected 0: training has no dropout; set it to 0 to train without"),
         )),
     }
@@ -174,138 +141,6 @@ fn remove_stale(path: &Path) -> Result<()> {
 }
 
 // ---- adapter_config.json ----
-
-fn read_config(bytes: &[u8], place: &str, layout: &AdapterLayout) -> Result<SlotSpec> {
-    let map = parse_object(bytes, place)?;
-    let fields = Fields { place, prefix: "", map: &map };
-    check_supported(&fields)?;
-
-    let rank = fields.size("r")?;
-    let alpha = number(&fields, "lora_alpha")?;
-    dropout(&fields)?;
-    let rslora = fields.flag("use_rslora", false)?;
-    let rank_pattern = patterns(&fields, "rank_pattern")?;
-    let alpha_pattern = patterns(&fields, "alpha_pattern")?;
-    let targets = read_targets(&fields)?;
-    targets.check(layout).map_err(|problem| Error::input(fields.name("target_modules"), problem))?;
-
-    let mut parts = Vec::new();
-    for (_, _, _, part) in layout.parts() {
-        if !targets.contain(&part.module) {
-            parts.push(None);
-            continue;
-        }
-        let pattern = |patterns: &[(Regex, f64)]| {
-            patterns.iter().find(|(p, _)| p.is_match(&part.module)).map(|&(_, value)| value)
-        };
-        let (rank, field) = match pattern(&rank_pattern) {
-            Some(rank) => (rank, "rank_pattern"),
-            None => (rank as f64, "r"),
-        };
-        if rank.fract() != 0.0 || !(1.0..=MAX_RANK as f64).contains(&rank) {
-            return Err(Error::input(
-                fields.name(field),
-                format!("found {rank}, expected a whole rank from 1 to {MAX_RANK}"),
-            ));
-        }
-        let alpha = pattern(&alpha_pattern).unwrap_or(alpha);
-        let rank = rank as usize;
-        parts.push(Some(PartSpec { rank, scale: scale(alpha, rank, rslora) }));
-    }
-    Ok(SlotSpec { parts })
-}
-
-/// Refuses, by name, every feature that would change what the adapter computes. New PEFT features are off while their field is null, false,
-/// or empty.
-pub(super) fn check_supported(fields: &Fields<'_>) -> Result<()> {
-    match fields.text("peft_type")? {
-        Some("LORA") => {}
-        None => return Err(Error::input(fields.name("peft_type"), "missing, expected \"LORA\"")),
-        Some(other) => return Err(fields.wrong("peft_type", &other.into(), "\"LORA\"")),
-    }
-    if let Some(task) = fields.text("task_type")?.filter(|t| *t != "CAUSAL_LM") {
-        return Err(fields.wrong("task_type", &task.into(), "\"CAUSAL_LM\""));
-    }
-    if let Some(bias) = fields.text("bias")?.filter(|b| *b != "none") {
-        return Err(fields.wrong("bias", &bias.into(), "\"none\": trained biases are not supported"));
-    }
-    match fields.get("init_lora_weights") {
-        None | Some(Value::Bool(_)) => {}
-        Some(Value::String(s)) if PLAIN_INITS.contains(&s.as_str()) => {}
-        Some(v) => {
-            let expected =
-                "true, false, \"gaussian\", \"eva\" or \"orthogonal\": others change the base model";
-            return Err(fields.wrong("init_lora_weights", v, expected));
-        }
-    }
-    for (field, value) in fields.map {
-        let off = match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Array(a) => a.is_empty(),
-            Value::Object(o) => o.is_empty(),
-            Value::String(s) => s.is_empty(),
-            _ => false,
-        };
-        if !off && !HARMLESS.contains(&field.as_str()) && !READ.contains(&field.as_str()) {
-            return Err(fields.wrong(field, value, "null or false: this feature is not supported"));
-        }
-    }
-    Ok(())
-}
-
-/// `lora_dropout`, 0 where it is not given.
-pub(super) fn dropout(fields: &Fields<'_>) -> Result<f64> {
-    const EXPECTED: &str = "a number from 0 to 1";
-    match fields.get("lora_dropout") {
-        None => Ok(0.0),
-        Some(v) => v
-            .as_f64()
-            .filter(|rate| (0.0..=1.0).contains(rate))
-            .ok_or_else(|| fields.wrong("lora_dropout", v, EXPECTED)),
-    }
-}
-
-pub(super) fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
-    const EXPECTED: &str = "a finite number";
-    match fields.get(field) {
-        None => Err(Error::input(fields.name(field), format!("missing, expected {EXPECTED}"))),
-        Some(v) => v.as_f64().ok_or_else(|| fields.wrong(field, v, EXPECTED)),
-    }
-}
-
-/// `rank_pattern` or `alpha_pattern`: patterns of module names, the first that matches counts.
-pub(super) fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Regex, f64)>> {
-    let Some(map) = fields.object(field)? else { return Ok(Vec::new()) };
-    map.iter()
-        .map(|(pattern, value)| {
-            let wrong = |expected: &str| {
-                Error::input(
-                    format!("{}.{pattern}", fields.name(field)),
-                    format!("found {}, expected {expected}", brief(value)),
-                )
-            };
-            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
-                .map_err(|_| wrong("a pattern of module names as its key"))?;
-            Ok((regex, value.as_f64().ok_or_else(|| wrong("a number"))?))
-        })
-        .collect()
-}
-
-fn read_targets(fields: &Fields<'_>) -> Result<Targets> {
-    const EXPECTED: &str = "a list of module names, a pattern, or \"all-linear\"";
-    match fields.get("target_modules") {
-        None => Err(Error::input(fields.name("target_modules"), format!("missing, expected {EXPECTED}"))),
-        Some(Value::String(s)) if s == "all-linear" => Ok(Targets::AllLinear),
-        Some(v @ Value::String(s)) => Regex::new(&format!("^(?:{s})$"))
-            .map(Targets::Pattern)
-            .map_err(|_| fields.wrong("target_modules", v, EXPECTED)),
-        Some(v) => v
-            .as_array()
-            .and_then(|list| list.iter().map(|v| v.as_str().map(String::from)).collect::<Option<Vec<_>>>())
-            .map(Targets::Suffixes)
-            .ok_or_else(|| fields.wrong("target_modules", v, EXPECTED)),
-    }
-}
 
 /// The adapter_config.json of a shape, its fields sorted as PEFT sorts them.
 fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: Base) -> Result<String> {
@@ -391,7 +226,19 @@ fn tensor_name(m: &MatrixInfo<'_>) -> String {
         LoraMatrix::A => "lora_A",
         LoraMatrix::B => "lora_B",
     };
-    format!("base_model.model.{}.{matrix}.weight", m.module)
+    format!("{WRAPPER}{}.{matrix}.weight", m.module)
+}
+
+/// The name PEFT writes for what a file calls `name`: old files lack the wrapper's prefix, and one that was saved as it lay in memory has
+/// the name of the adapter, `default`, in it.
+fn plain_name(prefix: &str, name: &str) -> String {
+    let Some(rest) = name.strip_prefix(prefix) else { return name.to_string() };
+    let module = rest.strip_prefix(WRAPPER).unwrap_or(rest);
+    let module = match module.strip_suffix(".default.weight") {
+        Some(start) if start.ends_with(".lora_A") || start.ends_with(".lora_B") => format!("{start}.weight"),
+        _ => module.to_string(),
+    };
+    format!("{prefix}{WRAPPER}{module}")
 }
 
 /// All matrices under each prefix; a tensor that belongs to none is an error.
@@ -401,22 +248,29 @@ fn read_matrices(
     layout: &AdapterLayout,
     prefixes: &[&str],
 ) -> Result<Vec<Matrices>> {
-    let mut known = std::collections::BTreeSet::new();
+    let mut unread: BTreeMap<String, &str> = BTreeMap::new();
+    for name in file.names() {
+        let prefix = prefixes.iter().find(|p| name.starts_with(**p)).unwrap_or(&"");
+        if let Some(other) = unread.insert(plain_name(prefix, name), name) {
+            let problem = format!("found it a second time as {other}, expected each matrix once");
+            return Err(Error::input(format!("{}, tensor {name}", file.place()), problem));
+        }
+    }
     let mut all = Vec::new();
     for prefix in prefixes {
         let mut list = Vec::new();
         for m in matrices(spec, layout) {
             let name = format!("{prefix}{}", tensor_name(&m));
-            list.push((m.part, m.matrix, file.values(&name, &m.shape)?));
-            known.insert(name);
+            let stored = unread.remove(&name);
+            list.push((m.part, m.matrix, file.values(stored.unwrap_or(&name), &m.shape)?));
         }
         all.push(list);
     }
-    match file.names().find(|name| !known.contains(*name)) {
+    match unread.values().next() {
         Some(name) => Err(Error::input(
             format!("{}, tensor {name}", file.place()),
             format!(
-                "found a tensor that target_modules of {CONFIG} does not name, or that this model cannot use"
+                "found a tensor that {CONFIG} does not name or that this model has no place for, expected none"
             ),
         )),
         None => Ok(all),

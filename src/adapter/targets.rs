@@ -1,59 +1,207 @@
-//! Which linears an adapter changes, in PEFT's words.
+//! Which linears an adapter changes, in PEFT's words and by PEFT's rules (`check_target_module_exists` of its `tuners_utils.py`).
 
-use regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use crate::backend::AdapterLayout;
 
-/// PEFT's `target_modules`.
+/// Steps that matching one name may take: far beyond what patterns of module names need, and over in a fraction of a second.
+const BACKTRACK_LIMIT: usize = 200_000;
+
+/// What an adapter must not change, though a model has it: their LoRA would be one of embeddings.
+const ENDS: [&str; 2] = ["model.embed_tokens", "lm_head"];
+
+/// PEFT's word for every linear but the lm_head.
+const ALL_LINEAR: &str = "all-linear";
+
+/// A regular expression in Python's syntax: look-around and back-references work, and a pattern that would take for ever is an error.
 #[derive(Clone, Debug)]
-pub enum Targets {
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+impl Pattern {
+    /// That a whole name is to match, as `re.fullmatch`. The error says what is wrong with it.
+    pub fn whole(text: &str) -> Result<Self, String> {
+        Self::framed(text, 0, r"\A(?:", r")\z")
+    }
+
+    /// That the end of a name is to match, from the beginning of one of its components: PEFT's `get_pattern_key`.
+    pub fn ending(text: &str) -> Result<Self, String> {
+        Self::framed(text, 2, r"\A(?:(.*\.)?(", r")$)")
+    }
+
+    /// That finds the number of a layer after a component that matches, as the group `idx`: PEFT's `layers_pattern`. An alternative in the
+    /// pattern divides the whole expression there, so it does here.
+    pub fn layer(text: &str) -> Result<Self, String> {
+        Self::framed(text, 0, r"\A(?:(?:^|.*?\.)", r"\.(?P<idx>\d+)\.)")
+    }
+
+    /// That finds the number of a layer after any component but the first.
+    pub fn any_layer() -> Result<Self, String> {
+        Self::framed(r"[^.]*", 0, r"\A(?:.*?\.", r"\.(?P<idx>\d+)\.)")
+    }
+
+    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are open to its back-references.
+    fn framed(text: &str, groups: usize, before: &str, after: &str) -> Result<Self, String> {
+        let build = |pattern: &str| {
+            let regex = RegexBuilder::new(pattern).backtrack_limit(BACKTRACK_LIMIT).build();
+            regex.map_err(|e| format!("{text:?} is no regular expression ({e})"))
+        };
+        build(&format!("{}{text}", "()".repeat(groups)))?;
+        Ok(Self { text: text.to_string(), regex: build(&format!("{before}{text}{after}"))? })
+    }
+
+    /// Whether a module's name matches.
+    pub fn matches(&self, module: &str) -> Result<bool, String> {
+        self.regex.is_match(module).map_err(|e| self.exhausted(module, &e))
+    }
+
+    /// The number of a module's layer: nothing where the pattern does not match, no number where it matches without one.
+    fn layer_of(&self, module: &str) -> Result<Option<Option<i64>>, String> {
+        let captures = self.regex.captures(module).map_err(|e| self.exhausted(module, &e))?;
+        Ok(captures.map(|c| c.name("idx")?.as_str().parse().ok()))
+    }
+
+    fn exhausted(&self, module: &str, e: &fancy_regex::Error) -> String {
+        format!("the pattern {:?} does not come to an end on {module} ({e})", self.text)
+    }
+}
+
+/// A choice of modules.
+#[derive(Clone, Debug)]
+pub enum Names {
     /// Every linear but the lm_head.
     AllLinear,
     /// Module names or their last components.
-    Suffixes(Vec<String>),
+    List(Vec<String>),
     /// A pattern of whole module names.
-    Pattern(Regex),
+    Pattern(Pattern),
+}
+
+impl Names {
+    /// What a string of adapter_config.json means: `all-linear` in any case, or a pattern.
+    pub fn from_text(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case(ALL_LINEAR) {
+            return Ok(Names::AllLinear);
+        }
+        Pattern::whole(text).map(Names::Pattern)
+    }
+
+    fn contain(&self, module: &str) -> Result<bool, String> {
+        match self {
+            // The only modules here that are no linears beneath the head.
+            Names::AllLinear => Ok(!ENDS.contains(&module)),
+            Names::List(names) => Ok(names.iter().any(|n| is_suffix(module, n))),
+            Names::Pattern(pattern) => pattern.matches(module),
+        }
+    }
+
+    /// As an error shows it.
+    fn describe(&self) -> String {
+        match self {
+            Names::AllLinear => ALL_LINEAR.into(),
+            Names::List(names) if names.is_empty() => "an empty list".into(),
+            Names::List(names) => names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "),
+            Names::Pattern(pattern) => format!("the pattern {:?}", pattern.text),
+        }
+    }
+}
+
+/// `layers_to_transform` and `layers_pattern`.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// The layers that are changed.
+    pub indices: Vec<i64>,
+    /// What finds a layer's number; the first that matches counts.
+    pub patterns: Vec<Pattern>,
+}
+
+impl Layers {
+    fn contain(&self, module: &str) -> Result<bool, String> {
+        for pattern in &self.patterns {
+            if let Some(layer) = pattern.layer_of(module)? {
+                return Ok(layer.is_some_and(|l| self.indices.contains(&l)));
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The modules that an adapter changes.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// `target_modules`.
+    pub include: Names,
+    /// `exclude_modules`.
+    pub exclude: Option<Names>,
+    /// Only these layers, of modules that a list names by their last components: who is named in full is meant in any case.
+    pub layers: Option<Layers>,
 }
 
 impl Targets {
     /// From a list of names, one of which may be `all-linear`.
     pub fn from_names(names: &[String]) -> Self {
-        if names.iter().any(|n| n == "all-linear") {
-            Targets::AllLinear
-        } else {
-            Targets::Suffixes(names.to_vec())
-        }
-    }
-
-    /// Whether they name this module.
-    pub fn contain(&self, module: &str) -> bool {
-        match self {
-            Targets::AllLinear => true,
-            Targets::Suffixes(names) => names.iter().any(|n| is_suffix(module, n)),
-            Targets::Pattern(pattern) => pattern.is_match(module),
-        }
-    }
-
-    /// The error, without its place, of targets that name something `layout` does not have.
-    pub fn check(&self, layout: &AdapterLayout) -> Result<(), String> {
-        let modules = || layout.parts().map(|(_, _, _, part)| part.module.as_str());
-        let unknown = match self {
-            Targets::AllLinear => None,
-            Targets::Suffixes(names) if names.is_empty() => Some("an empty list".to_string()),
-            Targets::Suffixes(names) => {
-                names.iter().find(|n| !modules().any(|m| is_suffix(m, n))).map(|n| format!("{n:?}"))
-            }
-            Targets::Pattern(pattern) if modules().any(|m| pattern.is_match(m)) => None,
-            Targets::Pattern(pattern) => Some(format!("the pattern {:?}", pattern.as_str())),
+        let include = match names.iter().any(|n| n == ALL_LINEAR) {
+            true => Names::AllLinear,
+            false => Names::List(names.to_vec()),
         };
-        match unknown {
-            Some(found) => {
-                let known = suffixes(layout).join(", ");
-                Err(format!("found {found}, expected all-linear or modules of this model: {known}"))
+        Self { include, exclude: None, layers: None }
+    }
+
+    /// Whether they name this module. The error says which pattern cannot tell.
+    pub fn contain(&self, module: &str) -> Result<bool, String> {
+        if let Some(exclude) = &self.exclude
+            && exclude.contain(module)?
+        {
+            return Ok(false);
+        }
+        match (&self.include, &self.layers) {
+            (Names::List(names), Some(layers)) if !names.iter().any(|n| n == module) => {
+                Ok(self.include.contain(module)? && layers.contain(module)?)
             }
+            (include, _) => include.contain(module),
+        }
+    }
+
+    /// For each of the layout's parts whether it is changed. Something must be, and no embedding may be; a name in a list that names
+    /// nothing is passed over, as PEFT does. The error lacks its place.
+    pub fn of(&self, layout: &AdapterLayout) -> Result<Vec<bool>, String> {
+        for end in ENDS {
+            if self.contain(end)? {
+                let found = self.include.describe();
+                return Err(format!(
+                    "found {found}, which names {end}, expected linears beneath the head: adapters of embeddings and of \
+                     the lm_head are not supported"
+                ));
+            }
+        }
+        let parts = layout.parts().map(|(_, _, _, part)| self.contain(&part.module));
+        let parts = parts.collect::<Result<Vec<bool>, String>>()?;
+        if !parts.contains(&true) {
+            let left = if self.exclude.is_some() || self.layers.is_some() {
+                ", of which exclude_modules and layers_to_transform leave at least one"
+            } else {
+                ""
+            };
+            return Err(format!("found {}, expected {}{left}", self.include.describe(), known(layout)));
+        }
+        Ok(parts)
+    }
+
+    /// The error, without its place, of a list with a name that names nothing here: for lists that were just typed.
+    pub fn check_each(&self, layout: &AdapterLayout) -> Result<(), String> {
+        let Names::List(names) = &self.include else { return Ok(()) };
+        let named = |n: &&String| layout.parts().any(|(_, _, _, part)| is_suffix(&part.module, n));
+        match names.iter().find(|n| !named(n)) {
+            Some(name) => Err(format!("found {name:?}, expected {}", known(layout))),
             None => Ok(()),
         }
     }
+}
+
+fn known(layout: &AdapterLayout) -> String {
+    format!("{ALL_LINEAR} or modules of this model: {}", suffixes(layout).join(", "))
 }
 
 fn is_suffix(module: &str, name: &str) -> bool {

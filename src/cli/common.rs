@@ -59,7 +59,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR[@ITERATION]", conflicts_with = "model")]
     pub society: Option<String>,
     /// With --society: which lane of the run, e.g. multiagent/seed-0 (the first, unless given).
-    #[arg(long, value_name = "ARM/seed-S", requires = "society")]
+    #[arg(long, value_name = "ARM/seed-S", requires = "society", conflicts_with = "model")]
     pub lane: Option<String>,
 }
 

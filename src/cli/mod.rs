@@ -11,6 +11,7 @@ mod execute;
 mod generate;
 mod info;
 mod live;
+mod merge;
 mod models;
 mod overheard;
 mod plan;
@@ -64,6 +65,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Session(resident::Args),
+    Merge(merge::Args),
     Bench(bench::Args),
     Info(info::Args),
     Completions(completions::Args),
@@ -93,6 +95,7 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Session(args) => resident::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),
         Command::Completions(args) => completions::run(args),

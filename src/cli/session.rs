@@ -9,7 +9,7 @@ use super::common::{Common, ModelArgs, name_value};
 use super::models::{self, Opened};
 use super::records::{Content, Record};
 use super::screen::{Screen, bytes};
-use crate::adapter::{AdapterOrigin, Base, check_trainable};
+use crate::adapter::{AdapterOrigin, Base, PeftConfig, check_trainable};
 use crate::backend::{Selected, select};
 use crate::engine::*;
 use crate::error::{Error, Result};
@@ -224,7 +224,11 @@ impl Session {
                 if let (AdapterOrigin::Folder(folder), true) = (origin, wanted.training) {
                     check_trainable(folder)?;
                 }
-                Ok((name.clone(), origin.snapshot(model.layout())?))
+                let snapshot = origin.snapshot(model.layout())?;
+                if let AdapterOrigin::Folder(folder) = origin {
+                    warn_of_other_base(folder, name, &files, screen)?;
+                }
+                Ok((name.clone(), snapshot))
             })
             .collect::<Result<Vec<_>>>()?;
         let ranks = snapshots.iter().flat_map(|(_, s)| s.spec.parts.iter().flatten().map(|p| p.rank));
@@ -356,6 +360,21 @@ impl Session {
     pub fn drive(&self, work: impl std::future::Future<Output = Result<()>> + 'static) -> Result<()> {
         run_lanes(&self.engine, vec![Box::pin(work)])
     }
+}
+
+/// Says so where an adapter fits the model but names another as its base: folders move and are renamed, so it is used all the same.
+pub fn warn_of_other_base(folder: &Path, name: &str, files: &ModelFiles, screen: &Screen) -> Result<()> {
+    let path = Path::new(files.place());
+    let resolved = path.canonicalize().unwrap_or_default().display().to_string();
+    let config: serde_json::Value = serde_json::from_slice(files.config()).unwrap_or_default();
+    let told = config["_name_or_path"].as_str().unwrap_or_default();
+    if let Some(base) = PeftConfig::read(folder)?.other_base(&[files.place(), &resolved, told]) {
+        let model = files.place();
+        screen.line(&format!(
+            "warning: adapter {name} was made for {base}; its shapes fit {model}, which is used"
+        ));
+    }
+    Ok(())
 }
 
 /// `1234567` as `1.2 M`.

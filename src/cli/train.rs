@@ -16,7 +16,7 @@ use crate::adapter::{AdapterOrigin, write_peft};
 use crate::engine::{AdapterId, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep, draw_key};
 use crate::error::{Error, Result};
 use crate::recipe::{Training, steps};
-use crate::run::{TrainingSection, write_lines};
+use crate::run::{TrainingSection, write_lines, write_training};
 
 /// Options of `train`.
 #[derive(ClapArgs, Debug)]
@@ -34,7 +34,7 @@ Data, JSON Lines, one of:
   {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
 Any training option can be set for one adapter: --learning-rate critic-0=2e-7
 Output: DIR/NAME/adapter_config.json, adapter_model.safetensors; DIR/metrics.jsonl with adapter, step, loss,
-grad_norm (before clipping), learning_rate, tokens.
+grad_norm (before clipping), learning_rate, tokens; the same for TensorBoard in DIR/tensorboard.
 
 Example:
   colloquy train --model embedded --adapter a=new:rank=8 --data a=chats.jsonl --output trained"
@@ -372,7 +372,8 @@ pub fn run(args: Args) -> Result<()> {
             let snapshot = engine.snapshot(job.id, false)?;
             write_peft(&output.join(&job.name), &snapshot, &layout, base.clone())?;
         }
-        write_lines(&output.join("metrics.jsonl"), &lines)
+        write_lines(&output.join("metrics.jsonl"), &lines)?;
+        write_training(&output, &lines)
     })?;
     screen.line(&format!("written  {}", args.output.display()));
     Ok(())

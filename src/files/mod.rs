@@ -1,6 +1,9 @@
 //! Files read without trust and written whole: memory maps, safetensors headers checked before use, atomic replacement.
 
+mod folder;
 pub mod json;
+
+pub use folder::NewFolder;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -208,6 +211,18 @@ impl TensorFile {
     /// A string of the file's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
+    }
+
+    /// All of the file's metadata.
+    pub fn all_metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The tensors' names, in the order in which their bytes lie.
+    pub fn names_in_order(&self) -> Vec<&str> {
+        let mut order: Vec<(&str, &Entry)> = self.tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        order.sort_by_key(|(_, t)| (t.range.start, t.range.end));
+        order.into_iter().map(|(name, _)| name).collect()
     }
 
     /// A float vector or matrix of exactly this shape.

@@ -1,7 +1,7 @@
 //! The files of a model: a Hugging Face folder, or the model that is compiled into the program.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use crate::backend::{Noise, WeightType, WeightView, mix};
 use crate::error::{Error, Result};
@@ -10,6 +10,7 @@ use crate::files::{Bytes, TensorFile};
 /// Everything a model consists of, mapped and with checked safetensors headers; nothing is read yet.
 pub struct ModelFiles {
     place: String,
+    folder: Option<PathBuf>,
     texts: BTreeMap<&'static str, Bytes>,
     shards: Vec<TensorFile>,
     shard_of: BTreeMap<String, usize>,
@@ -86,8 +87,9 @@ impl ModelFiles {
         let single = folder.join(SINGLE);
         let index = folder.join(INDEX);
         let place = folder.display().to_string();
+        let in_folder = |files| Self { folder: Some(folder.to_path_buf()), ..files };
         if single.exists() {
-            return Self::new(place, texts, vec![TensorFile::open(&single)?], None);
+            return Self::new(place, texts, vec![TensorFile::open(&single)?], None).map(in_folder);
         }
         if !index.exists() {
             return Err(Error::file(
@@ -101,7 +103,7 @@ impl ModelFiles {
             names.iter().map(|name| TensorFile::open(&folder.join(name))).collect::<Result<Vec<_>>>()?;
         let numbers: BTreeMap<&String, usize> = names.iter().enumerate().map(|(i, &n)| (n, i)).collect();
         let shard_of = weight_map.iter().map(|(tensor, shard)| (tensor.clone(), numbers[shard])).collect();
-        Self::new(place, texts, shards, Some(shard_of))
+        Self::new(place, texts, shards, Some(shard_of)).map(in_folder)
     }
 
     pub(super) fn new(
@@ -122,7 +124,7 @@ impl ModelFiles {
                 ));
             }
         }
-        Ok(Self { place, texts, shards, shard_of, synthetic: None })
+        Ok(Self { place, folder: None, texts, shards, shard_of, synthetic: None })
     }
 
     /// A model without files.
@@ -131,7 +133,8 @@ impl ModelFiles {
         texts: BTreeMap<&'static str, Bytes>,
         synthetic: Synthetic,
     ) -> Self {
-        Self { place, texts, shards: Vec::new(), shard_of: BTreeMap::new(), synthetic: Some(synthetic) }
+        let (shards, shard_of) = (Vec::new(), BTreeMap::new());
+        Self { place, folder: None, texts, shards, shard_of, synthetic: Some(synthetic) }
     }
 
     /// The same model with other weights.
@@ -139,14 +142,22 @@ impl ModelFiles {
         Self { synthetic: Some(synthetic), ..self }
     }
 
-    /// The files of weights.
-    pub fn shards(&self) -> &[TensorFile] {
-        &self.shards
-    }
-
     /// Names the model in errors and manifests: its folder.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// The folder it lies in, if it does not come with the program.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// The files of weights, each with its name.
+    pub fn shards(&self) -> impl Iterator<Item = (String, &TensorFile)> {
+        self.shards.iter().map(|s| {
+            let name = Path::new(s.place()).file_name().unwrap_or_default();
+            (name.to_string_lossy().into_owned(), s)
+        })
     }
 
     /// Names one of its files in errors.
@@ -172,11 +183,7 @@ impl ModelFiles {
     /// Every file with its name and contents, in a fixed order: for the hashes of a manifest.
     pub fn contents(&self) -> impl Iterator<Item = (String, &[u8])> {
         let texts = self.texts.iter().map(|(name, bytes)| (name.to_string(), &**bytes));
-        let shards = self.shards.iter().map(|s| {
-            let name = Path::new(s.place()).file_name().unwrap_or_default();
-            (name.to_string_lossy().into_owned(), s.bytes())
-        });
-        texts.chain(shards)
+        texts.chain(self.shards().map(|(name, shard)| (name, shard.bytes())))
     }
 
     /// All tensors' names, sorted.

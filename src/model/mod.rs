@@ -11,6 +11,7 @@ mod files;
 mod forward;
 mod layout;
 mod load;
+mod merge;
 mod rope;
 mod synthetic;
 
@@ -19,6 +20,7 @@ pub use config::*;
 pub use files::*;
 pub use layout::*;
 pub use load::*;
+pub use merge::*;
 pub use rope::*;
 pub use synthetic::{SHAPES, Shape};
 

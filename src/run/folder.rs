@@ -6,6 +6,7 @@
 //! | `config.toml` | the resolved configuration; `resume` reads it |
 //! | `splits.json` | ids of the train, dev and test questions of each arm |
 //! | `metrics.jsonl` | everything measured, one line a number or group of numbers |
+//! | `tensorboard/LANE/` | the same as event files, a function of `metrics.jsonl` |
 //! | `times.jsonl` | how long each phase took; the only file but the manifest that differs when a run is made again |
 //! | `transcripts/LANE/iteration-I/NAME.jsonl` | debates and answers, in question order |
 //! | `data/LANE/iteration-I/ADAPTER.jsonl` | training sets |
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::files::{write_file, write_lines};
+use super::tensorboard::write_lane;
 use super::{Event, Output};
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
@@ -285,7 +287,10 @@ impl Output for Recorder {
         let mut metrics = self.metrics.borrow_mut();
         metrics.insert((position, iteration, name.to_string()), record);
         let lines: Vec<Value> = metrics.values().cloned().collect();
-        write_lines(&self.folder.join("metrics.jsonl"), &lines)
+        write_lines(&self.folder.join("metrics.jsonl"), &lines)?;
+        let of_lane: Vec<&Value> =
+            metrics.iter().filter(|((p, _, _), _)| *p == position).map(|(_, record)| record).collect();
+        write_lane(&self.folder, lane, &of_lane)
     }
 
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {

@@ -56,7 +56,7 @@ fn find(name: &str, screen: &Screen) -> Result<Found> {
     let files = ModelFiles::named(&path)?;
     let mut types = BTreeMap::new();
     let mut weights = Vec::new();
-    for shard in files.shards() {
+    for (_, shard) in files.shards() {
         for (dtype, _, data) in shard.names().filter_map(|n| shard.raw(n)) {
             *types.entry(format!("{dtype:?}").to_lowercase()).or_default() += data.len();
         }
