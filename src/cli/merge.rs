@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 
 use super::common::name_value;
+use super::models;
 use super::screen::{Screen, bytes};
 use super::session::{Society, warn_of_other_base};
 use crate::adapter::read_peft;
 use crate::error::{Error, Result};
-use crate::model::{MergedType, ModelConfig, ModelFiles, adapter_layout, merge};
+use crate::model::{MergedType, ModelConfig, adapter_layout, merge};
 
 /// Options of `merge`.
 #[derive(ClapArgs, Debug)]
@@ -57,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     let screen = Screen::new();
     let (model, name, adapter) = sources(&args)?;
     check_output(&args.output, args.force, &[Path::new(&model), &adapter])?;
-    let files = ModelFiles::named(&model)?;
+    let files = models::open(&model, &screen)?.files;
     let config = ModelConfig::read(&files)?;
     let snapshot = read_peft(&adapter, &adapter_layout(&config))?;
     warn_of_other_base(&adapter, &name, &files, &screen)?;
@@ -82,11 +83,11 @@ fn sources(args: &Args) -> Result<(String, String, PathBuf)> {
     let society = Society::find(society, args.lane.as_deref())?;
     if text.contains('=') {
         let (name, folder) = name_value("adapter", text)?;
-        return Ok((society.model, name.to_string(), folder.into()));
+        return Ok((society.base(), name.to_string(), folder.into()));
     }
     let known: Vec<&str> = society.adapters.iter().map(|(n, _)| n.as_str()).collect();
     match society.adapters.iter().find(|(n, _)| n == text) {
-        Some((name, folder)) => Ok((society.model, name.clone(), folder.clone())),
+        Some((name, folder)) => Ok((society.base(), name.clone(), folder.clone())),
         None => Err(Error::Usage(format!(
             "--adapter {text}: {} has after iteration {} of {} {}",
             society.folder.display(),
