@@ -1,6 +1,9 @@
 //! Between text and token ids: tokenizer, chat template, stop strings.
 
 mod chat;
+mod json;
+mod meter;
+mod python;
 mod stop;
 mod template;
 
