@@ -27,10 +27,13 @@ struct Row {
     fails: Option<String>,
 }
 
+fn own() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat_templates")
+}
+
 /// `COLLOQUY_CHAT_TEMPLATES` names another folder that tools/chat_templates.py made, to try templates that are not kept here.
 fn folder() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat_templates");
-    std::env::var_os("COLLOQUY_CHAT_TEMPLATES").map_or(own, PathBuf::from)
+    std::env::var_os("COLLOQUY_CHAT_TEMPLATES").map_or_else(own, PathBuf::from)
 }
 
 #[test]
@@ -258,7 +261,7 @@ fn no_template_hangs_or_eats_the_memory() {
 #[test]
 fn a_long_conversation_is_within_bounds() {
     // A million bytes in four hundred turns, through the template that looks back at the conversation most.
-    let source = std::fs::read_to_string(folder().join("qwen3.jinja")).unwrap();
+    let source = std::fs::read_to_string(own().join("qwen3.jinja")).unwrap();
     let template = ChatTemplate::new(&source, vec![], "qwen3.jinja".into()).unwrap();
     let word = "word ".repeat(500);
     let talk: Vec<Message> =

@@ -10,7 +10,7 @@ use super::screen::{Screen, Speaker};
 use crate::adapter::Snapshot;
 use crate::engine::*;
 use crate::error::Result;
-use crate::text::Codec;
+use crate::text::{Codec, whole_characters};
 
 /// An engine that tells the screen what its samples say. What they say does not depend on it.
 pub struct Overheard {
@@ -90,7 +90,7 @@ impl StopRule for Listening {
             if let Some(speaker) = speaker.upgrade()
                 && let Ok(text) = codec.decode(&tokens)
             {
-                speaker.say(&text);
+                speaker.say(whole_characters(&text));
             }
             inner.as_mut().is_some_and(|ends_with| ends_with(token))
         })

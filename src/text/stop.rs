@@ -40,6 +40,12 @@ pub fn cut_at_stop<'a>(text: &'a str, strings: &[String]) -> &'a str {
     &text[..first.unwrap_or(text.len())]
 }
 
+/// The part of a text that can be shown while it grows: without a last character of which one to three bytes are there, and the rest is
+/// still to come.
+pub fn whole_characters(text: &str) -> &str {
+    (0..3).fold(text, |text, _| text.strip_suffix(INCOMPLETE).unwrap_or(text))
+}
+
 /// What a byte-level decoder gives for a character whose bytes are not all there.
 const INCOMPLETE: char = '\u{fffd}';
 
