@@ -159,9 +159,9 @@ fn no_template_hangs_or_eats_the_memory() {
         (
             "found a template that builds more text than a conversation can need",
             vec![
-                "{{ 'x' * 10**9 }}".into(),
-                "{{ 10**30 * 'x' }}".into(),
-                "{% for x in [1] * 10**9 %}{% endfor %}".into(),
+                "{% set n = 10**9 %}{{ 'x' * n }}".into(),
+                "{% set n = 10**30 %}{{ n * 'x' }}".into(),
+                "{% set n = 10**9 %}{% for x in [1] * n %}{% endfor %}".into(),
                 grow("{% set ns.s = ns.s ~ ns.s %}"),
                 grow("{% set ns.s = ns.s + ns.s %}"),
                 grow("{% set ns.l = ns.l + ns.l %}"),
@@ -179,7 +179,7 @@ fn no_template_hangs_or_eats_the_memory() {
                 nested(&"x".repeat(10_000)),
                 nested("{{ 'x' * 1000 }}"),
                 "{% set s = '\n' * 400000 %}{{ s | indent(1000, true, true) }}".into(),
-                "{{ ('x' * 400000) | list }}{{ ('x' * 400000) | list }}".into(),
+                "{% set n = 400000 %}{{ ('x' * n) | list }}{{ ('x' * n) | list }}".into(),
                 many("{{ big[1:] | length }}"),
                 many("{{ big.strip() | length }}"),
                 many("{{ big | upper | length }}"),
@@ -198,8 +198,8 @@ fn no_template_hangs_or_eats_the_memory() {
                 many("{{ big[-1] }}"),
                 many("{{ big.find('y') }}"),
                 many("{{ big | length }}"),
-                "{% set big = 'x' * 400000 %}{{ (['y'] * 100000) | select('in', big) | list }}".into(),
-                "{% set l = ['x' * 100000] * 100000 %}{{ l }}".into(),
+                "{% set n = 100000 %}{% set big = 'x' * n %}{{ (['y'] * n) | select('in', big) | list }}".into(),
+                "{% set n = 100000 %}{% set l = ['x' * n] * n %}{{ l }}".into(),
                 grow("{% set ns.l = [ns.l, ns.l] %}"),
                 nested("{% set x = [1] | batch(100000, 'x') | list %}"),
             ],
@@ -241,6 +241,18 @@ fn no_template_hangs_or_eats_the_memory() {
                 chain("1", " if 1 else 1", ""),
             ],
         ),
+        (
+            "found products of constants that may be larger than 16 MiB, at line 1",
+            vec![
+                "{{ 'x' * 10**9 }}".into(),
+                "{{ 'x' * 99999999 }}".into(),
+                "{{ 9999 * 'x' * 9999 }}".into(),
+                "{% for x in [1] * 99999999 %}{% endfor %}".into(),
+                "{{ ((1, 2) * 99999999) | length }}".into(),
+                "{{ 'x' * 340282366920938463463374607431768211455 }}".into(),
+                "{% set x = 'x' * 100000 %}".repeat(1000),
+            ],
+        ),
         ("found more than 200 elif, at line 1", vec!["{% if 0 %}".to_string() + &"{% elif 0 %}".repeat(100_000) + "{% endif %}"]),
         ("range has too many elements", vec!["{{ range(10**9) | list }}".into()]),
         ("found a count above 100000", vec!["{{ [1] | batch(10**9, 'x') | list }}".into(), "{{ [1] | slice(10**9) | list }}".into()]),
@@ -264,8 +276,10 @@ fn a_long_conversation_is_within_bounds() {
     let source = std::fs::read_to_string(own().join("qwen3.jinja")).unwrap();
     let template = ChatTemplate::new(&source, vec![], "qwen3.jinja".into()).unwrap();
     let word = "word ".repeat(500);
-    let talk: Vec<Message> =
-        (0..400).map(|i| if i % 2 == 0 { Message::user(&word) } else { Message::assistant(&word) }).collect();
+    let answer = format!("<think>\n{word}\n</think>\n\n{word}");
+    let talk: Vec<Message> = (0..400)
+        .map(|i| if i % 2 == 0 { Message::user(&word) } else { Message::assistant(&answer) })
+        .collect();
     let text = template.render(&talk, true).unwrap();
     assert!(text.len() > 1_000_000 && text.ends_with("<|im_start|>assistant\n"));
 }

@@ -144,21 +144,64 @@ impl Program {
     }
 }
 
-/// Refuses what the parser would take too deep.
+/// Refuses what the parser would take too deep, and products of constants that it would compute, unasked, while it compiles.
 fn parseable(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
-    let (mut inside, mut branches) = (0, 0);
+    let (mut branches, mut computed) = (0, 0u64);
+    let mut tag = Tag::default();
     // What is no token is the parser's to report.
     for (token, span) in tokenize(source, false, syntax.clone()).map_while(Result::ok) {
-        inside = if matches!(token, Token::VariableEnd | Token::BlockEnd) { 0 } else { inside + 1 };
+        tag.read(&token);
         branches += usize::from(matches!(token, Token::Ident("elif")));
+        if matches!(token, Token::VariableEnd | Token::BlockEnd) {
+            computed = computed.saturating_add(std::mem::take(&mut tag).computes());
+        }
         let what = match () {
-            () if inside > TAG_TOKENS => format!("an expression of more than {TAG_TOKENS} tokens"),
+            () if tag.tokens > TAG_TOKENS => format!("an expression of more than {TAG_TOKENS} tokens"),
             () if branches > BRANCHES => format!("more than {BRANCHES} elif"),
+            () if computed > MADE => "products of constants that may be larger than 16 MiB".to_string(),
             () => continue,
         };
         return Err(Error::new(ErrorKind::SyntaxError, format!("found {what}, at line {}", span.start_line)));
     }
     Ok(())
+}
+
+/// What stands between two braces.
+#[derive(Default)]
+struct Tag {
+    tokens: usize,
+    /// Bytes of its texts and lists; 0 if it has none.
+    bytes: u64,
+    multiplies: bool,
+    raises: bool,
+    /// Of all its integers.
+    product: Option<u64>,
+}
+
+impl Tag {
+    fn read(&mut self, token: &Token) {
+        self.tokens += 1;
+        match token {
+            Token::Str(text) => self.bytes += ELEMENT + text.len() as u64,
+            Token::String(text) => self.bytes += ELEMENT + text.len() as u64,
+            Token::BracketOpen => self.bytes += ELEMENT,
+            Token::Comma => self.bytes += ELEMENT,
+            Token::Mul => self.multiplies = true,
+            Token::Pow => self.raises = true,
+            Token::Int(i) => self.product = Some(self.product.unwrap_or(1).saturating_mul((*i).max(1))),
+            Token::Int128(_) => self.product = Some(u64::MAX),
+            _ => {}
+        }
+    }
+
+    /// The largest that its constants can be multiplied into, if they are.
+    fn computes(&self) -> u64 {
+        match (self.multiplies, self.raises) {
+            (false, _) => 0,
+            (true, false) => self.bytes.saturating_mul(self.product.unwrap_or(1)),
+            (true, true) => self.bytes.saturating_mul(u64::MAX),
+        }
+    }
 }
 
 /// The same program, metered.

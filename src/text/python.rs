@@ -371,7 +371,6 @@ fn split<'a>(
     let mut parts = Vec::new();
     let mut rest = text;
     match separator {
-        Some("") => return Err(wrong("empty separator")),
         Some(separator) => {
             while parts.len() < limit {
                 let cut = if right { rest.rsplit_once(separator) } else { rest.split_once(separator) };
@@ -524,7 +523,12 @@ fn string_method(
             let limit = limit.or(options.get("maxsplit")?);
             options.assert_all_used()?;
             // Before the list is there: it is larger than the text where every other character separates.
-            made(state, ELEMENT / 2 * text.len() as u64)?;
+            let parts = match separator {
+                Some("") => return Err(wrong("empty separator")),
+                Some(separator) => text.matches(separator).count(),
+                None => text.matches(is_space).count(),
+            };
+            made(state, ELEMENT * parts as u64)?;
             list(state, split(text, separator, limit, name == "rsplit")?)
         }
         "splitlines" => {

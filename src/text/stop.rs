@@ -40,10 +40,20 @@ pub fn cut_at_stop<'a>(text: &'a str, strings: &[String]) -> &'a str {
     &text[..first.unwrap_or(text.len())]
 }
 
-/// The part of a text that can be shown while it grows: without a last character of which one to three bytes are there, and the rest is
-/// still to come.
-pub fn whole_characters(text: &str) -> &str {
-    (0..3).fold(text, |text, _| text.strip_suffix(INCOMPLETE).unwrap_or(text))
+/// A text as it is shown while it grows: a character is held back until all of its bytes are there.
+#[derive(Default)]
+pub struct GrowingText(String);
+
+impl GrowingText {
+    /// What to show of the text of all tokens so far. Never less than before: where characters are spelled in bytes, one that has only begun
+    /// makes some decoders take back those before it, until it is complete.
+    pub fn grow(&mut self, text: &str) -> &str {
+        let whole = text.trim_end_matches(INCOMPLETE);
+        if !self.0.starts_with(whole) {
+            self.0 = whole.to_string();
+        }
+        &self.0
+    }
 }
 
 /// What a byte-level decoder gives for a character whose bytes are not all there.
