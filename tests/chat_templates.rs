@@ -214,6 +214,11 @@ fn no_template_hangs_or_eats_the_memory() {
                 "{% set ns = namespace(l=1) %}{% for i in range(100000) %}{% set n = namespace() %}{% set n.p = ns.l %}{% set ns.l = n %}{% endfor %}".into(),
                 "{% set ns = namespace(l=[1]) %}{% for i in range(100000) %}{% set ns.l = ns.l | batch(1) | list %}{% endfor %}".into(),
                 "{% set ns = namespace() %}{% set ns.ns = ns %}{{ ns }}".into(),
+                "{% set l = 1 %}".to_string() + &"{% set l = [l] %}".repeat(100_000),
+                "{% set l = 1 %}".to_string() + &"{% set l = (l,) %}".repeat(100_000),
+                "{% set l = 1 %}".to_string() + &"{% set l = {'a': l} %}".repeat(100_000),
+                "{% set l = 1 %}".to_string() + &"{% set l = dict(a=l) %}".repeat(100_000),
+                "{% set l = [1] %}".to_string() + &"{% set l = l | batch(1) | list %}".repeat(100_000),
             ],
         ),
         (

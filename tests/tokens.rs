@@ -255,6 +255,18 @@ fn answers_carry_the_loss_and_nothing_else_does() {
 }
 
 #[test]
+fn a_turn_that_no_end_token_ends_counts_as_far_as_it_is_the_same() {
+    let mut table = table();
+    let family = table.families.get_mut("phi-3").unwrap();
+    family.ends.truncate(1); // <|end|> of generation_config.json is missing
+    let opened = Opened::new("phi-3", family);
+    let (tokens, weights) = opened.codec.training(&table.conversations["three turns"][..4]).unwrap();
+    let expected =
+        [(1.0, "Hello! How are you?<|end|>".to_string()), (1.0, "Five.<|end|><|endoftext|>".to_string())];
+    assert_eq!(carried(&opened, &tokens, &weights), expected);
+}
+
+#[test]
 fn system_prompts_and_bare_users_carry_no_loss() {
     let (conversations, families) = families();
     for (name, _, opened) in &families {
