@@ -96,7 +96,10 @@ impl Opened {
     }
 }
 
-fn families() -> (BTreeMap<String, Vec<Message>>, Vec<(String, Family, Opened)>) {
+type Conversations = BTreeMap<String, Vec<Message>>;
+
+/// All conversations, and each family with its codec.
+fn families() -> (Conversations, Vec<(String, Family, Opened)>) {
     let table = table();
     let opened = table.families.into_iter().map(|(name, family)| {
         let opened = Opened::new(&name, &family);

@@ -1,26 +1,25 @@
-//! What chat templates use of Python and Jinja where minijinja has nothing, or something else: operators, methods and filters, with
-//! the results of Python. Everything that can grow asks the meter first.
+//! What chat templates use of Python where minijinja has nothing, or something else: operators and methods, with the results of Python.
+//! Everything that can grow asks the meter first.
 
 use std::sync::LazyLock;
 
-use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, filters, tests};
+use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State};
 
 use regex::Regex;
 
-use super::json::to_json;
 use super::meter::{self, ELEMENT, made, read, read_value};
 
 /// Python's idea of white space: Unicode's, and the four separators of ASCII.
-fn is_space(c: char) -> bool {
+pub fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-fn wrong(message: impl Into<String>) -> Error {
+pub fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// Gives an environment Jinja's filters, tests and functions and Python's operators and methods.
+/// Gives an environment Python's operators and methods, and Jinja's functions.
 pub fn install(environment: &mut Environment) {
     environment.add_function(meter::ADD, add);
     environment.add_function(meter::MULTIPLY, multiply);
@@ -41,12 +40,10 @@ pub fn install(environment: &mut Environment) {
         made(state, bytes)?;
         out.write_str(&text_of(value)).map_err(Error::from)
     });
-    install_filters(environment);
-    install_tests(environment);
 }
 
 /// `str(value)`.
-fn text_of(value: &Value) -> String {
+pub fn text_of(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.to_string(),
         None if value.is_undefined() => String::new(),
@@ -127,14 +124,17 @@ pub fn float_text(number: f64) -> String {
     }
 }
 
+/// A number, or a bool, which is one in Python.
 #[derive(Clone, Copy)]
-enum Number {
+pub enum Number {
+    /// Of any size.
     Int(i128),
+    /// One with a point.
     Float(f64),
 }
 
 impl Number {
-    fn of(value: &Value) -> Option<Self> {
+    pub fn of(value: &Value) -> Option<Self> {
         match value.kind() {
             ValueKind::Bool => Some(Number::Int(i128::from(value.is_true()))),
             ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok().map(Number::Int),
@@ -190,7 +190,7 @@ fn add(state: &mut State, a: &Value, b: &Value) -> Result<Value, Error> {
     Err(unsupported("+", a, b))
 }
 
-fn elements(value: &Value) -> u64 {
+pub fn elements(value: &Value) -> u64 {
     value.len().unwrap_or(0) as u64
 }
 
@@ -233,7 +233,7 @@ fn remainder(state: &mut State, a: &Value, b: &Value) -> Result<Value, Error> {
 }
 
 /// `format % args`.
-fn format_text(state: &mut State, format: &str, args: &[Value]) -> Result<Value, Error> {
+pub fn format_text(state: &mut State, format: &str, args: &[Value]) -> Result<Value, Error> {
     bounded_format(format)?;
     made(state, format.len() as u64)?;
     let places = format.matches('%').count() as u64;
@@ -245,7 +245,7 @@ fn format_text(state: &mut State, format: &str, args: &[Value]) -> Result<Value,
     minijinja::formatting::format(minijinja::formatting::FormatStyle::Printf, format, args).map(Value::from)
 }
 
-fn concatenate(state: &mut State, a: &Value, b: &Value) -> Result<Value, Error> {
+pub fn concatenate(state: &mut State, a: &Value, b: &Value) -> Result<Value, Error> {
     let bytes = read_value(state, a)? + read_value(state, b)?;
     made(state, bytes)?;
     Ok(Value::from(text_of(a) + &text_of(b)))
@@ -354,7 +354,7 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
 }
 
 /// Removes characters at one or both ends: those of `set`, or white space.
-fn strip<'a>(text: &'a str, set: Option<&str>, start: bool, end: bool) -> &'a str {
+pub fn strip<'a>(text: &'a str, set: Option<&str>, start: bool, end: bool) -> &'a str {
     let goes = |c: char| set.map_or_else(|| is_space(c), |set| set.contains(c));
     let text = if start { text.trim_start_matches(goes) } else { text };
     if end { text.trim_end_matches(goes) } else { text }
@@ -409,7 +409,7 @@ fn split<'a>(
     Ok(parts)
 }
 
-fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
+pub fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let ends = |c: char| {
         matches!(
             c,
@@ -448,7 +448,7 @@ fn titled(c: char) -> String {
     }
 }
 
-fn capitalize(text: &str) -> String {
+pub fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or(String::new(), |first| titled(first) + &chars.as_str().to_lowercase())
 }
@@ -467,20 +467,13 @@ fn title(text: &str) -> String {
     out
 }
 
-/// Jinja's `title`: a word begins after white space, a dash or an opening bracket.
-fn title_filter(text: &str) -> String {
-    let begins = |c: char| is_space(c) || "-({[<".contains(c);
-    text.split_inclusive(begins)
-        .map(|word| {
-            let mut chars = word.chars();
-            chars.next().map_or(String::new(), |first| {
-                first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect()
-            })
-        })
-        .collect()
-}
-
-fn replace(state: &mut State, text: &str, old: &str, new: &str, count: Option<i64>) -> Result<Value, Error> {
+pub fn replace(
+    state: &mut State,
+    text: &str,
+    old: &str,
+    new: &str,
+    count: Option<i64>,
+) -> Result<Value, Error> {
     let count = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     let times = text.matches(old).take(count).count() as u64;
     made(state, text.len() as u64 + times.saturating_mul(new.len() as u64))?;
@@ -488,7 +481,7 @@ fn replace(state: &mut State, text: &str, old: &str, new: &str, count: Option<i6
 }
 
 /// The part of `text` between two character positions, as Python's optional `start` and `end` of searches mean it; and the first in bytes.
-fn between<'a>(text: &'a str, start: Option<i64>, end: Option<i64>) -> (&'a str, usize) {
+fn between(text: &str, start: Option<i64>, end: Option<i64>) -> (&str, usize) {
     let length = text.chars().count() as i64;
     let place = |i: i64| if i < 0 { (i + length).max(0) } else { i.min(length) } as usize;
     let byte = |i: usize| text.char_indices().nth(i).map_or(text.len(), |(at, _)| at);
@@ -609,7 +602,7 @@ fn bounded_format(format: &str) -> Result<(), Error> {
 }
 
 /// The values with `separator` between them. `str.join` takes strings only, the filter anything.
-fn join(state: &mut State, values: &Value, separator: &str, strings: bool) -> Result<Value, Error> {
+pub fn join(state: &mut State, values: &Value, separator: &str, strings: bool) -> Result<Value, Error> {
     let mut out = String::new();
     for (i, value) in values.try_iter()?.enumerate() {
         if strings && value.as_str().is_none() {
@@ -623,161 +616,4 @@ fn join(state: &mut State, values: &Value, separator: &str, strings: bool) -> Re
         out.push_str(&text_of(&value));
     }
     Ok(Value::from(out))
-}
-
-/// Filters of minijinja that go through their operands once and make nothing larger than they are.
-macro_rules! metered_filters {
-    ($environment:ident: $($name:literal $filter:ident $cost:ident),* $(,)?) => {$(
-        $environment.add_filter(concat!(" ", $name), filters::$filter);
-        $environment.add_filter($name, |state: &mut State, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let args = args.into_values();
-            $cost(state, &args)?;
-            let found = state.apply_filter(concat!(" ", $name), &args)?;
-            meter::nests(state, &found)?;
-            Ok(found)
-        });
-    )*};
-}
-
-/// For what looks at the elements of a list, but not into them.
-fn shallow(state: &mut State, args: &[Value]) -> Result<(), Error> {
-    let size = |v: &Value| v.as_str().map_or_else(|| elements(v), |text| text.len() as u64);
-    let size = args.iter().map(size).sum();
-    read(state, size)
-}
-
-/// For what reads all of its operands and makes a list, or a text, of the same size.
-fn deep(state: &mut State, args: &[Value]) -> Result<(), Error> {
-    if args[1..].iter().any(|v| matches!(Number::of(v), Some(Number::Int(i)) if i > 100_000)) {
-        return Err(wrong("found a count above 100000"));
-    }
-    for (i, arg) in args.iter().enumerate() {
-        let bytes = read_value(state, arg)?;
-        // A text as a list has an element for each character.
-        made(state, if i == 0 && arg.as_str().is_some() { ELEMENT * bytes } else { bytes })?;
-    }
-    Ok(())
-}
-
-fn install_filters(environment: &mut Environment) {
-    metered_filters!(environment:
-        "length" length shallow, "count" length shallow, "first" first shallow, "last" last shallow,
-        "default" default shallow, "d" default shallow, "attr" attr shallow, "abs" abs shallow, "round" round shallow,
-        "int" int shallow, "float" float shallow, "upper" upper deep, "lower" lower deep, "list" list deep, "reverse" reverse deep,
-        "sort" sort deep, "unique" unique deep, "min" min deep, "max" max deep, "sum" sum deep, "batch" batch deep, "slice" slice deep,
-        "map" map deep, "select" select deep, "reject" reject deep, "selectattr" selectattr deep, "rejectattr" rejectattr deep,
-        "groupby" groupby deep, "dictsort" dictsort deep, "items" items deep, "safe" safe deep,
-    );
-    environment
-        .add_filter("string", |state: &mut State, value: &Value| concatenate(state, value, &Value::from("")));
-    environment.add_filter("trim", |state: &mut State, value: &Value, set: Option<String>| {
-        let text = concatenate(state, value, &Value::from(""))?;
-        Ok::<_, Error>(Value::from(strip(text.as_str().unwrap_or_default(), set.as_deref(), true, true)))
-    });
-    environment.add_filter("capitalize", |state: &mut State, value: &Value| {
-        let text = concatenate(state, value, &Value::from(""))?;
-        Ok::<_, Error>(Value::from(capitalize(text.as_str().unwrap_or_default())))
-    });
-    environment.add_filter("title", |state: &mut State, value: &Value| {
-        let text = concatenate(state, value, &Value::from(""))?;
-        Ok::<_, Error>(Value::from(title_filter(text.as_str().unwrap_or_default())))
-    });
-    environment.add_filter(
-        "replace",
-        |state: &mut State, value: &Value, old: &Value, new: &Value, count: Option<i64>| {
-            let text = concatenate(state, value, &Value::from(""))?;
-            replace(state, text.as_str().unwrap_or_default(), &text_of(old), &text_of(new), count)
-        },
-    );
-    environment.add_filter(
-        "join",
-        |state: &mut State, value: &Value, separator: Option<String>, options: Kwargs| {
-            let attribute: Option<String> = options.get("attribute")?;
-            options.assert_all_used()?;
-            let values = match attribute {
-                None => value.clone(),
-                Some(name) => {
-                    value.try_iter()?.map(|v| v.get_attr(&name)).collect::<Result<Vec<_>, _>>()?.into()
-                }
-            };
-            join(state, &values, separator.as_deref().unwrap_or(""), false)
-        },
-    );
-    environment.add_filter("indent", indent);
-    environment.add_filter("format", |state: &mut State, format: &Value, args: Rest<Value>| {
-        format_text(state, format.as_str().unwrap_or_default(), &args)
-    });
-    environment.add_filter("tojson", to_json);
-}
-
-/// Jinja's `indent(width=4, first=False, blank=False)`.
-fn indent(state: &mut State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    let (width, first, blank, options): (Option<Value>, Option<bool>, Option<bool>, Kwargs) =
-        from_args(&args.into_values())?;
-    let width = match width {
-        Some(width) => Some(width),
-        None => options.get("width")?,
-    };
-    let first = first.or(options.get("first")?).unwrap_or(false);
-    let blank = blank.or(options.get("blank")?).unwrap_or(false);
-    options.assert_all_used()?;
-    let by = match width.as_ref().map(|w| (w.as_str(), Number::of(w))) {
-        None => " ".repeat(4),
-        Some((Some(text), _)) => text.to_string(),
-        Some((None, Some(Number::Int(n)))) if n <= 1000 => " ".repeat(n.max(0) as usize),
-        _ => return Err(wrong("found an indent that is neither a text nor a number up to 1000")),
-    };
-    let text = concatenate(state, value, &Value::from("\n"))?;
-    let text = text.as_str().unwrap_or_default();
-    let found = lines(text, false);
-    made(state, text.len() as u64 + (found.len() as u64).saturating_mul(by.len() as u64))?;
-    let mut out = String::new();
-    for (i, line) in found.iter().enumerate() {
-        if i > 0 {
-            out.push('\n');
-        }
-        if (i == 0 && first) || (i > 0 && (blank || !line.is_empty())) {
-            out.push_str(&by);
-        }
-        out.push_str(line);
-    }
-    Ok(Value::from(out))
-}
-
-/// Tests of minijinja: they read what they are given and make nothing.
-macro_rules! metered_tests {
-    ($environment:ident: $($name:literal $test:ident $cost:ident),* $(,)?) => {$(
-        $environment.add_test(concat!(" ", $name), tests::$test);
-        $environment.add_test($name, |state: &mut State, args: Rest<ValueOrKwargs>| -> Result<bool, Error> {
-            let args = args.into_values();
-            $cost(state, &args)?;
-            state.perform_test(concat!(" ", $name), &args)
-        });
-    )*};
-}
-
-fn free(_: &mut State, _: &[Value]) -> Result<(), Error> {
-    Ok(())
-}
-
-fn whole(state: &mut State, args: &[Value]) -> Result<(), Error> {
-    args.iter().try_for_each(|arg| read_value(state, arg).map(drop))
-}
-
-fn install_tests(environment: &mut Environment) {
-    use ValueKind::{Bool, Iterable, Map, Number, Seq, String, Undefined};
-    environment.add_test("number", |v: &Value| matches!(v.kind(), Number | Bool));
-    environment
-        .add_test("iterable", |v: &Value| matches!(v.kind(), String | Seq | Map | Iterable | Undefined));
-    environment
-        .add_test("sequence", |v: &Value| matches!(v.kind(), String | Seq | Map | Iterable | Undefined));
-    metered_tests!(environment:
-        "defined" is_defined free, "undefined" is_undefined free, "none" is_none free, "boolean" is_boolean free, "odd" is_odd free,
-        "even" is_even free, "divisibleby" is_divisibleby free, "integer" is_integer free, "float" is_float free,
-        "string" is_string free, "mapping" is_mapping free, "true" is_true free,
-        "false" is_false free, "sameas" is_sameas free, "lower" is_lower whole, "upper" is_upper whole,
-        "eq" is_eq whole, "equalto" is_eq whole, "==" is_eq whole, "ne" is_ne whole, "!=" is_ne whole, "lt" is_lt whole, "lessthan" is_lt whole,
-        "<" is_lt whole, "le" is_le whole, "<=" is_le whole, "gt" is_gt whole, "greaterthan" is_gt whole, ">" is_gt whole, "ge" is_ge whole,
-        ">=" is_ge whole, "in" is_in whole,
-    );
 }

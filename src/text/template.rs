@@ -8,7 +8,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, machinery};
 use regex::Regex;
 
 use super::meter::{self, INPUT_BYTES, Program};
-use super::{Message, python};
+use super::{Message, filters, python};
 use crate::error::{Error, Result};
 
 const NAME: &str = "chat_template";
@@ -30,6 +30,7 @@ impl ChatTemplate {
         environment.set_debug(false);
         meter::install(&mut environment);
         python::install(&mut environment);
+        filters::install(&mut environment);
         environment.add_function("strftime_now", strftime);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let syntax = syntax.map_err(|e| Error::Internal(e.to_string()))?;
