@@ -157,6 +157,33 @@ fn templates_that_rewrite_history_are_refused() {
 }
 
 #[test]
+fn templates_that_cut_earlier_answers_give_them_no_loss() {
+    let cutting =
+        "{% for m in messages %}{{ m.content if loop.last else m.content[:2] }}<|im_end|>{% endfor %}";
+    let folder = Folder::new(&tokenizer(&[], false), json!({"chat_template": cutting}));
+    let codec = folder.open().unwrap();
+    let mut talk =
+        [Message::user("a"), Message::assistant("yes"), Message::user("b"), Message::assistant("no")];
+    let e = codec.training(&talk).unwrap_err().to_string();
+    assert!(e.contains("rewrites earlier turns when one is added (message 2 at byte"), "{e}");
+    talk[1].weight = Some(0.0.into());
+    let (tokens, weights) = codec.training(&talk).unwrap();
+    assert_eq!(codec.decode(&tokens).unwrap(), "ayebno");
+    assert_eq!(weighted(&codec, &tokens, &weights, 1.0).concat(), "no");
+}
+
+#[test]
+fn a_turn_ends_with_its_tokens_even_where_the_tokenizer_would_merge() {
+    let open = "{% for m in messages %}{% if m.role == 'user' %}{{ '\n' + m.content + ':' }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let folder = Folder::new(&tokenizer(&[("\n", "\n")], false), json!({"chat_template": open}));
+    let codec = folder.open().unwrap();
+    let talk = [Message::user("a"), Message::assistant("b\n"), Message::user("c"), Message::assistant("d")];
+    let (tokens, weights) = codec.training(&talk).unwrap();
+    assert_eq!(codec.decode(&tokens).unwrap(), "\na:b\n\nc:d");
+    assert_eq!(weighted(&codec, &tokens, &weights, 1.0), ["b", "\n", "d"]);
+}
+
+#[test]
 fn only_plain_text_gets_special_tokens() {
     let template = format!("{{{{ bos_token }}}}{CHATML}");
     let settings = json!({"chat_template": template, "bos_token": {"content": "<s>", "special": true}});
@@ -260,6 +287,22 @@ fn stop_strings_span_tokens_and_bytes() {
     // Special tokens have no text.
     let special = [&encode("EN")[..], &[257, 258], &encode("D")].concat();
     assert_eq!(stops_after(&codec, &["END"], &special), Some(5));
+}
+
+#[test]
+fn tokens_of_a_character_and_the_beginning_of_another_count_once() {
+    // As byte-level tokenizers have them: `x` and the first byte of é in one token.
+    let mut merged = tokenizer(&[("x", "y")], false);
+    let begins = format!("x{}", byte_char(0xc3));
+    merged["model"]["vocab"].as_object_mut().unwrap().remove("xy");
+    merged["model"]["vocab"][&begins] = json!(256);
+    merged["model"]["merges"] = json!([["x", byte_char(0xc3).to_string()]]);
+    let codec = Folder::new(&merged, json!({"chat_template": CHATML})).open().unwrap();
+    let tokens = codec.encode_continuation("axé").unwrap();
+    assert_eq!(tokens, [97, 256, 0xa9]);
+    assert_eq!(stops_after(&codec, &["xx"], &tokens), None);
+    assert_eq!(stops_after(&codec, &["ax"], &tokens), Some(2), "what is complete counts at once");
+    assert_eq!(stops_after(&codec, &["xé"], &tokens), Some(3));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::screen::{Screen, Speaker};
 use crate::adapter::Snapshot;
 use crate::engine::*;
 use crate::error::Result;
-use crate::text::Codec;
+use crate::text::{Codec, GrowingText};
 
 /// An engine that tells the screen what its samples say. What they say does not depend on it.
 pub struct Overheard {
@@ -83,14 +83,14 @@ impl StopRule for Listening {
     fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
         let mut inner = self.inner.as_ref().map(|rule| rule.watch());
         let (codec, speaker) = (self.codec.clone(), Rc::downgrade(&self.speaker));
-        let mut tokens = Vec::new();
+        let (mut tokens, mut shown) = (Vec::new(), GrowingText::default());
         Box::new(move |token| {
             tokens.push(token);
             // Gone when nobody waits for the sample any more.
             if let Some(speaker) = speaker.upgrade()
                 && let Ok(text) = codec.decode(&tokens)
             {
-                speaker.say(&text);
+                speaker.say(shown.grow(&text));
             }
             inner.as_mut().is_some_and(|ends_with| ends_with(token))
         })

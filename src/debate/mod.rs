@@ -21,7 +21,7 @@ use crate::engine::{AdapterId, Finish, Sample, SampleRequest, SamplingParams, Sc
 use crate::error::{Error, Result};
 use crate::run::{DebateSection, SamplingSection};
 use crate::task::{Question, Task};
-use crate::text::{Codec, Message};
+use crate::text::{Codec, Message, cut_at_stop};
 
 /// Why an agent has no response.
 const OUTGROWN: &str = "the prompt outgrew the context";
@@ -487,8 +487,7 @@ impl Table {
     fn utterance(&self, prompt_ids: Arc<[u32]>, sample: Sample) -> Result<Utterance> {
         let mut text = self.codec.decode(&sample.tokens)?;
         if sample.finish == Finish::Stop {
-            let cut = self.sampling.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
-            text.truncate(cut.unwrap_or(text.len()));
+            text.truncate(cut_at_stop(&text, &self.sampling.stop).len());
         }
         let total: f64 = sample.logprobs.iter().map(|&l| f64::from(l)).sum();
         Ok(Utterance {

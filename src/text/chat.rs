@@ -1,5 +1,6 @@
 //! The tokenizer and chat template of a model folder.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -16,8 +17,15 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
 /// tokenizer.json with the chat template of chat_template.jinja or tokenizer_config.json.
+///
+/// A model without a template reads and continues plain text and tokens; conversations it refuses, since any template made up for it would be
+/// one that it was not trained with. As in transformers, a text that looks like a special token is one, wherever it stands: who quotes
+/// strangers in a conversation should know. A template writes its own special tokens, so none are put around what it renders.
 pub struct ChatTokenizer {
     tokenizer: Rc<Tokenizer>,
+    /// Tokens of a line feed, where the tokenizer puts a space before all text: behind them it puts none.
+    line_feed: Option<Vec<u32>>,
+    special: HashSet<u32>,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
     max_positions: usize,
@@ -50,8 +58,21 @@ impl ChatTokenizer {
             ));
         }
 
+        let plain = |text: &str| tokenizer.encode_fast(text, false).map(|e| e.get_ids().to_vec());
+        let line_feed = match (plain("\n"), plain("\na"), plain("a")) {
+            (Ok(line_feed), Ok(both), Ok(alone)) => {
+                both.strip_prefix(&line_feed[..]).is_some_and(|rest| rest != alone).then_some(line_feed)
+            }
+            _ => None,
+        };
+
+        let added = tokenizer.get_added_tokens_decoder();
+        let special = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+
         Ok(Self {
             tokenizer: Rc::new(tokenizer),
+            special,
+            line_feed,
             template: read_template(files)?,
             eos_token_ids: config.eos_token_ids.clone(),
             max_positions: config.max_positions,
@@ -64,8 +85,14 @@ impl ChatTokenizer {
         self.encode(text, true)
     }
 
-    /// Tokens of text that continues other text: nothing is put around it.
+    /// Tokens of text that continues other text: nothing is put around it, not even the space that some tokenizers begin with.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
+        if let Some(line_feed) = &self.line_feed {
+            let behind = self.encode(&format!("\n{text}"), false)?;
+            if let Some(tokens) = behind.strip_prefix(&line_feed[..]) {
+                return Ok(tokens.to_vec());
+            }
+        }
         self.encode(text, false)
     }
 
@@ -91,64 +118,117 @@ impl ChatTokenizer {
         })
     }
 
-    /// Makes `sequence` stand for `text`, of which it stands for a prefix so far. Where the tokenizer would merge across the border, it does
-    /// not: a model that generates never sees such a merge either.
-    fn extend(&self, sequence: &mut Rendered, text: String) -> Result<()> {
-        if !text.starts_with(&sequence.text) {
-            let common = text.bytes().zip(sequence.text.bytes()).take_while(|(a, b)| a == b).count();
-            return Err(Error::input(
-                self.template()?.place(),
-                format!(
-                    "found a template that rewrites earlier turns when one is added (at byte {common} of its text), \
-                     expected one that only appends, so that the assistant's tokens are known"
-                ),
-            ));
-        }
-        let whole = self.encode(&text, false)?;
+    /// Makes `sequence` stand for `text`, which begins with the text it stands for so far. Where the tokenizer would merge across the border,
+    /// it does not: a model that generates never sees such a merge either.
+    fn extend(&self, sequence: &mut Rendered, text: &str) -> Result<()> {
+        let whole = self.encode(text, false)?;
         if whole.starts_with(&sequence.tokens) {
             sequence.tokens = whole;
         } else {
-            let rest = self.encode(&text[sequence.text.len()..], false)?;
+            let rest = self.encode_continuation(&text[sequence.text.len()..])?;
             sequence.tokens.extend(rest);
         }
-        sequence.text = text;
+        sequence.text = text.to_string();
         Ok(())
+    }
+
+    /// The tokens of an assistant's turn that it would have to generate: up to its first end-of-sequence token, if it has one.
+    fn generated(&self, turn: &[u32]) -> usize {
+        turn.iter().position(|t| self.eos_token_ids.contains(t)).map_or(turn.len(), |i| i + 1)
+    }
+
+    /// The error of a turn whose text is another one in the whole conversation.
+    fn rewritten(&self, turn: usize, whole: &str, part: &str) -> Error {
+        let common = whole.bytes().zip(part.bytes()).take_while(|(a, b)| a == b).count();
+        let place = self.template.as_ref().map_or(&*self.place, |template| template.place());
+        Error::input(
+            place,
+            format!(
+                "found a template that rewrites earlier turns when one is added (message {} at byte {common} of its text), expected one that \
+                 only appends, so that the assistant's tokens are known; or weight 0 for all of the assistant's turns but the last",
+                turn + 1
+            ),
+        )
     }
 }
 
 /// A conversation so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Rendered {
     text: String,
     tokens: Vec<u32>,
 }
 
+fn some_messages(messages: &[Message]) -> Result<()> {
+    match messages.is_empty() {
+        true => Err(Error::input("messages", "found no message, expected at least one")),
+        false => Ok(()),
+    }
+}
+
 impl Codec for ChatTokenizer {
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        some_messages(messages)?;
         self.encode(&self.template()?.render(messages, true)?, false)
     }
 
-    /// Each assistant turn begins where the prompt for it ends. Its loss reaches up to its end-of-sequence token, if it has one: what the
-    /// template puts after that (a line break, say) is never generated.
+    /// The tokens are those of the conversation as the template renders it whole. Each assistant turn begins where the prompt for it ends. Its
+    /// loss reaches up to its first end-of-sequence token: what the template puts after that (a line break, say) is never generated.
+    ///
+    /// A template may close a conversation with more than it puts between turns, as Phi-3's does; one that renders an earlier turn in
+    /// another way than the last one, as Qwen3's does with thoughts, gives no loss to any turn but the last.
     fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)> {
+        some_messages(messages)?;
         let template = self.template()?;
+        let whole = template.render(messages, false)?;
         let mut sequence = Rendered::default();
-        let mut weights = Vec::new();
-        for (i, message) in messages.iter().enumerate() {
-            if message.role != "assistant" {
-                continue;
+        let mut spans = Vec::new();
+        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
+            let weight = message.weight.map_or(1.0, f32::from);
+            let prompt = template.render(&messages[..i], true)?;
+            if !(whole.starts_with(&prompt) && prompt.starts_with(&sequence.text)) {
+                if weight == 0.0 {
+                    continue;
+                }
+                return Err(self.rewritten(i, &whole, &prompt));
             }
-            self.extend(&mut sequence, template.render(&messages[..i], true)?)?;
-            weights.resize(sequence.tokens.len(), 0.0);
-            let start = weights.len();
-            self.extend(&mut sequence, template.render(&messages[..=i], false)?)?;
-            let turn = &sequence.tokens[start..];
-            let end = turn.iter().rposition(|t| self.eos_token_ids.contains(t)).map_or(turn.len(), |i| i + 1);
-            weights.resize(start + end, message.weight.map_or(1.0, f32::from));
-            weights.resize(sequence.tokens.len(), 0.0);
+            self.extend(&mut sequence, &prompt)?;
+            let start = sequence.tokens.len();
+
+            let closed = template.render(&messages[..=i], false)?;
+            let mut turn = sequence.clone();
+            if closed.starts_with(&prompt) {
+                self.extend(&mut turn, &closed)?;
+            }
+            let mut end = start + self.generated(&turn.tokens[start..]);
+            let mut tokens = turn.tokens.clone();
+            if whole.starts_with(&closed) && closed.starts_with(&prompt) {
+                sequence = turn;
+            } else {
+                // The turn is closed in another way here. It counts as far as both agree, if that is all of what is generated.
+                let mut going_on = sequence.clone();
+                self.extend(&mut going_on, &whole)?;
+                let same = turn.tokens.iter().zip(&going_on.tokens).take_while(|(a, b)| a == b).count();
+                let only_closes = || turn.tokens[same..].iter().all(|t| self.special.contains(t));
+                if same <= start || (end > same && !only_closes()) {
+                    if weight == 0.0 {
+                        continue;
+                    }
+                    return Err(self.rewritten(i, &whole, &closed));
+                }
+                end = end.min(same);
+            }
+            tokens.truncate(end);
+            spans.push((i, start, tokens, weight));
         }
-        self.extend(&mut sequence, template.render(messages, false)?)?;
-        weights.resize(sequence.tokens.len(), 0.0);
+        self.extend(&mut sequence, &whole)?;
+        let mut weights = vec![0.0; sequence.tokens.len()];
+        for (i, start, tokens, weight) in spans {
+            if !sequence.tokens.starts_with(&tokens) {
+                return Err(self.rewritten(i, &whole, &whole));
+            }
+            weights[start..tokens.len()].fill(weight);
+        }
         Ok((sequence.tokens, weights))
     }
 

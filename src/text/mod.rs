@@ -1,6 +1,10 @@
 //! Between text and token ids: tokenizer, chat template, stop strings.
 
 mod chat;
+mod filters;
+mod json;
+mod meter;
+mod python;
 mod stop;
 mod template;
 

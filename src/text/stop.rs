@@ -40,6 +40,22 @@ pub fn cut_at_stop<'a>(text: &'a str, strings: &[String]) -> &'a str {
     &text[..first.unwrap_or(text.len())]
 }
 
+/// A text as it is shown while it grows: a character is held back until all of its bytes are there.
+#[derive(Default)]
+pub struct GrowingText(String);
+
+impl GrowingText {
+    /// What to show of the text of all tokens so far. Never less than before: where characters are spelled in bytes, one that has only begun
+    /// makes some decoders take back those before it, until it is complete.
+    pub fn grow(&mut self, text: &str) -> &str {
+        let whole = text.trim_end_matches(INCOMPLETE);
+        if !self.0.starts_with(whole) {
+            self.0 = whole.to_string();
+        }
+        &self.0
+    }
+}
+
 /// What a byte-level decoder gives for a character whose bytes are not all there.
 const INCOMPLETE: char = '\u{fffd}';
 

@@ -1,54 +1,77 @@
-//! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's string methods, and no clock.
+//! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's methods, and a clock that stands still.
+
+use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, machinery};
 use regex::Regex;
 
-use super::Message;
+use super::meter::{self, INPUT_BYTES, Program};
+use super::{Message, filters, python};
 use crate::error::{Error, Result};
 
-/// Instructions a template may execute, so that none can hang; a long conversation takes a few thousand.
-const FUEL: u64 = 5_000_000;
 const NAME: &str = "chat_template";
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    program: Program,
+    /// Names such as `bos_token` with their text.
     special_tokens: Vec<(String, String)>,
+    source_bytes: usize,
     place: String,
 }
 
 impl ChatTemplate {
     /// Compiles `source`; `special_tokens` are names such as `bos_token` with their text, `place` names the template in errors.
     pub fn new(source: &str, special_tokens: Vec<(String, String)>, place: String) -> Result<Self> {
-        let mut environment = Environment::new();
+        let mut environment = Environment::empty();
+        environment.set_debug(false);
+        meter::install(&mut environment);
+        python::install(&mut environment);
+        filters::install(&mut environment);
+        environment.add_function("strftime_now", strftime);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| Error::Internal(e.to_string()))?);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| Error::input(&place, explain(&e)))?;
-        Ok(Self { environment, special_tokens, place })
+        let syntax = syntax.map_err(|e| Error::Internal(e.to_string()))?;
+        // A program borrows its source. Models are few and stay, so their templates may.
+        let source: &'static str = Box::leak(prepared(source).into_boxed_str());
+        let program = Program::new(NAME, source, syntax).map_err(|e| Error::input(&place, explain(&e)))?;
+        Ok(Self { environment, program, special_tokens, source_bytes: source.len(), place })
     }
 
     /// The text of a conversation; with `add_generation_prompt` it waits for the assistant's next turn.
+    ///
+    /// The same conversation gives the same text on any day: `strftime_now` knows only Friday, 26 July 2024, the date that Llama 3's templates
+    /// fall back to where there is no clock. A conversation that is rendered for training tomorrow must not differ from the one that was sampled.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let messages: Vec<Value> = messages
+        let bytes =
+            messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>() + self.source_bytes;
+        let messages: Value = messages
             .iter()
             .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
             .collect();
-        let special = Value::from_pairs(self.special_tokens.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let variables = context! { messages, tools => (), documents => (), add_generation_prompt, ..special };
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(variables))
-            .map_err(|e| Error::input(&self.place, explain(&e)))
+        let mut variables = vec![
+            ("messages", messages),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            (INPUT_BYTES, Value::from(bytes)),
+        ];
+        variables.extend(
+            self.special_tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))),
+        );
+        let mut text = String::new();
+        machinery::eval(
+            &self.environment,
+            &self.program.instructions,
+            Value::from_pairs(variables),
+            &BTreeMap::new(),
+            &mut machinery::make_string_output(&mut text),
+            AutoEscape::None,
+        )
+        .map_err(|e| Error::input(&self.place, explain(&e)))?;
+        Ok(text)
     }
 
     /// Names the template in errors.
@@ -59,54 +82,77 @@ impl ChatTemplate {
 
 fn explain(e: &minijinja::Error) -> String {
     let line = e.line().map_or(String::new(), |line| format!("line {line}: "));
-    if e.kind() == ErrorKind::OutOfFuel {
-        return format!("{line}found a template that does not end within {FUEL} instructions");
-    }
-    let detail = e.detail().map_or(String::new(), |d| format!(": {}", d.replace('\n', " ")));
-    format!("{line}{}{detail}", e.kind())
+    let problem = match (e.kind(), e.detail()) {
+        (ErrorKind::OutOfFuel, None) => {
+            format!("found a template that does not end, expected at most {} instructions", meter::FUEL)
+        }
+        (ErrorKind::OutOfFuel, Some(detail)) => detail.to_string(),
+        (kind, None) => kind.to_string(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+    };
+    line + &problem.replace('\n', " ")
 }
 
-/// `{% generation %}` only marks the assistant's text for transformers; a block that always renders keeps its whitespace control.
-fn without_generation_tags(source: &str) -> String {
+/// A template's source as minijinja takes it. Jinja reads every kind of line end as a line feed, and `{% generation %}` only marks the
+/// assistant's text for transformers: a block that has its own variables, as that one has, keeps its whitespace control.
+fn prepared(source: &str) -> String {
     let open = Regex::new(r"\{%([-+]?)\s*generation\s*([-+]?)%\}").expect("a valid pattern");
     let close = Regex::new(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}").expect("a valid pattern");
-    let source = open.replace_all(source, "{%$1 if true $2%}");
-    close.replace_all(&source, "{%$1 endif $2%}").into_owned()
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let source = open.replace_all(&source, "{%$1 with $2%}");
+    close.replace_all(&source, "{%$1 endwith $2%}").into_owned()
 }
 
-/// `tojson` as transformers has it: `json.dumps` without ASCII or HTML escapes.
-fn to_json(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get("indent")?,
-    };
-    options.get::<Option<bool>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let text =
-        minijinja::filters::tojson(value, indent, Kwargs::from_iter::<[(&str, Value); 0]>([]))?.to_string();
-
-    // minijinja escapes what HTML would read; take back exactly those escapes.
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let escape = &rest[at..];
-        let html = [("\\u003c", '<'), ("\\u003e", '>'), ("\\u0026", '&'), ("\\u0027", '\'')];
-        let len = match html.iter().find(|(e, _)| escape.starts_with(e)) {
-            Some((e, c)) => {
-                out.push(*c);
-                e.len()
-            }
-            None => {
-                let len = 2.min(escape.len());
-                out.push_str(&escape[..len]);
-                len
+/// `datetime.now().strftime(format)` at midnight of Friday, 26 July 2024.
+fn strftime(format: &str) -> Result<String, minijinja::Error> {
+    let mut out = String::new();
+    let mut rest = format.chars();
+    while let Some(c) = rest.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        // glibc's `%-d`: without the leading zero.
+        let mut directive = rest.next();
+        let plain = directive == Some('-');
+        if plain {
+            directive = rest.next();
+        }
+        let text = match directive {
+            Some('Y') => "2024",
+            Some('y') => "24",
+            Some('m') => "07",
+            Some('d' | 'e') => "26",
+            Some('b' | 'h') => "Jul",
+            Some('B') => "July",
+            Some('a') => "Fri",
+            Some('A') => "Friday",
+            Some('j') => "208",
+            Some('w' | 'u') => "5",
+            Some('H' | 'M' | 'S') => "00",
+            Some('I') => "12",
+            Some('p') => "AM",
+            Some('f') => "000000",
+            Some('F') => "2024-07-26",
+            Some('D' | 'x') => "07/26/24",
+            Some('T' | 'X') => "00:00:00",
+            Some('R') => "00:00",
+            Some('c') => "Fri Jul 26 00:00:00 2024",
+            Some('z' | 'Z') => "",
+            Some('%') => "%",
+            _ => {
+                let detail = format!("found {format:?}, expected a format of dates and times");
+                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, detail));
             }
         };
-        rest = &escape[len..];
+        let shorter = text.trim_start_matches('0');
+        out.push_str(match (plain, shorter.is_empty()) {
+            (false, _) => text,
+            (true, true) => &text[..text.len().min(1)],
+            (true, false) => shorter,
+        });
     }
-    out.push_str(rest);
-    Ok(Value::from_safe_string(out))
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -135,11 +181,11 @@ mod tests {
     fn the_generation_prompt_undefined_names_and_loop_controls() {
         let t = template(
             "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}\
-             {% if strftime_now is defined %}clock{% endif %}{% if tools is not none %}tools{% endif %}{{ unk_token }}\
+             {% if strftime_now is defined %}{{ strftime_now('%-d.%-m.%Y') }}{% endif %}{% if tools is not none %}tools{% endif %}{{ unk_token }}\
              {% if add_generation_prompt %}<|assistant|>{% endif %}",
         );
-        assert_eq!(t.render(&talk(), true).unwrap(), "user<|assistant|>");
-        assert_eq!(t.render(&talk(), false).unwrap(), "user");
+        assert_eq!(t.render(&talk(), true).unwrap(), "user26.7.2024<|assistant|>");
+        assert_eq!(t.render(&talk(), false).unwrap(), "user26.7.2024");
     }
 
     #[test]
