@@ -28,6 +28,52 @@ fn example(path: &str) -> RunConfig {
     config
 }
 
+/// `run --print-config` shows every setting: those of the example, and as comments all others with their defaults.
+#[test]
+fn the_default_configuration_names_every_setting() {
+    let text = built_in_configs()[0].text;
+    let defaults = colloquy::run::to_toml(&RunConfig::default()).unwrap();
+    let defaults: toml::Table = toml::from_str(&defaults).unwrap();
+    let mut named: Vec<String> = Vec::new();
+    let mut section = String::new();
+    for line in text.lines() {
+        let (line, is_comment) = match line.strip_prefix('#') {
+            Some(rest) => (rest, true),
+            None => (line, false),
+        };
+        if line.starts_with('[') {
+            section = line.trim_matches(['[', ']']).to_string();
+            continue;
+        }
+        let key = line.split_once(" = ").map(|(key, _)| key).filter(|key| {
+            !key.is_empty()
+                && key.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.".contains(c))
+        });
+        let Some(key) = key else { continue };
+        let value: toml::Table = toml::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let path = format!("{section}.{key}");
+        let default = defaults.get(&section).and_then(|s| s.get(key));
+        if let (true, Some(default)) = (is_comment, default) {
+            assert_eq!(&value[key], default, "{path}");
+        }
+        named.push(path);
+    }
+    let of_files = ["data", "dev_data", "test_data", "question_field", "answer_field", "prompts"];
+    let of_answers = ["extraction", "pattern", "reference", "equality"];
+    let mut expected: Vec<String> =
+        of_files.iter().chain(&of_answers).map(|key| format!("task.{key}")).collect();
+    for (section, keys) in &defaults {
+        if let Some(keys) = keys.as_table() {
+            expected.extend(keys.keys().map(|key| format!("{section}.{key}")));
+        }
+    }
+    expected.extend(["arm.seeds", "arm.set", "report.primary.method", "transfer.name"].map(String::from));
+    assert!(expected.len() > 60);
+    for path in &expected {
+        assert_eq!(named.iter().filter(|n| n == &path).count(), 1, "{path}");
+    }
+}
+
 #[test]
 fn built_in_configurations_are_complete() {
     for built_in in built_in_configs() {

@@ -109,6 +109,32 @@ fn it_generates_scores_trains_and_keeps_adapters() {
 }
 
 #[test]
+fn text_ends_before_the_stop_string() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |stop: Value| {
+        json!({"op": "generate", "records": [
+            {"messages": message("What is the result of 3+4*5+6-7*8?"), "temperature": 0, "max_tokens": 40, "stop": stop}]})
+    };
+    let answers = ask(dir.path(), &[], &[record(json!([])), record(json!("=")), record(json!(["+", "="]))]);
+    let of = |i: usize| {
+        let result = &answers[i]["result"]["records"][0];
+        (
+            result["text"].as_str().unwrap().to_string(),
+            result["finish_reason"].clone(),
+            result["tokens"].clone(),
+        )
+    };
+    let (whole, _, tokens) = of(1);
+    for (i, stops) in [(2, &["="][..]), (3, &["+", "="][..])] {
+        let (text, finish, taken) = of(i);
+        let first = stops.iter().filter_map(|s| whole.find(s)).min().expect("the answer has one");
+        assert_eq!((text.as_str(), finish), (&whole[..first], json!("stop")));
+        let count = taken.as_array().unwrap().len();
+        assert!(count > 0 && taken.as_array().unwrap()[..] == tokens.as_array().unwrap()[..count]);
+    }
+}
+
+#[test]
 fn a_wrong_line_is_answered_and_the_session_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("there")).unwrap();

@@ -13,7 +13,7 @@ use super::screen::Screen;
 use super::session::{Session, Wanted};
 use crate::engine::{Finish, Sample, SampleRequest, SamplingParams, Service, draw_key};
 use crate::error::Result;
-use crate::text::{ChatTokenizer, Codec};
+use crate::text::{ChatTokenizer, Codec, cut_at_stop};
 
 /// Options of `generate`.
 #[derive(ClapArgs, Debug)]
@@ -29,7 +29,7 @@ use crate::text::{ChatTokenizer, Codec};
 each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_p\", \"top_k\", \"n\", \"seed\", \"stop\";
 in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever the same key, prompt and weights meet.
 Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
-with log-probabilities under the unmodified distribution.
+with log-probabilities under the unmodified distribution; the text ends before the stop string, the tokens with it.
 
 Example:
   q=\"What is the result of 3+4*5+6-7*8? Make sure to state your answer at the end\"
@@ -132,14 +132,19 @@ pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<V
     Ok((0..wishes.n).map(request).collect())
 }
 
-/// A sample as it is written.
+/// A sample as it is written: the text up to the stop string that ended it, the tokens with it.
 pub fn answer(
     record: &Record,
+    wishes: &Wishes,
     index: usize,
     sample: &Sample,
     tokenizer: Option<&ChatTokenizer>,
 ) -> Result<Value> {
     let text = tokenizer.map(|t| t.decode(&sample.tokens)).transpose()?;
+    let text = text.map(|text| match sample.finish {
+        Finish::Stop => cut_at_stop(&text, &wishes.stop).to_string(),
+        Finish::Length => text,
+    });
     Ok(json!({
         "id": record.id,
         "adapter": record.adapter,
@@ -165,7 +170,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut waiting = FuturesOrdered::new();
     for (record, wishes) in records.into_iter().zip(wished) {
         let requests = requests(&session, &record, &wishes)?;
-        let record = Rc::new(record);
+        let record = Rc::new((record, wishes));
         for (index, request) in requests.into_iter().enumerate() {
             let (record, sample) = (record.clone(), session.engine.sample(request));
             waiting.push_back(async move { (record, index, sample.await) });
@@ -176,7 +181,8 @@ pub fn run(args: Args) -> Result<()> {
     session.drive(async move {
         let mut sink = sink;
         while let Some((record, index, sample)) = waiting.next().await {
-            sink.write(&answer(&record, index, &sample?, tokenizer.as_deref())?)?;
+            let (record, wishes) = &*record;
+            sink.write(&answer(record, wishes, index, &sample?, tokenizer.as_deref())?)?;
             progress.advance("generate", 1);
         }
         sink.finish()

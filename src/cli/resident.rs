@@ -332,16 +332,17 @@ impl Resident {
         let mut requests = Vec::new();
         for record in &records {
             let wishes = generate::wishes(record, defaults, self.seed)?;
-            requests.push(generate::requests(&self.session, record, &wishes)?);
+            requests.push((generate::requests(&self.session, record, &wishes)?, wishes));
         }
-        let work = requests.iter().flatten().map(|r| self.session.engine.sample(r.clone())).collect();
+        let work =
+            requests.iter().flat_map(|(r, _)| r).map(|r| self.session.engine.sample(r.clone())).collect();
         let mut samples = together(&self.session.engine, work)?.into_iter();
         let mut results = Vec::new();
-        for (record, requests) in records.iter().zip(&requests) {
+        for (record, (requests, wishes)) in records.iter().zip(&requests) {
             for (index, request) in requests.iter().enumerate() {
                 let sample = samples.next().expect("one answer a request")?;
                 let tokenizer = self.session.tokenizer.as_deref();
-                let mut result = generate::answer(record, index, &sample, tokenizer)?;
+                let mut result = generate::answer(record, wishes, index, &sample, tokenizer)?;
                 if prompt_tokens {
                     result["prompt_tokens"] = json!(request.prompt);
                 }

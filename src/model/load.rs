@@ -38,6 +38,19 @@ impl Model {
         let table = loader.files.tensor(embedding_name, &[v, d])?;
         loader.used.insert(embedding_name.into());
         let embedding = loader.backend.load_table(table)?;
+        files.release();
+
+        // Before the layers: its pages of the file, as many as several layers', are given back while there is little beside them.
+        let lm_head_name = if config.tie_word_embeddings { embedding_name } else { "lm_head.weight" };
+        let weights = loader.files.tensor(lm_head_name, &[v, d])?;
+        loader.used.insert(lm_head_name.into());
+        let spec = LinearSpec { parts: &[weights], bias: None, backward: options.training };
+        let lm_head = if config.tie_word_embeddings {
+            loader.backend.load_tied(embedding, spec)?
+        } else {
+            loader.backend.load_linear(spec)?
+        };
+        files.release();
 
         let mut layers = Vec::new();
         for i in 0..config.num_layers {
@@ -76,15 +89,6 @@ impl Model {
         }
         let norm = loader.vector("model.norm.weight", d)?;
 
-        let lm_head_name = if config.tie_word_embeddings { embedding_name } else { "lm_head.weight" };
-        let weights = loader.files.tensor(lm_head_name, &[v, d])?;
-        loader.used.insert(lm_head_name.into());
-        let spec = LinearSpec { parts: &[weights], bias: None, backward: options.training };
-        let lm_head = if config.tie_word_embeddings {
-            loader.backend.load_tied(embedding, spec)?
-        } else {
-            loader.backend.load_linear(spec)?
-        };
         loader.check_unused(&config)?;
         files.release();
 
