@@ -35,12 +35,14 @@ FAMILIES = {
     "llama": transformers.LlamaConfig(**SIZES),
     "llama, biases, tied": transformers.LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True,
                                                     tie_word_embeddings=True),
+    "mistral": transformers.MistralConfig(**SIZES, sliding_window=9),
     "qwen2": transformers.Qwen2Config(**SIZES),
+    "qwen3": transformers.Qwen3Config(**SIZES, head_dim=24),
     "phi3": transformers.Phi3Config(**SIZES),
 }
 
 # What differs from r = 4, lora_alpha = 8, target_modules = "all-linear"; the type of the file; families if not all.
-SPLIT = ["llama", "llama, biases, tied", "qwen2"]
+SPLIT = ["llama", "llama, biases, tied", "mistral", "qwen2", "qwen3"]
 CASES = {
     "all-linear": ({}, torch.float32),
     "f16 file": ({}, torch.float16),
