@@ -342,6 +342,41 @@ fn lanes_that_do_not_fit_together_run_in_waves_with_the_same_bytes() {
 }
 
 #[test]
+fn roles_and_agents_may_have_ranks_and_targets_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut args = small("run");
+    args.extend(["--set", "run.iterations=1", "--set", "adapter.of.critic={rank=4, targets=['q_proj']}"]);
+    args.extend(["--set", "adapter.of.critic-1.rank=8", "--arm", "multiagent"]);
+    succeed(dir.path(), &args);
+    let of = |name: &str| {
+        let path = format!("run/adapters/multiagent/seed-0/iteration-1/{name}/adapter_config.json");
+        let config: Value = serde_json::from_slice(&std::fs::read(dir.path().join(path)).unwrap()).unwrap();
+        (config["r"].as_u64().unwrap(), config["target_modules"].as_array().unwrap().len())
+    };
+    assert_eq!(
+        [of("generator-0"), of("generator-1"), of("critic-0"), of("critic-1")],
+        [(16, 7), (16, 7), (4, 1), (8, 1)]
+    );
+    // They debate.
+    succeed(
+        dir.path(),
+        &["eval", "--society", "run", "--task", "arithmetic", "--questions", "2", "--method", "debate"],
+    );
+
+    let mut args = small("other");
+    args.extend(["--set", "adapter.of.crtic.rank=4"]);
+    let e = fail(dir.path(), &args, 1);
+    assert!(
+        e.contains("adapter.of.crtic: no adapter") && e.contains("critic-0, critic-1, generator-0"),
+        "{e}"
+    );
+    let mut args = small("other");
+    args.extend(["--set", "adapter.of.critic.targets=['c_proj']"]);
+    assert!(fail(dir.path(), &args, 1).contains("c_proj"));
+    assert!(!dir.path().join("other").exists());
+}
+
+#[test]
 fn a_part_of_an_experiment_is_extended_to_the_whole() {
     let dir = tempfile::tempdir().unwrap();
     let mut args = small("run");

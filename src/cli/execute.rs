@@ -83,7 +83,12 @@ fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Read
         let config = &work.arm.config;
         Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
             .map_err(|e| in_arm(e, &work.arm.name))?;
-        new_adapter(&session)(&config.adapter, 0)?;
+    }
+    for (name, section) in all_adapters(plan)? {
+        new_adapter(&session)(&section, 0).map_err(|e| match e {
+            Error::Input { place, problem } => Error::input(format!("{place} ({name})"), problem),
+            other => other,
+        })?;
     }
     Ok(Ready { session, arms, codec })
 }
@@ -208,11 +213,38 @@ fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
     plan.arms.iter().map(of_arm).collect()
 }
 
+/// The settings of every adapter that some arm trains, each name of an arm once. An entry of `[adapter.of]` must be of one of them.
+fn all_adapters(plan: &Plan) -> Result<Vec<(String, AdapterSection)>> {
+    let mut all = Vec::new();
+    let mut unknown: Vec<&String> = plan.arms.iter().flat_map(|a| a.config.adapter.of.keys()).collect();
+    for arm in &plan.arms {
+        let society = recipe::society_names(&arm.recipe, &arm.config)?;
+        let mut names: Vec<String> = society.generators.into_iter().chain(society.critics).collect();
+        names.sort();
+        names.dedup();
+        for name in names.into_iter().filter(|name| name != recipe::BASE) {
+            unknown.retain(|key| **key != name && *key != adapter_role(&name));
+            let section = adapter_section(&arm.config.adapter, &name)
+                .map_err(|problem| Error::input(format!("adapter.of, {name}"), problem))?;
+            all.push((name, section));
+        }
+    }
+    let Some(key) = unknown.first() else { return Ok(all) };
+    let mut names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let known = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+    Err(Error::input(
+        format!("adapter.of.{key}"),
+        format!("no adapter of these arms, and no role, is called so; there are {known}"),
+    ))
+}
+
 /// Initialises adapters for a session's model.
 fn new_adapter(session: &Session) -> recipe::NewAdapter {
     let layout = session.engine.with(|e| e.model().layout().clone());
     Rc::new(move |section, seed| {
-        let AdapterSection { rank, alpha, targets, rslora } = section.clone();
+        let AdapterSection { rank, alpha, targets, rslora, .. } = section.clone();
         NewAdapter { rank, alpha, targets, rslora, init_seed: seed }.snapshot(&layout)
     })
 }
@@ -222,7 +254,7 @@ fn open_session(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Se
     let run = &plan.config.run;
     let lanes: Vec<usize> =
         plan.arms.iter().flat_map(|a| vec![super::plan::adapters(a); a.seeds.len()]).collect();
-    let rank = plan.arms.iter().map(|a| a.config.adapter.rank).max().unwrap_or(1);
+    let rank = all_adapters(plan)?.iter().map(|(_, section)| section.rank).max().unwrap_or(1);
     let wanted = Wanted {
         model: hub::pinned(&plan.config.model.path, commit),
         adapters: vec![],

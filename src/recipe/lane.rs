@@ -10,7 +10,7 @@ use crate::adapter::Snapshot;
 use crate::debate::{Debate, Occasion, Society, Table};
 use crate::engine::{AdapterId, AdapterSource, Scope, draw_key};
 use crate::error::{Error, Result};
-use crate::run::{AdapterSection, Event, Output, RunConfig};
+use crate::run::{AdapterSection, Event, Output, RunConfig, adapter_section};
 use crate::task::Question;
 
 /// Makes the numbers of a fresh adapter from its settings and a seed.
@@ -105,7 +105,7 @@ impl Lane {
     pub fn student(&self, name: impl Into<String>) -> Result<Student> {
         let name = name.into();
         let seed = draw_key(&[&self.seed.to_le_bytes(), b"adapter", name.as_bytes()]);
-        let initial = Arc::new((self.new_adapter)(&self.config.adapter, seed)?);
+        let initial = Arc::new(self.initial_of(&name, seed)?);
         let adapter = self.scope.service().create(AdapterSource::Snapshot(initial.clone()))?;
         self.ledger.adapter(adapter, &initial);
         Ok(Student { name, adapter, seed })
@@ -113,7 +113,13 @@ impl Lane {
 
     /// A student's numbers before any training. Made again when they are wanted: kept, they would double the adapters' memory.
     pub fn initial(&self, student: &Student) -> Result<Snapshot> {
-        (self.new_adapter)(&self.config.adapter, student.seed)
+        self.initial_of(&student.name, student.seed)
+    }
+
+    fn initial_of(&self, name: &str, seed: u64) -> Result<Snapshot> {
+        let section = adapter_section(&self.config.adapter, name)
+            .map_err(|problem| Error::input(format!("adapter.of, {name}"), problem))?;
+        (self.new_adapter)(&section, seed)
     }
 
     /// `student`s called `ROLE-0` to `ROLE-(N-1)`.

@@ -159,6 +159,11 @@ fn schema() -> Table {
         critic.as_table_mut().expect("a section").remove(key);
     }
     table["training"].as_table_mut().expect("a section").insert("critic".into(), critic);
+    // `[adapter.of.NAME]` takes the keys of `[adapter]`.
+    let adapter = table["adapter"].as_table_mut().expect("a section");
+    adapter.remove("of");
+    let of = Value::Table(adapter.clone());
+    adapter.insert("of".into(), of);
     table
 }
 
@@ -171,6 +176,11 @@ pub(super) fn check_table(
 ) -> Result<()> {
     for (key, value) in table {
         let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if path == "adapter.of" {
+            // Any name; which adapters there are is for the recipes to say.
+            check_value(value, &Value::Table(schema.clone()), &here, place)?;
+            continue;
+        }
         let Some(expected) = schema.get(key) else {
             return Err(Error::input(place(&here), unknown_key(key, path, schema)));
         };
@@ -439,6 +449,10 @@ mod tests {
             ("[sampling]\ntop_p = 0.0", "sampling.top_p"),
             ("[sampling]\ntemperature = -1", "sampling.temperature"),
             ("[adapter]\nrank = 129", "adapter.rank"),
+            ("[adapter.of.critic]\nrank = 0", "adapter.of.critic.rank"),
+            ("[adapter.of.critic]\ntargets = []", "adapter.of.critic.targets"),
+            ("[adapter.of.critic-1]\nranks = 3", "adapter.of.critic-1.ranks"),
+            ("[adapter.of]\ncritic = 3", "adapter.of.critic"),
             ("[training]\nlr_scheduler = \"cosin\"", "training.lr_scheduler"),
             ("[training.critic]\ncritic_mix = 2.0", "training.critic.critic_mix"),
             ("[run]\nseeds = []", "run.seeds"),

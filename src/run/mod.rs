@@ -28,4 +28,4 @@ pub use output::*;
 pub use presets::NAMES as PRESETS;
 pub use select::{Selection, select};
 pub use tensorboard::{write_lane, write_training};
-pub use validate::{critic_section, parse_bytes};
+pub use validate::{adapter_role, adapter_section, critic_section, parse_bytes};

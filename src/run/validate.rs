@@ -78,9 +78,21 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
         "non-empty stop strings",
     )?;
 
-    c.that((1..=MAX_RANK).contains(&adapter.rank), "adapter.rank", adapter.rank, format!("1 to {MAX_RANK}"))?;
-    c.that(adapter.alpha > 0.0, "adapter.alpha", adapter.alpha, "a number > 0")?;
-    c.that(!adapter.targets.is_empty(), "adapter.targets", "an empty list", "`all-linear` or module names")?;
+    for (name, path) in std::iter::once((String::new(), "adapter".to_string()))
+        .chain(adapter.of.keys().map(|name| (name.clone(), format!("adapter.of.{name}"))))
+    {
+        let section = adapter_section(adapter, &name).map_err(|e| Error::input((c.place)(&path), e))?;
+        let at = |key: &str| format!("{path}.{key}");
+        c.that(
+            (1..=MAX_RANK).contains(&section.rank),
+            &at("rank"),
+            section.rank,
+            format!("1 to {MAX_RANK}"),
+        )?;
+        c.that(section.alpha > 0.0, &at("alpha"), section.alpha, "a number > 0")?;
+        let expected = "`all-linear` or module names";
+        c.that(!section.targets.is_empty(), &at("targets"), "an empty list", expected)?;
+    }
 
     training_section(&c, training, "training")?;
     let critic = critic_section(training).map_err(|e| Error::input((c.place)("training.critic"), e))?;
@@ -164,6 +176,27 @@ fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Re
     c.one_of(&t.labels, &["vote", "shuffled"], &at("labels"))?;
     c.one_of(&t.matching, &["none", "gradient-tokens"], &at("match"))?;
     Ok(())
+}
+
+/// The settings of the adapter called `name`: the section, over it those of the name's role, over them those of the name itself.
+pub fn adapter_section(section: &super::AdapterSection, name: &str) -> Result<super::AdapterSection, String> {
+    use serde::Deserialize;
+    let mut table = toml::Table::try_from(section).map_err(|e| e.to_string())?;
+    table.remove("of");
+    for key in [adapter_role(name), name] {
+        if let Some(toml::Value::Table(over)) = section.of.get(key) {
+            table.extend(over.clone());
+        }
+    }
+    super::AdapterSection::deserialize(table).map_err(|e| e.message().to_string())
+}
+
+/// `critic` of `critic-1`.
+pub fn adapter_role(name: &str) -> &str {
+    match name.rsplit_once('-') {
+        Some((role, number)) if number.bytes().all(|b| b.is_ascii_digit()) => role,
+        _ => name,
+    }
 }
 
 /// `[training]` with `[training.critic]` over it.
