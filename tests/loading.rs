@@ -55,7 +55,7 @@ fn write_model(folder: &Path) {
         header.insert(name.clone(), entry);
     }
     let mut header = serde_json::to_string(&header).unwrap();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     let mut file = BufWriter::new(std::fs::File::create(folder.join("model.safetensors")).unwrap());
