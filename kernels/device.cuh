@@ -144,6 +144,24 @@ constexpr int kWarp = 32;
 
 DEVICE float low_bf16(uint32_t x) { return bits_float(x << 16); }
 DEVICE float high_bf16(uint32_t x) { return bits_float(x & 0xffff0000u); }
+// Eight bf16 in 16 bytes as f32, and back; eight f32 that start on 16 bytes.
+DEVICE void unpack_8(uint4 v, float (&f)[8]) {
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        f[2 * i] = low_bf16(words[i]);
+        f[2 * i + 1] = high_bf16(words[i]);
+    }
+}
+DEVICE uint4 pack_8(const float (&f)[8]) {
+    return make_uint4(pack_bf16(f[0], f[1]), pack_bf16(f[2], f[3]), pack_bf16(f[4], f[5]), pack_bf16(f[6], f[7]));
+}
+DEVICE void load_floats_8(const float* from, float (&f)[8]) {
+    const uint4 low = load_16(from), high = load_16(from + 4);
+    const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; i++) f[i] = bits_float(words[i]);
+}
 
 // The same sum in every lane, by a butterfly: one fixed order.
 DEVICE float warp_sum(float x) {

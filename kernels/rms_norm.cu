@@ -26,24 +26,6 @@ struct RmsNormParams {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-DEVICE void unpack_8(uint4 v, float (&f)[8]) {
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        f[2 * i] = low_bf16(words[i]);
-        f[2 * i + 1] = high_bf16(words[i]);
-    }
-}
-DEVICE uint4 pack_8(const float (&f)[8]) {
-    return make_uint4(pack_bf16(f[0], f[1]), pack_bf16(f[2], f[3]), pack_bf16(f[4], f[5]), pack_bf16(f[6], f[7]));
-}
-DEVICE void load_floats_8(const float* from, float (&f)[8]) {
-    const uint4 low = load_16(from), high = load_16(from + 4);
-    const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-    for (int i = 0; i < 8; i++) f[i] = bits_float(words[i]);
-}
-
 DEVICE int row_count(const RmsNormParams& p) {
     return static_cast<int>(p.gathered ? p.plan->logit_row_count : p.plan->rows);
 }

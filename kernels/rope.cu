@@ -46,14 +46,7 @@ DEVICE void store_group(bf16* to, Group<N> x) {
     *reinterpret_cast<Group<N>*>(to) = x;
 }
 
-DEVICE void unpack(const Group<8>& x, float (&f)[8]) {
-    const uint32_t words[4] = {x.v.x, x.v.y, x.v.z, x.v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        f[2 * i] = low_bf16(words[i]);
-        f[2 * i + 1] = high_bf16(words[i]);
-    }
-}
+DEVICE void unpack(const Group<8>& x, float (&f)[8]) { unpack_8(x.v, f); }
 DEVICE void unpack(const Group<4>& x, float (&f)[4]) {
     f[0] = low_bf16(x.v.x);
     f[1] = high_bf16(x.v.x);
@@ -61,9 +54,7 @@ DEVICE void unpack(const Group<4>& x, float (&f)[4]) {
     f[3] = high_bf16(x.v.y);
 }
 DEVICE void unpack(const Group<1>& x, float (&f)[1]) { f[0] = to_float(x.v); }
-DEVICE Group<8> pack(const float (&f)[8]) {
-    return {make_uint4(pack_bf16(f[0], f[1]), pack_bf16(f[2], f[3]), pack_bf16(f[4], f[5]), pack_bf16(f[6], f[7]))};
-}
+DEVICE Group<8> pack(const float (&f)[8]) { return {pack_8(f)}; }
 DEVICE Group<4> pack(const float (&f)[4]) { return {make_uint2(pack_bf16(f[0], f[1]), pack_bf16(f[2], f[3]))}; }
 DEVICE Group<1> pack(const float (&f)[1]) { return {to_bf16(f[0])}; }
 

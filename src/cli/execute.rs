@@ -84,8 +84,9 @@ fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Read
         Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
             .map_err(|e| in_arm(e, &work.arm.name))?;
     }
+    let layout = session.engine.with(|e| e.model().layout().clone());
     for (name, section) in all_adapters(plan)? {
-        new_adapter(&session)(&section, 0).map_err(|e| match e {
+        fresh(&section, 0).spec(&layout).map_err(|e| match e {
             Error::Input { place, problem } => Error::input(format!("{place} ({name})"), problem),
             other => other,
         })?;
@@ -243,10 +244,12 @@ fn all_adapters(plan: &Plan) -> Result<Vec<(String, AdapterSection)>> {
 /// Initialises adapters for a session's model.
 fn new_adapter(session: &Session) -> recipe::NewAdapter {
     let layout = session.engine.with(|e| e.model().layout().clone());
-    Rc::new(move |section, seed| {
-        let AdapterSection { rank, alpha, targets, rslora, .. } = section.clone();
-        NewAdapter { rank, alpha, targets, rslora, init_seed: seed }.snapshot(&layout)
-    })
+    Rc::new(move |section, seed| fresh(section, seed).snapshot(&layout))
+}
+
+fn fresh(section: &AdapterSection, seed: u64) -> NewAdapter {
+    let AdapterSection { rank, alpha, targets, rslora, .. } = section.clone();
+    NewAdapter { rank, alpha, targets, rslora, init_seed: seed }
 }
 
 /// The model in an engine whose memory plan counts on all lanes' adapters.

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 #[derive(Parser)]
 #[command(
@@ -103,10 +103,13 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     match result {
         Ok(()) => 0,
         Err(e) => {
-            // One line, whatever a cause wrote.
-            let text = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            let _ = writeln!(std::io::stderr(), "error: {text}");
+            let _ = writeln!(std::io::stderr(), "error: {}", one_line(&e));
             e.exit_code()
         }
     }
+}
+
+/// An error in one line, whatever a cause wrote.
+fn one_line(e: &Error) -> String {
+    e.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -15,7 +15,7 @@ use super::records::{Record, shown};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
 use super::train::TrainingArgs;
-use super::{generate, score, train};
+use super::{generate, one_line, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, check_trainable, write_peft};
 use crate::engine::{
     AdapterId, AdapterSource, EngineHandle, SamplingParams, ScoreRequest, Service, TrainRequest, draw_key,
@@ -214,7 +214,7 @@ impl Resident {
                 say(&refuse(id, problem.clone()))?;
                 Err(Error::Internal(problem))
             }
-            Err(e) => Ok(refuse(id, e.to_string().split_whitespace().collect::<Vec<_>>().join(" "))),
+            Err(e) => Ok(refuse(id, one_line(&e))),
         }
     }
 

@@ -180,15 +180,20 @@ fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Re
 
 /// The settings of the adapter called `name`: the section, over it those of the name's role, over them those of the name itself.
 pub fn adapter_section(section: &super::AdapterSection, name: &str) -> Result<super::AdapterSection, String> {
-    use serde::Deserialize;
+    let over = |key: &str| section.of.get(key).and_then(toml::Value::as_table).cloned().unwrap_or_default();
+    overridden(section, "of", over(adapter_role(name)).into_iter().chain(over(name)))
+}
+
+/// A section with other values over its own, and without `own`, the key that held them.
+fn overridden<T: serde::Serialize + serde::de::DeserializeOwned>(
+    section: &T,
+    own: &str,
+    over: impl IntoIterator<Item = (String, toml::Value)>,
+) -> Result<T, String> {
     let mut table = toml::Table::try_from(section).map_err(|e| e.to_string())?;
-    table.remove("of");
-    for key in [adapter_role(name), name] {
-        if let Some(toml::Value::Table(over)) = section.of.get(key) {
-            table.extend(over.clone());
-        }
-    }
-    super::AdapterSection::deserialize(table).map_err(|e| e.message().to_string())
+    table.remove(own);
+    table.extend(over);
+    T::deserialize(table).map_err(|e| e.message().to_string())
 }
 
 /// `critic` of `critic-1`.
@@ -201,13 +206,7 @@ pub fn adapter_role(name: &str) -> &str {
 
 /// `[training]` with `[training.critic]` over it.
 pub fn critic_section(training: &super::TrainingSection) -> Result<super::TrainingSection, String> {
-    use serde::Deserialize;
-    let mut table = toml::Table::try_from(training).map_err(|e| e.to_string())?;
-    let over = table.remove("critic");
-    if let Some(toml::Value::Table(over)) = over {
-        table.extend(over);
-    }
-    super::TrainingSection::deserialize(table).map_err(|e| e.message().to_string())
+    overridden(training, "critic", training.critic.clone())
 }
 
 struct Check<'a> {

@@ -1,18 +1,12 @@
 //! [`Op::HeadNorm`] and [`Op::HeadNormBackward`]: the root mean square norm of [`rms_norm`], a head at a time.
 
 use super::lanes::Level;
-use super::rms_norm::{backward_rows, forward_rows};
+use super::rms_norm::{backward_rows, forward_rows, weight};
 use super::*;
 
 /// The weights of queries and keys.
 fn weights<'a>(c: &'a CpuBackend, op: &str, heads: Heads, norm: HeadNorm) -> Result<[&'a [f32]; 2]> {
-    let get = |vector: Vector| match c.vectors.get(vector.0 as usize) {
-        Some(w) if w.len() == heads.head_dim && !w.is_empty() => Ok(w.as_slice()),
-        Some(w) => {
-            Err(Error::Internal(format!("{op}: weight of {} for heads of {}", w.len(), heads.head_dim)))
-        }
-        None => Err(Error::Internal(format!("{op}: vector {} does not exist", vector.0))),
-    };
+    let get = |vector: Vector| weight(c, op, vector, heads.head_dim, "heads");
     Ok([get(norm.q)?, get(norm.k)?])
 }
 

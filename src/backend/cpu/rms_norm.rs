@@ -71,11 +71,12 @@ fn count(plan: &BatchPlan, gathered: bool) -> usize {
     if gathered { plan.logit_rows.len() } else { plan.rows() }
 }
 
-fn weight(c: &CpuBackend, weight: Vector, width: usize) -> Result<&[f32]> {
+/// The weight of a norm over `width` numbers; `of` is what they are: `rows` or `heads`.
+pub fn weight<'a>(c: &'a CpuBackend, op: &str, weight: Vector, width: usize, of: &str) -> Result<&'a [f32]> {
     match c.vectors.get(weight.0 as usize) {
         Some(w) if w.len() == width && width > 0 => Ok(w),
-        Some(w) => Err(Error::Internal(format!("rms_norm: weight of {} for rows of {width}", w.len()))),
-        None => Err(Error::Internal(format!("rms_norm: vector {} does not exist", weight.0))),
+        Some(w) => Err(Error::Internal(format!("{op}: weight of {} for {of} of {width}", w.len()))),
+        None => Err(Error::Internal(format!("{op}: vector {} does not exist", weight.0))),
     }
 }
 
@@ -92,7 +93,7 @@ pub fn forward(
     let d = c.width(out)?;
     rows::write(c, "rms_norm", out, rows, d, |c, out| {
         let x = rows::read(c, "rms_norm", x, rows, d)?;
-        let w = weight(c, w, d)?;
+        let w = weight(c, "rms_norm", w, d, "rows")?;
         let level = Level::detect();
         rows::blocks(&c.pool, out, d, d, |first, out| {
             forward_rows(level, &x[first * d..][..out.len()], w, eps, out);
@@ -116,7 +117,7 @@ pub fn backward(
     let d = c.width(dx)?;
     rows::write(c, "rms_norm_backward", dx, rows, d, |c, out| {
         let x = rows::read(c, "rms_norm_backward", x, rows, d)?;
-        let w = weight(c, w, d)?;
+        let w = weight(c, "rms_norm", w, d, "rows")?;
         let dy = (dy != dx).then(|| rows::read(c, "rms_norm_backward", dy, rows, d)).transpose()?;
         let level = Level::detect();
         rows::blocks(&c.pool, out, d, 3 * d, |first, out| {

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::rms_norm::vector;
 use super::*;
 
 const THREADS: usize = 256;
@@ -37,11 +38,7 @@ fn params(
     if d > LANES * 8 || raw == Some(qkv) {
         return Err(Error::Internal(format!("{op}: heads of {d}, or operands that share a tensor")));
     }
-    let weight = |vector: Vector| match c.vectors.get(vector.0 as usize) {
-        Some(w) if w.len == d => Ok(w.at),
-        Some(w) => Err(Error::Internal(format!("{op}: weight of {} for heads of {d}", w.len))),
-        None => Err(Error::Internal(format!("{op}: vector {} does not exist", vector.0))),
-    };
+    let weight = |of: Vector| vector(c, op, of, d, "heads");
     let rows = c.plan.host.rows();
     let raw = raw.map(|raw| c.at(op, raw, rows, (h + k) * d, Element::Activation)).transpose()?;
     Ok(Params {

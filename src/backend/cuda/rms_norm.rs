@@ -45,13 +45,7 @@ fn params(
         return Err(Error::Internal(format!("{op}: operands share a tensor")));
     }
     let rows = rows(c, gathered);
-    let weight = match c.vectors.get(weight.0 as usize) {
-        Some(w) if w.len == width => w.at,
-        Some(w) => {
-            return Err(Error::Internal(format!("{op}: weight of {} for rows of {width}", w.len)));
-        }
-        None => return Err(Error::Internal(format!("{op}: vector {} does not exist", weight.0))),
-    };
+    let weight = vector(c, op, weight, width, "rows")?;
     Ok(Params {
         plan: c.plan.at(),
         x: c.at(op, x, rows, width, Element::Activation)?,
@@ -63,6 +57,15 @@ fn params(
         gathered: u32::from(gathered),
         accumulate: 0,
     })
+}
+
+/// Where the weight of a norm over `width` numbers lies; `of` is what they are: `rows` or `heads`.
+pub fn vector(c: &CudaBackend, op: &str, weight: Vector, width: usize, of: &str) -> Result<DevicePtr> {
+    match c.vectors.get(weight.0 as usize) {
+        Some(w) if w.len == width => Ok(w.at),
+        Some(w) => Err(Error::Internal(format!("{op}: weight of {} for {of} of {width}", w.len))),
+        None => Err(Error::Internal(format!("{op}: vector {} does not exist", weight.0))),
+    }
 }
 
 fn rows(c: &CudaBackend, gathered: bool) -> usize {
