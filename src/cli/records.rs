@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::run::NewFile;
+use crate::files::NewFile;
 use crate::text::Message;
 
 /// What a record holds.

@@ -7,8 +7,8 @@ use clap::Args as ClapArgs;
 
 use super::screen::out;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::report::{Report, overlay};
-use crate::run::write_file;
 
 /// Options of `report`.
 #[derive(ClapArgs, Debug)]
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
         if is_stdout(path) {
             return out(&html);
         }
-        write_file(path, html.as_bytes())?;
+        write_whole(path, html.as_bytes())?;
     }
     for (i, (folder, report)) in args.folders.iter().zip(&reports).enumerate() {
         if several {

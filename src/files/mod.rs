@@ -2,12 +2,13 @@
 
 mod folder;
 pub mod json;
+mod write;
 
 pub use folder::NewFolder;
+pub use write::{NewFile, write_whole};
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::ops::{Deref, Range};
 use std::path::Path;
 
@@ -63,27 +64,7 @@ impl Deref for Bytes {
     }
 }
 
-/// Writes a file under a temporary name in the same folder, syncs it and renames it: after a crash or a full disk there is the old
-/// file or the new one, never a part of either.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(e) = written {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(Error::io(path)(e));
-    }
-    sync_folder(path.parent().unwrap_or(Path::new(".")));
-    Ok(())
-}
-
-/// Whether a name is that of a file or folder under way to its real one, as [`write_whole`] makes them.
+/// Whether a name is that of a file or folder under way to its real one, as [`NewFile`] and [`NewFolder`] make them.
 fn is_temporary(name: &std::ffi::OsStr) -> bool {
     let process = name.to_str().and_then(|n| n.strip_suffix(".tmp")).and_then(|n| n.rsplit_once('.'));
     process.is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()))

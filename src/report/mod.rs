@@ -22,7 +22,8 @@ pub use scores::{Mean, Method};
 pub use tables::{LEGEND, accuracy, table};
 
 use crate::error::{Error, Result};
-use crate::run::{RunConfig, write_file};
+use crate::files::write_whole;
+use crate::run::RunConfig;
 
 /// Everything that reports say of a run.
 pub struct Results {
@@ -86,12 +87,12 @@ impl Report {
     /// Writes it into the run's folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         self.write_tables(folder)?;
-        write_file(&folder.join("report.html"), self.html.as_bytes())
+        write_whole(&folder.join("report.html"), self.html.as_bytes())
     }
 
     /// All but the page.
     pub fn write_tables(&self, folder: &Path) -> Result<()> {
-        self.files.iter().try_for_each(|(name, text)| write_file(&folder.join(name), text.as_bytes()))
+        self.files.iter().try_for_each(|(name, text)| write_whole(&folder.join(name), text.as_bytes()))
     }
 }
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::files::NewFile;
 use crate::adapter::{Moments, Snapshot};
 use crate::backend::{LoraMatrix, PartId, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
+use crate::files::NewFile;
 
 /// What the header says of one adapter; the numbers are tensors `ADAPTER.ROLE.PART.MATRIX`.
 #[derive(Serialize, Deserialize)]

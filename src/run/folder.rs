@@ -24,12 +24,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::files::{write_file, write_lines};
+use super::files::write_lines;
 use super::tensorboard::write_lane;
 use super::{Event, Output};
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
-use crate::files::remove_temporaries;
+use crate::files::{remove_temporaries, write_whole};
 
 /// Version of the folder's layout. A reader refuses newer ones.
 pub const SCHEMA: u64 = 1;
@@ -111,7 +111,7 @@ impl RunFolder {
 
     /// Writes a file of the folder, whole.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        write_file(&self.path.join(name), bytes)
+        write_whole(&self.path.join(name), bytes)
     }
 
     /// Writes a JSON file of the folder, for people too.

@@ -16,8 +16,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::events::Events;
-use super::files::write_file;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// The folder.
 const FOLDER: &str = "tensorboard";
@@ -131,7 +131,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let there = std::fs::read(path).unwrap_or_default();
     let rest = match bytes.strip_prefix(there.as_slice()) {
         Some(rest) if !there.is_empty() => rest,
-        _ => return write_file(path, bytes),
+        _ => return write_whole(path, bytes),
     };
     let mut file = std::fs::File::options().append(true).open(path).map_err(Error::io(path))?;
     file.write_all(rest).and_then(|()| file.sync_all()).map_err(Error::io(path))

@@ -15,8 +15,8 @@ use super::models;
 use super::screen::{Screen, bytes};
 use crate::backend::{OpTimes, Selected, select};
 use crate::error::{Error, Result};
+use crate::files::NewFile;
 use crate::model::{LoadOptions, Model, ModelConfig, Shape};
-use crate::run::NewFile;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
