@@ -87,7 +87,7 @@ fn lora(c: &mut Criterion) {
         for _ in 0..adapters.max(1) {
             let mut slot = Slot::BASE;
             if adapters > 0 {
-                let spec = SlotSpec { parts: vec![Some(PartSpec { rank: 16, scale: 2.0 })] };
+                let spec = SlotSpec { parts: vec![Some(PartSpec { rank: 16, scale: 2.0 })], dropout: 0.0 };
                 slot = backend.create_slot(&spec).expect("a slot");
                 backend.attach_optimizer(slot).expect("state");
                 backend.write_slot(slot, PartId(0), LoraMatrix::B, &numbers(outputs * 16)).expect("B");
@@ -112,11 +112,11 @@ fn lora(c: &mut Criterion) {
         criterion.throughput(Throughput::Elements((2 * rows * outputs * inputs) as u64));
         let group = Some(GroupId(0));
         criterion.bench_function(BenchmarkId::new("forward", name), |b| {
-            let op = Op::LinearForward { linear, group, x, shrink, residual: None, y };
+            let op = Op::LinearForward { linear, group, x, lora_x: None, shrink, residual: None, y };
             b.iter(|| backend.enqueue(op.clone()).expect("forward"));
         });
         criterion.bench_function(BenchmarkId::new("backward", name), |b| {
-            let op = Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx: Some(dx) };
+            let op = Op::LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx: Some(dx) };
             b.iter(|| backend.enqueue(op.clone()).expect("backward"));
         });
         criterion.finish();

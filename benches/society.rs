@@ -170,6 +170,7 @@ fn train(engine: &mut Engine, adapters: &[AdapterId], sequences: &Arc<[TrainSequ
             steps: vec![TrainStep { sequences: (0..TRAIN_SEQUENCES as u32).collect(), learning_rate: 1e-5 }],
             optimizer: Optimizer::default(),
             fresh_moments: false,
+            key: 0,
         };
         drop(engine.train(request).expect("a request"));
     }

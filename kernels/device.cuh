@@ -204,3 +204,12 @@ DEVICE uint64_t mix(uint64_t z) {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     return z ^ (z >> 31);
 }
+
+// The uniform number in (0, 1) of src/backend/plan.rs, in two steps: what is common to a position, and its number for one token or column.
+DEVICE uint64_t uniform_seed(uint64_t key, uint32_t position) {
+    return mix(key ^ (static_cast<uint64_t>(position) + 1) * 0x9e3779b97f4a7c15ull);
+}
+DEVICE float uniform(uint64_t seed, uint32_t token) {
+    const uint64_t bits = mix(seed ^ (static_cast<uint64_t>(token) + 1) * 0xd1b54a32d192ed03ull) >> 41;
+    return (static_cast<float>(static_cast<uint32_t>(bits)) + 0.5f) * (1.0f / 8388608.0f);
+}

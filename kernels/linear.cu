@@ -3,7 +3,7 @@
 //   forward      Y[r][m] = (residual[r][m]) + bias[m] + sum_k X[r][k] W[m][k]       W [M, K] as stored
 //                first of all, for each part of the row's slot whose outputs m belongs to:  sum_i bf16(s h[r][i]) B[m][i]
 //   transposed   Y[r][m] = sum_k X[r][k] W[k][m]                                     W [K, M] as stored: dx = dy W
-//                first of all, for all parts of the row's slot in order:                sum_i bf16(h[r][i]) A[i][m]
+//                first of all, for all parts of the row's slot in order:                sum_i bf16(h[r][i]) A[i][m], times the factor of (r, m) with kDropout
 //
 // X [R, K] and Y [R, M] bf16 (Y f32 for logits), W, A, B bf16, h f32 (transposed: dh, which has the factor s already). One rounding, at the store.
 //
@@ -42,13 +42,15 @@ struct LinearParams {
     uint32_t x_stride, h_stride;      // elements; h's a multiple of 4
     uint32_t first_part, part_count;  // part_count 0: no LoRA
     uint32_t offset, capacity;        // with kLogitRows: rows are the logit rows offset .. offset + capacity, as far as there are any
-    uint32_t flags, unused;
+    uint32_t flags, group;            // group: with kDropout
 };
 
 constexpr uint32_t kLogitRows = 1;  // instead of all rows of the plan
 constexpr uint32_t kFloatY = 2;     // Y is f32
 constexpr uint32_t kWideY = 4;      // rows of Y (and of the residual) start on 16 bytes
 constexpr uint32_t kWideX = 8;      // rows of X start on 16 bytes and K is a multiple of 8
+
+constexpr uint32_t kDropout = 16;   // transposed: the LoRA sum is multiplied by the factors of the group's dropout
 
 constexpr int kStep = 16;       // k of one tensor-core product; ranks are padded to it
 constexpr int kDepthStep = 64;  // K is padded to it
@@ -345,6 +347,29 @@ DEVICE void add_lora(float (&acc)[T::kM][T::kN][4], const Entry& e, const unsign
     }
 }
 
+// What LoRA has added so far, times the factors of its dropout. Unrolled, as accumulators are registers; the counter-based numbers are made where they
+// are needed.
+template <class T>
+DEVICE void drop(float (&acc)[T::kM][T::kN][4], const LinearParams& p, int first_out, int first_row, int rows) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int n = 0; n < T::kN; n++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int row = first_row + n * 8 + 2 * t + i;
+            if (row >= rows) continue;
+            const RowDropout dropout = row_dropout(*p.plan, p.group, row);
+            if (dropout.rate == 0.0f) continue;
+#pragma unroll
+            for (int m = 0; m < T::kM; m++) {
+                const uint32_t out = static_cast<uint32_t>(first_out + m * 16 + g);
+                acc[m][n][i] *= dropout.factor(out);
+                acc[m][n][2 + i] *= dropout.factor(out + 8);
+            }
+        }
+    }
+}
+
 // acc += the item; the next fragments are on their way while the tensor cores work on these.
 template <class T>
 DEVICE void add_base(float (&acc)[T::kM][T::kN][4], const unsigned char* stage, int warp_out, int warp_row) {
@@ -491,6 +516,9 @@ DEVICE void linear(const LinearParams& p) {
         const unsigned char* stage = next_stage();
         copy_next();
         now.take<T>(table, entries, [&](const Entry& e, int, int weights, int shrink) { add_lora<T>(acc, e, stage, weights, shrink, warp_out, warp_row); });
+    }
+    if constexpr (T::kTransposed) {
+        if (p.flags & kDropout && entries > 0) drop<T>(acc, p, first_out + warp_out, first_row + warp_row, rows);
     }
     for (int k = 0; k < depth; k += T::kDepth) {
         const unsigned char* stage = next_stage();

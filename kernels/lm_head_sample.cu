@@ -64,14 +64,6 @@ KERNEL(lm_head_lse, LmHeadSampleParams, kThreads, 1) {
 
 // ---- noise ----
 
-// What the noise of a draw starts from.
-DEVICE uint64_t seed_of(uint64_t key, uint32_t position) {
-    return mix(key ^ (static_cast<uint64_t>(position) + 1) * 0x9e3779b97f4a7c15ull);
-}
-DEVICE float uniform(uint64_t seed, uint32_t token) {
-    const uint64_t bits = mix(seed ^ (static_cast<uint64_t>(token) + 1) * 0xd1b54a32d192ed03ull) >> 41;
-    return (static_cast<float>(static_cast<uint32_t>(bits)) + 0.5f) * (1.0f / 8388608.0f);
-}
 DEVICE float gumbel(float u) { return -logf(-logf(u)); }
 
 // Above the largest noise, 16.64 for u = 1 - 2^-24.
@@ -238,7 +230,7 @@ DEVICE uint32_t draw_filtered(const S& from, int count, const Distribution& d, c
         }
         limit = cut(from, count, d, limit, true, draw.top_p * total);
     }
-    const uint64_t seed = seed_of(draw.key, draw.position);
+    const uint64_t seed = uniform_seed(draw.key, draw.position);
     // The most likely token survives everything.
     Best best{gumbel(uniform(seed, d.first)), d.first};
     for (int i = from.first(); i < count; i += from.step()) {
@@ -250,7 +242,7 @@ DEVICE uint32_t draw_filtered(const S& from, int count, const Distribution& d, c
 
 // The winner among all tokens.
 DEVICE uint32_t draw_from_all(const Distribution& d, const Draw& draw, BlockScratch* scratch) {
-    const uint64_t seed = seed_of(draw.key, draw.position);
+    const uint64_t seed = uniform_seed(draw.key, draw.position);
     Best best{gumbel(uniform(seed, d.first)), d.first};
     for (int i = static_cast<int>(threadIdx.x) * 4; i < d.row.count; i += kTile) {
         float f[4];

@@ -34,6 +34,12 @@ struct DrawRow {
     float weight;
 };
 
+// The dropout of a sequence on what adapters read: elements are zeroed with probability `rate`, the others multiplied by `scale`.
+struct Dropout {
+    uint64_t key;
+    float rate, scale;
+};
+
 // A tile of rows of one segment: at most kSegmentTile.
 struct SegmentTile {
     uint32_t slot, start, end;
@@ -78,6 +84,7 @@ struct Plan {
     const AttentionTile* packed_tiles;    // [packed_tile_count]
     const AttentionTile* paged_tiles;     // [paged_tile_count]: few rows each, by split
     const AttentionTile* wide_tiles;      // [wide_tile_count]: of sequences over pages with more rows
+    const Dropout* dropout;               // [sequence_count] or absent
 };
 
 // One LoRA part of one slot. Ranks are padded to a multiple of 16 with zeros.
@@ -112,4 +119,16 @@ DEVICE int segment_of(const Plan& plan, int row) {
     int s = static_cast<int>(plan.group_segments[row / kRowGroup]);
     while (static_cast<int>(plan.segments[s].end) <= row) s++;
     return s;
+}
+
+// The dropout of the elements of a row of a group's input.
+struct RowDropout {
+    uint64_t seed;
+    float rate, scale;
+    DEVICE float factor(uint32_t column) const { return uniform(seed, column) < rate ? 0.0f : scale; }
+};
+DEVICE RowDropout row_dropout(const Plan& plan, uint32_t group, int row) {
+    const Dropout d = plan.dropout[plan.row_sequence[row]];
+    const uint64_t key = mix(d.key ^ (static_cast<uint64_t>(group) + 1) * 0xd1b54a32d192ed03ull);
+    return {uniform_seed(key, plan.positions[row]), d.rate, d.scale};
 }

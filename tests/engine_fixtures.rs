@@ -72,6 +72,7 @@ fn three_steps(name: &str, micro_batch_rows: usize) {
                 steps: vec![TrainStep { sequences: own, learning_rate: 0.01 }; 3],
                 optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },
                 fresh_moments: true,
+                key: 0,
             }
         })
         .collect();

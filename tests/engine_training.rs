@@ -16,7 +16,10 @@ fn society(handle: &EngineHandle) -> Vec<TrainRequest> {
         let sequences = sequences(&mut random, count, lengths, TINY.vocab);
         train_request(add(handle, snapshot), &sequences, batch, 0.02)
     };
+    let mut dropped = strong_adapter(&layout, 8, 4);
+    dropped.spec.dropout = 0.3;
     vec![
+        request(&dropped, 7, 2, (8, 90)),
         request(&fresh_adapter(&layout, 4, 1), 3, 1, (2, 60)),
         request(&strong_adapter(&layout, 16, 2), 8, 3, (10, 128)),
         request(&strong_adapter(&layout, 24, 3), 130, 64, (5, 25)),
@@ -38,7 +41,7 @@ fn adapters_trained_together_equal_adapters_trained_alone() {
         (metrics, snapshots)
     };
     let reference = run(1, 256, true);
-    assert_eq!(reference.0.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3]);
+    assert_eq!(reference.0.iter().map(Vec::len).collect::<Vec<_>>(), [4, 3, 3, 3]);
     for threads in [1, 2] {
         for rows in [256, 1024, 0] {
             let (metrics, snapshots) = run(threads, rows, false);
@@ -47,6 +50,39 @@ fn adapters_trained_together_equal_adapters_trained_alone() {
         }
     }
     assert!(run(2, 0, true) == reference);
+}
+
+#[test]
+fn dropout_is_drawn_anew_each_step_from_the_key_and_can_be_drawn_again() {
+    // The bits after three steps over the same sequences, and the losses; the learning rate is so small that the adapter hardly moves.
+    let run = |rate: f32, key: u64, fresh: &[bool]| {
+        let handle = TINY.handle(2, options());
+        let mut snapshot = strong_adapter(&layout(&handle), 8, 1);
+        snapshot.spec.dropout = rate;
+        let adapter = add(&handle, &snapshot);
+        let data = sequences(&mut Random(3), 4, (20, 40), TINY.vocab);
+        let mut losses = Vec::new();
+        for &fresh_moments in fresh {
+            let mut r = TrainRequest { key, fresh_moments, ..train_request(adapter, &data, 4, 1e-7) };
+            if fresh.len() == 1 {
+                r.steps = vec![r.steps[0].clone(); 3];
+            }
+            losses.extend(train(&handle, &[r]).remove(0).unwrap().iter().map(|m| m.loss));
+        }
+        let after = handle.snapshot(adapter, true).unwrap();
+        assert_eq!(after.spec.dropout, rate);
+        (losses, bits(&after))
+    };
+    let at_once = [true];
+    let (bare, dropped) = (run(0.0, 1, &at_once), run(0.4, 1, &at_once));
+    let apart = |losses: &[f32]| (losses[0] - losses[1]).abs().min((losses[1] - losses[2]).abs());
+    assert!(apart(&bare.0) < 1e-4, "{:?}", bare.0);
+    assert!(apart(&dropped.0) > 1e-3, "{:?}: the same masks in every step?", dropped.0);
+    assert!((dropped.0[0] - bare.0[0]).abs() > 1e-3);
+    assert!(run(0.4, 1, &at_once) == dropped);
+    assert!(run(0.4, 2, &at_once).0[0] != dropped.0[0]);
+    // Training that goes on in another request goes on with the masks.
+    assert!(run(0.4, 1, &[true, false, false]) == dropped);
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn outcome(name: &str, mut backend: Box<dyn Backend>) -> Outcome {
     }
     let labels = plan.labels.len();
     backend.begin(Arc::new(plan)).unwrap();
-    model.forward_backward(&mut *backend, &acts).unwrap();
+    model.forward_backward(&mut *backend, &acts, false).unwrap();
     backend.submit().unwrap();
     let logprobs: Vec<f64> = backend
         .download_f32(acts.losses, labels)

@@ -365,7 +365,7 @@ fn three_fused_steps() {
         let mut updates = Worst::new("updates", UPDATE_TOLERANCE);
         for step in 0..3 {
             s.backend.begin(plan.clone()).unwrap();
-            s.model.forward_backward(&mut s.backend, &acts).unwrap();
+            s.model.forward_backward(&mut s.backend, &acts, false).unwrap();
             s.backend.enqueue(Op::GradNorms { slots: slots.clone(), out: norms }).unwrap();
             s.backend.submit().unwrap();
             let nll = s.backend.download_f32(acts.losses, owners.len()).unwrap();

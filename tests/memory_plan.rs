@@ -61,8 +61,14 @@ fn work(engine: &mut Engine, adapters: usize) {
             .collect();
         let steps = vec![TrainStep { sequences: (0..4).collect(), learning_rate: 1e-3 }; 2];
         let optimizer = Optimizer::default();
-        let request =
-            TrainRequest { adapter, sequences: sequences.into(), steps, optimizer, fresh_moments: true };
+        let request = TrainRequest {
+            adapter,
+            sequences: sequences.into(),
+            steps,
+            optimizer,
+            fresh_moments: true,
+            key: 0,
+        };
         drop(engine.train(request).unwrap());
     }
     while engine.step().unwrap() {}

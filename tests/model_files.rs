@@ -755,12 +755,12 @@ fn steps_are_the_same_operations_whatever_the_batch() {
     assert_eq!((count(&sink, "linear_forward"), count(&sink, "attention_packed")), (8, 2));
     assert_eq!(*sink.ops.last().unwrap(), "lm_head_loss");
     assert!(
-        model.forward_backward(&mut sink, &acts).is_err(),
+        model.forward_backward(&mut sink, &acts, false).is_err(),
         "inference buffers keep nothing for a backward"
     );
     sink.ops.clear();
     let acts = Activations::new(&mut sink, &model, 8, 8, 4, 16, Mode::Training).unwrap();
-    model.forward_backward(&mut sink, &acts).unwrap();
+    model.forward_backward(&mut sink, &acts, false).unwrap();
     assert_eq!((count(&sink, "linear_forward"), count(&sink, "linear_backward")), (8, 8));
     assert_eq!(*sink.ops.last().unwrap(), "linear_backward", "nothing below the first qkv");
 }

@@ -144,7 +144,7 @@ impl PeftConfig {
             let (rank, alpha) = (rank as usize, self.alpha_of(&part.module)?);
             parts.push(Some(PartSpec { rank, scale: scale(alpha, rank, self.rslora) }));
         }
-        Ok(SlotSpec { parts })
+        Ok(SlotSpec { parts, dropout: self.dropout as f32 })
     }
 
     /// `lora_alpha` of a module, or what `alpha_pattern` gives it.
@@ -222,12 +222,12 @@ fn check_supported(fields: &Fields<'_>) -> Result<()> {
 
 /// `lora_dropout`, 0 where it is not given.
 fn dropout(fields: &Fields<'_>) -> Result<f64> {
-    const EXPECTED: &str = "a number from 0 to 1";
+    const EXPECTED: &str = "a number from 0 on, below 1";
     match fields.get("lora_dropout") {
         None => Ok(0.0),
         Some(v) => v
             .as_f64()
-            .filter(|rate| (0.0..=1.0).contains(rate))
+            .filter(|&rate| rate >= 0.0 && (rate as f32) < 1.0)
             .ok_or_else(|| fields.wrong("lora_dropout", v, EXPECTED)),
     }
 }

@@ -20,7 +20,7 @@ pub struct Description {
     pub rslora: bool,
     /// Last components of its modules' names, sorted.
     pub targets: Vec<String>,
-    /// Dropout it was trained with elsewhere.
+    /// Rate of dropout in training.
     pub dropout: f64,
     /// Numbers of A and B.
     pub parameters: usize,

@@ -20,17 +20,26 @@ pub struct NewAdapter {
     pub targets: Vec<String>,
     /// Scale alpha / sqrt(rank) instead of alpha / rank.
     pub rslora: bool,
+    /// Rate of dropout in training.
+    pub dropout: f32,
     /// Seed of A.
     pub init_seed: u64,
 }
 
 impl Default for NewAdapter {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, targets: vec!["all-linear".into()], rslora: false, init_seed: 0 }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: vec!["all-linear".into()],
+            rslora: false,
+            dropout: 0.0,
+            init_seed: 0,
+        }
     }
 }
 
-/// Where an adapter of the command line comes from: a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]`.
+/// Where an adapter of the command line comes from: a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AdapterOrigin {
     /// Initialised here.
@@ -59,8 +68,9 @@ impl AdapterOrigin {
                 "alpha" => new.alpha = value.parse().map_err(|_| wrong("alpha=NUMBER"))?,
                 "targets" => new.targets = value.split('+').map(String::from).collect(),
                 "rslora" => new.rslora = value.parse().map_err(|_| wrong("rslora=true or rslora=false"))?,
+                "dropout" => new.dropout = value.parse().map_err(|_| wrong("dropout=0 or more, below 1"))?,
                 "init-seed" => new.init_seed = value.parse().map_err(|_| wrong("init-seed=INTEGER"))?,
-                _ => return Err(wrong("one of rank, alpha, targets, rslora, init-seed")),
+                _ => return Err(wrong("one of rank, alpha, targets, rslora, dropout, init-seed")),
             }
         }
         new.check().map_err(|problem| Error::Usage(format!("adapter source {text:?}: {problem}")))?;
@@ -84,6 +94,9 @@ impl NewAdapter {
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             return Err(format!("found alpha {}, expected a positive number", self.alpha));
         }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("found dropout {}, expected 0 or more, below 1", self.dropout));
+        }
         Ok(())
     }
 
@@ -96,7 +109,7 @@ impl NewAdapter {
         let adapted = targets.of(layout).map_err(wrong)?;
         let part = PartSpec { rank: self.rank, scale: scale(f64::from(self.alpha), self.rank, self.rslora) };
         let parts = adapted.into_iter().map(|adapted| adapted.then_some(part)).collect();
-        Ok(SlotSpec { parts })
+        Ok(SlotSpec { parts, dropout: self.dropout })
     }
 
     /// The initialised adapter: a matrix's numbers depend on the seed, its module and its shape, not on the adapter's other parts.

@@ -53,19 +53,6 @@ pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
     Ok(Snapshot { spec, weights: weights.into_iter().next().unwrap_or_default(), moments: None })
 }
 
-/// Refuses a PEFT folder whose adapter is to be trained with dropout: training has none, and leaving it out in silence would give another
-/// adapter than PEFT's. What an adapter computes does not depend on it, so [`read_peft`] takes any rate.
-pub fn check_trainable(folder: &Path) -> Result<()> {
-    let config = PeftConfig::read(folder)?;
-    match config.dropout {
-        0.0 => Ok(()),
-        rate => Err(Error::input(
-            config.field("lora_dropout"),
-            format!("found {rate}, expected 0: training has no dropout; set it to 0 to train without"),
-        )),
-    }
-}
-
 /// Reads a PEFT folder together with the optimizer's state, if [`write_peft`] put one there.
 pub fn read_checkpoint(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
     let mut snapshot = read_peft(folder, layout)?;
@@ -190,7 +177,7 @@ fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: Base) -> Result<St
         "layers_to_transform": null,
         "lora_alpha": plain(alpha(first, rslora)),
         "lora_bias": false,
-        "lora_dropout": 0.0,
+        "lora_dropout": decimal(spec.dropout),
         "modules_to_save": null,
         "peft_type": "LORA",
         "r": first.rank,
@@ -203,6 +190,11 @@ fn config_json(spec: &SlotSpec, layout: &AdapterLayout, base: Base) -> Result<St
     });
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::Internal(e.to_string()))?;
     Ok(text + "\n")
+}
+
+/// The shortest decimal number that is this one in f32.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 /// The alpha that gives a part's scale: a whole number if there is one.

@@ -123,6 +123,8 @@ pub struct WorkspaceSpec {
     pub inference_rows: usize,
     /// Most rows of a training step; 0 without training.
     pub training_rows: usize,
+    /// Whether it has dropout.
+    pub dropout: bool,
     /// Rows of logits that exist at once.
     pub lm_head_rows: usize,
     /// The linear that makes them.

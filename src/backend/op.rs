@@ -128,6 +128,16 @@ pub enum Op {
         gathered: bool,
     },
 
+    /// `out[r][i] = x[r][i] * factor` of the row's [`Dropout`](super::Dropout): what the adapters of a group read in training.
+    Dropout {
+        /// `[R, k]`.
+        x: Tensor,
+        /// The group that reads it: each has its own factors.
+        group: GroupId,
+        /// `[R, k]`. May not be `x`.
+        out: Tensor,
+    },
+
     /// A linear group with LoRA: `h = x Aᵀ` (all parts of the row's slot side by side, padded ranks), then
     /// `y = (residual) + s h Bᵀ + x Wᵀ + b`. For each output the sum starts from the LoRA k-steps (0 for the base), then the
     /// base k-steps in ascending k, then bias, then residual. `y` may be `residual`. A row of a slot whose B is zero, or of slot 0, equals
@@ -139,6 +149,8 @@ pub enum Op {
         group: Option<GroupId>,
         /// `[R, k]`.
         x: Tensor,
+        /// `[R, k]`: what A reads instead of x ([`Op::Dropout`]).
+        lora_x: Option<Tensor>,
         /// f32 `[R, >= widest shrink]`: unscaled `h`, kept for the backward. Required where `group` is given.
         shrink: Option<Tensor>,
         /// `[R, n]`, added at the end.
@@ -148,7 +160,8 @@ pub enum Op {
     },
     /// Backward of [`Op::LinearForward`], base frozen: `dh = s dy B`, `dx = dy W + dh A` (LoRA k-steps first), and, for each sequence
     /// by itself in row order, `dB_seq = s dyᵀ h`, `dA_seq = dhᵀ x`, which are then added to the slot's gradient in
-    /// the order of the sequences. The gradient of the residual is `dy` itself and needs no operation.
+    /// the order of the sequences. The gradient of the residual is `dy` itself and needs no operation. With `lora_x`, dA reads that instead of x,
+    /// and `dh A` is multiplied by the factors of [`Op::Dropout`] before the base k-steps.
     LinearBackward {
         /// As in the forward; loaded with `backward: true` if `dx` is asked for.
         linear: Linear,
@@ -156,6 +169,8 @@ pub enum Op {
         group: Option<GroupId>,
         /// The forward's input `[R, k]`.
         x: Tensor,
+        /// As in the forward.
+        lora_x: Option<Tensor>,
         /// The forward's `h`.
         shrink: Option<Tensor>,
         /// `[R, n]`.
@@ -338,6 +353,7 @@ impl Op {
             Op::ScatterRows { .. } => "scatter_rows",
             Op::RmsNorm { .. } => "rms_norm",
             Op::RmsNormBackward { .. } => "rms_norm_backward",
+            Op::Dropout { .. } => "dropout",
             Op::LinearForward { .. } => "linear_forward",
             Op::LinearBackward { .. } => "linear_backward",
             Op::HeadNorm { .. } => "head_norm",

@@ -1,6 +1,6 @@
 //! The plan of one step: everything that changes between steps, uploaded once and read by every operation.
 
-use super::slot::Slot;
+use super::slot::{GroupId, Slot};
 use crate::error::{Error, Result};
 
 /// A packed batch: rows sorted by slot, then by sequence, then by position. Nothing is padded.
@@ -19,6 +19,8 @@ pub struct BatchPlan {
     pub segments: Vec<Segment>,
     /// Exact row ranges by sequence: ascending, contiguous, covering all rows, each inside one segment.
     pub sequences: Vec<Sequence>,
+    /// For each of `sequences` the dropout of its adapter; empty where none has any.
+    pub dropout: Vec<Dropout>,
     /// Page numbers of all sequences, one after another; `Sequence::pages` says which are whose.
     pub page_table: Vec<u32>,
     /// Page contents to copy before anything else in the step ([`Op::CopyPages`](super::Op::CopyPages)).
@@ -62,6 +64,19 @@ impl BatchPlan {
             Some(row) => wrong(format!("position {row} is beyond the rotary table's {all} positions")),
             None => Ok(()),
         }
+    }
+
+    /// The dropout of each row's sequence, for the operation `op`.
+    pub fn row_dropout(&self, op: &str) -> Result<Vec<Dropout>> {
+        if self.dropout.len() != self.sequences.len() {
+            return Err(Error::Internal(format!(
+                "{op}: dropout of {} sequences, the plan has {}",
+                self.dropout.len(),
+                self.sequences.len()
+            )));
+        }
+        let rows = self.sequences.iter().zip(&self.dropout);
+        Ok(rows.flat_map(|(s, &d)| std::iter::repeat_n(d, (s.end - s.start) as usize)).collect())
     }
 
     /// Checks the draws against the logit rows and a workspace of `capacity` rows, for the operation `op`.
@@ -111,6 +126,47 @@ pub struct Sequence {
     pub pages_start: u32,
     /// One past its last entry in `page_table`; equal to `pages_start` where there are no pages.
     pub pages_end: u32,
+}
+
+/// The dropout of one sequence (Srivastava et al. 2014) on what adapters read: LoRA sees `x * factor` where it would see x. All parts of a linear
+/// group share the factors of their input, which is computed once (PEFT draws them for each module by itself).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropout {
+    /// Makes the factors those of this sequence in this optimizer step and no other.
+    pub key: u64,
+    /// Share of the elements that are zeroed; 0 or above, below 1.
+    pub rate: f32,
+}
+
+impl Dropout {
+    /// What the elements that stay are multiplied by, so that the expected value stays as it is.
+    pub fn scale(self) -> f32 {
+        1.0 / (1.0 - self.rate)
+    }
+
+    /// The factors of one row of the input of `group`.
+    pub fn row(self, group: GroupId, position: u32) -> RowDropout {
+        let key = mix(self.key ^ (u64::from(group.0).wrapping_add(1)).wrapping_mul(0xd1b5_4a32_d192_ed03));
+        RowDropout { key, position, rate: self.rate, scale: self.scale() }
+    }
+}
+
+/// See [`Dropout::row`].
+#[derive(Clone, Copy, Debug)]
+pub struct RowDropout {
+    key: u64,
+    position: u32,
+    rate: f32,
+    scale: f32,
+}
+
+impl RowDropout {
+    /// 0 with probability `rate`, `1 / (1 - rate)` otherwise: a pure function of key, group, position and column, so that it does not depend on the
+    /// batch, and the backward pass has it again.
+    #[inline(always)]
+    pub fn factor(self, column: u32) -> f32 {
+        if uniform(self.key, self.position, column) < self.rate { 0.0 } else { self.scale }
+    }
 }
 
 /// The first `tokens` tokens of page `from` are copied to page `to`, in all layers.

@@ -78,6 +78,8 @@ pub struct PartSpec {
 pub struct SlotSpec {
     /// By [`PartId`].
     pub parts: Vec<Option<PartSpec>>,
+    /// Rate of dropout in training: 0 or above, below 1. Backends do not read it; see [`Dropout`](super::Dropout).
+    pub dropout: f32,
 }
 
 /// Ranks are padded with exact zeros to a multiple of this, so that kernels have one k-step.

@@ -153,6 +153,7 @@ impl<'r> Stopwatch<'r> {
             sequences,
             steps: vec![step],
             optimizer: Optimizer::default(),
+            key: 0,
             fresh_moments: true,
         };
         let began = Instant::now();

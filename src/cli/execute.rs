@@ -248,8 +248,8 @@ fn new_adapter(session: &Session) -> recipe::NewAdapter {
 }
 
 fn fresh(section: &AdapterSection, seed: u64) -> NewAdapter {
-    let AdapterSection { rank, alpha, targets, rslora, .. } = section.clone();
-    NewAdapter { rank, alpha, targets, rslora, init_seed: seed }
+    let AdapterSection { rank, alpha, targets, rslora, dropout, .. } = section.clone();
+    NewAdapter { rank, alpha, targets, rslora, dropout, init_seed: seed }
 }
 
 /// The model in an engine whose memory plan counts on all lanes' adapters.
@@ -257,13 +257,15 @@ fn open_session(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Se
     let run = &plan.config.run;
     let lanes: Vec<usize> =
         plan.arms.iter().flat_map(|a| vec![super::plan::adapters(a); a.seeds.len()]).collect();
-    let rank = all_adapters(plan)?.iter().map(|(_, section)| section.rank).max().unwrap_or(1);
+    let sections = all_adapters(plan)?;
+    let rank = sections.iter().map(|(_, section)| section.rank).max().unwrap_or(1);
     let wanted = Wanted {
         model: hub::pinned(&plan.config.model.path, commit),
         adapters: vec![],
         training: true,
         lanes,
         rank,
+        dropout: sections.iter().any(|(_, section)| section.dropout > 0.0),
         keep_moments: plan.arms.iter().any(|a| {
             let training = &a.config.training;
             training.keep_moments || critic_section(training).is_ok_and(|critic| critic.keep_moments)

@@ -16,7 +16,7 @@ use super::screen::Screen;
 use super::session::{Session, Wanted};
 use super::train::TrainingArgs;
 use super::{generate, one_line, score, train};
-use crate::adapter::{AdapterOrigin, Snapshot, check_trainable, write_peft};
+use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
 use crate::engine::{
     AdapterId, AdapterSource, EngineHandle, SamplingParams, ScoreRequest, Service, TrainRequest, draw_key,
     run_lanes,
@@ -301,9 +301,6 @@ impl Resident {
 
     /// An adapter's numbers, where this session may hold it.
     fn read(&self, origin: &AdapterOrigin) -> Result<Snapshot> {
-        if let (AdapterOrigin::Folder(folder), true) = (origin, self.training) {
-            check_trainable(folder)?;
-        }
         let layout = self.session.engine.with(|e| e.model().layout().clone());
         let snapshot = origin.snapshot(&layout)?;
         let rank = snapshot.spec.parts.iter().flatten().map(|p| p.rank).max().unwrap_or(0);

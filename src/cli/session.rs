@@ -9,7 +9,7 @@ use super::common::{Common, ModelArgs, name_value};
 use super::models::{self, Opened};
 use super::records::{Content, Record};
 use super::screen::{Screen, bytes};
-use crate::adapter::{AdapterOrigin, Base, PeftConfig, check_trainable};
+use crate::adapter::{AdapterOrigin, Base, PeftConfig};
 use crate::backend::{Selected, select};
 use crate::engine::*;
 use crate::error::{Error, Result};
@@ -31,6 +31,8 @@ pub struct Wanted {
     pub lanes: Vec<usize>,
     /// Their rank.
     pub rank: usize,
+    /// Will some of these have dropout?
+    pub dropout: bool,
     /// Do checkpoints hold the optimizer's moments?
     pub keep_moments: bool,
     /// Rows of a micro-batch, of a sampling step, sequences at once.
@@ -67,6 +69,7 @@ impl Wanted {
             training: false,
             lanes: vec![],
             rank: 1,
+            dropout: false,
             keep_moments: false,
             limits,
         }
@@ -221,9 +224,6 @@ impl Session {
             .adapters
             .iter()
             .map(|(name, origin)| {
-                if let (AdapterOrigin::Folder(folder), true) = (origin, wanted.training) {
-                    check_trainable(folder)?;
-                }
                 let snapshot = origin.snapshot(model.layout())?;
                 if let AdapterOrigin::Folder(folder) = origin {
                     warn_of_other_base(folder, name, &files, screen)?;
@@ -241,6 +241,7 @@ impl Session {
             adapters: snapshots.len() + wanted.lanes.iter().sum::<usize>(),
             max_rank,
             training: wanted.training,
+            dropout: wanted.dropout || snapshots.iter().any(|(_, s)| s.spec.dropout > 0.0),
             checkpoint_copies: if wanted.keep_moments { 3 } else { 1 },
             program_bytes: program_bytes(&files),
             memory_limit: common.memory_limit(),

@@ -25,7 +25,7 @@ use crate::run::{TrainingSection, write_lines, write_training};
     long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
                   optimizer, and comes out as if it had been trained alone, bit for bit.",
     override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
-    after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,init-seed=0]` (targets joined by `+`).
+    after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]` (targets joined by `+`).
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
       assistant turns carry the loss; \"weight\": 0 leaves a turn out
@@ -282,6 +282,7 @@ pub fn request(
         steps: plan_steps(sequences.len(), training, *max_steps, key),
         sequences: sequences.into(),
         optimizer: training.optimizer(),
+        key,
         fresh_moments: true,
     })
 }
@@ -340,6 +341,7 @@ pub fn run(args: Args) -> Result<()> {
         training: true,
         lanes: vec![],
         rank: 1,
+        dropout: false,
         keep_moments: false,
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };

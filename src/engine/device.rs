@@ -160,10 +160,12 @@ impl Device {
 
     fn accumulate_step(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         let logit_rows = plan.logit_rows.len();
-        self.prepare(Mode::Training, plan.rows(), shrink)?;
+        let dropout = !plan.dropout.is_empty();
+        let mode = if dropout { Mode::TrainingWithDropout } else { Mode::Training };
+        self.prepare(mode, plan.rows(), shrink)?;
         let workspace = &self.training.as_ref().expect("prepared").activations;
         self.backend.begin(Arc::new(plan))?;
-        self.model.forward_backward(&mut *self.backend, workspace)?;
+        self.model.forward_backward(&mut *self.backend, workspace, dropout)?;
         self.backend.submit()?;
         self.backend.download_f32(workspace.losses, logit_rows)
     }
@@ -212,22 +214,25 @@ impl Device {
     pub fn prepare(&mut self, mode: Mode, rows: usize, shrink: usize) -> Result<()> {
         let place = match mode {
             Mode::Inference => &mut self.inference,
-            Mode::Training => &mut self.training,
+            Mode::Training | Mode::TrainingWithDropout => &mut self.training,
         };
         let (had_rows, had_shrink) = place.as_ref().map_or((0, 0), |w| (w.rows, w.shrink));
-        if had_rows >= rows && had_shrink >= shrink {
+        // What has been taken for dropout once stays.
+        let had_mode = place.as_ref().map_or(mode, |w| w.activations.mode());
+        let mode = if had_mode == Mode::TrainingWithDropout { had_mode } else { mode };
+        if had_rows >= rows && had_shrink >= shrink && had_mode == mode {
             return Ok(());
         }
         let (rows, shrink) = (rows.max(had_rows), shrink.max(had_shrink));
         let activation_bytes = self.backend.activation_bytes();
         let config = self.model.config();
-        let bytes = |rows, shrink| {
+        let bytes = |rows, shrink, mode| {
             Activations::bytes(config, rows, rows, self.lm_head_rows, shrink, mode, activation_bytes)
         };
         if let Some(limit) = self.limit {
             let others = self.backend.bytes_in_use() + self.beside
-                - if had_rows > 0 { bytes(had_rows, had_shrink) } else { 0 };
-            let needed = others + bytes(rows, shrink);
+                - if had_rows > 0 { bytes(had_rows, had_shrink, had_mode) } else { 0 };
+            let needed = others + bytes(rows, shrink, mode);
             if needed > limit {
                 return Err(Error::Memory(format!(
                     "a batch of {rows} rows needs {} ({needed} bytes) in all, the limit is {}",

@@ -181,7 +181,8 @@ impl Engine {
             let _ = waiter.send(Ok(vec![]));
             return Ok(receiver);
         }
-        Ok(self.trainer.submit(request, slot))
+        let (dropout, first_step) = (self.slots.dropout(adapter)?, self.slots.next_step(adapter)?);
+        Ok(self.trainer.submit(request, slot, dropout, first_step))
     }
 
     /// Makes an adapter.
@@ -283,9 +284,9 @@ impl Engine {
             return self.zero_gradients(failed);
         }
         let shrink = self.slots.widest_shrink();
-        let most_rows = self.trainer.most_rows();
+        let (most_rows, mode) = (self.trainer.most_rows(), self.trainer.mode());
         let mut batch = self.trainer.schedule(self.device.model().rotary());
-        if let Err(e) = self.device.prepare(Mode::Training, most_rows, shrink) {
+        if let Err(e) = self.device.prepare(mode, most_rows, shrink) {
             let failed = self.trainer.refuse(batch, &e.to_string(), &mut self.slots);
             return self.zero_gradients(failed);
         }

@@ -39,6 +39,8 @@ pub struct EngineOptions {
     pub max_rank: usize,
     /// Count on training.
     pub training: bool,
+    /// Count on adapters with dropout in it.
+    pub dropout: bool,
     /// Copies of each adapter's weights that the host makes at once, for checkpoints.
     pub checkpoint_copies: usize,
     /// Bytes that the program takes beside the engine, e.g. its tokenizer.
@@ -82,6 +84,7 @@ impl Default for EngineOptions {
             adapters: 0,
             max_rank: 16,
             training: false,
+            dropout: false,
             checkpoint_copies: 0,
             program_bytes: 0,
             memory_limit: None,
@@ -154,7 +157,7 @@ impl MemoryPlan {
         let config = model.config();
         let activation_bytes = backend.activation_bytes();
         let part = PartSpec { rank: o.max_rank, scale: 1.0 };
-        let spec = SlotSpec { parts: model.layout().parts().map(|_| Some(part)).collect() };
+        let spec = SlotSpec { parts: model.layout().parts().map(|_| Some(part)).collect(), dropout: 0.0 };
         let shrink_width = widest_shrink(model.layout(), &spec);
         let activations = |rows: usize, logit_rows, chunk, mode| {
             Activations::bytes(config, rows, logit_rows, chunk, shrink_width, mode, activation_bytes)
@@ -162,7 +165,8 @@ impl MemoryPlan {
         let logits = o.lm_head_rows * config.vocab_size * 4;
         let training_rows = if o.micro_batch_rows == 0 { config.max_positions } else { o.micro_batch_rows };
         let training = if o.training {
-            activations(training_rows, training_rows, o.lm_head_rows, Mode::Training) - logits
+            let mode = if o.dropout { Mode::TrainingWithDropout } else { Mode::Training };
+            activations(training_rows, training_rows, o.lm_head_rows, mode) - logits
         } else {
             0
         };
@@ -175,6 +179,7 @@ impl MemoryPlan {
         let workspace = backend.workspace_bytes(&WorkspaceSpec {
             inference_rows: o.max_rows,
             training_rows: if o.training { training_rows } else { 0 },
+            dropout: o.training && o.dropout,
             lm_head_rows: o.lm_head_rows,
             shrink_width,
             rope_extra: model.rotary().extra(o.max_rows.max(training_rows)),

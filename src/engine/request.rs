@@ -150,6 +150,8 @@ pub struct TrainRequest {
     pub steps: Vec<TrainStep>,
     /// AdamW settings.
     pub optimizer: Optimizer,
+    /// With the number of the optimizer step and the place in it, what the masks of an adapter with dropout are made from.
+    pub key: u64,
     /// Zero the moments first; otherwise go on from where the adapter's last training stopped.
     pub fresh_moments: bool,
 }

@@ -161,7 +161,7 @@ impl SlotTable {
 
     /// Overwrites an adapter's numbers, and its optimizer's state with the snapshot's, if any.
     pub fn restore(&mut self, backend: &mut dyn Backend, id: AdapterId, snapshot: &Snapshot) -> Result<()> {
-        if self.idle(id)?.spec != snapshot.spec {
+        if self.idle(id)?.spec.parts != snapshot.spec.parts {
             return Err(Error::input(name(id), "the snapshot is of an adapter with other parts or ranks"));
         }
         self.check(snapshot)?;
@@ -170,6 +170,7 @@ impl SlotTable {
         write(backend, adapter, snapshot)?;
         let (old, slot) = (adapter.weights, adapter.slot);
         adapter.weights = weights;
+        adapter.spec.dropout = snapshot.spec.dropout;
         self.hold(weights, slot);
         if old != weights {
             self.let_go(old, slot);
@@ -194,6 +195,11 @@ impl SlotTable {
             adapter.steps = Some(0);
         }
         Ok(())
+    }
+
+    /// The adapter's rate of dropout in training.
+    pub fn dropout(&self, id: AdapterId) -> Result<f32> {
+        Ok(self.get(id)?.spec.dropout)
     }
 
     /// The number of the adapter's next optimizer step since its moments were zeroed, from 1.

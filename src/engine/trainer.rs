@@ -6,11 +6,11 @@
 use futures::channel::oneshot;
 
 use super::queue::{check_tokens, push_packed};
-use super::request::{AdapterId, StepMetrics, TrainRequest};
+use super::request::{AdapterId, StepMetrics, TrainRequest, draw_key};
 use super::slots::{SlotTable, name};
-use crate::backend::{AdamWStep, BatchPlan, Label, Slot};
+use crate::backend::{AdamWStep, BatchPlan, Dropout, Label, Slot};
 use crate::error::{Error, Result};
-use crate::model::Rotary;
+use crate::model::{Mode, Rotary};
 
 /// Where a request's metrics are delivered.
 type Waiter = oneshot::Sender<Result<Vec<StepMetrics>>>;
@@ -19,6 +19,9 @@ type Waiter = oneshot::Sender<Result<Vec<StepMetrics>>>;
 struct Active {
     request: TrainRequest,
     slot: Slot,
+    /// Rate of dropout, and the number of the request's first optimizer step since the moments were zeroed.
+    dropout: f32,
+    first_step: u32,
     /// For each sequence, the rows that are needed: up to the one that predicts its last token with a weight.
     rows: Vec<usize>,
     /// For each step, the sum of its weights.
@@ -38,6 +41,15 @@ impl Active {
         &self.request.steps[self.step].sequences[self.next..]
     }
 
+    /// The dropout of the sequence that comes next.
+    fn next_dropout(&self) -> Dropout {
+        let step = u64::from(self.first_step) + self.step as u64;
+        let place = self.next as u64;
+        let fields = [self.request.key, step, place].map(u64::to_le_bytes);
+        let key = draw_key(&[b"dropout", &fields[0], &fields[1], &fields[2]]);
+        Dropout { key, rate: self.dropout }
+    }
+
     fn is_step_complete(&self) -> bool {
         self.remaining().is_empty()
     }
@@ -55,6 +67,7 @@ struct Taken {
     adapter: AdapterId,
     slot: Slot,
     sequence: u32,
+    dropout: Dropout,
 }
 
 /// A micro-batch's plan and whose sequences it holds, in the order of its rows.
@@ -126,11 +139,14 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes a checked request with at least one step whose adapter is at `slot`.
+    /// Takes a checked request with at least one step whose adapter is at `slot`, with this rate of dropout; `first_step` is the number of
+    /// its first optimizer step since the moments were zeroed.
     pub fn submit(
         &mut self,
         request: TrainRequest,
         slot: Slot,
+        dropout: f32,
+        first_step: u32,
     ) -> oneshot::Receiver<Result<Vec<StepMetrics>>> {
         let (waiter, receiver) = oneshot::channel();
         let rows = request
@@ -143,6 +159,8 @@ impl Trainer {
         self.active.push(Active {
             request,
             slot,
+            dropout,
+            first_step,
             rows,
             totals,
             step: 0,
@@ -161,6 +179,12 @@ impl Trainer {
         if self.max_rows == 0 { all } else { all.min(self.max_rows).max(longest) }
     }
 
+    /// What its micro-batches need of the activations.
+    pub fn mode(&self) -> Mode {
+        let dropout = self.active.iter().any(|a| a.dropout > 0.0);
+        if dropout { Mode::TrainingWithDropout } else { Mode::Training }
+    }
+
     /// The next micro-batch: one sequence after another from all requests in turn, until a sequence doesn't fit.
     pub fn schedule(&mut self, rotary: &Rotary) -> MicroBatch {
         let mut taken: Vec<Taken> = Vec::new();
@@ -177,9 +201,15 @@ impl Trainer {
                         break;
                     }
                     rows += more;
+                    let dropout = active.next_dropout();
                     active.next += 1;
                     idle = 0;
-                    taken.push(Taken { adapter: active.request.adapter, slot: active.slot, sequence });
+                    taken.push(Taken {
+                        adapter: active.request.adapter,
+                        slot: active.slot,
+                        sequence,
+                        dropout,
+                    });
                 }
             }
             self.turn += 1;
@@ -197,6 +227,7 @@ impl Trainer {
             }
             let total = active.totals[active.step];
             let (start, _) = push_packed(&mut plan, t.slot, &sequence.tokens[..rows]);
+            plan.dropout.push(t.dropout);
             variants.push(rotary.variant(sequence.tokens.len()));
             for (i, &weight) in sequence.weights[1..=rows].iter().enumerate() {
                 if weight != 0.0 {
@@ -205,6 +236,9 @@ impl Trainer {
                     plan.labels.push(Label { token: sequence.tokens[i + 1], coefficient });
                 }
             }
+        }
+        if plan.dropout.iter().all(|d| d.rate == 0.0) {
+            plan.dropout.clear();
         }
         rotary.place(&mut plan, variants);
         MicroBatch { plan, taken }

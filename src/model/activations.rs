@@ -11,6 +11,15 @@ pub enum Mode {
     Inference,
     /// Training: every layer keeps what its backward reads.
     Training,
+    /// Training in which adapters have dropout: what they read is not what the base reads.
+    TrainingWithDropout,
+}
+
+impl Mode {
+    /// Whether a backward follows the forward.
+    pub fn trains(self) -> bool {
+        self != Mode::Inference
+    }
 }
 
 /// The buffers of a step of at most `rows` rows (R), `logit_rows` of which (L) get logits, C rows of them at a time.
@@ -37,6 +46,7 @@ pub struct Activations {
     /// f32 `[L, 1]`: their log-probabilities.
     pub logprobs: Tensor,
     pub(super) gradients: Option<Gradients>,
+    pub(super) dropped: Option<Dropped>,
     all: Vec<Tensor>,
 }
 
@@ -74,6 +84,17 @@ pub(super) struct Gradients {
     pub dact: Tensor,
     /// f32 `[R, widest shrink]`.
     pub dshrink: Tensor,
+}
+
+/// The inputs of linear groups after dropout, shared by all layers: made again in the backward.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dropped {
+    /// `[R, d]`: input of qkv and of gate_up.
+    pub normed: Tensor,
+    /// `[R, H D]`: input of o.
+    pub attention: Tensor,
+    /// `[R, f]`: input of down.
+    pub act: Tensor,
 }
 
 impl Activations {
@@ -165,11 +186,11 @@ fn build(
         let x_in = tensor("layer.x_in", rows, d, Activation)?;
         let x_mid = match mode {
             Mode::Inference => x_in,
-            Mode::Training => tensor("layer.x_mid", rows, d, Activation)?,
+            _ => tensor("layer.x_mid", rows, d, Activation)?,
         };
         let first_shrink = tensor("layer.shrink", rows, shrink, F32)?;
         let mut shrinks = [first_shrink; GROUPS_PER_LAYER];
-        if mode == Mode::Training {
+        if mode.trains() {
             for s in &mut shrinks[1..] {
                 *s = tensor("layer.shrink", rows, shrink, F32)?;
             }
@@ -178,7 +199,7 @@ fn build(
             x_in,
             qkv: tensor("layer.qkv", rows, qkv, Activation)?,
             raw: match mode {
-                Mode::Training if config.qk_norm => {
+                Mode::Training | Mode::TrainingWithDropout if config.qk_norm => {
                     Some(tensor("layer.raw", rows, q + heads.kv_width(), Activation)?)
                 }
                 _ => None,
@@ -191,15 +212,15 @@ fn build(
     };
     let layers = match mode {
         Mode::Inference => vec![layer()?; config.num_layers],
-        Mode::Training => (0..config.num_layers).map(|_| layer()).collect::<Result<_>>()?,
+        _ => (0..config.num_layers).map(|_| layer()).collect::<Result<_>>()?,
     };
     let x = match mode {
         Mode::Inference => layers[0].x_in,
-        Mode::Training => tensor("x", rows, d, Activation)?,
+        _ => tensor("x", rows, d, Activation)?,
     };
     let gradients = match mode {
         Mode::Inference => None,
-        Mode::Training => Some(Gradients {
+        _ => Some(Gradients {
             dx: tensor("dx", rows, d, Activation)?,
             dnormed: tensor("dnormed", rows, d, Activation)?,
             dqkv: tensor("dqkv", rows, qkv, Activation)?,
@@ -207,6 +228,14 @@ fn build(
             dact: tensor("dact", rows, f, Activation)?,
             dshrink: tensor("dshrink", rows, shrink, F32)?,
         }),
+    };
+    let dropped = match mode {
+        Mode::TrainingWithDropout => Some(Dropped {
+            normed: tensor("dropped.normed", rows, d, Activation)?,
+            attention: tensor("dropped.attention", rows, q, Activation)?,
+            act: tensor("dropped.act", rows, f, Activation)?,
+        }),
+        _ => None,
     };
     Ok(Activations {
         mode,
@@ -221,6 +250,7 @@ fn build(
         tokens: tensor("tokens", logit_rows, 1, U32)?,
         logprobs: tensor("logprobs", logit_rows, 1, F32)?,
         gradients,
+        dropped,
         all: Vec::new(),
     })
 }

@@ -1,16 +1,22 @@
 //! The backward pass, base frozen: only the adapters' gradients and what flows to the layer below.
 //!
 //! Kept from the forward: the residual stream before and after attention, qkv after rope (and q and k before their norm), the attention's output,
-//! gate_up, and each group's shrink. Norms and swiglu are computed again.
+//! gate_up, and each group's shrink. Norms, swiglu and dropout are computed again.
 
-use super::activations::{Gradients, LayerActivations};
+use super::activations::{Dropped, Gradients, LayerActivations};
+use super::forward::drop_out;
 use super::{Activations, GroupKind, Layer, Model};
 use crate::backend::{Backend, GroupId, Linear, Op, Tensor, Vector};
 use crate::error::{Error, Result};
 
 impl Model {
     /// From the gradient of the final norm's output, in `acts.hidden`, down to the first layer.
-    pub(super) fn backward(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
+    pub(super) fn backward(
+        &self,
+        backend: &mut dyn Backend,
+        acts: &Activations,
+        dropped: Option<Dropped>,
+    ) -> Result<()> {
         let Some(g) = &acts.gradients else {
             return Err(Error::Internal("backward without buffers for gradients".into()));
         };
@@ -25,7 +31,7 @@ impl Model {
         })?; // [L, d]
         backend.enqueue(Op::ScatterRows { dy: acts.hidden, dx: g.dx })?; // [R, d]
         for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate().rev() {
-            self.layer_backward(backend, acts, g, i, layer, a)?;
+            self.layer_backward(backend, acts, g, i, layer, a, dropped)?;
         }
         Ok(())
     }
@@ -39,29 +45,25 @@ impl Model {
         i: usize,
         layer: &Layer,
         a: &LayerActivations,
+        dropped: Option<Dropped>,
     ) -> Result<()> {
         use GroupKind::{Down, GateUp, O, Qkv};
         let heads = layer.heads;
         let shrink = |kind: GroupKind| (a.shrink[kind as usize], g.dshrink);
+        let normed = (acts.normed, dropped.map(|d| d.normed));
+        let attention = (a.attention, dropped.map(|d| d.attention));
+        let act = (acts.act, dropped.map(|d| d.act));
 
         // MLP
         backend.enqueue(Op::SwiGlu { gate_up: a.gate_up, out: acts.act })?; // [R, f]
-        linear(backend, layer.down, Down.of(i), acts.act, shrink(Down), g.dx, Some(g.dact))?; // [R, f]
+        linear(backend, layer.down, Down.of(i), act, shrink(Down), g.dx, Some(g.dact))?; // [R, f]
         backend.enqueue(Op::SwiGluBackward { gate_up: a.gate_up, dout: g.dact, dgate_up: a.gate_up })?; // [R, 2 f]
         self.norm(backend, a.x_mid, layer.post_norm, acts.normed)?; // [R, d]
-        linear(
-            backend,
-            layer.gate_up,
-            GateUp.of(i),
-            acts.normed,
-            shrink(GateUp),
-            a.gate_up,
-            Some(g.dnormed),
-        )?; // [R, d]
+        linear(backend, layer.gate_up, GateUp.of(i), normed, shrink(GateUp), a.gate_up, Some(g.dnormed))?; // [R, d]
         self.norm_backward(backend, a.x_mid, layer.post_norm, g)?; // [R, d]
 
         // Attention
-        linear(backend, layer.o, O.of(i), a.attention, shrink(O), g.dx, Some(g.dattention))?; // [R, H D]
+        linear(backend, layer.o, O.of(i), attention, shrink(O), g.dx, Some(g.dattention))?; // [R, H D]
         backend.enqueue(Op::AttentionPackedBackward {
             qkv: a.qkv,
             heads,
@@ -76,9 +78,9 @@ impl Model {
         self.norm(backend, a.x_in, layer.input_norm, acts.normed)?; // [R, d]
         if i == 0 {
             // Below lies the frozen embedding.
-            return linear(backend, layer.qkv, Qkv.of(i), acts.normed, shrink(Qkv), g.dqkv, None);
+            return linear(backend, layer.qkv, Qkv.of(i), normed, shrink(Qkv), g.dqkv, None);
         }
-        linear(backend, layer.qkv, Qkv.of(i), acts.normed, shrink(Qkv), g.dqkv, Some(g.dnormed))?; // [R, d]
+        linear(backend, layer.qkv, Qkv.of(i), normed, shrink(Qkv), g.dqkv, Some(g.dnormed))?; // [R, d]
         self.norm_backward(backend, a.x_in, layer.input_norm, g) // [R, d]
     }
 
@@ -107,11 +109,12 @@ fn linear(
     backend: &mut dyn Backend,
     linear: Linear,
     group: GroupId,
-    x: Tensor,
+    (x, lora_x): (Tensor, Option<Tensor>),
     (shrink, dshrink): (Tensor, Tensor),
     dy: Tensor,
     dx: Option<Tensor>,
 ) -> Result<()> {
-    let (shrink, dshrink) = (Some(shrink), Some(dshrink));
-    backend.enqueue(Op::LinearBackward { linear, group: Some(group), x, shrink, dy, dshrink, dx })
+    drop_out(backend, group, x, lora_x)?;
+    let (group, shrink, dshrink) = (Some(group), Some(shrink), Some(dshrink));
+    backend.enqueue(Op::LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx })
 }

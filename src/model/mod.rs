@@ -121,6 +121,7 @@ impl Model {
         WorkspaceSpec {
             inference_rows: 0,
             training_rows: 0,
+            dropout: false,
             lm_head_rows: 0,
             lm_head: self.lm_head,
             shrink_width: 0,

@@ -68,6 +68,7 @@ impl Lane {
                 sequences: lesson.examples.iter().map(|e| e.sequence.clone()).collect(),
                 steps: lesson.steps(key),
                 optimizer: lesson.training.optimizer(),
+                key,
                 fresh_moments: !lesson.training.section.keep_moments,
             });
         }

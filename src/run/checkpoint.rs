@@ -18,6 +18,9 @@ struct Header {
     parts: Vec<Option<(usize, u32)>>,
     /// Parts in the order they are kept.
     order: Vec<(u32, char)>,
+    /// Rate of dropout in training; older files have none.
+    #[serde(default)]
+    dropout: f32,
     /// Optimizer steps, if the optimizer's state is kept.
     steps: Option<u32>,
 }
@@ -37,6 +40,7 @@ pub fn save(path: &Path, adapters: &[Snapshot]) -> Result<()> {
         headers.push(Header {
             parts: adapter.spec.parts.iter().map(|p| p.map(|p| (p.rank, p.scale.to_bits()))).collect(),
             order: adapter.weights.iter().map(|(p, m, _)| (p.0, letter(*m))).collect(),
+            dropout: adapter.spec.dropout,
             steps: adapter.moments.as_ref().map(|m| m.steps),
         });
         let mut roles = vec![("weights", &adapter.weights)];
@@ -105,7 +109,11 @@ pub fn load(path: &Path) -> Result<Vec<Snapshot>> {
                 }),
                 None => None,
             };
-            Ok(Snapshot { spec: SlotSpec { parts }, weights: read(i, "weights", &h.order)?, moments })
+            Ok(Snapshot {
+                spec: SlotSpec { parts, dropout: h.dropout },
+                weights: read(i, "weights", &h.order)?,
+                moments,
+            })
         })
         .collect()
 }

@@ -197,13 +197,22 @@ pub struct AdapterSection {
     pub targets: Vec<String>,
     /// alpha / sqrt(rank) instead.
     pub rslora: bool,
+    /// Rate of dropout in training.
+    pub dropout: f32,
     /// Other settings for some adapters, by role (`generator`, `critic`) or by name (`critic-1`), which counts over the role's.
     pub of: BTreeMap<String, toml::Value>,
 }
 
 impl Default for AdapterSection {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, targets: vec!["all-linear".into()], rslora: false, of: BTreeMap::new() }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: vec!["all-linear".into()],
+            rslora: false,
+            dropout: 0.0,
+            of: BTreeMap::new(),
+        }
     }
 }
 

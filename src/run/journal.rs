@@ -236,7 +236,7 @@ mod tests {
     fn adapters_come_back_bit_for_bit() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = FileJournal::open(dir.path(), "lane").unwrap();
-        let spec = SlotSpec { parts: vec![None, Some(PartSpec { rank: 2, scale: 1.25 })] };
+        let spec = SlotSpec { parts: vec![None, Some(PartSpec { rank: 2, scale: 1.25 })], dropout: 0.0 };
         let weights = vec![
             (PartId(1), LoraMatrix::A, vec![0.1, -0.0, f32::MIN_POSITIVE, 3e38]),
             (PartId(1), LoraMatrix::B, vec![1.0; 6]),

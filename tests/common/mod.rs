@@ -257,6 +257,7 @@ pub fn train_request(
         steps: indices.chunks(batch).map(|c| TrainStep { sequences: c.to_vec(), learning_rate }).collect(),
         optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },
         fresh_moments: true,
+        key: 0,
     }
 }
 

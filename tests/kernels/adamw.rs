@@ -66,7 +66,11 @@ fn with_slots(d: &mut Device) -> Vec<Slot> {
     let spec = |&rank: &usize| (rank > 0).then_some(PartSpec { rank, scale: 1.5 });
     let slots: Vec<Slot> = RANKS
         .iter()
-        .map(|ranks| d.backend.create_slot(&SlotSpec { parts: ranks.iter().map(spec).collect() }).unwrap())
+        .map(|ranks| {
+            d.backend
+                .create_slot(&SlotSpec { parts: ranks.iter().map(spec).collect(), dropout: 0.0 })
+                .unwrap()
+        })
         .collect();
     for &slot in &slots {
         d.backend.attach_optimizer(slot).unwrap();

@@ -110,7 +110,7 @@ impl Case {
         let mut width = 0;
         for parts in &self.slots {
             let spec = parts.iter().map(|p| p.map(|(rank, scale)| PartSpec { rank, scale }));
-            let spec = SlotSpec { parts: std::iter::once(None).chain(spec).collect() };
+            let spec = SlotSpec { parts: std::iter::once(None).chain(spec).collect(), dropout: 0.0 };
             let slot = d.backend.create_slot(&spec).unwrap();
             d.backend.attach_optimizer(slot).unwrap();
             slots.push(slot);
@@ -230,11 +230,12 @@ fn step(
     d.run(
         plan,
         [
-            Op::LinearForward { linear, group, x, shrink: shrink_of, residual, y },
+            Op::LinearForward { linear, group, x, lora_x: None, shrink: shrink_of, residual, y },
             Op::LinearBackward {
                 linear,
                 group,
                 x,
+                lora_x: None,
                 shrink: shrink_of,
                 dy,
                 dshrink: Some(dshrink),
@@ -470,6 +471,7 @@ fn nan_stays_where_it_is_and_no_adapter_is_the_base() {
                     linear: l.linear,
                     group: None,
                     x: x_t,
+                    lora_x: None,
                     shrink: None,
                     residual: None,
                     y: y_t,
@@ -478,6 +480,7 @@ fn nan_stays_where_it_is_and_no_adapter_is_the_base() {
                     linear: l.linear,
                     group: None,
                     x: x_t,
+                    lora_x: None,
                     shrink: None,
                     dy: dy_t,
                     dshrink: None,
@@ -594,7 +597,7 @@ fn what_the_kernel_cannot_do_is_an_error() {
             (1, Some(activation), "is Activation [4, 40], expected F32"),
         ] {
             let group = Some(GroupId(group));
-            let op = Op::LinearForward { linear, group, x, shrink, residual: None, y };
+            let op = Op::LinearForward { linear, group, x, lora_x: None, shrink, residual: None, y };
             let error = d.backend.enqueue(op).unwrap_err().to_string();
             assert!(error.contains(expected), "{}: {error}", d.name);
         }

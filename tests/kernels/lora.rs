@@ -66,7 +66,7 @@ impl Case {
         let mut stride = 16;
         for (i, ranks) in self.ranks.iter().enumerate() {
             let spec = |&rank: &usize| (rank > 0).then_some(PartSpec { rank, scale: scale(i + 1) });
-            let spec = SlotSpec { parts: ranks.iter().map(spec).collect() };
+            let spec = SlotSpec { parts: ranks.iter().map(spec).collect(), dropout: 0.0 };
             stride = stride.max(spec.shrink_width(&self.layout(), GroupId(0)));
             let slot = d.backend.create_slot(&spec).unwrap();
             d.backend.attach_optimizer(slot).unwrap();
@@ -109,8 +109,8 @@ impl Loaded<'_> {
         d.run(
             plan,
             [
-                Op::LinearForward { linear, group, x, shrink, residual: None, y },
-                Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx: None },
+                Op::LinearForward { linear, group, x, lora_x: None, shrink, residual: None, y },
+                Op::LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx: None },
             ],
         );
         let got = [d.download(y, rows), d.download(h, rows), d.download(dh, rows)];

@@ -6,6 +6,7 @@
 
 mod adamw;
 mod attention;
+mod dropout;
 mod embed;
 mod linear;
 mod lm_head;

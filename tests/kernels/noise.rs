@@ -57,7 +57,7 @@ fn noise_is_splitmix_in_bf16_wherever_it_is_made() {
             let y = d.tensor(columns, 3 + rows, Element::Activation);
             let plan = plan_of(&Segments { name: "base", parts: vec![(0, columns)] }, &[Slot::BASE]);
             let (group, shrink, residual) = (None, None, None);
-            d.run(&plan, [Op::LinearForward { linear, group, x, shrink, residual, y }]);
+            d.run(&plan, [Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }]);
             for (i, got) in d.download(y, columns).chunks_exact(3 + rows).enumerate() {
                 let column: Vec<f32> = (0..rows).map(|r| expected[r * width + i]).collect();
                 assert_bits(&what, &got[..3], &[0.0; 3]);

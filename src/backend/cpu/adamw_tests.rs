@@ -15,7 +15,7 @@ fn layout() -> AdapterLayout {
 
 fn spec(ranks: [usize; 3]) -> SlotSpec {
     let part = |&rank: &usize| (rank > 0).then_some(PartSpec { rank, scale: 2.0 });
-    SlotSpec { parts: ranks.iter().map(part).collect() }
+    SlotSpec { parts: ranks.iter().map(part).collect(), dropout: 0.0 }
 }
 
 fn backend() -> CpuBackend {
@@ -166,9 +166,10 @@ fn wrong_ranks_and_sizes_are_named() {
         assert!(error.contains(part), "{error}");
     };
     fails(c.create_slot(&spec([1, 129, 1])), "v: rank 129");
-    let zero = SlotSpec { parts: vec![Some(PartSpec { rank: 0, scale: 1.0 }), None, None] };
+    let zero = SlotSpec { parts: vec![Some(PartSpec { rank: 0, scale: 1.0 }), None, None], dropout: 0.0 };
     fails(c.create_slot(&zero), "q: rank 0");
-    let scale = SlotSpec { parts: vec![None, None, Some(PartSpec { rank: 1, scale: f32::NAN })] };
+    let scale =
+        SlotSpec { parts: vec![None, None, Some(PartSpec { rank: 1, scale: f32::NAN })], dropout: 0.0 };
     fails(c.create_slot(&scale), "o: scale NaN");
     fails(c.create_slot(&SlotSpec::default()), "0 parts");
     let slot = c.create_slot(&spec([2, 0, 2])).unwrap();

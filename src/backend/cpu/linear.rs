@@ -138,6 +138,7 @@ pub fn forward(
     linear: Linear,
     group: Option<GroupId>,
     x: Tensor,
+    lora_x: Option<Tensor>,
     shrink: Option<Tensor>,
     residual: Option<Tensor>,
     y: Tensor,
@@ -150,7 +151,11 @@ pub fn forward(
     if let Some(residual) = residual {
         c.check(OP, residual, rows, outputs)?;
     }
-    distinct(OP, &[Some(x), shrink, residual.filter(|&r| r != y), Some(y)])?;
+    if let Some(lora_x) = lora_x {
+        c.check(OP, lora_x, rows, inputs)?;
+        c.f32(lora_x)?;
+    }
+    distinct(OP, &[Some(x), lora_x, shrink, residual.filter(|&r| r != y), Some(y)])?;
     let width = Lora::new(&c.slots, &c.plan, group)?.width;
     let shrink = match group {
         Some(_) => Some(check_shrink(c, OP, shrink, rows, width)?),
@@ -177,7 +182,8 @@ pub fn forward(
         };
         let h = H { values: &mut h_values, stride: shrink.map_or(0, |s| s.1) };
         let weights = &c.linears[linear.0 as usize];
-        compute(Isa::best(), &c.pool, weights, &lora, rows, c.f32(x)?, h, residual, &mut y_values);
+        let lora_x = lora_x.map(|t| c.f32(t)).transpose()?;
+        compute(Isa::best(), &c.pool, weights, &lora, rows, c.f32(x)?, lora_x, h, residual, &mut y_values);
         Ok(())
     })();
     c.put(y, y_values);
@@ -210,6 +216,7 @@ pub(super) fn compute(
     lora: &Lora<'_>,
     rows: usize,
     x: &[f32],
+    lora_x: Option<&[f32]>,
     h: H<'_>,
     residual: Residual<'_>,
     y: &mut [f32],
@@ -217,6 +224,7 @@ pub(super) fn compute(
     let w = &weights.forward;
     let (inputs, outputs) = (w.inputs, w.outputs);
     assert!(x.len() >= rows * inputs && y.len() >= rows * outputs, "linear_forward: x or y too short");
+    assert!(lora_x.is_none_or(|x| x.len() >= rows * inputs), "linear_forward: lora_x too short");
     if let Residual::From(r) = residual {
         assert!(r.len() >= rows * outputs, "linear_forward: residual too short");
     }
@@ -328,24 +336,39 @@ pub(super) fn compute(
     let helpers = pool.helpers(product.cost() + 2 * lora.cost(inputs));
     let x_len = if rows == 1 { 0 } else { rows * inputs };
     scratch(x_len, |packed_x| {
-        scratch(rows * width, |packed_h| {
-            let (packed_x, packed_h) = (Shared::new(packed_x), Shared::new(packed_h));
-            let pack_tasks = if rows == 1 { 0 } else { product.blocks.count };
-            let counts = [pack_tasks, shrinks.len(), product.tasks()];
-            pool.run(helpers, &counts, &|phase, task| {
-                // SAFETY: each task of a phase writes its own part (of y: its rows and columns), and only later phases read it.
-                unsafe {
-                    let x_read = || if rows == 1 { x } else { packed_x.read(0, x_len) };
-                    match phase {
-                        0 => pack_block(&product.blocks, task, x, inputs, packed_x),
-                        1 => shrink(task, x_read(), packed_h),
-                        _ => {
-                            let h = packed_h.read(0, rows * width);
-                            let start = |panel, rows, column: Column<'_>| start(panel, rows, column, h);
-                            product.run(task, x_read(), out, start, finish);
+        scratch(if lora_x.is_some() { x_len } else { 0 }, |packed_lora_x| {
+            scratch(rows * width, |packed_h| {
+                let (packed_x, packed_h) = (Shared::new(packed_x), Shared::new(packed_h));
+                let packed_lora_x = Shared::new(packed_lora_x);
+                let pack_tasks = if rows == 1 { 0 } else { product.blocks.count };
+                let counts = [pack_tasks, shrinks.len(), product.tasks()];
+                pool.run(helpers, &counts, &|phase, task| {
+                    // SAFETY: each task of a phase writes its own part (of y: its rows and columns), and only later phases read it.
+                    unsafe {
+                        let x_read = || if rows == 1 { x } else { packed_x.read(0, x_len) };
+                        match phase {
+                            0 => {
+                                pack_block(&product.blocks, task, x, inputs, packed_x);
+                                if let Some(x) = lora_x {
+                                    pack_block(&product.blocks, task, x, inputs, packed_lora_x);
+                                }
+                            }
+                            1 => {
+                                let x = match lora_x {
+                                    None => x_read(),
+                                    Some(x) if rows == 1 => x,
+                                    Some(_) => packed_lora_x.read(0, x_len),
+                                };
+                                shrink(task, x, packed_h);
+                            }
+                            _ => {
+                                let h = packed_h.read(0, rows * width);
+                                let start = |panel, rows, column: Column<'_>| start(panel, rows, column, h);
+                                product.run(task, x_read(), out, start, finish);
+                            }
                         }
                     }
-                }
+                });
             });
         });
     });

@@ -31,6 +31,7 @@ pub fn run(
     linear: Linear,
     group: Option<GroupId>,
     x: Tensor,
+    lora_x: Option<Tensor>,
     shrink: Option<Tensor>,
     dy: Tensor,
     dshrink: Option<Tensor>,
@@ -47,9 +48,19 @@ pub fn run(
             return Err(Error::Internal(format!("{OP}: linear {} was loaded without `backward`", linear.0)));
         }
     }
-    distinct(OP, &[Some(x), shrink, Some(dy), dshrink, dx])?;
+    // What A has read in the forward; without dropout x itself.
+    let a_x = lora_x.unwrap_or(x);
+    c.check(OP, a_x, rows, inputs)?;
+    distinct(OP, &[Some(x), lora_x, shrink, Some(dy), dshrink, dx])?;
     check_sequences(&c.plan)?;
-    for t in [Some(x), Some(dy), shrink, dshrink, dx].into_iter().flatten() {
+    let factors = match (group, lora_x) {
+        (Some(group), Some(_)) => {
+            let rows = c.plan.row_dropout(OP)?.into_iter().zip(&c.plan.positions);
+            rows.map(|(d, &position)| (d.rate > 0.0).then(|| d.row(group, position))).collect()
+        }
+        _ => vec![],
+    };
+    for t in [Some(a_x), Some(dy), shrink, dshrink, dx].into_iter().flatten() {
         c.f32(t)?;
     }
     let lora = Lora::new(&c.slots, &c.plan, group)?;
@@ -94,7 +105,8 @@ pub fn run(
             rows,
             inputs,
             outputs,
-            x: c.f32(x)?,
+            x: c.f32(a_x)?,
+            factors: &factors,
             h,
             h_stride,
             dy: c.f32(dy)?,
@@ -177,7 +189,10 @@ pub(super) struct Work<'a> {
     pub rows: usize,
     pub inputs: usize,
     pub outputs: usize,
+    /// What A has read.
     pub x: &'a [f32],
+    /// For each row the dropout of its `dh A`; empty where no row has any.
+    pub factors: &'a [Option<RowDropout>],
     pub h: &'a [f32],
     pub h_stride: usize,
     pub dy: &'a [f32],
@@ -266,6 +281,14 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
                         lora::expand(kernels, h, piece.rows.len(), a, part.rank, at, i > 0, &[]);
                     }
                 });
+            }
+            let mut values = column.rows(run[0].rows.start - rows.start..end - rows.start);
+            let dropped = work.factors.get(run[0].rows.start..end).unwrap_or_default();
+            for (row, factors) in dropped.iter().enumerate() {
+                let Some(factors) = factors else { continue };
+                for (i, value) in (panel * PANEL..).zip(values.row(row)) {
+                    *value *= factors.factor(i as u32);
+                }
             }
             next = end;
         }

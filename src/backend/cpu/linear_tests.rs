@@ -229,7 +229,8 @@ fn load(case: &Case, threads: usize) -> Loaded {
             .iter()
             .map(|p| p.as_ref().map(|p| PartSpec { rank: p.rank, scale: p.scale }))
             .collect::<Vec<_>>();
-        let spec = SlotSpec { parts: [vec![Some(PartSpec { rank: 5, scale: 1.0 })], spec].concat() };
+        let spec =
+            SlotSpec { parts: [vec![Some(PartSpec { rank: 5, scale: 1.0 })], spec].concat(), dropout: 0.0 };
         assert_eq!(c.create_slot(&spec).unwrap(), Slot(slot));
         for (p, pair) in pairs.iter().enumerate() {
             if let Some(pair) = pair {
@@ -256,7 +257,7 @@ fn load(case: &Case, threads: usize) -> Loaded {
 impl Loaded {
     fn forward(&mut self, group: Option<GroupId>, residual: Option<Tensor>) -> Vec<f32> {
         let (linear, x, y, shrink) = (self.linear, self.x, self.y, Some(self.h));
-        self.c.enqueue(Op::LinearForward { linear, group, x, shrink, residual, y }).unwrap();
+        self.c.enqueue(Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }).unwrap();
         let rows = self.c.plan.rows();
         self.c.download_f32(y, rows).unwrap()
     }
@@ -264,7 +265,9 @@ impl Loaded {
     fn backward(&mut self) -> Vec<f32> {
         let &mut Loaded { linear, x, dy, dx, h, dh, .. } = self;
         let (shrink, dshrink, dx) = (Some(h), Some(dh), Some(dx));
-        self.c.enqueue(Op::LinearBackward { linear, group: GROUP, x, shrink, dy, dshrink, dx }).unwrap();
+        self.c
+            .enqueue(Op::LinearBackward { linear, group: GROUP, x, lora_x: None, shrink, dy, dshrink, dx })
+            .unwrap();
         let rows = self.c.plan.rows();
         self.c.download_f32(self.dx, rows).unwrap()
     }
@@ -505,11 +508,12 @@ fn all_bits(case: &Case, isa: Isa, threads: usize) -> Vec<Vec<u32>> {
     let (mut y, mut dx) = (case.residual(), vec![0.0; rows * case.inputs]);
     let (x, dy) = (case.x(), case.dy());
     let shrink = linear::H { values: &mut h, stride };
-    linear::compute(isa, &c.pool, weights, &lora, rows, &x, shrink, linear::Residual::InPlace, &mut y);
+    linear::compute(isa, &c.pool, weights, &lora, rows, &x, None, shrink, linear::Residual::InPlace, &mut y);
     let adapters = linear_backward::adapters(&lora, &c.plan);
     let mut gradients: Vec<Aligned> =
         adapters.iter().map(|a| Aligned::zeros(c.slots.get(a.slot).unwrap().weights.len())).collect();
     let work = Work {
+        factors: &[],
         isa,
         pool: &c.pool,
         backward: weights.backward.as_ref(),
@@ -714,21 +718,37 @@ fn wrong_shapes_are_errors_and_leave_the_tensors_in_place() {
         assert!(error.contains(part), "{error}");
     };
     let (group, residual) = (GROUP, None);
-    fails(&mut t, Op::LinearForward { linear, group, x, shrink: None, residual, y }, "shrink");
+    fails(&mut t, Op::LinearForward { linear, group, x, lora_x: None, shrink: None, residual, y }, "shrink");
     let shrink = Some(h);
-    fails(&mut t, Op::LinearForward { linear, group, x: y, shrink, residual, y }, "expected");
-    fails(&mut t, Op::LinearForward { linear, group, x, shrink: Some(x), residual, y }, "given twice");
-    fails(&mut t, Op::LinearForward { linear: Linear(9), group, x, shrink, residual, y }, "does not exist");
-    fails(&mut t, Op::LinearForward { linear, group: Some(GroupId(0)), x, shrink, residual, y }, "group 0");
-    fails(&mut t, Op::LinearForward { linear, group: Some(GroupId(7)), x, shrink, residual, y }, "group 7");
+    fails(&mut t, Op::LinearForward { linear, group, x: y, lora_x: None, shrink, residual, y }, "expected");
+    fails(
+        &mut t,
+        Op::LinearForward { linear, group, x, lora_x: None, shrink: Some(x), residual, y },
+        "given twice",
+    );
+    fails(
+        &mut t,
+        Op::LinearForward { linear: Linear(9), group, x, lora_x: None, shrink, residual, y },
+        "does not exist",
+    );
+    fails(
+        &mut t,
+        Op::LinearForward { linear, group: Some(GroupId(0)), x, lora_x: None, shrink, residual, y },
+        "group 0",
+    );
+    fails(
+        &mut t,
+        Op::LinearForward { linear, group: Some(GroupId(7)), x, lora_x: None, shrink, residual, y },
+        "group 7",
+    );
     let (dshrink, dx) = (Some(dh), Some(dx));
     t.c.detach_optimizer(Slot(2));
-    fails(&mut t, Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx }, "slot 2");
+    fails(&mut t, Op::LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx }, "slot 2");
     t.c.drop_slot(Slot(2));
-    fails(&mut t, Op::LinearForward { linear, group, x, shrink, residual, y }, "slot 2");
+    fails(&mut t, Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }, "slot 2");
     let mut plan = case.plan();
     plan.segments[0].end += 1;
     t.c.begin(Arc::new(plan)).unwrap();
-    fails(&mut t, Op::LinearForward { linear, group, x, shrink, residual, y }, "segment");
+    fails(&mut t, Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }, "segment");
     assert_eq!(bits(&t.c.download_f32(x, case.rows()).unwrap()), bits(&case.x()));
 }

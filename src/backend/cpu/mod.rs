@@ -9,6 +9,7 @@ mod adamw;
 mod adamw_tests;
 mod attention;
 mod attention_backward;
+mod dropout;
 mod embed;
 pub mod gemm;
 mod head_norm;
@@ -168,11 +169,12 @@ impl CpuBackend {
             Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
                 rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
             }
-            Op::LinearForward { linear, group, x, shrink, residual, y } => {
-                linear::forward(self, linear, group, x, shrink, residual, y)
+            Op::Dropout { x, group, out } => dropout::run(self, x, group, out),
+            Op::LinearForward { linear, group, x, lora_x, shrink, residual, y } => {
+                linear::forward(self, linear, group, x, lora_x, shrink, residual, y)
             }
-            Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
-                linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            Op::LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx } => {
+                linear_backward::run(self, linear, group, x, lora_x, shrink, dy, dshrink, dx)
             }
             Op::HeadNorm { qkv, raw, heads, norm } => head_norm::forward(self, qkv, raw, heads, norm),
             Op::HeadNormBackward { raw, dqkv, heads, norm } => {

@@ -21,7 +21,9 @@ fn shared(c: &CpuBackend, spec: &WorkspaceSpec) -> usize {
     let of = |(index, linear): (usize, &linear::LinearWeights)| {
         let lm_head = index == spec.lm_head.0 as usize;
         let rows = |rows: usize| if lm_head { spec.lm_head_rows } else { rows };
-        let forward = rows(spec.inference_rows.max(spec.training_rows)) * linear.forward.inputs;
+        // With dropout what A reads is packed beside x.
+        let read = if spec.dropout && !lm_head { 2 * spec.training_rows } else { rows(spec.training_rows) };
+        let forward = rows(spec.inference_rows).max(read) * linear.forward.inputs;
         let backward =
             if spec.training_rows > 0 { rows(spec.training_rows) * linear.forward.outputs } else { 0 };
         forward.max(backward)

@@ -26,13 +26,14 @@ struct Params {
     offset: u32,
     capacity: u32,
     flags: u32,
-    unused: u32,
+    group: u32,
 }
 
 const LOGIT_ROWS: u32 = 1;
 const FLOAT_Y: u32 = 2;
 const WIDE_Y: u32 = 4;
 const WIDE_X: u32 = 8;
+const DROPOUT: u32 = 16;
 
 /// Parts of a group that the kernel's table has room for, for every row of a tile (`kMaxParts`).
 const MAX_PARTS: usize = 4;
@@ -168,6 +169,8 @@ pub struct Adapters {
     pub h: DevicePtr,
     /// Numbers from one row of `h` to the next.
     pub stride: usize,
+    /// Their term gets the factors of [`Op::Dropout`]; for dx alone.
+    pub dropout: bool,
 }
 
 /// `y = x Wᵀ + b`, or `x W` without bias where `transposed`; `x_stride` elements from one row of x to the next. No LoRA.
@@ -223,6 +226,9 @@ pub fn launch(
     }
     let (mut first_part, mut part_count, mut places) = (0, 0, DevicePtr::NULL);
     if let Some(a) = adapters {
+        if a.dropout {
+            flags |= DROPOUT;
+        }
         let (layout, first) = c.slots.group(a.group)?;
         (first_part, part_count) = (first.0, layout.parts.len());
         places = c.slots.places().offset(first_part as usize * size_of::<[u32; 4]>());
@@ -247,7 +253,7 @@ pub fn launch(
         offset: offset as u32,
         capacity: capacity as u32,
         flags,
-        unused: 0,
+        group: adapters.map_or(0, |a| a.group.0),
     };
     let kernel = tiling.kernels[usize::from(transposed)];
     c.launch(kernel, [tiling.blocks(outputs, bound), 1, 1], tiling.shared(), &params);
@@ -322,6 +328,7 @@ pub fn forward(
     linear: Linear,
     group: Option<GroupId>,
     x: Tensor,
+    lora_x: Option<Tensor>,
     shrink: Option<Tensor>,
     residual: Option<Tensor>,
     y: Tensor,
@@ -335,13 +342,15 @@ pub fn forward(
         Some(r) => c.at(OP, r, rows, w.outputs, Element::Activation)?,
         None => DevicePtr::NULL,
     };
-    distinct(OP, &[Some(x), shrink, residual.filter(|&r| r != y), Some(y)])?;
+    let a_x = lora_x.unwrap_or(x);
+    let a_x_at = c.at(OP, a_x, rows, w.inputs, Element::Activation)?;
+    distinct(OP, &[Some(x), lora_x, shrink, residual.filter(|&r| r != y), Some(y)])?;
     let mut adapters = None;
     if let Some(group) = group
         && let Some((h, stride)) = check_shrink(c, OP, shrink, group)?
     {
-        shrink::forward(c, group, x_at, h, stride)?;
-        adapters = Some(Adapters { group, h, stride });
+        shrink::forward(c, group, a_x_at, h, stride)?;
+        adapters = Some(Adapters { group, h, stride, dropout: false });
     }
     launch(c, w, x_at, w.inputs, RowCount::All, Output::Bf16(y_at), false, adapters, residual_at)
 }

@@ -9,6 +9,7 @@ pub fn run(
     linear: Linear,
     group: Option<GroupId>,
     x: Tensor,
+    lora_x: Option<Tensor>,
     shrink: Option<Tensor>,
     dy: Tensor,
     dshrink: Option<Tensor>,
@@ -17,10 +18,15 @@ pub fn run(
     const OP: &str = "linear_backward";
     let w = resolve(c, OP, linear, group)?;
     let rows = c.plan.host.rows();
-    let x_at = c.at(OP, x, rows, w.inputs, Element::Activation)?;
+    // What A has read in the forward; without dropout x itself.
+    let a_x = lora_x.unwrap_or(x);
+    let a_x_at = c.at(OP, a_x, rows, w.inputs, Element::Activation)?;
+    if lora_x.is_some() {
+        c.plan.check_dropout(OP)?;
+    }
     let dy_at = c.at(OP, dy, rows, w.outputs, Element::Activation)?;
     let dx_at = dx.map(|dx| c.at(OP, dx, rows, w.inputs, Element::Activation)).transpose()?;
-    distinct(OP, &[Some(x), shrink, Some(dy), dshrink, dx])?;
+    distinct(OP, &[Some(x), lora_x, shrink, Some(dy), dshrink, dx])?;
     let mut adapters = None;
     if let Some(group) = group
         && let (Some((h, stride)), Some((dh, dh_stride))) =
@@ -38,15 +44,15 @@ pub fn run(
             }
         }
         shrink::backward(c, group, dy_at, dh, stride)?;
-        adapters = Some((Adapters { group, h: dh, stride }, h));
+        adapters = Some((Adapters { group, h: dh, stride, dropout: lora_x.is_some() }, h));
     }
     if let Some(dx_at) = dx_at {
         let lora = adapters.map(|(a, _)| a);
         let y = Output::Bf16(dx_at);
         linear::launch(c, w, dy_at, w.outputs, RowCount::All, y, true, lora, DevicePtr::NULL)?;
     }
-    if let Some((Adapters { group, h: dh, stride }, h)) = adapters {
-        lora_gradient::run(c, group, x_at, dy_at, h, dh, stride)?;
+    if let Some((Adapters { group, h: dh, stride, .. }, h)) = adapters {
+        lora_gradient::run(c, group, a_x_at, dy_at, h, dh, stride)?;
     }
     Ok(())
 }

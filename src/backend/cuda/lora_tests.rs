@@ -105,7 +105,8 @@ impl Rig {
         for (i, ranks) in RANKS.iter().enumerate() {
             let scale = [2.0, 0.7, 0.25, 1.0][i];
             let spec = |&rank: &usize| (rank > 0).then_some(PartSpec { rank, scale });
-            let slot = c.create_slot(&SlotSpec { parts: ranks.iter().map(spec).collect() }).unwrap();
+            let slot =
+                c.create_slot(&SlotSpec { parts: ranks.iter().map(spec).collect(), dropout: 0.0 }).unwrap();
             assert_eq!(slot.0 as usize, i + 1);
             c.attach_optimizer(slot).unwrap();
             let mut pairs: Vec<Option<Pair>> = Vec::new();

@@ -16,6 +16,7 @@ mod ceiling;
 mod counting;
 pub mod device;
 pub mod driver;
+mod dropout;
 mod embed;
 #[cfg(feature = "emulator")]
 pub mod emulator;
@@ -443,11 +444,12 @@ impl Backend for CudaBackend {
             Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
                 rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
             }
-            Op::LinearForward { linear, group, x, shrink, residual, y } => {
-                linear::forward(self, linear, group, x, shrink, residual, y)
+            Op::Dropout { x, group, out } => dropout::run(self, x, group, out),
+            Op::LinearForward { linear, group, x, lora_x, shrink, residual, y } => {
+                linear::forward(self, linear, group, x, lora_x, shrink, residual, y)
             }
-            Op::LinearBackward { linear, group, x, shrink, dy, dshrink, dx } => {
-                linear_backward::run(self, linear, group, x, shrink, dy, dshrink, dx)
+            Op::LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx } => {
+                linear_backward::run(self, linear, group, x, lora_x, shrink, dy, dshrink, dx)
             }
             Op::HeadNorm { qkv, raw, heads, norm } => head_norm::forward(self, qkv, raw, heads, norm),
             Op::HeadNormBackward { raw, dqkv, heads, norm } => {

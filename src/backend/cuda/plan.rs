@@ -46,7 +46,7 @@ struct Header {
     paged_tiles: u32,
     wide_tiles: u32,
     unused: u32,
-    arrays: [DevicePtr; 20],
+    arrays: [DevicePtr; 21],
 }
 
 /// A draw as the device sees it.
@@ -60,6 +60,15 @@ struct DeviceDraw {
     top_k: u32,
     temperature: f32,
     top_p: f32,
+}
+
+/// The dropout of a sequence as the device sees it.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DeviceDropout {
+    key: u64,
+    rate: f32,
+    scale: f32,
 }
 
 /// How large a step is, rounded up so that similar steps have the same grids, and so the same graph. Kernels read the exact numbers from the plan.
@@ -160,6 +169,11 @@ impl DevicePlan {
         self.capacity
     }
 
+    /// Checks that each sequence says what dropout it has, for the operation `op`.
+    pub fn check_dropout(&self, op: &str) -> Result<()> {
+        self.host.row_dropout(op).map(drop)
+    }
+
     /// Checks what kernels rely on, packs and uploads.
     pub fn set(&mut self, driver: &mut dyn Driver, plan: Arc<BatchPlan>) -> Result<()> {
         check(&plan)?;
@@ -195,6 +209,11 @@ impl DevicePlan {
                 temperature: d.temperature,
                 top_p: d.top_p,
             })
+            .collect();
+        let dropout: Vec<DeviceDropout> = plan
+            .dropout
+            .iter()
+            .map(|d| DeviceDropout { key: d.key, rate: d.rate, scale: d.scale() })
             .collect();
         let sequences: Vec<[u32; 5]> = plan
             .sequences
@@ -232,6 +251,7 @@ impl DevicePlan {
                 p.array(&packed_tiles),
                 p.array(&paged.narrow),
                 p.array(&paged.wide),
+                p.array(&dropout),
             ];
             if p.bytes.len() > self.capacity {
                 if self.at != DevicePtr::NULL {

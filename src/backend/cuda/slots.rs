@@ -91,7 +91,7 @@ impl SlotStore {
             self.bytes += size_of_val(&places[..]);
             driver.upload(self.places, bytemuck::cast_slice(&places))?;
         }
-        let base = self.create(driver, &SlotSpec { parts: vec![None; places.len()] })?;
+        let base = self.create(driver, &SlotSpec { parts: vec![None; places.len()], dropout: 0.0 })?;
         debug_assert_eq!(base, Slot::BASE);
         Ok(())
     }

@@ -128,7 +128,7 @@ fn time(b: &mut dyn Backend, case: &Case, repeats: usize) -> Result<f64> {
 fn make_slots(b: &mut dyn Backend, model: &Model, args: &Args) -> Result<Vec<Slot>> {
     let part = PartSpec { rank: args.rank, scale: 1.0 };
     let layout = model.layout();
-    let spec = SlotSpec { parts: layout.parts().map(|_| Some(part)).collect() };
+    let spec = SlotSpec { parts: layout.parts().map(|_| Some(part)).collect(), dropout: 0.0 };
     (0..args.adapters)
         .map(|i| {
             let slot = b.create_slot(&spec)?;
@@ -272,6 +272,7 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
                         linear,
                         group,
                         x,
+                        lora_x: None,
                         shrink: Some(t.shrink),
                         residual: None,
                         y,
@@ -287,6 +288,7 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
                             linear,
                             group,
                             x,
+                            lora_x: None,
                             shrink: Some(t.shrink),
                             dy: y,
                             dshrink: Some(t.dshrink),

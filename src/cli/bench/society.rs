@@ -191,6 +191,7 @@ impl Society {
                     learning_rate: 1e-5,
                 }],
                 optimizer: Optimizer::default(),
+                key: 0,
                 fresh_moments: false,
             };
             drop(self.engine.train(request)?);

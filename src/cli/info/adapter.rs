@@ -53,7 +53,7 @@ pub fn say(folder: &Path) -> Result<Said> {
         ),
     ];
     if d.dropout > 0.0 {
-        lines.push(("dropout", format!("{}: it can be used, but not trained further here", d.dropout)));
+        lines.push(("dropout", format!("{}, in training", d.dropout)));
     }
     let optimizer = match d.optimizer {
         Some((steps, size)) => format!("state after {steps} steps, {}", bytes(size as usize)),
