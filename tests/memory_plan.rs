@@ -31,7 +31,8 @@ fn work(engine: &mut Engine, adapters: usize) {
     let tokens = |salt: u32, len: usize| -> Vec<u32> {
         (0..len as u32).map(|i| colloquy::backend::mix(u64::from(i * 31 + salt)) as u32 % vocab).collect()
     };
-    let new = NewAdapter { init_seed: 1, ..NewAdapter::default() };
+    let dropout = if engine.plan().options.dropout { 0.1 } else { 0.0 };
+    let new = NewAdapter { init_seed: 1, dropout, ..NewAdapter::default() };
     let source = AdapterSource::Snapshot(Arc::new(new.snapshot(&layout).unwrap()));
     let ids: Vec<AdapterId> = (0..adapters).map(|_| engine.create(&source).unwrap()).collect();
     let mut waiting = Vec::new();
@@ -79,8 +80,9 @@ fn what_is_held_is_what_was_planned() {
     // What fits, and limits that a memory limit lowers.
     let unlimited = EngineOptions { adapters: 3, max_rank: 16, training: true, ..EngineOptions::default() };
     let total = engine(2, unlimited).plan().total();
-    for (threads, limit) in [(2, None), (3, Some(total)), (1, Some(total / 2))] {
-        let mut engine = engine(threads, EngineOptions { memory_limit: limit, ..unlimited });
+    let cases = [(2, None, false), (3, Some(total), false), (1, Some(total / 2), false), (2, None, true)];
+    for (threads, limit, dropout) in cases {
+        let mut engine = engine(threads, EngineOptions { memory_limit: limit, dropout, ..unlimited });
         let plan = engine.plan().clone();
         assert!(limit.is_none_or(|limit| plan.total() <= limit), "{plan}");
         work(&mut engine, 3);
