@@ -80,22 +80,12 @@ pub fn write_peft(
     layout: &AdapterLayout,
     base: impl Into<Base>,
 ) -> Result<()> {
-    let config = config_json(&snapshot.spec, layout, base.into())?;
-    let weights = tensor_bytes(snapshot, layout, &[("", &snapshot.weights)], ("format", "pt".into()))?;
-    let optimizer = match &snapshot.moments {
-        None => None,
-        Some(m) => {
-            let moments = [("exp_avg.", &m.first), ("exp_avg_sq.", &m.second)];
-            Some(tensor_bytes(snapshot, layout, &moments, ("steps", m.steps.to_string()))?)
-        }
-    };
+    let files = peft_files(snapshot, layout, base)?;
     let write = |folder: &Path| -> Result<()> {
-        match &optimizer {
-            Some(bytes) => write_whole(&folder.join(OPTIMIZER), bytes)?,
-            None => remove_stale(&folder.join(OPTIMIZER))?,
+        if snapshot.moments.is_none() {
+            remove_stale(&folder.join(OPTIMIZER))?;
         }
-        write_whole(&folder.join(WEIGHTS), &weights)?;
-        write_whole(&folder.join(CONFIG), config.as_bytes())
+        files.iter().try_for_each(|(name, bytes)| write_whole(&folder.join(name), bytes))
     };
     if folder.exists() {
         return write(folder);
@@ -118,6 +108,25 @@ pub fn write_peft(
     written?;
     sync_folder(parent);
     Ok(())
+}
+
+/// The files that [`write_peft`] writes: names and contents.
+pub fn peft_files(
+    snapshot: &Snapshot,
+    layout: &AdapterLayout,
+    base: impl Into<Base>,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut files = Vec::new();
+    if let Some(m) = &snapshot.moments {
+        let moments = [("exp_avg.", &m.first), ("exp_avg_sq.", &m.second)];
+        let steps = ("steps", m.steps.to_string());
+        files.push((OPTIMIZER, tensor_bytes(snapshot, layout, &moments, steps)?));
+    }
+    let weights = tensor_bytes(snapshot, layout, &[("", &snapshot.weights)], ("format", "pt".into()))?;
+    files.push((WEIGHTS, weights));
+    // Last: a folder with a configuration is complete.
+    files.push((CONFIG, config_json(&snapshot.spec, layout, base.into())?.into_bytes()));
+    Ok(files)
 }
 
 fn remove_stale(path: &Path) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
+use futures::future::LocalBoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::common::Common;
@@ -14,7 +15,7 @@ use super::run::lanes;
 use super::screen::{Paint, Screen, out};
 use super::session::{Session, Wanted, model_commit};
 use crate::adapter::{NewAdapter, Snapshot, write_peft};
-use crate::engine::{Scope, run_waves};
+use crate::engine::{Journal, Scope, Service, run_waves};
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::recipe::{self, Material, Tables};
@@ -72,7 +73,7 @@ pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
 }
 
 /// The same with the base of the hub at one commit: that at which a run that goes on began, wherever its revision is by now.
-fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Ready> {
+pub fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Ready> {
     let arms = load_arms(plan)?;
     let session = open_session(plan, commit, screen)?;
     let codec: Rc<dyn Codec> = match &session.tokenizer {
@@ -282,7 +283,7 @@ fn open_session(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Se
 }
 
 fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) -> Result<()> {
-    let Ready { session, arms, codec } = ready;
+    let Ready { session, arms, .. } = ready;
     let layout = session.engine.with(|e| e.model().layout().clone());
     let base = session.base.clone();
     let write_adapter: AdapterWriter =
@@ -298,34 +299,50 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         measured: RefCell::default(),
         explained: Cell::default(),
     });
+    let futures = lane_futures(ready, &output, &mut |lane| {
+        let (journal, warning) = FileJournal::open(&folder.journal(), lane)?;
+        if let Some(warning) = warning {
+            screen.line(&format!("warning: {warning}"));
+        }
+        if !journal.is_empty() {
+            screen.line(&format!("resume   {lane}: {} calls in the journal", journal.len()));
+        }
+        Ok((Rc::new(session.engine.clone()), Rc::new(journal)))
+    })?;
+    let room = session.engine.with(|e| e.plan().options.adapters);
+    run_waves(&session.engine, futures, room)
+}
+
+/// What answers the calls of a lane, and where they are kept.
+pub type Connection = (Rc<dyn Service>, Rc<dyn Journal>);
+
+/// The recipe of each lane, ready to run, with the number of its adapters; `connect` is asked lane by lane.
+pub fn lane_futures(
+    ready: &Ready,
+    output: &Rc<dyn Output>,
+    connect: &mut dyn FnMut(&str) -> Result<Connection>,
+) -> Result<Vec<(usize, LocalBoxFuture<'static, Result<()>>)>> {
     let mut futures = Vec::new();
-    for work in arms {
+    for work in &ready.arms {
         for &seed in &work.arm.seeds {
             let lane = Lane { arm: work.arm.name.clone(), seed }.name();
-            let (journal, warning) = FileJournal::open(&folder.journal(), &lane)?;
-            if let Some(warning) = warning {
-                screen.line(&format!("warning: {warning}"));
-            }
-            if !journal.is_empty() {
-                screen.line(&format!("resume   {lane}: {} calls in the journal", journal.len()));
-            }
+            let (service, journal) = connect(&lane)?;
             let context = recipe::Context {
-                scope: Scope::new(lane, Rc::new(session.engine.clone()), Rc::new(journal)),
-                codec: codec.clone(),
+                scope: Scope::new(lane, service, journal),
+                codec: ready.codec.clone(),
                 task: work.own.task.clone(),
                 questions: Rc::new(work.of_seed(seed)),
                 answers: work.own.answers.clone(),
                 transfer: work.transfer.clone(),
                 output: output.clone(),
                 seed,
-                new_adapter: new_adapter(session),
+                new_adapter: new_adapter(&ready.session),
             };
             let adapters = super::plan::adapters(&work.arm);
             futures.push((adapters, recipe::run_arm(&work.arm.recipe, &work.arm.config, context)));
         }
     }
-    let room = session.engine.with(|e| e.plan().options.adapters);
-    run_waves(&session.engine, futures, room)
+    Ok(futures)
 }
 
 /// The recorder, and a table on the screen whenever all lanes have measured an iteration.
@@ -443,7 +460,7 @@ impl Show {
 }
 
 /// What a run is: enough to know whether resuming it gives what it would have given.
-fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
+pub fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
     let Ready { session, arms, .. } = ready;
     let model: Map<String, Value> =
         session.files.contents().map(|(name, bytes)| (name, json!(sha256(bytes)))).collect();
@@ -505,7 +522,7 @@ fn extend_folder(
 
 /// What the run's manifest says. Refuses to resume with another model, data or prompts (of the arms it has); warns where only the bits
 /// may differ.
-fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Value> {
+pub fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Value> {
     let then = read_manifest(folder)?;
     let place = folder.join("manifest.json");
     let kept = |key: &str| match (&then[key], &now[key]) {
@@ -518,7 +535,7 @@ fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Value> 
         if !kept(key) {
             return Err(Error::input(
                 format!("{}: {key}", place.display()),
-                format!("{what} changed since the run began; resuming would mix two runs"),
+                format!("{what} changed since the run began; this would mix two runs"),
             ));
         }
     }
@@ -534,7 +551,7 @@ fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Value> 
 }
 
 /// Ids of all questions, by arm; training questions also by seed, where each seed draws its own.
-fn splits(arms: &[ArmWork]) -> Value {
+pub fn splits(arms: &[ArmWork]) -> Value {
     let ids = |questions: &[task::Question]| questions.iter().map(|q| json!(q.id)).collect::<Vec<_>>();
     let of_arm = |work: &ArmWork| {
         let q = &work.own.questions;

@@ -24,6 +24,7 @@ mod score;
 mod screen;
 mod session;
 mod train;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -58,6 +59,7 @@ struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Resume(resume::Args),
+    Verify(verify::Args),
     Report(report::Args),
     Debate(debate::Args),
     Generate(generate::Args),
@@ -88,6 +90,7 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     let result: Result<()> = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Resume(args) => resume::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Report(args) => report::run(args),
         Command::Debate(args) => debate::run(args),
         Command::Generate(args) => generate::run(args),

@@ -1,13 +1,13 @@
 //! `colloquy resume`: goes on with an interrupted run, or with a complete one under a larger configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
 use super::execute::{self, Place};
 use crate::error::{Error, Result};
 use crate::recipe;
-use crate::run::{Selection, Source, extend, load, read_manifest, select};
+use crate::run::{Plan, Selection, Source, extend, load, read_manifest, select};
 
 /// Options of `resume`.
 #[derive(ClapArgs, Debug)]
@@ -37,13 +37,18 @@ pub struct Args {
     arms: Vec<Selection>,
 }
 
-/// Runs it.
-pub fn run(args: Args) -> Result<()> {
-    read_manifest(&args.folder)?;
-    let path = args.folder.join("config.toml");
+/// What a run folder's run is.
+pub fn plan_of(folder: &Path) -> Result<Plan> {
+    read_manifest(folder)?;
+    let path = folder.join("config.toml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let source = Source { name: path.display().to_string(), text, folder: None };
-    let mut plan = load(&source, &[], recipe::recipes())?;
+    load(&source, &[], recipe::recipes())
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let mut plan = plan_of(&args.folder)?;
     if let Some(config) = &args.config {
         let (_, source) = super::run::source(Some(config))?;
         let mut wanted = load(&source, &args.sets, recipe::recipes())?;

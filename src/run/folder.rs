@@ -212,6 +212,27 @@ pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
         .collect()
 }
 
+/// A line of metrics.jsonl.
+pub(super) fn metrics_record(lane: &Lane, iteration: usize, name: &str, value: Value) -> Value {
+    let Lane { arm, seed } = lane;
+    let mut record = json!({"arm": arm, "seed": seed, "iteration": iteration, "name": name});
+    match value {
+        Value::Object(fields) => {
+            let record = record.as_object_mut().expect("an object");
+            fields.into_iter().for_each(|(k, v)| {
+                record.entry(k).or_insert(v);
+            });
+        }
+        other => record["value"] = other,
+    }
+    record
+}
+
+/// Where results of a lane's iteration lie in a run folder.
+pub(super) fn place(folder: &Path, kind: &str, lane: &str, iteration: usize, name: &str) -> PathBuf {
+    folder.join(kind).join(lane).join(format!("iteration-{iteration}")).join(name)
+}
+
 /// Writes an adapter as a PEFT folder; the model knows how.
 pub type AdapterWriter = Box<dyn Fn(&Path, &Snapshot) -> Result<()>>;
 
@@ -266,24 +287,14 @@ impl Recorder {
     }
 
     fn place(&self, kind: &str, lane: &str, iteration: usize, name: &str) -> PathBuf {
-        self.folder.join(kind).join(lane).join(format!("iteration-{iteration}")).join(name)
+        place(&self.folder, kind, lane, iteration, name)
     }
 }
 
 impl Output for Recorder {
     fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
         let position = self.position(lane)?;
-        let Lane { arm, seed } = &self.lanes[position];
-        let mut record = json!({"arm": arm, "seed": seed, "iteration": iteration, "name": name});
-        match value {
-            Value::Object(fields) => {
-                let record = record.as_object_mut().expect("an object");
-                fields.into_iter().for_each(|(k, v)| {
-                    record.entry(k).or_insert(v);
-                });
-            }
-            other => record["value"] = other,
-        }
+        let record = metrics_record(&self.lanes[position], iteration, name, value);
         let mut metrics = self.metrics.borrow_mut();
         metrics.insert((position, iteration, name.to_string()), record);
         let lines: Vec<Value> = metrics.values().cloned().collect();

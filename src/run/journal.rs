@@ -42,11 +42,35 @@ struct Line<'a> {
 impl FileJournal {
     /// Opens or starts the journal `folder/LANE.jsonl`. The second value is a warning, if lines had to be forgotten.
     pub fn open(folder: &Path, lane: &str) -> Result<(Self, Option<String>)> {
-        let path = folder.join(format!("{lane}.jsonl"));
         let checkpoints = folder.join(lane);
         std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-        let mut file =
+        let path = folder.join(format!("{lane}.jsonl"));
+        let file =
             OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
+        let (journal, lost) = Self::with(path, checkpoints, lane, file)?;
+        if lost == 0 {
+            return Ok((journal, None));
+        }
+        let path = &journal.path;
+        journal.file.borrow().set_len(journal.end.get()).map_err(Error::io(path))?;
+        let warning = format!(
+            "{}: {lost} incomplete line{} at the end ignored; the work is done again",
+            path.display(),
+            if lost == 1 { "" } else { "s" }
+        );
+        Ok((journal, Some(warning)))
+    }
+
+    /// Opens the journal to read it, and nothing more: recording fails. The second value is how many lines cannot be used: the first bad one and all after it.
+    pub fn read(folder: &Path, lane: &str) -> Result<(Self, usize)> {
+        let path = folder.join(format!("{lane}.jsonl"));
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let (journal, lost) = Self::with(path, folder.join(lane), lane, file)?;
+        journal.broken.set(true);
+        Ok((journal, lost))
+    }
+
+    fn with(path: PathBuf, checkpoints: PathBuf, lane: &str, mut file: File) -> Result<(Self, usize)> {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let mut lines = HashMap::new();
@@ -56,16 +80,7 @@ impl FileJournal {
             lines.insert(parsed.call.into_owned(), (good as u64, line.len()));
             good += line.len();
         }
-        let mut warning = None;
-        if good < bytes.len() {
-            let lost = bytes[good..].split_inclusive(|&b| b == b'\n').count();
-            warning = Some(format!(
-                "{}: {lost} incomplete line{} at the end ignored; the work is done again",
-                path.display(),
-                if lost == 1 { "" } else { "s" }
-            ));
-            file.set_len(good as u64).map_err(Error::io(&path))?;
-        }
+        let lost = bytes[good..].split_inclusive(|&b| b == b'\n').count();
         let journal = Self {
             path,
             lane: lane.to_string(),
@@ -77,7 +92,14 @@ impl FileJournal {
             replayed: Cell::new(0),
             broken: Cell::new(false),
         };
-        Ok((journal, warning))
+        Ok((journal, lost))
+    }
+
+    /// The calls that are kept, sorted.
+    pub fn calls(&self) -> Vec<String> {
+        let mut calls: Vec<String> = self.lines.borrow().keys().cloned().collect();
+        calls.sort_unstable();
+        calls
     }
 
     /// Calls that are kept.
@@ -124,7 +146,7 @@ impl Journal for FileJournal {
 
     fn record(&self, call: &str, entry: &Entry) -> Result<()> {
         if self.broken.get() {
-            return Err(Error::file(&self.path, "an earlier write failed"));
+            return Err(Error::file(&self.path, "an earlier write failed, or it is open to be read alone"));
         }
         let line = Line { call: call.into(), entry: std::borrow::Cow::Borrowed(entry) };
         let body = serde_json::to_string(&line)

@@ -1,6 +1,7 @@
 //! Runs: configuration, run folder, journal, checkpoints, resume.
 
 mod arms;
+mod audit;
 mod checkpoint;
 mod clock;
 mod config;
@@ -17,6 +18,7 @@ mod tensorboard;
 mod validate;
 
 pub use arms::Arm;
+pub use audit::*;
 pub use clock::utc;
 pub use config::*;
 pub use extend::extend;

@@ -1,6 +1,8 @@
 //! Helpers of the command-line tests: run the real binary in a folder of its own.
 #![allow(dead_code)]
 
+pub mod runs;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
