@@ -39,9 +39,20 @@ pub enum Error {
     /// A loss, gradient or logit that is not finite.
     #[error("not a finite number: {0}")]
     NotFinite(String),
+    /// A signal asked the program to stop; what was complete is kept.
+    #[error("stopped by {}", signal_name(*.0))]
+    Interrupted(i32),
     /// A broken promise between our own modules; never the user's fault.
     #[error("internal error (please report): {0}")]
     Internal(String),
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        2 => "SIGINT",
+        15 => "SIGTERM",
+        _ => "a signal",
+    }
 }
 
 impl Error {
@@ -74,6 +85,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
+            // As shells report a process that a signal ended.
+            Error::Interrupted(signal) => 128u8.wrapping_add(*signal as u8),
             _ => 1,
         }
     }

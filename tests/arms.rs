@@ -51,7 +51,7 @@ fn lanes_that_wait_for_room_end_with_the_same_numbers() {
         let house = House::new(2, 10);
         let lanes =
             arms.iter().map(|(arm, adapters)| (*adapters, house.lane(arm, arm, &config(), 0))).collect();
-        run_waves(&house.engine, lanes, room).unwrap();
+        run_waves(&house.engine, lanes, room, &|| Ok(())).unwrap();
         let events = house.output.events.borrow();
         let lane_of = |e: &Event| match e {
             Event::Phase { lane, .. } | Event::Advance { lane, .. } => Some(lane.clone()),

@@ -4,9 +4,6 @@ mod events;
 mod shell;
 
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shell::runs::*;

@@ -52,8 +52,8 @@ impl Journal for Memory {
         self.adapters.borrow_mut().insert(call.into(), adapters.to_vec());
         Ok(())
     }
-    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
-        Ok(self.adapters.borrow()[call].clone())
+    fn load_adapters(&self, call: &str) -> Result<Kept> {
+        Ok(Kept::Whole(self.adapters.borrow()[call].clone()))
     }
 }
 

@@ -140,6 +140,58 @@ fn five_hundred_clones_step_at_once_as_each_would_alone() {
 }
 
 #[test]
+fn a_step_that_is_not_finite_can_be_left_out() {
+    let skip = Optimizer { non_finite: NonFinite::Skip, ..Optimizer::default() };
+    let of = |ids: &[usize], handle: &EngineHandle, data: &[TrainSequence], spoilt: bool| {
+        let layout = layout(handle);
+        let mut broken = strong_adapter(&layout, 4, 1);
+        broken.weights.iter_mut().filter(|m| m.1 == LoraMatrix::B).for_each(|m| m.2[0] = f32::INFINITY);
+        let all = [&broken, &strong_adapter(&layout, 4, 2), &strong_adapter(&layout, 4, 3)];
+        let mut requests: Vec<TrainRequest> = ids
+            .iter()
+            .map(|&i| {
+                let r = train_request(add(handle, all[i]), data, 2, 0.01);
+                TrainRequest { optimizer: skip, ..r }
+            })
+            .collect();
+        if spoilt {
+            // Of the third adapter, the second step alone: weights that cancel all but a little make coefficients beyond f32.
+            let last = requests.last_mut().unwrap();
+            let mut sequences = last.sequences.to_vec();
+            sequences[3].weights.fill(0.0);
+            sequences[2].weights.fill(0.0);
+            sequences[2].weights[1..4].copy_from_slice(&[1e38, -1e38, 1e-30]);
+            last.sequences = sequences.into();
+        }
+        let ids: Vec<AdapterId> = requests.iter().map(|r| r.adapter).collect();
+        let metrics: Vec<_> = train(handle, &requests).into_iter().map(Result::unwrap).collect();
+        let bits: Vec<_> = ids.iter().map(|&id| bits(&handle.snapshot(id, true).unwrap())).collect();
+        (metrics, bits)
+    };
+    let data = sequences(&mut Random(1), 6, (10, 20), TINY.vocab);
+    let (metrics, bits) = of(&[0, 1, 2], &TINY.handle(2, options()), &data, true);
+    let faults = |i: usize| metrics[i].iter().map(|m: &StepMetrics| m.fault).collect::<Vec<_>>();
+    assert_eq!(faults(0), [Some(Fault::Loss(0)), Some(Fault::Loss(2)), Some(Fault::Loss(4))]);
+    assert_eq!(faults(1), [None; 3]);
+    assert_eq!(faults(2), [None, Some(Fault::GradNorm), None]);
+    assert_eq!(metrics[2].iter().map(|m| m.step).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(metrics[2][1].tokens, data[2..4].iter().map(|s| s.tokens.len() as u64).sum::<u64>());
+
+    // The one that was left alone has the bytes that it has alone.
+    let alone = of(&[1], &TINY.handle(1, options()), &data, false);
+    assert!(alone == (vec![metrics[1].clone()], vec![bits[1].clone()]), "another adapter felt it");
+    // The one that never stepped is as it was; the one that left a step out is as one that was never given it.
+    let handle = TINY.handle(1, options());
+    let layout = layout(&handle);
+    let id = add(&handle, &strong_adapter(&layout, 4, 3));
+    let mut r = TrainRequest { optimizer: skip, ..train_request(id, &data, 2, 0.01) };
+    r.steps.remove(1);
+    let two = train(&handle, &[r]).remove(0).unwrap();
+    assert_eq!(two.iter().map(|m| m.loss).collect::<Vec<_>>(), [metrics[2][0].loss, metrics[2][2].loss]);
+    assert!(common::bits(&handle.snapshot(id, true).unwrap()) == bits[2]);
+}
+
+#[test]
 fn a_loss_that_is_not_finite_ends_that_request_alone() {
     let handle = TINY.handle(2, options());
     let layout = layout(&handle);

@@ -10,6 +10,7 @@ use futures::future::LocalBoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::common::Common;
+use super::interrupt::Signals;
 use super::live;
 use super::run::lanes;
 use super::screen::{Paint, Screen, out};
@@ -125,11 +126,20 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
             folder
         }
         (None, Place::New { folder, force }) => {
-            let folder = RunFolder::create(folder, *force)?;
-            folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
-            folder.write_json("splits.json", &splits(&ready.arms))?;
-            // Last: a folder with a manifest has all it takes to resume.
-            folder.write_json("manifest.json", &manifest)?;
+            let (path, is_new) = (folder, !folder.exists());
+            let folder = RunFolder::create(path, *force)?;
+            let begin = || {
+                folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
+                folder.write_json("splits.json", &splits(&ready.arms))?;
+                // Last: a folder with a manifest has all it takes to resume.
+                folder.write_json("manifest.json", &manifest)
+            };
+            begin().inspect_err(|_| {
+                // Without one it is nothing, and would be in the way of the next attempt.
+                if is_new {
+                    let _ = std::fs::remove_dir_all(path);
+                }
+            })?;
             folder
         }
         (None, Place::Resume { folder }) => RunFolder::open(folder)?,
@@ -145,7 +155,8 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
             }
             _ => format!("To go on:\n  colloquy resume {}", quoted(folder.path())),
         };
-        screen.line(&format!("The run stopped; all that was complete is kept. {next}"));
+        let why = if let Error::Interrupted(_) = e { e.to_string() } else { "The run stopped".into() };
+        screen.line(&format!("{why}; all that was complete is kept. {next}"));
     })?;
     let report = report::Report::of(folder.path())?;
     report.write(folder.path())?;
@@ -301,6 +312,10 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     });
     let futures = lane_futures(ready, &output, &mut |lane| {
         let (journal, warning) = FileJournal::open(&folder.journal(), lane)?;
+        let warn = screen.clone();
+        let journal = journal
+            .keeping(plan.config.run.keep_checkpoints)
+            .warning(move |warning| warn.line(&format!("warning: {warning}")));
         if let Some(warning) = warning {
             screen.line(&format!("warning: {warning}"));
         }
@@ -310,7 +325,8 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         Ok((Rc::new(session.engine.clone()), Rc::new(journal)))
     })?;
     let room = session.engine.with(|e| e.plan().options.adapters);
-    run_waves(&session.engine, futures, room)
+    let signals = Signals::watch()?;
+    run_waves(&session.engine, futures, room, &|| signals.check())
 }
 
 /// What answers the calls of a lane, and where they are kept.

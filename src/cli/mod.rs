@@ -10,6 +10,7 @@ mod eval;
 mod execute;
 mod generate;
 mod info;
+mod interrupt;
 mod live;
 mod merge;
 mod models;
@@ -106,7 +107,10 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     match result {
         Ok(()) => 0,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", one_line(&e));
+            // Who interrupts a run has been told how to go on.
+            if !matches!(e, Error::Interrupted(_)) {
+                let _ = writeln!(std::io::stderr(), "error: {}", one_line(&e));
+            }
             e.exit_code()
         }
     }

@@ -108,6 +108,9 @@ pub struct TrainingArgs {
     /// Shuffle each epoch [default: true].
     #[arg(long, value_name = "true|false")]
     shuffle: Vec<String>,
+    /// A loss or gradient that is not finite: `stop` ends the command, `skip` leaves that optimizer step of that adapter out [default: stop].
+    #[arg(long, value_name = "stop|skip")]
+    non_finite: Vec<String>,
 }
 
 /// One option's values: for all adapters, and for single ones.
@@ -179,6 +182,7 @@ impl TrainingArgs {
                 "lr_scheduler" => &mut args.lr_scheduler,
                 "warmup_ratio" => &mut args.warmup_ratio,
                 "shuffle" => &mut args.shuffle,
+                "non_finite" => &mut args.non_finite,
                 _ => return Err(Error::input(format!("{place}: {name}"), "unknown field")),
             };
             texts.push(match value {
@@ -204,6 +208,7 @@ impl TrainingArgs {
         let share = |v: f32| (0.0..=1.0).contains(&v);
         let max_steps =
             setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
+        let policy = setting("non-finite", &self.non_finite)?;
         let scheduler = setting("lr-scheduler", &self.lr_scheduler)?;
         let whole = |n: usize| n <= 1 << 24;
         let batch_size = setting("batch-size", &self.batch_size)?.get(adapter, 8, "a whole number", whole)?;
@@ -230,8 +235,14 @@ impl TrainingArgs {
             lr_scheduler: scheduler.text(adapter).unwrap_or("constant").to_string(),
             warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
             shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
+            non_finite: policy.text(adapter).unwrap_or("stop").to_string(),
             ..TrainingSection::default()
         };
+        let known = ["stop", "skip"];
+        if !known.contains(&section.non_finite.as_str()) {
+            let found = section.non_finite;
+            return Err(Error::Usage(format!("--non-finite {found}: expected {}", known.join(" or "))));
+        }
         let known = ["constant", "linear", "cosine"];
         if !known.contains(&section.lr_scheduler.as_str()) {
             let found = section.lr_scheduler;
@@ -289,8 +300,13 @@ pub fn request(
 
 /// A step as it is written.
 pub fn metrics_record(adapter: &str, m: &StepMetrics) -> Value {
-    json!({"adapter": adapter, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
-           "learning_rate": m.learning_rate, "tokens": m.tokens})
+    match m.fault {
+        None => json!({"adapter": adapter, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
+                       "learning_rate": m.learning_rate, "tokens": m.tokens}),
+        // There are no such numbers.
+        Some(fault) => json!({"adapter": adapter, "step": m.step, "loss": null, "grad_norm": null,
+                              "learning_rate": m.learning_rate, "tokens": m.tokens, "left_out": fault.to_string()}),
+    }
 }
 
 /// An adapter to train.

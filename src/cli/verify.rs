@@ -219,7 +219,7 @@ fn audit(
         (adapters, lane.boxed_local())
     });
     let room = session.engine.with(|e| e.plan().options.adapters);
-    run_waves(&session.engine, futures.collect(), room)?;
+    run_waves(&session.engine, futures.collect(), room, &|| Ok(()))?;
     let ended = |(lane, connection): &(String, Rc<Audited>)| Some((lane.clone(), connection.ended()?));
     let unfinished: Vec<(String, String)> = audited.iter().filter_map(ended).collect();
     if unfinished.is_empty() && findings.differences.borrow().is_empty() {

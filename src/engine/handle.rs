@@ -91,16 +91,17 @@ fn delivered<T: 'static>(receiver: oneshot::Receiver<Result<T>>) -> LocalBoxFutu
 /// Runs lanes to their end: lets all of them go on until each waits for the engine, then does a step of it, and so on. The first
 /// error of a lane ends the run.
 pub fn run_lanes(engine: &EngineHandle, lanes: Vec<LocalBoxFuture<'static, Result<()>>>) -> Result<()> {
-    run_waves(engine, lanes.into_iter().map(|lane| (0, lane)).collect(), 0)
+    run_waves(engine, lanes.into_iter().map(|lane| (0, lane)).collect(), 0, &|| Ok(()))
 }
 
 /// The same where not all lanes fit at once: each comes with the number of adapters it makes, and there is `room` for so many. Lanes start in
 /// their order, each as soon as those before it have started and left room; one is always under way. What a lane computes does not
-/// depend on who shares its batches, so the results are those of one wave.
+/// depend on who shares its batches, so the results are those of one wave. `go_on` is asked before each step of the engine; its error ends the run.
 pub fn run_waves(
     engine: &EngineHandle,
     lanes: Vec<(usize, LocalBoxFuture<'static, Result<()>>)>,
     room: usize,
+    go_on: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let mut pool = LocalPool::new();
     let state = Rc::new(RefCell::new(Running::default()));
@@ -140,6 +141,7 @@ pub fn run_waves(
         }
         let lanes = now.lanes;
         drop(now);
+        go_on()?;
         if !engine.with(Engine::step)? {
             return Err(Error::Internal(format!("the engine has nothing to do while {lanes} lanes wait")));
         }

@@ -62,7 +62,28 @@ pub trait Journal {
     /// Keeps adapters as they are after a training call, durably, before its [`Journal::record`].
     fn save_adapters(&self, call: &str, adapters: &[Snapshot]) -> Result<()>;
     /// What [`Journal::save_adapters`] kept.
-    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>>;
+    fn load_adapters(&self, call: &str) -> Result<Kept>;
+}
+
+/// Adapters as a training call left them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kept {
+    /// All numbers.
+    Whole(Vec<Snapshot>),
+    /// They were kept, and are damaged or gone: the call is to be made again.
+    Torn,
+    /// They were given up, as later ones are kept.
+    Pruned,
+}
+
+/// What a training call did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The steps of each request.
+    pub metrics: Vec<Vec<StepMetrics>>,
+    /// The call was made before, and its adapters' numbers are no longer kept: the adapters are as they were before it, until a later training call
+    /// brings them to where they were after that.
+    pub is_pruned: bool,
 }
 
 /// A journal that keeps nothing.
@@ -78,7 +99,7 @@ impl Journal for NoJournal {
     fn save_adapters(&self, _call: &str, _adapters: &[Snapshot]) -> Result<()> {
         Ok(())
     }
-    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
+    fn load_adapters(&self, call: &str) -> Result<Kept> {
         Err(Error::Internal(format!("nothing is journalled for {call}")))
     }
 }
@@ -184,20 +205,21 @@ impl Scope {
     }
 
     /// Trains adapters together. With `keep_moments` the journal keeps the optimizer's state too.
-    pub async fn train(
-        &self,
-        requests: Vec<TrainRequest>,
-        keep_moments: bool,
-    ) -> Result<Vec<Vec<StepMetrics>>> {
+    pub async fn train(&self, requests: Vec<TrainRequest>, keep_moments: bool) -> Result<Trained> {
         let call = self.next_call();
         let adapters: Vec<AdapterId> = requests.iter().map(|r| r.adapter).collect();
         match self.journal.replay(&call)? {
             Some(Entry::Trained(metrics)) if metrics.len() == requests.len() => {
-                let snapshots = self.journal.load_adapters(&call)?;
-                for (&adapter, snapshot) in adapters.iter().zip(&snapshots) {
-                    self.service.restore(adapter, snapshot)?;
+                match self.journal.load_adapters(&call)? {
+                    Kept::Whole(snapshots) => {
+                        for (&adapter, snapshot) in adapters.iter().zip(&snapshots) {
+                            self.service.restore(adapter, snapshot)?;
+                        }
+                        return Ok(Trained { metrics, is_pruned: false });
+                    }
+                    Kept::Pruned => return Ok(Trained { metrics, is_pruned: true }),
+                    Kept::Torn => {}
                 }
-                return Ok(metrics);
             }
             Some(_) => return Err(replay_mismatch(&call)),
             None => {}
@@ -208,7 +230,7 @@ impl Scope {
             adapters.iter().map(|&a| self.service.snapshot(a, keep_moments)).collect::<Result<Vec<_>>>()?;
         self.journal.save_adapters(&call, &snapshots)?;
         self.journal.record(&call, &Entry::Trained(metrics.clone()))?;
-        Ok(metrics)
+        Ok(Trained { metrics, is_pruned: false })
     }
 }
 

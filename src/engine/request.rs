@@ -131,11 +131,31 @@ pub struct Optimizer {
     pub weight_decay: f32,
     /// Gradient norm clip; infinite for none.
     pub max_grad_norm: f32,
+    /// What becomes of a step with a loss or a gradient norm that is not finite. Whatever it is, no such number reaches the adapter, nor another one.
+    pub non_finite: NonFinite,
+}
+
+/// What becomes of an optimizer step with a loss or a gradient norm that is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// The request ends with an error; the adapter stays as the step before left it.
+    #[default]
+    Stop,
+    /// The step is left out: adapter and moments stay as they are, and the next step follows. Its [`StepMetrics::fault`] says so.
+    Skip,
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            non_finite: NonFinite::Stop,
+        }
     }
 }
 
@@ -178,6 +198,28 @@ pub struct StepMetrics {
     pub learning_rate: f32,
     /// Tokens in the batch (with or without loss).
     pub tokens: u64,
+    /// The step was left out ([`NonFinite::Skip`]); loss and gradient norm are then 0, as there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// Why a step was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// The loss of this sequence of the request is not finite.
+    Loss(u32),
+    /// The gradient norm is not finite.
+    GradNorm,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Loss(sequence) => write!(f, "the loss of sequence {sequence} is not finite"),
+            Fault::GradNorm => write!(f, "the gradient norm is not finite"),
+        }
+    }
 }
 
 /// Where a new adapter's numbers come from.

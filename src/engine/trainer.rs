@@ -6,7 +6,7 @@
 use futures::channel::oneshot;
 
 use super::queue::{check_tokens, push_packed};
-use super::request::{AdapterId, StepMetrics, TrainRequest, draw_key};
+use super::request::{AdapterId, Fault, NonFinite, StepMetrics, TrainRequest, draw_key};
 use super::slots::{SlotTable, name};
 use crate::backend::{AdamWStep, BatchPlan, Dropout, Label, Slot};
 use crate::error::{Error, Result};
@@ -39,6 +39,21 @@ impl Active {
     /// The current step's sequences that have not been in a micro-batch; indices into the request's.
     fn remaining(&self) -> &[u32] {
         &self.request.steps[self.step].sequences[self.next..]
+    }
+
+    /// Notes the current step and goes to the next.
+    fn step_ended(&mut self, loss: f32, grad_norm: f32, fault: Option<Fault>) {
+        let done = &self.request.steps[self.step];
+        let tokens = |&s: &u32| self.request.sequences[s as usize].tokens.len() as u64;
+        self.metrics.push(StepMetrics {
+            step: self.step as u32 + 1,
+            loss,
+            grad_norm,
+            learning_rate: done.learning_rate,
+            tokens: done.sequences.iter().map(tokens).sum(),
+            fault,
+        });
+        (self.step, self.next, self.loss) = (self.step + 1, 0, 0.0);
     }
 
     /// The dropout of the sequence that comes next.
@@ -248,7 +263,7 @@ impl Trainer {
     /// told and ends; the slots whose gradients are to be zeroed.
     pub fn commit(&mut self, batch: MicroBatch, losses: &[f32], slots: &mut SlotTable) -> Vec<Slot> {
         let mut losses = losses.chunks_exact(2).map(|l| l[0]);
-        let mut failed: Vec<(AdapterId, Error)> = Vec::new();
+        let mut failed: Vec<(AdapterId, u32, f32)> = Vec::new();
         for t in batch.taken {
             let place = self.place(t.adapter).expect("it gave the sequence");
             let active = &mut self.active[place];
@@ -257,18 +272,46 @@ impl Trainer {
                 let nll = losses.next().unwrap_or(f32::NAN);
                 active.loss += f64::from(weight) * f64::from(nll);
                 if !nll.is_finite() && failed.last().is_none_or(|f| f.0 != t.adapter) {
-                    let (step, sequence) = (active.step + 1, t.sequence);
-                    let place = name(t.adapter);
-                    failed.push((
-                        t.adapter,
-                        Error::NotFinite(format!(
-                            "the loss of {place}, step {step}, sequence {sequence} is {nll}"
-                        )),
-                    ));
+                    failed.push((t.adapter, t.sequence, nll));
                 }
             }
         }
-        failed.into_iter().filter_map(|(adapter, error)| self.end(adapter, Err(error), slots)).collect()
+        let fault = |(adapter, sequence, nll): (AdapterId, u32, f32)| {
+            let step = self.find(adapter)?.step + 1;
+            let place = name(adapter);
+            let problem = format!("the loss of {place}, step {step}, sequence {sequence} is {nll}");
+            self.fault(adapter, Fault::Loss(sequence), problem, slots)
+        };
+        failed.into_iter().filter_map(fault).collect()
+    }
+
+    /// A step of an adapter cannot be made. By its policy the step is left out, or its request ends with `problem`. The slot, whose gradient is to
+    /// be zeroed.
+    fn fault(
+        &mut self,
+        adapter: AdapterId,
+        fault: Fault,
+        problem: String,
+        slots: &mut SlotTable,
+    ) -> Option<Slot> {
+        let place = self.place(adapter)?;
+        let active = &mut self.active[place];
+        if active.request.optimizer.non_finite == NonFinite::Stop {
+            return self.end(adapter, Err(Error::NotFinite(problem)), slots);
+        }
+        let slot = active.slot;
+        active.step_ended(0.0, 0.0, Some(fault));
+        self.end_if_complete(place, slots);
+        Some(slot)
+    }
+
+    /// Tells who waits for a request whose steps are all done.
+    fn end_if_complete(&mut self, place: usize, slots: &mut SlotTable) {
+        let active = &mut self.active[place];
+        if active.step == active.request.steps.len() {
+            let (adapter, metrics) = (active.request.adapter, std::mem::take(&mut active.metrics));
+            self.end(adapter, Ok(metrics), slots);
+        }
     }
 
     /// A micro-batch can't be run: its requests end. The slots whose gradients are to be zeroed.
@@ -308,32 +351,19 @@ impl Trainer {
     ) -> Result<Vec<Slot>> {
         let mut zero = Vec::new();
         for (step, &norm) in steps.iter().zip(norms) {
-            let Some(active) = self.active.iter_mut().find(|a| a.slot == step.slot) else { continue };
+            let Some(place) = self.active.iter().position(|a| a.slot == step.slot) else { continue };
+            let active = &mut self.active[place];
             let adapter = active.request.adapter;
             if !norm.is_finite() {
-                let error = Error::NotFinite(format!(
-                    "the gradient norm of {}, step {} is {norm}",
-                    name(adapter),
-                    active.step + 1
-                ));
-                zero.extend(self.end(adapter, Err(error), slots));
+                let problem =
+                    format!("the gradient norm of {}, step {} is {norm}", name(adapter), active.step + 1);
+                zero.extend(self.fault(adapter, Fault::GradNorm, problem, slots));
                 continue;
             }
             slots.stepped(adapter)?;
-            let done = &active.request.steps[active.step];
-            let tokens = |&s: &u32| active.request.sequences[s as usize].tokens.len() as u64;
-            active.metrics.push(StepMetrics {
-                step: active.step as u32 + 1,
-                loss: (active.loss / active.totals[active.step]) as f32,
-                grad_norm: norm,
-                learning_rate: step.learning_rate,
-                tokens: done.sequences.iter().map(tokens).sum(),
-            });
-            (active.step, active.next, active.loss) = (active.step + 1, 0, 0.0);
-            if active.step == active.request.steps.len() {
-                let metrics = std::mem::take(&mut active.metrics);
-                self.end(adapter, Ok(metrics), slots);
-            }
+            let loss = (active.loss / active.totals[active.step]) as f32;
+            active.step_ended(loss, norm, None);
+            self.end_if_complete(place, slots);
         }
         Ok(zero)
     }

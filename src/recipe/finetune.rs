@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::lane::{Lane, Student};
 use super::{Example, Training, Usage, schedule};
-use crate::engine::{StepMetrics, TrainRequest, TrainStep};
+use crate::engine::{StepMetrics, TrainRequest, TrainStep, Trained};
 use crate::error::{Error, Result};
 use crate::run::Event;
 
@@ -82,16 +82,25 @@ impl Lane {
                 e.naming(student.adapter.0, &format!("{} of {}", student.name, self.name()))
             })
         };
-        let mut trained = scope.train(requests, keep_moments).await.map_err(named)?.into_iter();
+        let Trained { metrics: trained, is_pruned } =
+            scope.train(requests, keep_moments).await.map_err(named)?;
+        let mut trained = trained.into_iter();
         self.output.event(Event::Advance { lane, done: total });
 
         let (mut metrics, mut usage) = (Map::new(), Usage::default());
         for lesson in &lessons {
             let steps = if lesson.examples.is_empty() { vec![] } else { trained.next().unwrap_or_default() };
+            for (step, fault) in steps.iter().filter_map(|s| Some((s.step, s.fault?))) {
+                let name = &lesson.student.name;
+                self.note(format!("iteration {iteration}: {name}, step {step} was left out: {fault}"));
+            }
             usage.trained(lesson.student.adapter, steps.iter().map(|s| s.tokens).sum());
             metrics.insert(lesson.student.name.clone(), report(lesson, &steps));
-            let snapshot = self.scope.service().snapshot(lesson.student.adapter, false)?;
-            self.output.adapter(self.name(), iteration, &lesson.student.name, &snapshot)?;
+            // What is pruned was written before the training that made it so.
+            if !is_pruned {
+                let snapshot = self.scope.service().snapshot(lesson.student.adapter, false)?;
+                self.output.adapter(self.name(), iteration, &lesson.student.name, &snapshot)?;
+            }
         }
         phase.end(&usage)?;
         self.output.metrics(self.name(), iteration, "training", Value::Object(metrics))
@@ -99,13 +108,22 @@ impl Lane {
 }
 
 fn report(lesson: &Lesson<'_>, steps: &[StepMetrics]) -> Value {
-    let column = |f: fn(&StepMetrics) -> f32| steps.iter().map(f).collect::<Vec<_>>();
-    json!({
+    // Of a step that was left out there is no number.
+    let column = |f: fn(&StepMetrics) -> f32| {
+        steps.iter().map(|s| s.fault.is_none().then(|| f(s))).collect::<Vec<Option<f32>>>()
+    };
+    let mut report = json!({
         "data": lesson.about,
         "examples": lesson.examples.len(),
         "tokens": steps.iter().map(|s| s.tokens).sum::<u64>(),
         "loss": column(|s| s.loss),
         "grad_norm": column(|s| s.grad_norm),
         "learning_rate": column(|s| s.learning_rate),
-    })
+    });
+    let faults: Vec<Value> =
+        steps.iter().filter_map(|s| Some(json!({"step": s.step, "fault": s.fault?.to_string()}))).collect();
+    if !faults.is_empty() {
+        report["left_out"] = faults.into();
+    }
+    report
 }

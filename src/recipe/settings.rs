@@ -1,6 +1,6 @@
 //! Training settings with their choices read.
 
-use crate::engine::Optimizer;
+use crate::engine::{NonFinite, Optimizer};
 use crate::error::{Error, Result};
 use crate::run::{TrainingSection, critic_section};
 
@@ -110,6 +110,7 @@ impl Training {
             beta2: s.adam_beta2,
             epsilon: s.adam_epsilon,
             weight_decay: s.weight_decay,
+            non_finite: if s.non_finite == "skip" { NonFinite::Skip } else { NonFinite::Stop },
             max_grad_norm: if s.max_grad_norm > 0.0 { s.max_grad_norm } else { f32::INFINITY },
         }
     }

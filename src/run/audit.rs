@@ -467,7 +467,13 @@ impl Journal for Audited {
         };
         // Under other arithmetic a mean has no tolerance of its own.
         let kept_mean = matches!(entry, Entry::Likelihoods(_)) && !self.exact;
-        if !self.drawn.contains(call) || kept_mean {
+        // What is not kept whole is made again, drawn or not: the rows after it need the adapters.
+        let is_kept = || Ok::<bool, Error>(matches!(self.journal.load_adapters(call)?, Kept::Whole(_)));
+        let is_wanted = match entry {
+            Entry::Trained(_) => self.drawn.contains(call) || !is_kept()?,
+            _ => self.drawn.contains(call) && !kept_mean,
+        };
+        if !is_wanted {
             return Ok(Some(entry));
         }
         *self.call.borrow_mut() = call.to_string();
@@ -495,8 +501,15 @@ impl Journal for Audited {
     }
 
     fn save_adapters(&self, call: &str, adapters: &[Snapshot]) -> Result<()> {
-        let kept = self.journal.load_adapters(call)?;
         *self.call.borrow_mut() = call.to_string();
+        let kept = match self.journal.load_adapters(call)? {
+            Kept::Whole(kept) => kept,
+            Kept::Pruned => return Ok(()),
+            Kept::Torn => {
+                self.findings.add(format!("{call}: its checkpoint is damaged or missing"));
+                return Ok(());
+            }
+        };
         if kept.len() != adapters.len() {
             self.differs("adapters", adapters.len(), kept.len());
             return Ok(());
@@ -516,7 +529,7 @@ impl Journal for Audited {
         trained.iter().zip(&kept).try_for_each(|(&adapter, kept)| self.engine.restore(adapter, kept))
     }
 
-    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
+    fn load_adapters(&self, call: &str) -> Result<Kept> {
         self.journal.load_adapters(call)
     }
 }

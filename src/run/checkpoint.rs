@@ -1,10 +1,13 @@
 //! Adapters as one safetensors file: weights, and the optimizer's state where there is one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::files::hex;
 
 use crate::adapter::{Moments, Snapshot};
 use crate::backend::{LoraMatrix, PartId, PartSpec, SlotSpec};
@@ -13,6 +16,7 @@ use crate::files::NewFile;
 
 /// What the header says of one adapter; the numbers are tensors `ADAPTER.ROLE.PART.MATRIX`.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Header {
     /// Rank and scale (as bits) of each part.
     parts: Vec<Option<(usize, u32)>>,
@@ -23,6 +27,15 @@ struct Header {
     dropout: f32,
     /// Optimizer steps, if the optimizer's state is kept.
     steps: Option<u32>,
+}
+
+/// The file's one field of metadata.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Summed {
+    /// See [`sum`].
+    sha256: String,
+    adapters: Vec<Header>,
 }
 
 fn letter(matrix: LoraMatrix) -> char {
@@ -56,8 +69,11 @@ pub fn save(path: &Path, adapters: &[Snapshot]) -> Result<()> {
             }
         }
     }
-    let header = serde_json::to_string(&headers).map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
-    let metadata = HashMap::from([("adapters".to_string(), header)]);
+    let sha256 = sum(&headers, tensors.iter().map(|(name, view)| (name.as_str(), view.data())))?;
+    let summed = serde_json::to_string(&Summed { sha256, adapters: headers })
+        .map_err(|e| Error::Internal(format!("checkpoint: {e}")))?;
+    // One field, as the order of several would be another in each file.
+    let metadata = HashMap::from([("adapters".to_string(), summed)]);
     // Written tensor by tensor: all bytes at once would be a second copy of the adapters.
     let file = NewFile::create(path)?;
     safetensors::serialize_to_file(tensors, Some(metadata), file.temporary()).map_err(|e| match e {
@@ -67,7 +83,19 @@ pub fn save(path: &Path, adapters: &[Snapshot]) -> Result<()> {
     file.finish()
 }
 
-/// Reads what [`save`] wrote.
+/// SHA-256 of the headers and of all tensors, in the order of their names; in hexadecimal.
+fn sum<'a>(headers: &[Header], tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(headers).map_err(|e| Error::Internal(format!("checkpoint: {e}")))?);
+    for (name, bytes) in tensors.collect::<BTreeMap<_, _>>() {
+        hash.update(name.as_bytes());
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// Reads what [`save`] wrote. Anything altered in it is an [`Error::Input`].
 pub fn load(path: &Path) -> Result<Vec<Snapshot>> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let broken = |what: &dyn std::fmt::Display| Error::file(path, format!("not a checkpoint: {what}"));
@@ -75,7 +103,17 @@ pub fn load(path: &Path) -> Result<Vec<Snapshot>> {
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;
     let header =
         metadata.metadata().as_ref().and_then(|m| m.get("adapters")).ok_or_else(|| broken(&"no header"))?;
-    let headers: Vec<Header> = serde_json::from_str(header).map_err(|e| broken(&e))?;
+    // Those of the first versions are a bare list.
+    let headers: Vec<Header> = if header.starts_with('[') {
+        serde_json::from_str(header).map_err(|e| broken(&e))?
+    } else {
+        let Summed { sha256, adapters } = serde_json::from_str(header).map_err(|e| broken(&e))?;
+        let all = tensors.tensors();
+        if sum(&adapters, all.iter().map(|(name, view)| (name.as_str(), view.data())))? != sha256 {
+            return Err(broken(&"its contents do not have its checksum"));
+        }
+        adapters
+    };
     let read = |i: usize, role: &str, order: &[(u32, char)]| -> Result<Vec<(PartId, LoraMatrix, Vec<f32>)>> {
         order
             .iter()

@@ -242,6 +242,8 @@ pub struct TrainingSection {
     pub warmup_ratio: f32,
     /// Shuffle each epoch.
     pub shuffle: bool,
+    /// A loss or gradient that is not finite: `stop` ends the run, `skip` leaves that optimizer step of that adapter out.
+    pub non_finite: String,
     /// w: the share of corrected trajectories in a critic's data.
     pub critic_mix: f32,
     /// `ratio` (floor(min(|D-|/w, |D+|/(1-w)))) or `coin-flip` (official code).
@@ -282,6 +284,7 @@ impl Default for TrainingSection {
             lr_scheduler: "constant".into(),
             warmup_ratio: 0.0,
             shuffle: true,
+            non_finite: "stop".into(),
             critic_mix: 0.5,
             critic_mix_rule: "ratio".into(),
             critic_loss: "final".into(),
@@ -312,6 +315,8 @@ pub struct RunSection {
     pub threads: usize,
     /// Memory limit such as `4GiB`; empty is what the plan needs.
     pub memory: String,
+    /// Checkpoints that a lane's journal keeps, the latest; 0 keeps all, otherwise at least 2.
+    pub keep_checkpoints: usize,
     /// Most rows in a training micro-batch; 0 is no limit.
     pub micro_batch_rows: usize,
     /// Most rows in a sampling step.
@@ -329,6 +334,7 @@ impl Default for RunSection {
             device: "auto".into(),
             threads: 0,
             memory: String::new(),
+            keep_checkpoints: 0,
             micro_batch_rows: 2048,
             step_rows: 512,
             max_sequences: 192,

@@ -21,6 +21,7 @@ use std::collections::btree_map::Entry;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
@@ -56,7 +57,7 @@ impl Lane {
 /// A locked run folder.
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File,
+    lock: Rc<File>,
 }
 
 impl RunFolder {
@@ -75,11 +76,11 @@ impl RunFolder {
                 if is_dir { std::fs::remove_dir_all(&name) } else { std::fs::remove_file(&name) }
                     .map_err(Error::io(&name))?;
             }
-            return Ok(Self { path: path.to_path_buf(), _lock: lock });
+            return Ok(Self { path: path.to_path_buf(), lock: lock.into() });
         }
         std::fs::create_dir_all(path).map_err(Error::io(path))?;
         let lock = lock(path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), lock: lock.into() })
     }
 
     /// Whether [`RunFolder::create`] will refuse; to be known before anything is loaded.
@@ -101,7 +102,7 @@ impl RunFolder {
         read_manifest(path)?;
         let lock = lock(path)?;
         remove_temporaries(path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), lock: lock.into() })
     }
 
     /// Where it is.
@@ -242,6 +243,7 @@ type MetricKey = (usize, usize, String);
 /// Puts what the lanes of a run produce into its folder, and passes events on.
 pub struct Recorder {
     folder: PathBuf,
+    lock: Rc<File>,
     lanes: Vec<Lane>,
     metrics: RefCell<BTreeMap<MetricKey, Value>>,
     times: RefCell<BTreeMap<MetricKey, Value>>,
@@ -273,12 +275,23 @@ impl Recorder {
         };
         Ok(Self {
             folder: folder.path().to_path_buf(),
+            lock: folder.lock.clone(),
             metrics: keyed(read_metrics(folder.path())?, "name"),
             times: keyed(read_lines(&folder.path().join(TIMES))?, "phase"),
             lanes,
             write_adapter,
             events,
         })
+    }
+
+    /// Writing would make a deleted folder anew, with a part of the run in it.
+    fn check_there(&self) -> Result<()> {
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&self.lock.metadata().map_err(Error::io(&self.folder))?) == 0
+        {
+            return Err(Error::file(&self.folder, "was deleted while the run was going on"));
+        }
+        Ok(())
     }
 
     fn position(&self, lane: &str) -> Result<usize> {
@@ -293,6 +306,7 @@ impl Recorder {
 
 impl Output for Recorder {
     fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+        self.check_there()?;
         let position = self.position(lane)?;
         let record = metrics_record(&self.lanes[position], iteration, name, value);
         let mut metrics = self.metrics.borrow_mut();
@@ -305,20 +319,24 @@ impl Output for Recorder {
     }
 
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
+        self.check_there()?;
         write_lines(&self.place("transcripts", lane, iteration, &format!("{name}.jsonl")), records)
     }
 
     fn dataset(&self, lane: &str, iteration: usize, adapter: &str, records: &[Value]) -> Result<()> {
+        self.check_there()?;
         write_lines(&self.place("data", lane, iteration, &format!("{adapter}.jsonl")), records)
     }
 
     fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()> {
+        self.check_there()?;
         (self.write_adapter)(&self.place("adapters", lane, iteration, adapter), snapshot)
     }
 
     /// A phase keeps the time it took when it was first complete: a resumed run only reads it from the journal. Of one that was interrupted
     /// it is what the process that completed it took.
     fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {
+        self.check_there()?;
         let position = self.position(lane)?;
         let Lane { arm, seed } = &self.lanes[position];
         let mut times = self.times.borrow_mut();

@@ -7,13 +7,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::checkpoint;
 use crate::adapter::Snapshot;
-use crate::engine::{Entry, Journal};
+use crate::engine::{Entry, Journal, Kept};
 use crate::error::{Error, Result};
 
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -29,6 +29,12 @@ pub struct FileJournal {
     end: Cell<u64>,
     synced: Cell<Instant>,
     replayed: Cell<u64>,
+    /// Training calls in the order of their lines, and how many of the latest keep their checkpoints; 0 is all.
+    trainings: RefCell<Vec<String>>,
+    keep: usize,
+    /// The checkpoint of the training call before was pruned, so the adapters are not as it left them.
+    stale: Cell<bool>,
+    warn: Box<dyn Fn(String)>,
     /// Set by a failed write: whatever is on disk is whole, and nothing more is added to it.
     broken: Cell<bool>,
 }
@@ -74,9 +80,13 @@ impl FileJournal {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let mut lines = HashMap::new();
+        let mut trainings = Vec::new();
         let mut good = 0;
         for line in bytes.split_inclusive(|&b| b == b'\n') {
             let Some(parsed) = parse(line) else { break };
+            if matches!(*parsed.entry, Entry::Trained(_)) && !lines.contains_key(parsed.call.as_ref()) {
+                trainings.push(parsed.call.to_string());
+            }
             lines.insert(parsed.call.into_owned(), (good as u64, line.len()));
             good += line.len();
         }
@@ -90,9 +100,42 @@ impl FileJournal {
             end: Cell::new(good as u64),
             synced: Cell::new(Instant::now()),
             replayed: Cell::new(0),
+            trainings: RefCell::new(trainings),
+            keep: 0,
+            stale: Cell::new(false),
+            warn: Box::new(|_| ()),
             broken: Cell::new(false),
         };
         Ok((journal, lost))
+    }
+
+    /// Keeps the checkpoints of so many training calls, the latest; 0 keeps all. At least two, so that the last one can be made again from the one before.
+    pub fn keeping(mut self, checkpoints: usize) -> Self {
+        self.keep = if checkpoints == 0 { 0 } else { checkpoints.max(2) };
+        self
+    }
+
+    /// Where warnings go.
+    pub fn warning(mut self, warn: impl Fn(String) + 'static) -> Self {
+        self.warn = Box::new(warn);
+        self
+    }
+
+    /// Removes checkpoints that are no longer kept. One that cannot be removed costs its space and nothing else.
+    fn prune(&self) {
+        let trainings = self.trainings.borrow();
+        if self.keep > 0 && trainings.len() > self.keep {
+            for call in &trainings[..trainings.len() - self.keep] {
+                let _ = std::fs::remove_file(self.checkpoint_path(call));
+            }
+        }
+    }
+
+    /// Whether a call's checkpoint is one that may have been pruned.
+    fn may_be_pruned(&self, call: &str) -> bool {
+        let trainings = self.trainings.borrow();
+        let after = trainings.iter().rev().take_while(|c| *c != call).count();
+        after >= 2 && after < trainings.len()
     }
 
     /// The calls that are kept, sorted.
@@ -115,6 +158,25 @@ impl FileJournal {
     /// Calls answered from the journal since it was opened.
     pub fn replayed(&self) -> u64 {
         self.replayed.get()
+    }
+
+    /// Whatever has been recorded is on the disk.
+    fn sync(&self) -> Result<()> {
+        self.file.borrow().sync_data().map_err(Error::io(&self.path))?;
+        self.synced.set(Instant::now());
+        Ok(())
+    }
+
+    /// Somebody who deletes the folder under a run is told at once: what is written to a deleted file is lost when the process ends.
+    fn check_there(&self) -> Result<()> {
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(
+            &self.file.borrow().metadata().map_err(Error::io(&self.path))?,
+        ) == 0
+        {
+            return Err(Error::file(&self.path, "was deleted while the run was going on"));
+        }
+        Ok(())
     }
 
     fn checkpoint_path(&self, call: &str) -> PathBuf {
@@ -148,6 +210,7 @@ impl Journal for FileJournal {
         if self.broken.get() {
             return Err(Error::file(&self.path, "an earlier write failed, or it is open to be read alone"));
         }
+        self.check_there()?;
         let line = Line { call: call.into(), entry: std::borrow::Cow::Borrowed(entry) };
         let body = serde_json::to_string(&line)
             .map_err(|e| Error::Internal(format!("journal entry of {call}: {e}")))?;
@@ -166,20 +229,58 @@ impl Journal for FileJournal {
             return Err(Error::io(&self.path)(e));
         }
         let start = self.end.get();
-        self.lines.borrow_mut().insert(call.to_string(), (start, line.len()));
+        let known = self.lines.borrow_mut().insert(call.to_string(), (start, line.len()));
         self.end.set(start + line.len() as u64);
+        if let (Entry::Trained(_), None) = (entry, known) {
+            self.trainings.borrow_mut().push(call.to_string());
+            drop(file);
+            // The line must be on the disk before what it follows is given up.
+            self.sync()?;
+            self.prune();
+        }
         Ok(())
     }
 
     fn save_adapters(&self, call: &str, adapters: &[Snapshot]) -> Result<()> {
+        self.check_there()?;
         checkpoint::save(&self.checkpoint_path(call), adapters)?;
-        self.file.borrow().sync_data().map_err(Error::io(&self.path))?;
-        self.synced.set(Instant::now());
-        Ok(())
+        self.stale.set(false);
+        self.sync()
     }
 
-    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
-        checkpoint::load(&self.checkpoint_path(call))
+    fn load_adapters(&self, call: &str) -> Result<Kept> {
+        let path = self.checkpoint_path(call);
+        let problem = match checkpoint::load(&path) {
+            Ok(snapshots) => {
+                self.stale.set(false);
+                return Ok(Kept::Whole(snapshots));
+            }
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                if self.may_be_pruned(call) {
+                    self.stale.set(true);
+                    return Ok(Kept::Pruned);
+                }
+                format!("{}: missing", path.display())
+            }
+            Err(e @ Error::Input { .. }) => e.to_string(),
+            Err(e) => return Err(e),
+        };
+        if self.stale.get() {
+            return Err(Error::input(
+                path.display(),
+                format!(
+                    "{problem}; the checkpoint before it was pruned, so the training cannot be made again"
+                ),
+            ));
+        }
+        (self.warn)(format!("{problem}; the training is done again"));
+        Ok(Kept::Torn)
+    }
+}
+
+impl Drop for FileJournal {
+    fn drop(&mut self) {
+        let _ = self.sync();
     }
 }
 
@@ -270,8 +371,22 @@ mod tests {
         ];
         journal.save_adapters("lane/train#0", &snapshots).unwrap();
         let loaded = journal.load_adapters("lane/train#0").unwrap();
-        assert_eq!(loaded, snapshots);
+        assert_eq!(loaded, Kept::Whole(snapshots));
+        let Kept::Whole(loaded) = loaded else { unreachable!() };
         assert!(loaded[0].weights[0].2[1].is_sign_negative());
-        assert!(journal.load_adapters("lane/train#1").is_err());
+        assert_eq!(journal.load_adapters("lane/train#1").unwrap(), Kept::Torn);
+        // Any byte of the file that changes is noticed.
+        let path = journal.checkpoint_path("lane/train#0");
+        let whole = std::fs::read(&path).unwrap();
+        for place in 0..whole.len() {
+            let mut altered = whole.clone();
+            altered[place] ^= 4;
+            std::fs::write(&path, &altered).unwrap();
+            assert_eq!(journal.load_adapters("lane/train#0").unwrap(), Kept::Torn, "byte {place}");
+        }
+        for length in (0..whole.len()).step_by(11) {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(journal.load_adapters("lane/train#0").unwrap(), Kept::Torn, "cut at {length}");
+        }
     }
 }

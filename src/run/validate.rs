@@ -116,6 +116,12 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
         format!("`{}`", run.memory),
         "a size such as `4GiB` or `800MiB`",
     )?;
+    c.that(
+        run.keep_checkpoints != 1,
+        "run.keep_checkpoints",
+        run.keep_checkpoints,
+        "0 (all), or 2 or more: the last one is made again from the one before if it is damaged",
+    )?;
     c.at_least(run.step_rows, 1, "run.step_rows")?;
     c.at_least(run.max_sequences, 1, "run.max_sequences")?;
 
@@ -165,6 +171,7 @@ fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Re
     c.that(t.adam_epsilon > 0.0, &at("adam_epsilon"), t.adam_epsilon, "a number > 0")?;
     c.that(t.max_grad_norm >= 0.0, &at("max_grad_norm"), t.max_grad_norm, "a number >= 0 (0: no clipping)")?;
     c.at_least(t.num_epochs, 1, &at("num_epochs"))?;
+    c.one_of(&t.non_finite, &["stop", "skip"], &at("non_finite"))?;
     c.one_of(&t.lr_scheduler, &["constant", "linear", "cosine"], &at("lr_scheduler"))?;
     let share = 0.0..=1.0;
     c.that(share.contains(&t.warmup_ratio), &at("warmup_ratio"), t.warmup_ratio, "a number from 0 to 1")?;

@@ -223,6 +223,7 @@ impl Service for FakeService {
                 grad_norm: 0.5,
                 learning_rate: s.learning_rate,
                 tokens: s.sequences.iter().map(|&i| request.sequences[i as usize].tokens.len() as u64).sum(),
+                fault: None,
             })
             .collect();
         self.trained.borrow_mut().push(request);
@@ -396,8 +397,8 @@ impl Journal for MemoryJournal {
         self.adapters.borrow_mut().insert(call.into(), adapters.iter().map(state).collect());
         Ok(())
     }
-    fn load_adapters(&self, call: &str) -> Result<Vec<Snapshot>> {
-        Ok(self.adapters.borrow()[call].iter().map(|s| snapshot(*s)).collect())
+    fn load_adapters(&self, call: &str) -> Result<Kept> {
+        Ok(Kept::Whole(self.adapters.borrow()[call].iter().map(|s| snapshot(*s)).collect()))
     }
 }
 

@@ -1,0 +1,396 @@
+//! What happens to machines: processes that are killed, disks that fill up or fail, folders that vanish, clocks that go back, signals. Whatever it is, a run says
+//! so and ends, when resumed, with the bytes of one that nothing happened to.
+
+mod shell;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use shell::runs::*;
+use shell::*;
+
+/// Numbers that are the same in every run of the tests.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// The small run with less of everything, for faults that need many runs.
+fn tiny(output: &str) -> Vec<&str> {
+    let mut args = small(output);
+    args.extend(["--arm", "multiagent", "--set", "task.train_questions=3", "--set", "task.dev_questions=2"]);
+    args.extend(["--set", "eval.diversity=0", "--set", "sampling.max_tokens=40"]);
+    args
+}
+
+/// The tiny run that nothing happened to.
+fn untouched() -> &'static Path {
+    static RUN: OnceLock<tempfile::TempDir> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        succeed(dir.path(), &tiny("run"));
+        dir
+    })
+    .path()
+}
+
+// ---- killed ----
+
+/// When a process is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// With so many bytes in the journal: sampling, scoring, training, wherever that is.
+    Journal(u64),
+    /// As soon as a checkpoint is being written.
+    Checkpoint,
+    /// As soon as metrics or adapters are being written.
+    Results,
+    /// As soon as the report is being written.
+    Report,
+}
+
+/// Files being written, by what their folder is.
+fn under_way(folder: &Path, kind: &str) -> bool {
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let temporary = |path: &Path| names(path).iter().any(|n| n.ends_with(".tmp"));
+    match kind {
+        "checkpoint" => ["multiagent/seed-0", "single-agent/seed-0"]
+            .iter()
+            .any(|lane| temporary(&folder.join("journal").join(lane))),
+        "report" => names(folder)
+            .iter()
+            .any(|n| n.ends_with(".tmp") && !n.starts_with(".metrics") && !n.starts_with(".times")),
+        _ => temporary(folder),
+    }
+}
+
+#[test]
+fn killed_at_thirty_moments_a_run_ends_with_the_same_bytes() {
+    let whole = journalled(&complete().join("run"));
+    let mut random = Random(20_260_131);
+    let (mut kills, mut at_checkpoints, mut at_results, mut at_reports) = (0, 0, 0, 0);
+    for round in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let threads = ["1", "2", "4"][round % 3];
+        // Five moments of one run, in the order in which it comes to them.
+        let mut moments: Vec<Moment> =
+            (0..4).map(|_| whole * (2 + random.below(96)) / 100).map(Moment::Journal).collect();
+        moments.sort_by_key(|m| if let Moment::Journal(bytes) = m { *bytes } else { 0 });
+        moments.insert(random.below(4) as usize, [Moment::Checkpoint, Moment::Results][round % 2]);
+        moments.push(Moment::Report);
+        let mut done = false;
+        for moment in moments {
+            // A resumed run of one thread goes on with another number.
+            let args = if folder.join("manifest.json").exists() {
+                vec!["resume", "run"]
+            } else {
+                [small("run"), vec!["--threads", threads]].concat()
+            };
+            let mut child = start(dir.path(), &args);
+            let before = journalled(&folder);
+            let came = wait_for(&mut child, || match moment {
+                Moment::Journal(bytes) => journalled(&folder) >= bytes.max(before + 1),
+                Moment::Checkpoint => under_way(&folder, "checkpoint"),
+                Moment::Results => under_way(&folder, "results"),
+                Moment::Report => under_way(&folder, "report"),
+            });
+            if !came {
+                // A moment too short to be seen; the run is complete.
+                done = child.wait().unwrap().success();
+                break;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            match moment {
+                Moment::Checkpoint => at_checkpoints += 1,
+                Moment::Results => at_results += 1,
+                Moment::Report => at_reports += 1,
+                Moment::Journal(_) => {}
+            }
+        }
+        if !done {
+            succeed(dir.path(), &["resume", "run"]);
+        }
+        assert_same_but_threads(&complete().join("run"), &folder);
+    }
+    println!(
+        "{kills} kills, {at_checkpoints} of them at a checkpoint, {at_results} at results, {at_reports} at the report"
+    );
+    assert!(kills >= 30, "{kills} kills");
+    assert!(at_checkpoints > 0 && at_results > 0 && at_reports > 0);
+}
+
+/// As `assert_same`, where config.toml says another number of threads.
+fn assert_same_but_threads(a: &Path, b: &Path) {
+    let (mut a, mut b) = (results(a), results(b));
+    let config = |files: &mut std::collections::BTreeMap<String, Vec<u8>>| {
+        let text = String::from_utf8(files.remove("config.toml").unwrap()).unwrap();
+        text.lines().filter(|l| !l.starts_with("threads = ")).map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(config(&mut a), config(&mut b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, bytes) in &a {
+        assert!(bytes == &b[name], "{name} differs");
+    }
+}
+
+// ---- signals ----
+
+#[test]
+#[cfg(unix)]
+fn signals_save_and_say_how_to_go_on() {
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        let mut child =
+            colloquy(dir.path(), &tiny("run")).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(wait_for(&mut child, || journalled(&folder) > 2000), "the run ended before the signal");
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert_eq!(text.trim_end().lines().last(), Some("  colloquy resume run"), "{text}");
+        assert!(text.contains(&format!("stopped by SIG{name}; all that was complete is kept")), "{text}");
+        assert!(!text.contains("error:"), "{text}");
+        succeed(dir.path(), &["resume", "run"]);
+        assert_same(&untouched().join("run"), &folder);
+    }
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+// ---- checkpoints ----
+
+#[test]
+fn a_damaged_checkpoint_is_made_again_with_a_warning() {
+    for cut in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("run");
+        copy(&untouched().join("run"), &folder);
+        let checkpoints = folder.join("journal/multiagent/seed-0");
+        let last = std::fs::read_dir(&checkpoints).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+        let mut bytes = std::fs::read(&last).unwrap();
+        if cut {
+            bytes.truncate(bytes.len() / 2);
+        } else {
+            let place = bytes.len() / 3;
+            bytes[place] ^= 1;
+        }
+        std::fs::write(&last, bytes).unwrap();
+        // Its adapters must come from the training, not from what is there.
+        std::fs::remove_dir_all(folder.join("adapters/multiagent/seed-0/iteration-2")).unwrap();
+        let output = run(dir.path(), &["resume", "run"]);
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("warning: ") && text.contains("the training is done again"), "{text}");
+        assert_same(&untouched().join("run"), &folder);
+    }
+}
+
+#[test]
+fn old_checkpoints_are_pruned_by_a_setting_and_nothing_else_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["--set", "run.iterations=5", "--set", "eval.before=false"];
+    let args = |name: &'static str| [tiny(name), more.to_vec()].concat();
+    succeed(dir.path(), &args("all"));
+    let mut pruned = args("pruned");
+    pruned.extend(["--set", "run.keep_checkpoints=2"]);
+    let mut child = start(dir.path(), &pruned);
+    // Killed after the fourth training and resumed: the replay has no checkpoints of the first ones.
+    let fourth = dir.path().join("pruned/adapters/multiagent/seed-0/iteration-4");
+    assert!(wait_for(&mut child, || fourth.exists()), "the run ended before it was killed");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let count = |name: &str| {
+        std::fs::read_dir(dir.path().join(name).join("journal/multiagent/seed-0")).unwrap().count()
+    };
+    assert!((2..=3).contains(&count("pruned")), "{} checkpoints", count("pruned"));
+    succeed(dir.path(), &["resume", "pruned"]);
+    assert_eq!((count("all"), count("pruned")), (5, 2));
+    let (mut a, mut b) = (results(&dir.path().join("all")), results(&dir.path().join("pruned")));
+    // It says so.
+    assert!(a.remove("config.toml") != b.remove("config.toml"));
+    assert!(a == b);
+    let out = succeed(dir.path(), &["verify", "pruned", "--sample", "20"]);
+    assert!(out.contains("bit for bit") && !out.contains("differs"), "{out}");
+    let e = fail(dir.path(), &[tiny("other"), vec!["--set", "run.keep_checkpoints=1"]].concat(), 1);
+    assert!(e.contains("run.keep_checkpoints"), "{e}");
+}
+
+// ---- disks ----
+
+/// The file layer that fails on demand, compiled once; `None`, said, where there is no compiler.
+fn shim() -> Option<&'static Path> {
+    static SHIM: OnceLock<Option<(tempfile::TempDir, PathBuf)>> = OnceLock::new();
+    let shim = SHIM.get_or_init(|| {
+        if !cfg!(target_os = "linux") {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let library = dir.path().join("faults.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
+        for compiler in ["cc", "gcc", "clang"] {
+            let built = Command::new(compiler)
+                .args(["-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o"])
+                .args([&library, &source])
+                .arg("-ldl")
+                .output();
+            match built {
+                Ok(output) if output.status.success() => return Some((dir, library)),
+                Ok(output) => panic!("{compiler}: {}", stderr(&output)),
+                Err(_) => {}
+            }
+        }
+        eprintln!("skipped: no C compiler for the file layer that fails");
+        None
+    });
+    shim.as_ref().map(|(_, library)| library.as_path())
+}
+
+fn with_fault(dir: &Path, args: &[&str], shim: &Path, fault: &[(&str, &str)]) -> Output {
+    let mut command = colloquy(dir, args);
+    command.env("LD_PRELOAD", shim).envs(fault.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn a_disk_that_fails_at_any_call_leaves_a_run_that_can_be_resumed() {
+    let Some(shim) = shim() else { return };
+    const ENOSPC: &str = "28";
+    const EIO: &str = "5";
+    let mut faults: Vec<(&str, String, &str, bool)> = Vec::new();
+    let mut random = Random(7);
+    for (call, calls, count) in [
+        ("write", 140, 6),
+        ("fdatasync", 4, 2),
+        ("fsync", 40, 3),
+        ("rename", 40, 4),
+        ("open", 40, 3),
+        ("mkdir", 20, 2),
+    ] {
+        for i in 0..count {
+            let at = 1 + random.below(calls);
+            faults.push((call, at.to_string(), [ENOSPC, EIO][i % 2], i % 3 == 0));
+        }
+    }
+    let mut hit = 0;
+    for (call, at, errno, short) in &faults {
+        let dir = tempfile::tempdir().unwrap();
+        let mut fault =
+            vec![("FAULT", *call), ("FAULT_AT", at), ("FAULT_ERRNO", errno), ("FAULT_UNDER", "run")];
+        if *short {
+            fault.push(("FAULT_SHORT", "1"));
+        }
+        let output = with_fault(dir.path(), &tiny("run"), shim, &fault);
+        let what = format!("{call} {at}, errno {errno}: {}", stderr(&output));
+        if output.status.success() {
+            // It has fewer such calls.
+            continue;
+        }
+        hit += 1;
+        let e = one_error(&output, &["run"], 1);
+        let reason = if *errno == ENOSPC { "No space left on device" } else { "Input/output error" };
+        assert!(e.contains("run") && e.contains(reason), "it names the file and the reason: {what}");
+        if dir.path().join("run").exists() {
+            assert!(what.contains("colloquy resume run"), "{what}");
+            succeed(dir.path(), &["resume", "run"]);
+        } else {
+            // Nothing had begun, and nothing is in the way.
+            succeed(dir.path(), &tiny("run"));
+        }
+        assert_same(&untouched().join("run"), &dir.path().join("run"));
+    }
+    assert!(hit >= 12, "only {hit} of {} faults were met", faults.len());
+}
+
+#[test]
+fn a_clock_that_goes_back_changes_nothing() {
+    let Some(shim) = shim() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let output = with_fault(dir.path(), &tiny("run"), shim, &[("CLOCK_BACK", "1")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_same(&untouched().join("run"), &dir.path().join("run"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_small_file_system_fills_up_and_the_run_goes_on_with_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = |size: &str, options: &str| {
+        let options = format!("{options}size={size}");
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(dir.path())
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    if !mounted("1m", "") {
+        eprintln!("skipped: no right to mount a small file system");
+        return;
+    }
+    struct Unmount<'a>(&'a Path);
+    impl Drop for Unmount<'_> {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        }
+    }
+    let _unmount = Unmount(dir.path());
+    let output = run(dir.path(), &tiny("run"));
+    let e = one_error(&output, &["run"], 1);
+    assert!(e.contains("run/") && e.contains("No space left on device"), "{e}");
+    assert!(stderr(&output).contains("colloquy resume run"), "{}", stderr(&output));
+    // Resumed as it is, it fails again, and nothing is lost.
+    assert!(fail(dir.path(), &["resume", "run"], 1).contains("No space left on device"));
+    assert!(mounted("64m", "remount,"), "remounting it larger");
+    succeed(dir.path(), &["resume", "run"]);
+    assert_same(&untouched().join("run"), &dir.path().join("run"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_that_is_deleted_under_a_run_is_said_and_not_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let mut child =
+        colloquy(dir.path(), &tiny("run")).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(wait_for(&mut child, || journalled(&folder) > 2000), "the run ended before");
+    // Stopped meanwhile, so that nothing is made while it is deleted.
+    signal(&child, "STOP");
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::remove_dir_all(&folder).unwrap();
+    signal(&child, "CONT");
+    let output = child.wait_with_output().unwrap();
+    let e = one_error(&output, &["run"], 1);
+    assert!(e.contains("was deleted while the run was going on"), "{e}");
+    assert!(!folder.exists(), "a part of a run is no run");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_that_cannot_be_written_is_said_before_anything_is_computed() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let closed = dir.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o555)).unwrap();
+    if std::fs::write(closed.join("probe"), "x").is_ok() {
+        eprintln!("skipped: this user may write everywhere");
+        return;
+    }
+    let e = fail(dir.path(), &tiny("closed/run"), 1);
+    assert!(e.contains("closed/run") && e.contains("ermission denied"), "{e}");
+}
