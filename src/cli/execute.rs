@@ -126,21 +126,12 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
             folder
         }
         (None, Place::New { folder, force }) => {
-            let (path, is_new) = (folder, !folder.exists());
-            let folder = RunFolder::create(path, *force)?;
-            let begin = || {
-                folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
-                folder.write_json("splits.json", &splits(&ready.arms))?;
-                // Last: a folder with a manifest has all it takes to resume.
-                folder.write_json("manifest.json", &manifest)
-            };
-            begin().inspect_err(|_| {
-                // Without one it is nothing, and would be in the way of the next attempt.
-                if is_new {
-                    let _ = std::fs::remove_dir_all(path);
-                }
-            })?;
-            folder
+            let splits = pretty("splits.json", &splits(&ready.arms))?;
+            let manifest = pretty("manifest.json", &manifest)?;
+            let config = to_toml(&plan.config)?;
+            let files: [(&str, &[u8]); 3] =
+                [("config.toml", config.as_bytes()), ("splits.json", &splits), ("manifest.json", &manifest)];
+            RunFolder::create(folder, *force, &files)?
         }
         (None, Place::Resume { folder }) => RunFolder::open(folder)?,
     };
@@ -531,9 +522,9 @@ fn extend_folder(
     for key in ["program", "created", "device", "arithmetic"] {
         manifest[key] = then[key].clone();
     }
-    folder.write_json("splits.json", &splits(&ready.arms))?;
+    folder.write("splits.json", &pretty("splits.json", &splits(&ready.arms))?)?;
     folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
-    folder.write_json("manifest.json", &manifest)
+    folder.write("manifest.json", &pretty("manifest.json", &manifest)?)
 }
 
 /// What the run's manifest says. Refuses to resume with another model, data or prompts (of the arms it has); warns where only the bits

@@ -30,7 +30,7 @@ use super::tensorboard::write_lane;
 use super::{Event, Output};
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
-use crate::files::{remove_temporaries, write_whole};
+use crate::files::{NewFolder, remove_temporaries, write_whole};
 
 /// Version of the folder's layout. A reader refuses newer ones.
 pub const SCHEMA: u64 = 1;
@@ -54,6 +54,14 @@ impl Lane {
     }
 }
 
+/// A JSON file, for people too.
+pub fn pretty(name: &str, value: &Value) -> Result<Vec<u8>> {
+    let mut text =
+        serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("{name}: {e}")))?;
+    text.push('\n');
+    Ok(text.into_bytes())
+}
+
 /// A locked run folder.
 pub struct RunFolder {
     path: PathBuf,
@@ -61,25 +69,21 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder. One that exists is an error unless `force`, which replaces an earlier run (and nothing else).
-    pub fn create(path: &Path, force: bool) -> Result<Self> {
+    /// Makes the folder with its first files, all at once: a folder that is there has all it takes to resume, whenever its process is killed. One that
+    /// exists is an error unless `force`, which replaces an earlier run (and nothing else).
+    pub fn create(path: &Path, force: bool, files: &[(&str, &[u8])]) -> Result<Self> {
         Self::check_new(path, force)?;
-        if path.exists() {
-            let lock = lock(path)?;
-            for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
-                let entry = entry.map_err(Error::io(path))?;
-                let name = entry.path();
-                if entry.file_name() == LOCK {
-                    continue;
-                }
-                let is_dir = entry.file_type().map_err(Error::io(&name))?.is_dir();
-                if is_dir { std::fs::remove_dir_all(&name) } else { std::fs::remove_file(&name) }
-                    .map_err(Error::io(&name))?;
-            }
-            return Ok(Self { path: path.to_path_buf(), lock: lock.into() });
+        // Held until another takes its place: nobody else may work in it.
+        let _earlier = if path.exists() { Some(lock(path)?) } else { None };
+        let folder = NewFolder::create(path)?;
+        for (name, bytes) in files {
+            write_whole(&folder.temporary().join(name), bytes).map_err(|e| match e {
+                Error::Io { source, .. } => Error::Io { path: path.join(name), source },
+                other => other,
+            })?;
         }
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = lock(path)?;
+        let lock = lock(folder.temporary())?;
+        folder.finish()?;
         Ok(Self { path: path.to_path_buf(), lock: lock.into() })
     }
 
@@ -113,14 +117,6 @@ impl RunFolder {
     /// Writes a file of the folder, whole.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         write_whole(&self.path.join(name), bytes)
-    }
-
-    /// Writes a JSON file of the folder, for people too.
-    pub fn write_json(&self, name: &str, value: &Value) -> Result<()> {
-        let mut text =
-            serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("{name}: {e}")))?;
-        text.push('\n');
-        self.write(name, text.as_bytes())
     }
 
     /// The folder of the journals.
@@ -369,18 +365,27 @@ mod tests {
     fn an_existing_folder_is_refused_and_force_replaces_only_runs() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
-        let folder = RunFolder::create(&path, false).unwrap();
-        folder.write("manifest.json", b"{\"schema\":1}").unwrap();
+        let files: [(&str, &[u8]); 1] = [("manifest.json", b"{\"schema\":1}")];
+        let folder = RunFolder::create(&path, false, &files).unwrap();
         folder.write("keep/me.txt", b"x").unwrap();
-        assert!(RunFolder::create(&path, false).err().unwrap().to_string().contains("exists already"));
+        assert!(
+            RunFolder::create(&path, false, &files).err().unwrap().to_string().contains("exists already")
+        );
         let busy = RunFolder::open(&path).err().unwrap().to_string();
         assert!(busy.contains(&format!("in use by process {}", std::process::id())), "{busy}");
         drop(folder);
         assert!(RunFolder::open(&path).is_ok());
-        let again = RunFolder::create(&path, true).unwrap();
+        let again = RunFolder::create(&path, true, &files).unwrap();
+        assert!(RunFolder::open(&path).err().unwrap().to_string().contains("in use"), "it is locked");
         assert!(!again.path().join("keep").exists());
         std::fs::write(dir.path().join("other.txt"), "x").unwrap();
-        assert!(RunFolder::create(dir.path(), true).err().unwrap().to_string().contains("not a run folder"));
+        assert!(
+            RunFolder::create(dir.path(), true, &files)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("not a run folder")
+        );
     }
 
     #[test]
@@ -396,7 +401,7 @@ mod tests {
     #[test]
     fn a_phase_keeps_the_time_it_took_first() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create(&dir.path().join("run"), false).unwrap();
+        let folder = RunFolder::create(&dir.path().join("run"), false, &[]).unwrap();
         let times = |records: &[(&str, usize, &str, f64)]| {
             // A new recorder each time, as after an interruption.
             let recorder = recorder(&folder);
@@ -419,7 +424,7 @@ mod tests {
         let mut texts = Vec::new();
         for order in [[0, 1, 2, 3], [3, 1, 2, 0]] {
             let path = dir.path().join(format!("{order:?}"));
-            let folder = RunFolder::create(&path, false).unwrap();
+            let folder = RunFolder::create(&path, false, &[]).unwrap();
             let records =
                 [("a/seed-7", 0, "x"), ("b/seed-7", 1, "y"), ("b/seed-7", 1, "x"), ("b/seed-7", 0, "z")];
             for (n, i) in order.into_iter().enumerate() {
