@@ -116,6 +116,15 @@ pub enum Draws {
     },
 }
 
+/// Memory that cannot be exceeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    /// How much.
+    pub bytes: usize,
+    /// What says so, for a person: a file, a limit of the process.
+    pub whose: String,
+}
+
 /// Limits of the steps to come, for [`Backend::workspace_bytes`].
 #[derive(Clone, Copy, Debug)]
 pub struct WorkspaceSpec {
@@ -184,6 +193,11 @@ pub trait Backend: std::any::Any {
 
     /// Bytes that the device has for this program, where it is known: the limit unless another is given.
     fn memory_limit(&self) -> Option<usize> {
+        None
+    }
+
+    /// What the backend can hold in all, whatever limit is given, where that is known.
+    fn memory_ceiling(&self) -> Option<Ceiling> {
         None
     }
 

@@ -121,6 +121,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.logit_rows(vocab)
     }
 
+    fn memory_ceiling(&self) -> Option<Ceiling> {
+        self.inner.memory_ceiling()
+    }
+
     fn memory_limit(&self) -> Option<usize> {
         self.inner.memory_limit()
     }

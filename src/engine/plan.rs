@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::slots::widest_shrink;
-use crate::backend::{Backend, MAX_RANK, PartSpec, SlotSpec, WorkspaceSpec};
+use crate::backend::{Backend, Ceiling, MAX_RANK, PartSpec, SlotSpec, WorkspaceSpec};
 use crate::error::{Error, Result};
 use crate::model::{Activations, Mode, Model};
 
@@ -130,15 +130,19 @@ impl MemoryPlan {
             o.lm_head_rows = backend.logit_rows(model.config().vocab_size).min(most);
         }
         check(&o)?;
+        let ceiling = backend.memory_ceiling();
+        let limit = o.memory_limit.into_iter().chain(ceiling.as_ref().map(|c| c.bytes)).min();
+        let whose = ceiling.as_ref().filter(|c| limit == Some(c.bytes)).map(|c| format!(" ({})", c.whose));
         loop {
-            let (plan, needed) = Self::with(backend, model, &o)?;
-            let Some(limit) = o.memory_limit.filter(|&limit| needed > limit) else { return Ok(plan) };
+            let (plan, needed) = Self::with(backend, model, &o, ceiling.as_ref())?;
+            let Some(limit) = limit.filter(|&limit| needed > limit) else { return Ok(plan) };
             match o.lower(model.config().max_positions) {
                 Some(lower) => o = lower,
                 None => {
                     return Err(Error::Memory(format!(
-                        "the limit is {}, but this needs at least {} ({needed} bytes): {}",
+                        "the limit is {}{}, but this needs at least {} ({needed} bytes): {}",
                         human(limit),
+                        whose.unwrap_or_default(),
                         human(needed),
                         plan.lines
                             .iter()
@@ -153,7 +157,12 @@ impl MemoryPlan {
 
     /// The plan with these limits, and the smallest memory limit that has room for it. Where the memory limit has not, the KV cache is the
     /// smallest possible.
-    fn with(backend: &dyn Backend, model: &Model, o: &EngineOptions) -> Result<(Self, usize)> {
+    fn with(
+        backend: &dyn Backend,
+        model: &Model,
+        o: &EngineOptions,
+        ceiling: Option<&Ceiling>,
+    ) -> Result<(Self, usize)> {
         let config = model.config();
         let activation_bytes = backend.activation_bytes();
         let part = PartSpec { rank: o.max_rank, scale: 1.0 };
@@ -236,7 +245,10 @@ impl MemoryPlan {
             KvBudget::Auto => {
                 let room = match o.memory_limit {
                     Some(limit) => limit.saturating_sub(fixed_bytes),
-                    None => (1 << 30).max(one_context * page_bytes),
+                    None => {
+                        let room = ceiling.map_or(usize::MAX, |c| c.bytes.saturating_sub(fixed_bytes));
+                        (1 << 30).max(one_context * page_bytes).min(room)
+                    }
                 };
                 ((room / page_bytes).clamp(one_context, most.max(one_context)), one_context)
             }

@@ -119,7 +119,8 @@ fn check_widths(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend)
 
 /// That the weights alone fit a device with memory of its own, before any is moved there. (What else is needed is the engine's plan.)
 fn check_room(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -> Result<()> {
-    let Some(limit) = backend.memory_limit() else { return Ok(()) };
+    let ceiling = backend.memory_ceiling().map(|c| c.bytes);
+    let Some(limit) = backend.memory_limit().into_iter().chain(ceiling).min() else { return Ok(()) };
     let (parameters, each) = (config.parameters(), backend.activation_bytes());
     let (needed, room) = (parameters * each, limit.saturating_sub(backend.bytes_in_use()));
     if needed <= room {

@@ -9,6 +9,7 @@ mod adamw;
 mod adamw_tests;
 mod attention;
 mod attention_backward;
+mod ceiling;
 mod dropout;
 mod embed;
 pub mod gemm;
@@ -228,6 +229,10 @@ impl Backend for CpuBackend {
         let adapters = if self.slots.rounded { " bf16-adapters" } else { "" };
         let kv = if self.kv_rounded { " bf16-kv" } else { "" };
         format!("{} {}{adapters}{kv}", std::env::consts::ARCH, gemm::instruction_set())
+    }
+
+    fn memory_ceiling(&self) -> Option<Ceiling> {
+        ceiling::of_process(self.bytes_in_use())
     }
 
     fn bytes_in_use(&self) -> usize {
