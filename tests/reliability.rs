@@ -394,3 +394,84 @@ fn a_folder_that_cannot_be_written_is_said_before_anything_is_computed() {
     let e = fail(dir.path(), &tiny("closed/run"), 1);
     assert!(e.contains("closed/run") && e.contains("ermission denied"), "{e}");
 }
+
+// ---- memory ----
+
+/// Runs to the end; the output, and the most memory that the operating system has seen resident, in bytes.
+#[cfg(target_os = "linux")]
+fn measured(dir: &Path, args: &[&str]) -> (Output, usize) {
+    let child = colloquy(dir, args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let watch = std::thread::spawn(move || {
+        let mut peak = 0;
+        // Gone, or a zombie without memory: it has ended.
+        while let Some(line) = std::fs::read_to_string(&status)
+            .ok()
+            .and_then(|text| text.lines().find(|l| l.starts_with("VmHWM:")).map(String::from))
+        {
+            let kibibytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            peak = peak.max(kibibytes << 10);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        peak
+    });
+    let output = child.wait_with_output().unwrap();
+    (output, watch.join().unwrap())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_memory_limit_is_kept_or_refused_with_the_smallest_that_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = fail(dir.path(), &[tiny("run"), vec!["--memory", "60MiB"]].concat(), 1);
+    let needed = e.split('(').nth(1).unwrap().split(" bytes)").next().unwrap();
+    assert!(e.contains("the limit is 60.0 MiB, but this needs at least"), "{e}");
+    assert!(!dir.path().join("run").exists(), "refused before the start");
+    for (name, limit) in [("least", needed), ("more", "150MiB"), ("most", "400MiB")] {
+        let limit = if name == "least" { format!("{needed}B") } else { limit.to_string() };
+        let (output, peak) = measured(dir.path(), &[tiny(name), vec!["--memory", &limit]].concat());
+        assert!(output.status.success(), "{limit}: {}", stderr(&output));
+        let bytes = match limit.strip_suffix("MiB") {
+            Some(mebibytes) => mebibytes.parse::<usize>().unwrap() << 20,
+            None => needed.parse().unwrap(),
+        };
+        println!("--memory {limit}: {:.0} % of it", 100.0 * peak as f64 / bytes as f64);
+        assert!(peak * 10 <= bytes * 11, "{peak} bytes resident, the limit is {bytes}");
+        // Limits change speed, never results.
+        let (mut a, mut b) = (results(&untouched().join("run")), results(&dir.path().join(name)));
+        assert!(a.remove("config.toml") != b.remove("config.toml"));
+        assert!(a == b, "--memory {limit} changed results");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_with_little_memory_plans_within_it_or_says_so() {
+    let limited = |kibibytes: usize, dir: &Path, args: &[&str]| {
+        let command =
+            format!("ulimit -v {kibibytes}; exec '{}' {}", env!("CARGO_BIN_EXE_colloquy"), args.join(" "));
+        Command::new("sh").args(["-c", &command]).current_dir(dir).env("NO_COLOR", "1").output().unwrap()
+    };
+    let (mut ran, mut refused) = (0, 0);
+    for mebibytes in [100, 150, 200, 250, 300, 400] {
+        let dir = tempfile::tempdir().unwrap();
+        let output = limited(mebibytes << 10, dir.path(), &tiny("run"));
+        if output.status.success() {
+            ran += 1;
+            assert_same(&untouched().join("run"), &dir.path().join("run"));
+            continue;
+        }
+        refused += 1;
+        let e = one_error(&output, &["run"], 1);
+        assert!(e.starts_with("memory: ") && e.contains("ulimit -v"), "{mebibytes} MiB: {e}");
+        assert!(!dir.path().join("run").exists(), "refused before the start");
+    }
+    assert!(ran > 0 && refused > 0, "{ran} ran, {refused} refused");
+
+    // What no plan foresees is one line too: a file that does not fit.
+    let dir = tempfile::tempdir().unwrap();
+    copy(&untouched().join("run"), &dir.path().join("run"));
+    std::fs::File::create(dir.path().join("run/metrics.jsonl")).unwrap().set_len(1 << 30).unwrap();
+    let e = one_error(&limited(400 << 10, dir.path(), &["report", "run"]), &["report"], 1);
+    assert!(e.contains("memory"), "{e}");
+}

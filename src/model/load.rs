@@ -119,15 +119,17 @@ fn check_widths(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend)
 
 /// That the weights alone fit a device with memory of its own, before any is moved there. (What else is needed is the engine's plan.)
 fn check_room(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -> Result<()> {
-    let ceiling = backend.memory_ceiling().map(|c| c.bytes);
-    let Some(limit) = backend.memory_limit().into_iter().chain(ceiling).min() else { return Ok(()) };
+    let ceiling = backend.memory_ceiling();
+    let limits = backend.memory_limit().into_iter().chain(ceiling.as_ref().map(|c| c.bytes));
+    let Some(limit) = limits.min() else { return Ok(()) };
+    let whose = ceiling.filter(|c| c.bytes == limit).map(|c| format!(" of {}", c.whose)).unwrap_or_default();
     let (parameters, each) = (config.parameters(), backend.activation_bytes());
     let (needed, room) = (parameters * each, limit.saturating_sub(backend.bytes_in_use()));
     if needed <= room {
         return Ok(());
     }
     Err(Error::Memory(format!(
-        "{}: {parameters} parameters take {needed} bytes on {}, {room} bytes are free; a model of at most {} parameters would fit, \
+        "{}: {parameters} parameters take {needed} bytes on {}, {room} bytes{whose} are free; a model of at most {} parameters would fit, \
          less what adapters, activations and the KV cache need",
         files.place(),
         backend.describe(),

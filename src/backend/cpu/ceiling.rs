@@ -18,7 +18,8 @@ pub fn of_process(held: usize) -> Option<Ceiling> {
         bytes: bytes.saturating_sub(used.saturating_sub(held)),
         whose,
     };
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kibibytes(&text, "MemTotal:"));
+    let machine =
+        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kibibytes(&text, "MemTotal:"));
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group_limits(&groups, Path::new("/sys/fs/cgroup")).into_iter().min();
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -41,7 +42,13 @@ fn kibibytes(text: &str, name: &str) -> Option<usize> {
 
 /// The soft limit of the address space, if there is one.
 fn address_space(limits: &str) -> Option<usize> {
-    limits.lines().find_map(|line| line.strip_prefix("Max address space"))?.split_whitespace().next()?.parse().ok()
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max address space"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// The memory limits of the process's control groups and of all above them, with the files that say so.
@@ -58,7 +65,8 @@ fn group_limits(groups: &str, root: &Path) -> Vec<(usize, PathBuf)> {
         };
         for group in Path::new(path.trim_start_matches('/')).ancestors() {
             let file = root.join(group).join(file);
-            let limit = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<usize>().ok());
+            let limit =
+                std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<usize>().ok());
             // Version 1 says "none" with a number beyond any memory.
             limits.extend(limit.filter(|&bytes| bytes < 1 << 60).map(|bytes| (bytes, file)));
         }
