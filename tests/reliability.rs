@@ -475,3 +475,58 @@ fn a_process_with_little_memory_plans_within_it_or_says_so() {
     let e = one_error(&limited(400 << 10, dir.path(), &["report", "run"]), &["report"], 1);
     assert!(e.contains("memory"), "{e}");
 }
+
+// ---- numbers that go wrong ----
+
+#[test]
+fn a_step_that_is_not_finite_stops_training_or_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    // Weights that cancel all but a little make the second sequence's coefficients infinite.
+    let records = [
+        r#"{"tokens": [5, 9, 12, 40], "weights": [0, 1, 1, 1]}"#,
+        r#"{"tokens": [5, 9, 12, 40], "weights": [0, 1e38, -1e38, 1e-30]}"#,
+        r#"{"tokens": [7, 9, 12, 41], "weights": [0, 1, 1, 1]}"#,
+    ];
+    std::fs::write(dir.path().join("bad.jsonl"), records.join("\n")).unwrap();
+    std::fs::write(dir.path().join("good.jsonl"), [records[0], records[2]].join("\n")).unwrap();
+    let train = |output: &'static str, data: &'static str, policy: &'static str| {
+        let mut args = vec![
+            "train",
+            "--model",
+            "embedded",
+            "--output",
+            output,
+            "--batch-size",
+            "1",
+            "--shuffle",
+            "false",
+        ];
+        args.extend(["--adapter", "other=new:init-seed=5", "--data", "other=good.jsonl"]);
+        args.extend(["--adapter", "mine=new:init-seed=4", "--data", data, "--non-finite", policy]);
+        args
+    };
+    let e = fail(dir.path(), &train("stopped", "mine=bad.jsonl", "stop"), 1);
+    assert!(e.contains("not a finite number") && e.contains("adapter mine, step 2"), "{e}");
+    assert!(!dir.path().join("stopped").exists());
+
+    succeed(dir.path(), &train("skipped", "mine=bad.jsonl", "skip"));
+    let lines = read_lines(&dir.path().join("skipped/metrics.jsonl"));
+    let mine: Vec<_> = lines.iter().filter(|l| l["adapter"] == "mine").collect();
+    assert_eq!(mine.len(), 3);
+    assert!(
+        mine[1]["loss"].is_null() && mine[1]["left_out"].as_str().unwrap().contains("not finite"),
+        "{}",
+        mine[1]
+    );
+    assert!(mine[2]["loss"].is_number() && mine[2].get("left_out").is_none());
+    // Both adapters are as they are where nothing of the kind was asked.
+    succeed(dir.path(), &train("clean", "mine=good.jsonl", "stop"));
+    for name in ["mine", "other"] {
+        let of = |run: &str| {
+            std::fs::read(dir.path().join(run).join(name).join("adapter_model.safetensors")).unwrap()
+        };
+        assert!(of("skipped") == of("clean"), "{name}");
+    }
+    let e = fail(dir.path(), &train("x", "mine=good.jsonl", "ignore"), 2);
+    assert!(e.contains("--non-finite ignore: expected stop or skip"), "{e}");
+}
