@@ -25,7 +25,7 @@ impl Random {
 fn tiny(output: &str) -> Vec<&str> {
     let mut args = small(output);
     args.extend(["--arm", "multiagent", "--set", "task.train_questions=3", "--set", "task.dev_questions=2"]);
-    args.extend(["--set", "eval.diversity=0", "--set", "sampling.max_tokens=40"]);
+    args.extend(["--set", "eval.diversity=0"]);
     args
 }
 

@@ -27,6 +27,8 @@ pub struct Device {
     norms: Option<(Tensor, usize)>,
     lm_head_rows: usize,
     limit: Option<usize>,
+    /// Rows of the training activations that are planned: taken with the first training, so that batches that grow do not take larger buffers again and again.
+    training_rows: usize,
     /// Bytes planned for what the backend does not count as held.
     beside: usize,
 }
@@ -55,6 +57,7 @@ impl Device {
             norms: None,
             lm_head_rows: options.lm_head_rows,
             limit: options.memory_limit,
+            training_rows: if options.training { plan.training_rows } else { 0 },
             beside: plan.beside,
         };
         device.prepare(Mode::Inference, options.max_rows, plan.shrink_width)?;
@@ -223,7 +226,8 @@ impl Device {
         if had_rows >= rows && had_shrink >= shrink && had_mode == mode {
             return Ok(());
         }
-        let (rows, shrink) = (rows.max(had_rows), shrink.max(had_shrink));
+        let planned = if mode.trains() { self.training_rows } else { 0 };
+        let (rows, shrink) = (rows.max(had_rows).max(planned), shrink.max(had_shrink));
         let activation_bytes = self.backend.activation_bytes();
         let config = self.model.config();
         let bytes = |rows, shrink, mode| {

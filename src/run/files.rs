@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::files::NewFile;
 
-/// Replaces `path` by JSON Lines.
-pub fn write_lines(path: &Path, records: &[serde_json::Value]) -> Result<()> {
+/// Replaces `path` by JSON Lines, of values or of their texts.
+pub fn write_lines<T: std::fmt::Display>(path: &Path, records: impl IntoIterator<Item = T>) -> Result<()> {
     let mut file = NewFile::create(path)?;
     for record in records {
         writeln!(file, "{record}").map_err(Error::io(path))?;

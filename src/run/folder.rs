@@ -241,8 +241,9 @@ pub struct Recorder {
     folder: PathBuf,
     lock: Rc<File>,
     lanes: Vec<Lane>,
-    metrics: RefCell<BTreeMap<MetricKey, Value>>,
-    times: RefCell<BTreeMap<MetricKey, Value>>,
+    /// As JSON text: what a long run measures would be twenty times as large as values.
+    metrics: RefCell<BTreeMap<MetricKey, String>>,
+    times: RefCell<BTreeMap<MetricKey, String>>,
     write_adapter: AdapterWriter,
     events: Box<dyn Fn(Event)>,
 }
@@ -264,7 +265,7 @@ impl Recorder {
                 let iteration = record.get("iteration").and_then(Value::as_u64);
                 let name = record.get(name).and_then(Value::as_str).map(String::from);
                 if let (Some(lane), Some(iteration), Some(name)) = (position, iteration, name) {
-                    kept.insert((lane, iteration as usize, name), Value::Object(record));
+                    kept.insert((lane, iteration as usize, name), Value::Object(record).to_string());
                 }
             }
             RefCell::new(kept)
@@ -306,11 +307,14 @@ impl Output for Recorder {
         let position = self.position(lane)?;
         let record = metrics_record(&self.lanes[position], iteration, name, value);
         let mut metrics = self.metrics.borrow_mut();
-        metrics.insert((position, iteration, name.to_string()), record);
-        let lines: Vec<Value> = metrics.values().cloned().collect();
-        write_lines(&self.folder.join("metrics.jsonl"), &lines)?;
-        let of_lane: Vec<&Value> =
-            metrics.iter().filter(|((p, _, _), _)| *p == position).map(|(_, record)| record).collect();
+        metrics.insert((position, iteration, name.to_string()), record.to_string());
+        write_lines(&self.folder.join("metrics.jsonl"), metrics.values())?;
+        let of_lane = metrics
+            .iter()
+            .filter(|((p, _, _), _)| *p == position)
+            .map(|(_, text)| serde_json::from_str(text))
+            .collect::<Result<Vec<Value>, _>>()
+            .map_err(|e| Error::Internal(format!("a record of {lane}: {e}")))?;
         write_lane(&self.folder, lane, &of_lane)
     }
 
@@ -341,10 +345,10 @@ impl Output for Recorder {
         };
         let seconds = (1000.0 * seconds).round() / 1000.0;
         place.insert(
-            json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds}),
+            json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds})
+                .to_string(),
         );
-        let lines: Vec<Value> = times.values().cloned().collect();
-        write_lines(&self.folder.join(TIMES), &lines)
+        write_lines(&self.folder.join(TIMES), times.values())
     }
 
     fn event(&self, event: Event) {

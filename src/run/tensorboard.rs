@@ -33,12 +33,12 @@ const ORDER: [&str; 8] =
     ["pseudo-labels", "training", "dev", "diversity", "test", "transfer-dev", "transfer-test", "compute"];
 
 /// Writes a lane's event file from all of its records of metrics.jsonl, in any order.
-pub fn write_lane(folder: &Path, lane: &str, records: &[&Value]) -> Result<()> {
+pub fn write_lane<'a>(folder: &Path, lane: &str, records: impl IntoIterator<Item = &'a Value>) -> Result<()> {
     let position = |r: &Value| {
         let name = r["name"].as_str().unwrap_or_default().to_string();
         (r["iteration"].as_u64(), ORDER.iter().position(|n| *n == name), name)
     };
-    let mut sorted = records.to_vec();
+    let mut sorted: Vec<&Value> = records.into_iter().collect();
     sorted.sort_by_cached_key(|r| position(r));
     let (mut events, mut taken) = (Events::default(), BTreeMap::new());
     for record in sorted {
@@ -153,7 +153,7 @@ mod tests {
         let path = dir.path().join("tensorboard/a/seed-0").join(FILE);
         let mut sizes = Vec::new();
         for n in 1..=3 {
-            write_lane(dir.path(), "a/seed-0", &all[..n]).unwrap();
+            write_lane(dir.path(), "a/seed-0", all[..n].iter().copied()).unwrap();
             sizes.push(std::fs::read(&path).unwrap());
         }
         assert!(sizes[1].starts_with(&sizes[0]) && sizes[2].starts_with(&sizes[1]));
@@ -162,7 +162,7 @@ mod tests {
         let whole = &sizes[2];
         for before in [&whole[..whole.len() - 5], b"something else", b""] {
             std::fs::write(&path, before).unwrap();
-            write_lane(dir.path(), "a/seed-0", &[all[2], all[0], all[1]]).unwrap();
+            write_lane(dir.path(), "a/seed-0", [all[2], all[0], all[1]]).unwrap();
             assert_eq!(&std::fs::read(&path).unwrap(), whole);
         }
     }
