@@ -15,8 +15,9 @@ mod merge;
 mod models;
 mod overheard;
 mod plan;
-mod records;
+pub mod records;
 mod report;
+pub mod request;
 mod resident;
 mod resume;
 mod run;
@@ -109,7 +110,11 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     }
 }
 
-/// An error in one line, whatever a cause wrote.
+/// An error in one line, whatever a cause wrote and whatever names stand in a file: control characters, which a terminal would obey, are shown.
 fn one_line(e: &Error) -> String {
-    e.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    let line = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    if !line.contains(char::is_control) {
+        return line;
+    }
+    line.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

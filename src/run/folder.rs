@@ -172,6 +172,16 @@ pub fn worker(folder: &Path) -> Option<String> {
     }
 }
 
+/// Whether a text can be the name of a lane: folders below one another, none above. (A grid's arms are called `ARM@key=value,…`.)
+fn is_lane(name: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@=,".contains(c))
+    };
+    name.split('/').all(is_part)
+}
+
 /// The manifest of a run folder.
 pub fn read_manifest(folder: &Path) -> Result<Value> {
     let path = folder.join("manifest.json");
@@ -183,6 +193,13 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let manifest: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+    // Lanes name folders in this one; a manifest may come with a run from anywhere.
+    if let Some(lane) = manifest["lanes"].as_array().into_iter().flatten().find(|l| !l.as_str().is_some_and(is_lane)) {
+        return Err(Error::input(
+            format!("{}: lanes", path.display()),
+            format!("found {}, expected names such as ARM/seed-0", crate::files::json::brief(lane)),
+        ));
+    }
     match manifest["schema"].as_u64() {
         Some(n) if n <= SCHEMA => Ok(manifest),
         Some(n) => Err(Error::input(

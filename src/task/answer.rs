@@ -159,19 +159,27 @@ fn last_number(text: &str) -> Option<String> {
     number::scan(&number::simplify(text)).pop().map(|n| n.value)
 }
 
+/// How far behind a marker its number is looked for, in characters.
+const MAX_SENTENCE: usize = 2000;
+
 fn number_after(text: &str, marker: &str) -> Option<String> {
     let text = number::simplify(text);
     // Lower case may change lengths, so offsets are those of the lowered text, which reads the same numbers.
     let text = text.to_lowercase();
-    let mut answer = None;
-    for (at, _) in text.match_indices(marker) {
-        let line = text[at + marker.len()..].lines().next().unwrap_or_default();
+    let mut markers: Vec<usize> = text.match_indices(marker).map(|(at, _)| at + marker.len()).collect();
+    while let Some(at) = markers.pop() {
+        let behind = &text[at..];
+        let behind = behind.char_indices().nth(MAX_SENTENCE).map_or(behind, |(end, _)| &behind[..end]);
+        let line = behind.lines().next().unwrap_or_default();
         let sentence = line.find(". ").map_or(line, |end| &line[..end]);
         let value = sentence.rfind('=').map_or(sentence, |at| &sentence[at..]);
         let first = |s: &str| number::scan(s).into_iter().next().map(|n| n.value);
-        answer = first(value).or_else(|| first(sentence)).or(answer);
+        let answer = first(value).or_else(|| first(sentence));
+        if answer.is_some() {
+            return answer;
+        }
     }
-    answer
+    None
 }
 
 /// What stands after the last `\boxed` that has no braces, up to the end of its formula: some published solutions are written so.

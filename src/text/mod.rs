@@ -1,6 +1,7 @@
 //! Between text and token ids: tokenizer, chat template, stop strings.
 
 mod chat;
+mod contained;
 mod filters;
 mod json;
 mod meter;
