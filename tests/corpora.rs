@@ -4,7 +4,10 @@
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use targets::TARGETS;
 
@@ -20,30 +23,46 @@ fn inputs(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Runs an input; which one it was stands before what went wrong with it.
-fn run(name: &str, what: &str, input: &[u8]) {
-    struct Blame<'a>(&'a str, &'a str);
-    impl Drop for Blame<'_> {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("{}: the input is {}", self.0, self.1);
-            }
+/// Longest that an input may take on a machine that does other things too: what would not end is named, and ends the tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether an input goes through its target. If not, why is on stderr.
+fn passes(name: &str, what: &str, input: &[u8]) -> bool {
+    let (done, waits) = std::sync::mpsc::channel::<()>();
+    let label = format!("{name}: {what}");
+    let watch = std::thread::spawn(move || {
+        if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            // Past the harness, which keeps what tests print until they end.
+            let _ = writeln!(std::io::stderr(), "{label}: does not end");
+            std::process::abort();
         }
+    });
+    let passed = std::panic::catch_unwind(|| targets::run(name, input)).is_ok();
+    drop(done);
+    watch.join().unwrap();
+    if !passed {
+        eprintln!("{name}: the input is {what}");
     }
-    let _blame = Blame(name, what);
-    targets::run(name, input);
+    passed
 }
 
-/// On the main thread's stack: what recurses is measured by the threads that the program has.
+/// On a thread of a test, whose stack is a quarter of the program's.
 fn replay(name: &str) {
     let corpus = inputs(&folder("corpus", name));
     assert!(!corpus.is_empty(), "{name}: has no corpus in fuzz/corpus/{name}");
+    let mut failed = Vec::new();
     for path in corpus.into_iter().chain(inputs(&folder("regressions", name))) {
-        run(name, &path.display().to_string(), &std::fs::read(&path).unwrap());
+        let what = path.display().to_string();
+        if !passes(name, &what, &std::fs::read(&path).unwrap()) {
+            failed.push(what);
+        }
     }
     for (what, input) in large(name) {
-        run(name, what, &input);
+        if !passes(name, what, &input) {
+            failed.push(format!("{what:?}, repeated"));
+        }
     }
+    assert!(failed.is_empty(), "{name}: {} inputs are findings:\n{}", failed.len(), failed.join("\n"));
 }
 
 /// A start, what is repeated, an end: inputs for which a small file would not show what they cost.
@@ -146,7 +165,7 @@ macro_rules! replays {
             let replayed = [$(stringify!($name)),*];
             let names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
             assert_eq!(names, replayed);
-            let manifest = std::fs::read_to_string(folder("Cargo.toml", "")).unwrap();
+            let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/Cargo.toml")).unwrap();
             for name in names {
                 assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
                 assert!(folder("fuzz_targets", &format!("{name}.rs")).exists(), "{name}");

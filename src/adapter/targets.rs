@@ -1,15 +1,15 @@
 //! Which linears an adapter changes, in PEFT's words and by PEFT's rules (`check_target_module_exists` of its `tuners_utils.py`).
 
-use fancy_regex::{Regex, RegexBuilder};
+use fancy_regex::{Expr, Regex, RegexBuilder};
 
 use crate::backend::AdapterLayout;
 
 /// Steps that matching one name may take: far beyond what patterns of module names need, and over in a fraction of a second for all of a model.
 const BACKTRACK_LIMIT: usize = 20_000;
 /// Most bytes of one compiled part of a pattern. A short text can ask for many more, `\w{1000}` for one.
-const SIZE_LIMIT: usize = 256 << 10;
+const SIZE_LIMIT: usize = 128 << 10;
 /// Longest text of all patterns of a field that are more than names, in bytes: they take memory and time that their length says little about.
-pub(super) const MAX_PATTERNS: usize = 4096;
+pub(super) const MAX_PATTERNS: usize = 1024;
 
 /// What an adapter must not change, though a model has it: their LoRA would be one of embeddings.
 const ENDS: [&str; 2] = ["model.embed_tokens", "lm_head"];
@@ -51,7 +51,7 @@ impl Pattern {
         Self::framed(r"[^.]*", 0, r"\A(?:.*?\.", r"\.(?P<idx>\d+)\.)")
     }
 
-    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are open to its back-references.
+    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are what the frame has of its own before it.
     fn framed(text: &str, groups: usize, before: &str, after: &str) -> Result<Self, String> {
         if text.len() > MAX_PATTERNS {
             return Err(format!("a pattern has {} bytes, more than {MAX_PATTERNS}", text.len()));
@@ -63,7 +63,9 @@ impl Pattern {
                 .build();
             regex.map_err(|e| format!("{text:?} is no regular expression ({e})"))
         };
-        build(&format!("{}{text}", "()".repeat(groups)))?;
+        // Parsed alone, but not compiled, which is what takes time.
+        Expr::parse_tree(&format!("{}{text}", "()".repeat(groups)))
+            .map_err(|e| format!("{text:?} is no regular expression ({e})"))?;
         Ok(Self { text: text.to_string(), regex: Some(build(&format!("{before}{text}{after}"))?) })
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::contained::contained;
-use super::{ChatTemplate, Codec, Message, StopStrings};
+use super::{ChatTemplate, Codec, Message, StopStrings, pipeline};
 use crate::engine::StopRule;
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, parse_object};
@@ -43,6 +43,7 @@ impl ChatTokenizer {
         let bytes = files
             .text(TOKENIZER)
             .ok_or_else(|| Error::input(&place, "missing, expected it for text and messages"))?;
+        pipeline::check(bytes, &place)?;
         let wrong = |e: &dyn Display| Error::input(&place, format!("found {e}, expected a Hugging Face tokenizer"));
         let tokenizer = contained(|| Tokenizer::from_bytes(bytes)).map_err(|panic| wrong(&panic))?;
         let mut tokenizer = tokenizer.map_err(|e| wrong(&e))?;

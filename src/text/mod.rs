@@ -5,6 +5,7 @@ mod contained;
 mod filters;
 mod json;
 mod meter;
+mod pipeline;
 mod python;
 mod stop;
 mod template;
