@@ -83,7 +83,11 @@ fn repeated(name: &str) -> Vec<Repeated> {
         "shard_index" => &[("{\"weight_map\":{\"a\":\"", "../", "\"}}")],
         "adapter_config" => &[
             ("{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":1,\"target_modules\":\"", "(a*)*", "\"}"),
-            ("{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":1,\"target_modules\":[", "\"q_proj\",", "\"o_proj\"]}"),
+            (
+                "{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":1,\"target_modules\":[",
+                "\"q_proj\",",
+                "\"o_proj\"]}",
+            ),
         ],
         "chat_template" => &[
             ("", "{{ 'a' * 9 }}", ""),
@@ -130,7 +134,11 @@ fn repeated(name: &str) -> Vec<Repeated> {
         "session_lines" => &[
             ("{\"op\":\"score\",\"records\":[", "{\"text\":\"a\"},", "{\"text\":\"\"}]}"),
             ("", "{\"op\":\"list\"}\n", ""),
-            ("{\"op\":\"train\",\"adapters\":{\"a\":{\"records\":[{\"text\":\"a\"}],\"max_steps\":1", "0", "}}}"),
+            (
+                "{\"op\":\"train\",\"adapters\":{\"a\":{\"records\":[{\"text\":\"a\"}],\"max_steps\":1",
+                "0",
+                "}}}",
+            ),
         ],
         _ => &[],
     };

@@ -10,7 +10,9 @@ use colloquy::model::{Activations, Mode, ModelConfig, ModelFiles, RopeVariant, a
 
 /// A safetensors file that is accepted has its tensors within it, one after the other, and each can be read.
 pub fn safetensors(input: &[u8]) {
-    let Ok(file) = TensorFile::parse("model.safetensors".into(), Bytes::Owned(input.to_vec())) else { return };
+    let Ok(file) = TensorFile::parse("model.safetensors".into(), Bytes::Owned(input.to_vec())) else {
+        return;
+    };
     let whole = file.bytes().as_ptr_range();
     let names = file.names_in_order();
     assert_eq!(names.len(), file.names().count());
@@ -37,7 +39,9 @@ pub fn safetensors(input: &[u8]) {
 /// The sizes of a model that is accepted, and all that is counted with them, fit.
 pub fn config_json(input: &[u8]) {
     let mut parts = super::parts(input).into_iter();
-    let Ok(mut config) = ModelConfig::from_json(parts.next().unwrap_or_default(), "config.json") else { return };
+    let Ok(mut config) = ModelConfig::from_json(parts.next().unwrap_or_default(), "config.json") else {
+        return;
+    };
     let same = ModelConfig::from_json(super::parts(input)[0], "config.json");
     // Not where a NaN is unlike itself; no field holds one.
     assert!(same.is_ok_and(|same| same == config), "read twice, it is another model");
@@ -46,10 +50,12 @@ pub fn config_json(input: &[u8]) {
     }
     let layers = config.num_layers;
     assert_eq!(config.windows.len(), layers);
-    let bytes = config.parameters().checked_mul(16).expect("weights, gradients and moments are counted in 64 bits");
+    let bytes =
+        config.parameters().checked_mul(16).expect("weights, gradients and moments are counted in 64 bits");
     let layout = adapter_layout(&config);
     let numbers = |(inputs, outputs): (usize, usize)| MAX_RANK * (inputs + outputs);
-    let adapter: usize = layout.groups.iter().flat_map(|g| g.parts.iter().map(|p| numbers((g.inputs, p.outputs)))).sum();
+    let adapter: usize =
+        layout.groups.iter().flat_map(|g| g.parts.iter().map(|p| numbers((g.inputs, p.outputs)))).sum();
     assert!(layout.groups.len() == 4 * layers && bytes > 0 && adapter > 0);
     for mode in [Mode::Inference, Mode::Training] {
         let rows = config.max_positions;
@@ -78,7 +84,10 @@ pub fn shard_index(input: &[u8]) {
         for name in names {
             let inside = folder.join(&name);
             assert_eq!(inside.parent(), Some(folder.as_path()), "{name:?} leads elsewhere");
-            assert!(Path::new(&name).components().all(|part| matches!(part, Component::Normal(_))), "{name:?}");
+            assert!(
+                Path::new(&name).components().all(|part| matches!(part, Component::Normal(_))),
+                "{name:?}"
+            );
         }
     }
     if let Ok(files) = ModelFiles::open(&folder) {

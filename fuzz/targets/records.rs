@@ -24,7 +24,10 @@ pub fn jsonl_records(input: &[u8]) {
                     }
                 }
             }
-            for name in ["gsm8k", "math", "mmlu", "custom"] {
+            // Which task it is makes a difference to records, not to what they are in.
+            let tasks: &[&str] =
+                if extension == "jsonl" { &["gsm8k", "math", "mmlu", "custom"] } else { &["mmlu"] };
+            for &name in tasks {
                 let section = TaskSection { name: name.into(), ..TaskSection::default() };
                 let Ok((questions, answers)) = load_file(&section, &path) else { continue };
                 for question in &questions {

@@ -16,6 +16,7 @@ pub fn toml_config(input: &[u8]) {
     }
     let text = to_toml(&plan.config).expect("a configuration is TOML");
     let again = Source { name: "config.toml".into(), text, folder: None };
-    let again = load(&again, &[], recipe::recipes()).unwrap_or_else(|e| panic!("written and read again: {e}"));
+    let again =
+        load(&again, &[], recipe::recipes()).unwrap_or_else(|e| panic!("written and read again: {e}"));
     assert_eq!(again, plan, "written and read again, it is another one");
 }

@@ -255,7 +255,9 @@ fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Pattern, f64)>> {
             })?;
             compiled += pattern.weight();
             if compiled > MAX_PATTERNS {
-                let problem = format!("found more than {MAX_PATTERNS} bytes of patterns, expected names of modules beyond that");
+                let problem = format!(
+                    "found more than {MAX_PATTERNS} bytes of patterns, expected names of modules beyond that"
+                );
                 return Err(Error::input(fields.name(field), problem));
             }
             let number = value

@@ -259,3 +259,55 @@ pub fn suffixes(layout: &AdapterLayout) -> Vec<&str> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_name_matches_as_the_pattern_it_is() {
+        let modules = [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.10.mlp.up_proj",
+            "q_proj",
+            "xq_proj",
+            "a.xq_proj",
+            "up-proj",
+            "",
+            ".",
+        ];
+        let names = [
+            "q_proj",
+            "^q_proj",
+            "self_attn.q_proj",
+            "0.self_attn.q.proj",
+            "^model.layers.0.self_attn.q_proj",
+            "^",
+            "",
+            ".",
+            ".q_proj",
+            "up-proj",
+            "proj",
+            "^model",
+        ];
+        for name in names {
+            let plain = Pattern::ending(name).unwrap();
+            assert!(plain.regex.is_none(), "{name}");
+            let regex = Pattern::framed(name, 2, r"\A(?:(.*\.)?(", r")$)").unwrap();
+            for module in modules {
+                assert_eq!(plain.matches(module), regex.matches(module), "{name:?} on {module:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_take_no_more_than_they_may() {
+        assert!(Pattern::whole(r"(\w{100}){100}").unwrap_err().contains("no regular expression"));
+        assert!(Pattern::whole(&"a*".repeat(600)).unwrap_err().contains("1200 bytes, more than 1024"));
+        assert!(Pattern::ending(&"a".repeat(5000)).is_ok());
+        assert!(Pattern::whole("a)(?:b").is_err());
+        assert!(Pattern::ending(r"(.)\3").is_ok() && Pattern::ending(r"(.)\4").is_err());
+        let e = Pattern::whole(r"(?=(a*)*b)(a*)*\1$").unwrap().matches(&"a".repeat(40));
+        assert!(e.is_err() || e == Ok(false));
+    }
+}

@@ -97,7 +97,9 @@ pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wi
         return Err(record.error("n", "found 0, expected at least 1"));
     }
     if n > MAX_SAMPLES {
-        return Err(record.error("n", format!("found {n}, expected at most {MAX_SAMPLES} samples of a record")));
+        return Err(
+            record.error("n", format!("found {n}, expected at most {MAX_SAMPLES} samples of a record"))
+        );
     }
     let stop = match record.field::<Value>("stop", "a string or an array of strings")? {
         None => vec![],

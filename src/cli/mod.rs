@@ -116,5 +116,18 @@ fn one_line(e: &Error) -> String {
     if !line.contains(char::is_control) {
         return line;
     }
-    line.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    line.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_no_terminal_obeys() {
+        let e = Error::input("a\u{1b}[2J\nb", "found \u{7}\u{9b}x\t é");
+        assert_eq!(one_line(&e), "a\\u{1b}[2J b: found \\u{7}\\u{9b}x é");
+    }
 }

@@ -124,7 +124,10 @@ pub fn read(line: &[u8], place: &str, seed: u64) -> (Value, Result<Request>) {
     let mut fields = match serde_json::from_slice::<Value>(line) {
         Ok(Value::Object(fields)) => fields,
         Ok(other) => {
-            return (Value::Null, Err(Error::input(place, format!("found {}, expected an object", shown(&other)))));
+            return (
+                Value::Null,
+                Err(Error::input(place, format!("found {}, expected an object", shown(&other)))),
+            );
         }
         Err(e) => return (Value::Null, Err(Error::input(place, format!("not JSON: {e} of the line")))),
     };
@@ -145,7 +148,10 @@ fn check(written: Written, place: &str, seed: u64) -> Result<Request> {
                 Ok((record, wishes))
             };
             let records = read_records(records, &generate::FIELDS, &at)?;
-            Request::Generate { records: records.into_iter().map(wished).collect::<Result<_>>()?, prompt_tokens }
+            Request::Generate {
+                records: records.into_iter().map(wished).collect::<Result<_>>()?,
+                prompt_tokens,
+            }
         }
         Written::Score { records } => Request::Score { records: read_records(records, &[], &at)? },
         Written::Train { adapters } => {
@@ -203,4 +209,47 @@ fn read_records(records: Vec<Value>, known: &[&str], place: &str) -> Result<Vec<
     }
     let record = |(i, value)| Record::from_value(value, format!("{place}[{i}]"), known);
     records.into_iter().enumerate().map(record).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> String {
+        read(line.as_bytes(), "stdin:1", 0).1.err().map_or(String::new(), |e| e.to_string())
+    }
+
+    #[test]
+    fn work_that_is_made_before_it_begins_is_bounded() {
+        let generate = |n: u64| format!(r#"{{"op":"generate","records":[{{"text":"a","n":{n}}}]}}"#);
+        assert_eq!(error(&generate(10_000)), "");
+        assert!(
+            error(&generate(4_294_967_295))
+                .contains("records[0]: n: found 4294967295, expected at most 10000")
+        );
+        let train = |field: &str| {
+            format!(r#"{{"op":"train","adapters":{{"a":{{"records":[{{"text":"a"}}],{field}}}}}}}"#)
+        };
+        let of_training = |field: &str| match read(train(field).as_bytes(), "stdin:1", 0).1 {
+            Ok(Request::Train { adapters }) => {
+                adapters.into_iter().next().unwrap().1.err().map_or(String::new(), |e| e.to_string())
+            }
+            _ => panic!("a training"),
+        };
+        assert_eq!(of_training("\"max_steps\":1000000"), "");
+        for field in ["max_steps", "num_epochs"] {
+            let e = of_training(&format!("\"{field}\":18446744073709551615"));
+            assert!(
+                e.starts_with(&format!("stdin:1: adapters.a: {field}: found 18446744073709551615")),
+                "{e}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_id_is_given_back_with_what_is_wrong() {
+        let (id, request) = read(br#"{"id":[1],"op":"sing"}"#, "stdin:1", 0);
+        assert_eq!(id, serde_json::json!([1]));
+        assert!(request.is_err_and(|e| e.to_string().contains("unknown variant `sing`")));
+    }
 }

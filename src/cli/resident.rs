@@ -17,9 +17,7 @@ use super::screen::Screen;
 use super::session::{Session, Wanted};
 use super::{generate, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
-use crate::engine::{
-    AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes,
-};
+use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
 use crate::error::{Error, Result};
 use crate::run::is_name;
 

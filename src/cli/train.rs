@@ -259,7 +259,9 @@ pub fn check_length(count: usize, (training, max_steps): &(Training, Option<usiz
         Some(steps) => ("max_steps", steps),
         None => ("num_epochs", &section.num_epochs),
     };
-    Err(format!("{what}: found {found}, expected to go through at most {MAX_SEQUENCES} of the {count} sequences, each as often as it comes up"))
+    Err(format!(
+        "{what}: found {found}, expected to go through at most {MAX_SEQUENCES} of the {count} sequences, each as often as it comes up"
+    ))
 }
 
 /// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the learning rates of that many steps.
@@ -298,7 +300,8 @@ pub fn request(
         }
         sequences.push(TrainSequence { tokens, weights });
     }
-    check_length(sequences.len(), &(training.clone(), *max_steps)).map_err(|problem| Error::input(format!("adapter {name}"), problem))?;
+    check_length(sequences.len(), &(training.clone(), *max_steps))
+        .map_err(|problem| Error::input(format!("adapter {name}"), problem))?;
     Ok(TrainRequest {
         adapter: session.adapters[name],
         steps: plan_steps(sequences.len(), training, *max_steps, key),

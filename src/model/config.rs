@@ -214,3 +214,37 @@ impl ModelConfig {
         self.num_layers.checked_mul(layer)?.checked_add(v * d + head + d)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_any_model_are_refused() {
+        let read = |changes: serde_json::Value| {
+            let mut config = json!({
+                "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+                "num_hidden_layers": 2, "max_position_embeddings": 128, "vocab_size": 64, "rms_norm_eps": 1e-5,
+            });
+            for (key, value) in changes.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            ModelConfig::from_json(config.to_string().as_bytes(), "config.json").map_err(|e| e.to_string())
+        };
+        assert!(read(json!({})).is_ok());
+        let e = read(json!({"num_hidden_layers": 1 << 24})).unwrap_err();
+        assert_eq!(e, "config.json, field num_hidden_layers: found 16777216, expected at most 4096 layers");
+        let most = 1 << 24;
+        let largest = json!({
+            "hidden_size": most, "intermediate_size": most, "num_attention_heads": most, "head_dim": 128, "vocab_size": most,
+            "num_hidden_layers": 4096,
+        });
+        let e = read(largest.clone()).unwrap_err();
+        assert!(e.starts_with("config.json: found sizes of a model with more than"), "{e}");
+        // The largest that there is: everything in bytes still fits.
+        let config = read(json!({"hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_attention_heads": 8192, "num_hidden_layers": 2})).unwrap();
+        assert!(config.parameters() < MAX_PARAMETERS && config.parameters() > 1 << 42);
+    }
+}

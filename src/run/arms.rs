@@ -121,7 +121,10 @@ impl Resolver<'_> {
             let problem = format!("found {arms} arms in all, expected at most {MAX_ARMS}");
             return Err(Error::input((self.place)(place), problem));
         }
-        let seeds = sections.iter().enumerate().map(|(i, s)| (format!("arm[{i}].seeds"), s.seeds.as_deref().unwrap_or_default()));
+        let seeds = sections
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (format!("arm[{i}].seeds"), s.seeds.as_deref().unwrap_or_default()));
         for (path, seeds) in seeds.chain([("run.seeds".to_string(), self.config.run.seeds.as_slice())]) {
             if seeds.len() > MAX_SEEDS {
                 let problem = format!("found {} seeds, expected at most {MAX_SEEDS}", seeds.len());
@@ -131,7 +134,9 @@ impl Resolver<'_> {
         let shared = RunConfig { arm: Vec::new(), grid: BTreeMap::new(), ..self.config.clone() };
         let each = super::to_toml(&shared)?.len();
         if arms > 1 && arms.saturating_mul(each) > MAX_RESOLVED {
-            let problem = format!("found {arms} arms of {each} bytes each, expected at most {MAX_RESOLVED} bytes in all");
+            let problem = format!(
+                "found {arms} arms of {each} bytes each, expected at most {MAX_RESOLVED} bytes in all"
+            );
             return Err(Error::input((self.place)("arm"), problem));
         }
         Ok(())
@@ -213,7 +218,13 @@ impl Resolver<'_> {
     fn put(&self, table: &mut Table, path: &str, value: &Value, place: &str) -> Result<()> {
         // Before it is nested as deep as it has dots.
         if path.split('.').count() > MAX_DEPTH {
-            return Err(Error::input(place, format!("found {} keys one in another, expected at most {MAX_DEPTH}", path.split('.').count())));
+            return Err(Error::input(
+                place,
+                format!(
+                    "found {} keys one in another, expected at most {MAX_DEPTH}",
+                    path.split('.').count()
+                ),
+            ));
         }
         let mut nested = Table::new();
         insert(&mut nested, path, value.clone());

@@ -194,7 +194,9 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let manifest: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
     // Lanes name folders in this one; a manifest may come with a run from anywhere.
-    if let Some(lane) = manifest["lanes"].as_array().into_iter().flatten().find(|l| !l.as_str().is_some_and(is_lane)) {
+    if let Some(lane) =
+        manifest["lanes"].as_array().into_iter().flatten().find(|l| !l.as_str().is_some_and(is_lane))
+    {
         return Err(Error::input(
             format!("{}: lanes", path.display()),
             format!("found {}, expected names such as ARM/seed-0", crate::files::json::brief(lane)),
@@ -351,6 +353,26 @@ mod tests {
     fn recorder(folder: &RunFolder) -> Recorder {
         let lanes = ["b", "a"].map(|arm| Lane { arm: arm.into(), seed: 7 }).to_vec();
         Recorder::new(folder, lanes, Box::new(|_, _| Ok(())), Box::new(|_| ())).unwrap()
+    }
+
+    #[test]
+    fn lanes_lie_in_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |lane: &str| {
+            let manifest = json!({"schema": 1, "lanes": ["a/seed-0", lane]});
+            std::fs::write(dir.path().join("manifest.json"), manifest.to_string()).unwrap();
+            read_manifest(dir.path())
+        };
+        for lane in ["multiagent/seed-0", "m@temperature=1.0,learning_rate=0.001/seed-17"] {
+            assert!(read(lane).is_ok(), "{lane}");
+        }
+        for lane in ["../../x", "a/../../x", "/etc", "a//b", "", ".", "a\\b", "a\0", ".hidden/seed-0"] {
+            let e = read(lane).unwrap_err().to_string();
+            assert!(
+                e.contains("manifest.json: lanes: found") && e.contains("expected names such as"),
+                "{lane}: {e}"
+            );
+        }
     }
 
     #[test]

@@ -64,7 +64,10 @@ fn without_font(text: &str, font: &str) -> String {
         }
         if text[at..].starts_with(font) {
             let open = at + font.len() - 1;
-            let Some(close) = closing.binary_search_by_key(&open, |pair| pair.0).ok().map(|i| closing[i].1) else { break };
+            let Some(close) = closing.binary_search_by_key(&open, |pair| pair.0).ok().map(|i| closing[i].1)
+            else {
+                break;
+            };
             closed.push(close);
             at = open + 1;
             continue;

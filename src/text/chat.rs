@@ -44,7 +44,8 @@ impl ChatTokenizer {
             .text(TOKENIZER)
             .ok_or_else(|| Error::input(&place, "missing, expected it for text and messages"))?;
         pipeline::check(bytes, &place)?;
-        let wrong = |e: &dyn Display| Error::input(&place, format!("found {e}, expected a Hugging Face tokenizer"));
+        let wrong =
+            |e: &dyn Display| Error::input(&place, format!("found {e}, expected a Hugging Face tokenizer"));
         let tokenizer = contained(|| Tokenizer::from_bytes(bytes)).map_err(|panic| wrong(&panic))?;
         let mut tokenizer = tokenizer.map_err(|e| wrong(&e))?;
         tokenizer.with_padding(None);
@@ -115,7 +116,10 @@ impl ChatTokenizer {
             None => Ok(ids),
             Some(id) => Err(Error::input(
                 place(),
-                format!("found id {id} put around a text, expected ids below vocab_size = {} of config.json", self.vocab_size),
+                format!(
+                    "found id {id} put around a text, expected ids below vocab_size = {} of config.json",
+                    self.vocab_size
+                ),
             )),
         }
     }
@@ -257,7 +261,9 @@ impl Codec for ChatTokenizer {
     fn decode(&self, tokens: &[u32]) -> Result<String> {
         let place = || format!("{}/{TOKENIZER}", self.place);
         contained(|| self.tokenizer.decode(tokens, true))
-            .map_err(|panic| Error::input(place(), format!("found a decoder that fails on tokens ({panic})")))?
+            .map_err(|panic| {
+                Error::input(place(), format!("found a decoder that fails on tokens ({panic})"))
+            })?
             .map_err(|e| Error::input(place(), e))
     }
 

@@ -41,7 +41,10 @@ mod tests {
     fn a_panic_is_an_error_and_others_stay_panics() {
         assert_eq!(contained(|| 7), Ok(7));
         let index = std::hint::black_box(3);
-        assert_eq!(contained(|| [1, 2][index]), Err("index out of bounds: the len is 2 but the index is 3".into()));
+        assert_eq!(
+            contained(|| [1, 2][index]),
+            Err("index out of bounds: the len is 2 but the index is 3".into())
+        );
         assert_eq!(contained(|| contained(|| panic!("inner")).is_err()), Ok(true));
         assert!(!INSIDE.get());
     }

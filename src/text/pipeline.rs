@@ -46,7 +46,9 @@ pub fn check(bytes: &[u8], place: &str) -> Result<()> {
     for fields in [&encodes[..], &[("decoder", &pipeline.decoder)]] {
         let mut bounds = Bounds::default();
         for (field, value) in fields {
-            bounds.walk(value, 0).map_err(|problem| Error::input(format!("{place}, field {field}"), problem))?;
+            bounds
+                .walk(value, 0)
+                .map_err(|problem| Error::input(format!("{place}, field {field}"), problem))?;
         }
     }
     Ok(())
@@ -80,10 +82,12 @@ impl Bounds {
         if let Some(pattern) = part["pattern"]["Regex"].as_str() {
             self.compiles(pattern)?;
         }
-        self.growth = self.growth.saturating_mul(growth(part));
+        self.growth = self.growth.saturating_mul(growth(part)?);
         match self.growth > MAX_GROWTH {
             false => Ok(()),
-            true => Err(format!("found parts that can make a text more than {MAX_GROWTH} times as long, expected fewer of them")),
+            true => Err(format!(
+                "found parts that can make a text more than {MAX_GROWTH} times as long, expected fewer of them"
+            )),
         }
     }
 
@@ -91,12 +95,16 @@ impl Bounds {
     fn compiles(&mut self, pattern: &str) -> Result<(), String> {
         self.groups += 1 + pattern.matches("(?").count();
         if self.groups > MAX_GROUPS {
-            return Err(format!("found more than {MAX_GROUPS} patterns and groups with `(?`, expected fewer"));
+            return Err(format!(
+                "found more than {MAX_GROUPS} patterns and groups with `(?`, expected fewer"
+            ));
         }
         match RegexBuilder::new(pattern).delegate_size_limit(SIZE_LIMIT).build() {
             Err(fancy_regex::Error::CompileError(e)) => {
                 let shown: String = pattern.chars().take(60).collect();
-                Err(format!("found the pattern {shown:?} ({e}), expected one that takes at most {SIZE_LIMIT} bytes"))
+                Err(format!(
+                    "found the pattern {shown:?} ({e}), expected one that takes at most {SIZE_LIMIT} bytes"
+                ))
             }
             _ => Ok(()),
         }
@@ -104,17 +112,50 @@ impl Bounds {
 }
 
 /// How many times as long a part can make a text, at most: nothing for what is put around it once.
-fn growth(part: &Value) -> u64 {
+fn growth(part: &Value) -> Result<u64, String> {
     if part["type"] == "ByteLevel" {
-        return 2;
+        return Ok(2);
     }
-    let Some(content) = part["content"].as_str().filter(|_| !part["pattern"].is_null()) else { return 1 };
+    if let Some(charsmap) = part["precompiled_charsmap"].as_str() {
+        return of_charsmap(&decoded(charsmap));
+    }
+    let Some(content) = part["content"].as_str().filter(|_| !part["pattern"].is_null()) else { return Ok(1) };
     let content = content.len() as u64;
-    match part["pattern"]["String"].as_str().map_or(0, str::len) as u64 {
+    Ok(match part["pattern"]["String"].as_str().map_or(0, str::len) as u64 {
         // What matches nothing matches between all characters too.
         0 => 1 + content,
         replaced => content.div_ceil(replaced).max(1),
-    }
+    })
+}
+
+/// The same for the map of SentencePiece: the size of a table, which is allocated as it says, the table, and texts that end in a zero byte.
+fn of_charsmap(map: &[u8]) -> Result<u64, String> {
+    let Some((size, rest)) = map.split_first_chunk::<4>() else { return Ok(1) };
+    let size = u32::from_le_bytes(*size) as usize;
+    let Some(texts) = rest.get(size..) else {
+        return Err(format!(
+            "found a precompiled_charsmap of {} bytes whose table has {size}, expected it within",
+            map.len()
+        ));
+    };
+    let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
+    Ok(longest.max(1) as u64)
+}
+
+/// What a text in base64 stands for; what is none of its characters is left out, and makes it no text of base64 for others.
+fn decoded(text: &str) -> Vec<u8> {
+    let digit = |b: u8| match b {
+        b'A'..=b'Z' => Some(b - b'A'),
+        b'a'..=b'z' => Some(b - b'a' + 26),
+        b'0'..=b'9' => Some(b - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let digits: Vec<u8> = text.bytes().filter_map(digit).collect();
+    let bits =
+        |four: &[u8]| four.iter().enumerate().fold(0u32, |all, (i, d)| all | u32::from(*d) << (18 - 6 * i));
+    digits.chunks(4).flat_map(|four| bits(four).to_be_bytes()[1..four.len()].to_vec()).collect()
 }
 
 #[cfg(test)]
@@ -149,17 +190,32 @@ mod tests {
     }
 
     #[test]
+    fn a_charsmap_has_its_table_in_it() {
+        assert_eq!(decoded("aGVsbG8="), b"hello");
+        assert_eq!(decoded("aGVsbG8h"), b"hello!");
+        let map =
+            |text: &str| error("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": text}));
+        assert!(map("/////wAAAAAA").contains("whose table has 4294967295"));
+        assert_eq!(map(""), "");
+        // A table of four bytes and the text `aaa`.
+        assert_eq!(map("BAAAAAAAAABhYWEA"), "");
+    }
+
+    #[test]
     fn depth_and_patterns_are_bounded() {
         let mut deep = json!({"type": "Lowercase"});
         for _ in 0..8 {
             deep = json!({"type": "Sequence", "normalizers": [deep]});
         }
         assert!(error("normalizer", deep).contains("nested deeper"));
-        let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
+        let split =
+            |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
         let gpt4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
         assert_eq!(error("pre_tokenizer", split(gpt4)), "");
         assert!(error("pre_tokenizer", split(r"(\w{1000}){1000}")).contains("takes at most"));
         assert!(error("pre_tokenizer", split(&r"(?=\w)".repeat(40))).contains("groups"));
-        assert!(error("pre_tokenizer", json!({"pretokenizers": vec![split("a"); 300]})).contains("more than"));
+        assert!(
+            error("pre_tokenizer", json!({"pretokenizers": vec![split("a"); 300]})).contains("more than")
+        );
     }
 }

@@ -287,9 +287,8 @@ impl Former {
         };
         let values: Vec<Value> = parts.iter().map(|p| self.value(p)).collect::<Option<_>>()?;
         if let ([low, _, high], [left, right]) = (values.as_slice(), signs) {
-            let is_interval = is_name(parts[1])
-                && self.number_like_or_infinite(low)
-                && self.number_like_or_infinite(high);
+            let is_interval =
+                is_name(parts[1]) && self.number_like_or_infinite(low) && self.number_like_or_infinite(high);
             if !is_interval {
                 return None;
             }
