@@ -162,7 +162,7 @@ fn last_number(text: &str) -> Option<String> {
 }
 
 /// How far behind a marker its number is looked for, in characters.
-const MAX_SENTENCE: usize = 2000;
+const MAX_SENTENCE: usize = 1000;
 
 fn number_after(text: &str, marker: &str) -> Option<String> {
     let text = number::simplify(text);
@@ -174,9 +174,9 @@ fn number_after(text: &str, marker: &str) -> Option<String> {
         let behind = behind.char_indices().nth(MAX_SENTENCE).map_or(behind, |(end, _)| &behind[..end]);
         let line = behind.lines().next().unwrap_or_default();
         let sentence = line.find(". ").map_or(line, |end| &line[..end]);
-        let value = sentence.rfind('=').map_or(sentence, |at| &sentence[at..]);
         let first = |s: &str| number::scan(s).into_iter().next().map(|n| n.value);
-        let answer = first(value).or_else(|| first(sentence));
+        let value = sentence.rfind('=').and_then(|at| first(&sentence[at..]));
+        let answer = value.or_else(|| first(sentence));
         if answer.is_some() {
             return answer;
         }

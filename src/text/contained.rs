@@ -45,7 +45,7 @@ mod tests {
             contained(|| [1, 2][index]),
             Err("index out of bounds: the len is 2 but the index is 3".into())
         );
-        assert_eq!(contained(|| contained(|| panic!("inner")).is_err()), Ok(true));
+        assert_eq!(contained(|| contained::<()>(|| panic!("inner")).is_err()), Ok(true));
         assert!(!INSIDE.get());
     }
 }

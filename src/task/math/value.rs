@@ -54,7 +54,7 @@ impl Value {
             return Some(n);
         }
         let n = if self.n.terms().len() > 1 { format!("({n})") } else { n };
-        Some(format!("{n}/({})", written(&self.d)?))
+        Some(format!("{n}/({})", written(&self.d)?)).filter(|text| text.len() <= MAX_WRITTEN)
     }
 
     fn of(n: Sum) -> Self {
