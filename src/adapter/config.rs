@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::init::scale;
-use super::targets::{Layers, Names, Pattern, Targets};
+use super::targets::{Layers, MAX_PATTERNS, Names, Pattern, Targets};
 use crate::backend::{AdapterLayout, MAX_RANK, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
 use crate::files::Bytes;
@@ -243,6 +243,7 @@ fn number(fields: &Fields<'_>, field: &str) -> Result<f64> {
 /// `rank_pattern` or `alpha_pattern`: patterns of module names and what they give.
 fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Pattern, f64)>> {
     let Some(map) = fields.object(field)? else { return Ok(Vec::new()) };
+    let mut compiled = 0;
     map.iter()
         .map(|(text, value)| {
             let place = || format!("{}.{text}", fields.name(field));
@@ -252,6 +253,13 @@ fn patterns(fields: &Fields<'_>, field: &str) -> Result<Vec<(Pattern, f64)>> {
                     format!("found a key of which {problem}, expected a pattern of module names"),
                 )
             })?;
+            compiled += pattern.weight();
+            if compiled > MAX_PATTERNS {
+                let problem = format!(
+                    "found more than {MAX_PATTERNS} bytes of patterns, expected names of modules beyond that"
+                );
+                return Err(Error::input(fields.name(field), problem));
+            }
             let number = value
                 .as_f64()
                 .ok_or_else(|| Error::input(place(), format!("found {}, expected a number", brief(value))))?;
@@ -328,7 +336,11 @@ fn layers(fields: &Fields<'_>) -> Result<Option<Layers>> {
     const PATTERN: &str = "the name of what holds the layers or a list of them";
     let mut texts = Vec::new();
     if let Some(value) = fields.get(pattern) {
-        for text in of_list(pattern, value, PATTERN)? {
+        let list = of_list(pattern, value, PATTERN)?;
+        if list.iter().filter_map(Value::as_str).map(|text| text.len() + 1).sum::<usize>() > MAX_PATTERNS {
+            return Err(fields.wrong(pattern, value, &format!("at most {MAX_PATTERNS} bytes of patterns")));
+        }
+        for text in list {
             let text = text.as_str().ok_or_else(|| fields.wrong(pattern, value, PATTERN))?;
             texts.push(text.to_string());
         }

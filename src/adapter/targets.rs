@@ -1,11 +1,15 @@
 //! Which linears an adapter changes, in PEFT's words and by PEFT's rules (`check_target_module_exists` of its `tuners_utils.py`).
 
-use fancy_regex::{Regex, RegexBuilder};
+use fancy_regex::{Expr, Regex, RegexBuilder};
 
 use crate::backend::AdapterLayout;
 
-/// Steps that matching one name may take: far beyond what patterns of module names need, and over in a fraction of a second.
-const BACKTRACK_LIMIT: usize = 200_000;
+/// Steps that matching one name may take: far beyond what patterns of module names need, and over in a fraction of a second for all of a model.
+const BACKTRACK_LIMIT: usize = 20_000;
+/// Most bytes of one compiled part of a pattern. A short text can ask for many more, `\w{1000}` for one.
+const SIZE_LIMIT: usize = 128 << 10;
+/// Longest text of all patterns of a field that are more than names, in bytes: they take memory and time that their length says little about.
+pub(super) const MAX_PATTERNS: usize = 1024;
 
 /// What an adapter must not change, though a model has it: their LoRA would be one of embeddings.
 const ENDS: [&str; 2] = ["model.embed_tokens", "lm_head"];
@@ -17,7 +21,8 @@ const ALL_LINEAR: &str = "all-linear";
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: String,
-    regex: Regex,
+    /// None of a plain name, which has no more memory than its text.
+    regex: Option<Regex>,
 }
 
 impl Pattern {
@@ -28,6 +33,10 @@ impl Pattern {
 
     /// That the end of a name is to match, from the beginning of one of its components: PEFT's `get_pattern_key`.
     pub fn ending(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix('^').unwrap_or(text);
+        if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) {
+            return Ok(Self { text: text.to_string(), regex: None });
+        }
         Self::framed(text, 2, r"\A(?:(.*\.)?(", r")$)")
     }
 
@@ -42,30 +51,56 @@ impl Pattern {
         Self::framed(r"[^.]*", 0, r"\A(?:.*?\.", r"\.(?P<idx>\d+)\.)")
     }
 
-    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are open to its back-references.
+    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are what the frame has of its own before it.
     fn framed(text: &str, groups: usize, before: &str, after: &str) -> Result<Self, String> {
+        if text.len() > MAX_PATTERNS {
+            return Err(format!("a pattern has {} bytes, more than {MAX_PATTERNS}", text.len()));
+        }
         let build = |pattern: &str| {
-            let regex = RegexBuilder::new(pattern).backtrack_limit(BACKTRACK_LIMIT).build();
+            let regex = RegexBuilder::new(pattern)
+                .backtrack_limit(BACKTRACK_LIMIT)
+                .delegate_size_limit(SIZE_LIMIT)
+                .build();
             regex.map_err(|e| format!("{text:?} is no regular expression ({e})"))
         };
-        build(&format!("{}{text}", "()".repeat(groups)))?;
-        Ok(Self { text: text.to_string(), regex: build(&format!("{before}{text}{after}"))? })
+        // Parsed alone, but not compiled, which is what takes time.
+        Expr::parse_tree(&format!("{}{text}", "()".repeat(groups)))
+            .map_err(|e| format!("{text:?} is no regular expression ({e})"))?;
+        Ok(Self { text: text.to_string(), regex: Some(build(&format!("{before}{text}{after}"))?) })
+    }
+
+    /// What it counts towards [`MAX_PATTERNS`]: nothing if it is a name, in which a dot stands for any character.
+    pub(super) fn weight(&self) -> usize {
+        if self.regex.is_some() { self.text.len().max(1) } else { 0 }
     }
 
     /// Whether a module's name matches.
     pub fn matches(&self, module: &str) -> Result<bool, String> {
-        self.regex.is_match(module).map_err(|e| self.exhausted(module, &e))
+        match &self.regex {
+            Some(regex) => regex.is_match(module).map_err(|e| self.exhausted(module, &e)),
+            None => Ok(ends_in(module, &self.text)),
+        }
     }
 
     /// The number of a module's layer: nothing where the pattern does not match, no number where it matches without one.
     fn layer_of(&self, module: &str) -> Result<Option<Option<i64>>, String> {
-        let captures = self.regex.captures(module).map_err(|e| self.exhausted(module, &e))?;
+        let Some(regex) = &self.regex else { return Ok(None) };
+        let captures = regex.captures(module).map_err(|e| self.exhausted(module, &e))?;
         Ok(captures.map(|c| c.name("idx")?.as_str().parse().ok()))
     }
 
     fn exhausted(&self, module: &str, e: &fancy_regex::Error) -> String {
         format!("the pattern {:?} does not come to an end on {module} ({e})", self.text)
     }
+}
+
+/// Whether a name ends in another one, in which a dot stands for any character, from the beginning of one of its components; after a `^`, of the
+/// first one.
+fn ends_in(module: &str, name: &str) -> bool {
+    let (name, whole) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
+    let mut rest = module.chars();
+    let matches = name.chars().rev().all(|c| rest.next_back().is_some_and(|m| c == '.' || c == m));
+    matches && rest.next_back().is_none_or(|m| m == '.' && !whole)
 }
 
 /// A choice of modules.
@@ -223,4 +258,56 @@ pub fn suffixes(layout: &AdapterLayout) -> Vec<&str> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_name_matches_as_the_pattern_it_is() {
+        let modules = [
+            "model.layers.0.self_attn.q_proj",
+            "model.layers.10.mlp.up_proj",
+            "q_proj",
+            "xq_proj",
+            "a.xq_proj",
+            "up-proj",
+            "",
+            ".",
+        ];
+        let names = [
+            "q_proj",
+            "^q_proj",
+            "self_attn.q_proj",
+            "0.self_attn.q.proj",
+            "^model.layers.0.self_attn.q_proj",
+            "^",
+            "",
+            ".",
+            ".q_proj",
+            "up-proj",
+            "proj",
+            "^model",
+        ];
+        for name in names {
+            let plain = Pattern::ending(name).unwrap();
+            assert!(plain.regex.is_none(), "{name}");
+            let regex = Pattern::framed(name, 2, r"\A(?:(.*\.)?(", r")$)").unwrap();
+            for module in modules {
+                assert_eq!(plain.matches(module), regex.matches(module), "{name:?} on {module:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_take_no_more_than_they_may() {
+        assert!(Pattern::whole(r"(\w{100}){100}").unwrap_err().contains("no regular expression"));
+        assert!(Pattern::whole(&"a*".repeat(600)).unwrap_err().contains("1200 bytes, more than 1024"));
+        assert!(Pattern::ending(&"a".repeat(5000)).is_ok());
+        assert!(Pattern::whole("a)(?:b").is_err());
+        assert!(Pattern::ending(r"(.)\3").is_ok() && Pattern::ending(r"(.)\4").is_err());
+        let e = Pattern::whole(r"(?=(a*)*b)(a*)*\1$").unwrap().matches(&"a".repeat(40));
+        assert!(e.is_err() || e == Ok(false));
+    }
 }

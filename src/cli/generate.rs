@@ -60,6 +60,9 @@ pub struct Args {
 /// Fields of a record beyond those that every command knows.
 pub const FIELDS: [&str; 8] = ["max_tokens", "temperature", "top_p", "top_k", "n", "seed", "key", "stop"];
 
+/// Most samples of one record.
+const MAX_SAMPLES: u32 = 10_000;
+
 /// What a record asks for beyond its prompt.
 pub struct Wishes {
     params: SamplingParams,
@@ -92,6 +95,11 @@ pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wi
     let n = record.field("n", "a whole number")?.unwrap_or(1);
     if n == 0 {
         return Err(record.error("n", "found 0, expected at least 1"));
+    }
+    if n > MAX_SAMPLES {
+        return Err(
+            record.error("n", format!("found {n}, expected at most {MAX_SAMPLES} samples of a record"))
+        );
     }
     let stop = match record.field::<Value>("stop", "a string or an array of strings")? {
         None => vec![],

@@ -16,8 +16,9 @@ mod merge;
 mod models;
 mod overheard;
 mod plan;
-mod records;
+pub mod records;
 mod report;
+pub mod request;
 mod resident;
 mod resume;
 mod run;
@@ -116,7 +117,24 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     }
 }
 
-/// An error in one line, whatever a cause wrote.
+/// An error in one line, whatever a cause wrote and whatever names stand in a file: control characters, which a terminal would obey, are shown.
 fn one_line(e: &Error) -> String {
-    e.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    let line = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    if !line.contains(char::is_control) {
+        return line;
+    }
+    line.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_no_terminal_obeys() {
+        let e = Error::input("a\u{1b}[2J\nb", "found \u{7}\u{9b}x\t é");
+        assert_eq!(one_line(&e), "a\\u{1b}[2J b: found \\u{7}\\u{9b}x é");
+    }
 }

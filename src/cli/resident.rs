@@ -1,26 +1,23 @@
 //! `colloquy session`: a resident model that other programs talk to, in JSON Lines on stdin and stdout.
 
 use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use futures::future::{LocalBoxFuture, join_all};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::common::{Common, ModelArgs};
-use super::records::{Record, shown};
+use super::generate::Wishes;
+use super::records::Record;
+use super::request::{Request, Training};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
-use super::train::TrainingArgs;
-use super::{generate, one_line, score, train};
+use super::{generate, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
-use crate::engine::{
-    AdapterId, AdapterSource, EngineHandle, SamplingParams, ScoreRequest, Service, TrainRequest, draw_key,
-    run_lanes,
-};
+use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
 use crate::error::{Error, Result};
 use crate::run::is_name;
 
@@ -61,44 +58,6 @@ pub struct Args {
     no_training: bool,
     #[command(flatten)]
     common: Common,
-}
-
-/// A request but for its `id`.
-#[derive(Deserialize)]
-#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
-enum Request {
-    Generate {
-        records: Vec<Value>,
-        #[serde(default)]
-        prompt_tokens: bool,
-    },
-    Score {
-        records: Vec<Value>,
-    },
-    Train {
-        adapters: Map<String, Value>,
-    },
-    Load {
-        adapter: String,
-        source: String,
-    },
-    Clone {
-        adapter: String,
-        to: String,
-    },
-    Reset {
-        adapter: String,
-    },
-    Save {
-        adapter: String,
-        output: PathBuf,
-        #[serde(default)]
-        force: bool,
-    },
-    Drop {
-        adapter: String,
-    },
-    List {},
 }
 
 /// What an adapter was when it was loaded.
@@ -194,21 +153,8 @@ impl Resident {
     /// The answer to a line. An error here is the engine's own, and the session's end.
     fn answer(&mut self, line: &[u8], place: &str) -> Result<Value> {
         let refuse = |id: Value, problem: String| json!({"id": id, "error": problem});
-        let mut fields = match serde_json::from_slice::<Value>(line) {
-            Ok(Value::Object(fields)) => fields,
-            Ok(other) => {
-                return Ok(refuse(
-                    Value::Null,
-                    format!("{place}: found {}, expected an object", shown(&other)),
-                ));
-            }
-            Err(e) => return Ok(refuse(Value::Null, format!("{place}: not JSON: {e} of the line"))),
-        };
-        let id = fields.shift_remove("id").unwrap_or(Value::Null);
-        let done = serde_json::from_value::<Request>(Value::Object(fields))
-            .map_err(|e| Error::input(place, e))
-            .and_then(|request| self.obey(request, place));
-        match done {
+        let (id, request) = request::read(line, place, self.seed);
+        match request.and_then(|request| self.obey(request, place)) {
             Ok(result) => Ok(json!({"id": id, "result": result})),
             Err(Error::Internal(problem)) => {
                 say(&refuse(id, problem.clone()))?;
@@ -220,12 +166,11 @@ impl Resident {
 
     fn obey(&mut self, request: Request, place: &str) -> Result<Value> {
         match request {
-            Request::Generate { records, prompt_tokens } => self.generate(records, prompt_tokens, place),
-            Request::Score { records } => self.score(records, place),
+            Request::Generate { records, prompt_tokens } => self.generate(&records, prompt_tokens),
+            Request::Score { records } => self.score(&records),
             Request::Train { adapters } => self.train(adapters, place),
-            Request::Load { adapter, source } => {
+            Request::Load { adapter, source: origin } => {
                 self.is_free(&adapter, place)?;
-                let origin = AdapterOrigin::parse(&source).map_err(|e| Error::input(place, e))?;
                 let snapshot = Arc::new(self.read(&origin)?);
                 self.create(adapter.clone(), AdapterSource::Snapshot(snapshot))?;
                 self.origins.insert(adapter, Origin::Source(origin));
@@ -265,7 +210,7 @@ impl Resident {
                 self.origins.remove(&adapter);
                 Ok(Value::Null)
             }
-            Request::List {} => Ok(json!({"adapters": self.session.adapters.keys().collect::<Vec<_>>()})),
+            Request::List => Ok(json!({"adapters": self.session.adapters.keys().collect::<Vec<_>>()})),
         }
     }
 
@@ -322,20 +267,16 @@ impl Resident {
         Ok(())
     }
 
-    fn generate(&self, records: Vec<Value>, prompt_tokens: bool, place: &str) -> Result<Value> {
-        let defaults = SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 256 };
-        let records = read_records(records, &generate::FIELDS, &format!("{place}: records"))?;
+    fn generate(&self, records: &[(Record, Wishes)], prompt_tokens: bool) -> Result<Value> {
         // All are checked before anything is drawn.
-        let mut requests = Vec::new();
-        for record in &records {
-            let wishes = generate::wishes(record, defaults, self.seed)?;
-            requests.push((generate::requests(&self.session, record, &wishes)?, wishes));
-        }
-        let work =
-            requests.iter().flat_map(|(r, _)| r).map(|r| self.session.engine.sample(r.clone())).collect();
+        let requests = records
+            .iter()
+            .map(|(record, wishes)| generate::requests(&self.session, record, wishes))
+            .collect::<Result<Vec<_>>>()?;
+        let work = requests.iter().flatten().map(|r| self.session.engine.sample(r.clone())).collect();
         let mut samples = together(&self.session.engine, work)?.into_iter();
         let mut results = Vec::new();
-        for (record, (requests, wishes)) in records.iter().zip(&requests) {
+        for ((record, wishes), requests) in records.iter().zip(&requests) {
             for (index, request) in requests.iter().enumerate() {
                 let sample = samples.next().expect("one answer a request")?;
                 let tokenizer = self.session.tokenizer.as_deref();
@@ -349,10 +290,9 @@ impl Resident {
         Ok(json!({"records": results}))
     }
 
-    fn score(&self, records: Vec<Value>, place: &str) -> Result<Value> {
-        let records = read_records(records, &[], &format!("{place}: records"))?;
+    fn score(&self, records: &[Record]) -> Result<Value> {
         let mut requests = Vec::new();
-        for record in &records {
+        for record in records {
             let (tokens, _) = self.session.tokens(record, false)?;
             let adapter = self.session.adapter_of(record)?;
             requests.push(ScoreRequest { adapter, tokens: Arc::from(tokens) });
@@ -364,46 +304,17 @@ impl Resident {
         Ok(json!({"records": results}))
     }
 
-    fn train(&self, adapters: Map<String, Value>, place: &str) -> Result<Value> {
+    fn train(&self, adapters: Vec<(String, Result<Training>)>, place: &str) -> Result<Value> {
         if !self.training {
             return Err(Error::input(place, "this session was started with --no-training"));
         }
         let mut requests: Vec<(String, TrainRequest)> = Vec::new();
-        for (name, value) in adapters {
-            let place = format!("{place}: adapters.{name}");
-            self.find(&name, &place)?;
-            let Value::Object(mut fields) = value else {
-                return Err(Error::input(place, format!("found {}, expected an object", shown(&value))));
-            };
-            let Some(Value::Array(records)) = fields.shift_remove("records") else {
-                return Err(Error::input(
-                    format!("{place}.records"),
-                    "found none, expected a list of records",
-                ));
-            };
-            let key = match fields.shift_remove("key") {
-                None => draw_key(&[&self.seed.to_le_bytes(), b"train", name.as_bytes()]),
-                Some(key) => key.as_u64().ok_or_else(|| {
-                    Error::input(
-                        format!("{place}.key"),
-                        format!("found {}, expected a whole number", shown(&key)),
-                    )
-                })?,
-            };
-            let keep_moments = match fields.shift_remove("keep_moments") {
-                None => false,
-                Some(keep) => keep.as_bool().ok_or_else(|| {
-                    let problem = format!("found {}, expected true or false", shown(&keep));
-                    Error::input(format!("{place}.keep_moments"), problem)
-                })?,
-            };
-            let settings = TrainingArgs::from_json(&fields, &place)?
-                .of(&name, &[&name])
-                .map_err(|e| Error::input(&place, e))?;
-            let records = read_records(records, &["weights"], &format!("{place}.records"))?;
-            let mut request = train::request(&self.session, &name, &records, &settings, key)?;
+        for (adapter, training) in adapters {
+            self.find(&adapter, &format!("{place}: adapters.{adapter}"))?;
+            let Training { records, settings, key, keep_moments } = training?;
+            let mut request = train::request(&self.session, &adapter, &records, &settings, key)?;
             request.fresh_moments = !keep_moments;
-            requests.push((name, request));
+            requests.push((adapter, request));
         }
         let work = requests.iter().map(|(_, r)| self.session.engine.train(r.clone())).collect();
         let results = together(&self.session.engine, work)?;
@@ -416,15 +327,6 @@ impl Resident {
         }
         Ok(json!({"adapters": metrics}))
     }
-}
-
-/// Records of a request, at least one.
-fn read_records(records: Vec<Value>, known: &[&str], place: &str) -> Result<Vec<Record>> {
-    if records.is_empty() {
-        return Err(Error::input(place, "found none, expected at least one"));
-    }
-    let record = |(i, value)| Record::from_value(value, format!("{place}[{i}]"), known);
-    records.into_iter().enumerate().map(record).collect()
 }
 
 /// The answers to all of `work`, in shared batches. All are awaited whatever becomes of one, so that nothing is left under way; an error of

@@ -113,6 +113,9 @@ pub struct TrainingArgs {
     non_finite: Vec<String>,
 }
 
+/// Most sequences that one training goes through, each as often as it comes up: their order is made before it begins.
+const MAX_SEQUENCES: usize = 1 << 24;
+
 /// One option's values: for all adapters, and for single ones.
 struct Setting<'a> {
     option: &'a str,
@@ -252,6 +255,26 @@ impl TrainingArgs {
     }
 }
 
+/// Refuses a training whose order of sequences would be longer than anybody waits for. The error lacks its place.
+pub fn check_length(count: usize, (training, max_steps): &(Training, Option<usize>)) -> Result<(), String> {
+    let section = &training.section;
+    let batch = if section.batch_size == 0 { count } else { section.batch_size.min(count) };
+    let sequences = match max_steps {
+        Some(steps) => steps.saturating_mul(batch.max(1)),
+        None => section.num_epochs.saturating_mul(count),
+    };
+    if sequences <= MAX_SEQUENCES {
+        return Ok(());
+    }
+    let (what, found) = match max_steps {
+        Some(steps) => ("max_steps", steps),
+        None => ("num_epochs", &section.num_epochs),
+    };
+    Err(format!(
+        "{what}: found {found}, expected to go through at most {MAX_SEQUENCES} of the {count} sequences, each as often as it comes up"
+    ))
+}
+
 /// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the learning rates of that many steps.
 fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: u64) -> Vec<TrainStep> {
     let Some(max_steps) = max_steps else { return steps(count, training, key) };
@@ -288,6 +311,8 @@ pub fn request(
         }
         sequences.push(TrainSequence { tokens, weights });
     }
+    check_length(sequences.len(), &(training.clone(), *max_steps))
+        .map_err(|problem| Error::input(format!("adapter {name}"), problem))?;
     Ok(TrainRequest {
         adapter: session.adapters[name],
         steps: plan_steps(sequences.len(), training, *max_steps, key),

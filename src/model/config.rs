@@ -54,6 +54,10 @@ pub struct ModelConfig {
 
 /// Longest context accepted, which bounds the rotary table.
 const MAX_POSITIONS: usize = 1 << 20;
+/// Most layers accepted: lists with an entry a layer are made before any weight is looked for. Published models have up to 126.
+const MAX_LAYERS: usize = 1 << 12;
+/// Most parameters accepted, far beyond any model's: whatever is counted in bytes from here on, such as a memory plan, fits 64 bits.
+const MAX_PARAMETERS: usize = 1 << 44;
 
 impl ModelConfig {
     /// Reads config.json and, where there is one, generation_config.json.
@@ -122,6 +126,10 @@ impl ModelConfig {
         }
 
         let num_layers = fields.size("num_hidden_layers")?;
+        if num_layers > MAX_LAYERS {
+            let problem = format!("found {num_layers}, expected at most {MAX_LAYERS} layers");
+            return Err(Error::input(fields.name("num_hidden_layers"), problem));
+        }
         let mut config = Self {
             model_type: family.model_type.to_string(),
             vocab_size: fields.size("vocab_size")?,
@@ -145,6 +153,14 @@ impl ModelConfig {
             eos_token_ids: fields.token_ids("eos_token_id")?,
         };
         (family.read)(&fields, &mut config)?;
+        if config.checked_parameters().is_none_or(|n| n > MAX_PARAMETERS) {
+            let problem = format!(
+                "found sizes of a model with more than {MAX_PARAMETERS} parameters (hidden_size {hidden_size}, intermediate_size {}, \
+                 {num_heads} heads of {head_dim}, vocab_size {}, {num_layers} layers), expected fewer",
+                config.intermediate_size, config.vocab_size
+            );
+            return Err(Error::input(place, problem));
+        }
         Ok(config)
     }
 
@@ -181,14 +197,54 @@ impl ModelConfig {
 
     /// Numbers in the model's weights; a tied lm_head counts once.
     pub fn parameters(&self) -> usize {
+        self.checked_parameters().unwrap_or(usize::MAX)
+    }
+
+    /// The same; `None` where it does not fit. Single sizes are at most 2^24 and heads 2^31 wide, so only the products with those of a layer's
+    /// matrices and with the number of layers can be too large.
+    fn checked_parameters(&self) -> Option<usize> {
         let heads = self.heads();
         let (d, f, v) = (self.hidden_size, self.intermediate_size, self.vocab_size);
-        let mut layer = d * heads.qkv_width() + heads.q_width() * d + 3 * d * f + 2 * d;
+        let mut layer = d.checked_mul(heads.qkv_width() + heads.q_width())?.checked_add(3 * d * f + 2 * d)?;
         layer += if self.qkv_bias { heads.qkv_width() } else { 0 };
         layer += if self.o_bias { d } else { 0 };
         layer += if self.mlp_bias { 2 * f + d } else { 0 };
         layer += if self.qk_norm { 2 * self.head_dim } else { 0 };
         let head = if self.tie_word_embeddings { 0 } else { v * d };
-        v * d + head + self.num_layers * layer + d
+        self.num_layers.checked_mul(layer)?.checked_add(v * d + head + d)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_any_model_are_refused() {
+        let read = |changes: serde_json::Value| {
+            let mut config = json!({
+                "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+                "num_hidden_layers": 2, "max_position_embeddings": 128, "vocab_size": 64, "rms_norm_eps": 1e-5,
+            });
+            for (key, value) in changes.as_object().unwrap() {
+                config[key] = value.clone();
+            }
+            ModelConfig::from_json(config.to_string().as_bytes(), "config.json").map_err(|e| e.to_string())
+        };
+        assert!(read(json!({})).is_ok());
+        let e = read(json!({"num_hidden_layers": 1 << 24})).unwrap_err();
+        assert_eq!(e, "config.json, field num_hidden_layers: found 16777216, expected at most 4096 layers");
+        let most = 1 << 24;
+        let largest = json!({
+            "hidden_size": most, "intermediate_size": most, "num_attention_heads": most, "head_dim": 128, "vocab_size": most,
+            "num_hidden_layers": 4096,
+        });
+        let e = read(largest.clone()).unwrap_err();
+        assert!(e.starts_with("config.json: found sizes of a model with more than"), "{e}");
+        // The largest that there is: everything in bytes still fits.
+        let config = read(json!({"hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_attention_heads": 8192, "num_hidden_layers": 2})).unwrap();
+        assert!(config.parameters() < MAX_PARAMETERS && config.parameters() > 1 << 42);
     }
 }

@@ -1,11 +1,11 @@
 //! From `[[arm]]` entries and `[grid]` to arms with everything resolved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::load::{absolute_paths, check_table, deserialize, insert, list, merge, unknown_preset};
+use super::load::{MAX_DEPTH, absolute_paths, check_table, deserialize, insert, list, merge, unknown_preset};
 use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, is_name, presets, validate};
 use crate::error::{Error, Result};
 
@@ -21,6 +21,13 @@ pub struct Arm {
     /// The run's configuration with the arm's overrides applied (and no arms or grid of its own).
     pub config: RunConfig,
 }
+
+/// Most arms of a configuration, those that its grid makes included.
+const MAX_ARMS: usize = 1000;
+/// Most seeds of an arm.
+const MAX_SEEDS: usize = 10_000;
+/// Most bytes of all arms' configurations, as TOML. (One has 3 kB.)
+const MAX_RESOLVED: usize = 64 << 20;
 
 /// Overrides by dotted path.
 type Overrides = BTreeMap<String, Value>;
@@ -53,6 +60,11 @@ impl Resolver<'_> {
             self.config.arm.clone()
         };
         let grid = self.grid()?;
+        self.check_size(&sections, &grid)?;
+        let mut shared = self.layered.clone();
+        for key in ["arm", "grid"] {
+            shared.remove(key);
+        }
         let mut arms: Vec<Arm> = Vec::new();
         for (i, section) in sections.iter().enumerate() {
             let at = |key: &str| (self.place)(&format!("arm[{i}].{key}"));
@@ -79,8 +91,7 @@ impl Resolver<'_> {
             if seeds.is_empty() {
                 return Err(Error::input(at("seeds"), "found an empty list, expected at least one seed"));
             }
-            let twice = |(j, seed): (usize, &u64)| seeds[..j].contains(seed);
-            if seeds.iter().enumerate().any(twice) {
+            if seeds.iter().collect::<HashSet<_>>().len() < seeds.len() {
                 return Err(Error::input(at("seeds"), "found the same seed twice, expected different seeds"));
             }
             for point in points(&grid, recipe.is_trained) {
@@ -91,7 +102,7 @@ impl Resolver<'_> {
                         format!("its values give no names of their own: `{name}` is taken or too long"),
                     ));
                 }
-                let config = self.resolve(flatten(&section.set), &point, recipe, &at)?;
+                let config = self.resolve(shared.clone(), flatten(&section.set), &point, recipe, &at)?;
                 arms.push(Arm { name, recipe: section.recipe.clone(), seeds: seeds.clone(), config });
             }
         }
@@ -99,6 +110,36 @@ impl Resolver<'_> {
             self.check_primary(primary, &sections, &arms)?;
         }
         Ok(arms)
+    }
+
+    /// Refuses more arms than anybody runs before one is made: a grid multiplies, and each arm has a configuration of its own.
+    fn check_size(&self, sections: &[ArmSection], grid: &[(String, Vec<Value>)]) -> Result<()> {
+        let points = grid.iter().fold(1usize, |n, (_, values)| n.saturating_mul(values.len()));
+        let arms = points.saturating_mul(sections.len());
+        if arms > MAX_ARMS {
+            let place = if points > 1 { "grid" } else { "arm" };
+            let problem = format!("found {arms} arms in all, expected at most {MAX_ARMS}");
+            return Err(Error::input((self.place)(place), problem));
+        }
+        let seeds = sections
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (format!("arm[{i}].seeds"), s.seeds.as_deref().unwrap_or_default()));
+        for (path, seeds) in seeds.chain([("run.seeds".to_string(), self.config.run.seeds.as_slice())]) {
+            if seeds.len() > MAX_SEEDS {
+                let problem = format!("found {} seeds, expected at most {MAX_SEEDS}", seeds.len());
+                return Err(Error::input((self.place)(&path), problem));
+            }
+        }
+        let shared = RunConfig { arm: Vec::new(), grid: BTreeMap::new(), ..self.config.clone() };
+        let each = super::to_toml(&shared)?.len();
+        if arms > 1 && arms.saturating_mul(each) > MAX_RESOLVED {
+            let problem = format!(
+                "found {arms} arms of {each} bytes each, expected at most {MAX_RESOLVED} bytes in all"
+            );
+            return Err(Error::input((self.place)("arm"), problem));
+        }
+        Ok(())
     }
 
     /// The grid's keys with their values; refused where it could look at test questions.
@@ -121,18 +162,15 @@ impl Resolver<'_> {
         Ok(grid)
     }
 
-    /// An arm's configuration: its preset, its overrides and its point of the grid over the run's.
+    /// An arm's configuration: its preset, its overrides and its point of the grid over `table`, the run's without arms and grid.
     fn resolve(
         &self,
+        mut table: Table,
         overrides: Overrides,
         point: &[(&str, &Value)],
         recipe: &RecipeInfo,
         at: &dyn Fn(&str) -> String,
     ) -> Result<RunConfig> {
-        let mut table = self.layered.clone();
-        for key in ["arm", "grid"] {
-            table.remove(key);
-        }
         if let Some(Value::String(name)) = overrides.get("run.preset") {
             let preset = presets::preset(name).ok_or_else(|| unknown_preset(&at("set.run.preset"), name))?;
             merge(&mut table, preset);
@@ -178,6 +216,16 @@ impl Resolver<'_> {
     }
 
     fn put(&self, table: &mut Table, path: &str, value: &Value, place: &str) -> Result<()> {
+        // Before it is nested as deep as it has dots.
+        if path.split('.').count() > MAX_DEPTH {
+            return Err(Error::input(
+                place,
+                format!(
+                    "found {} keys one in another, expected at most {MAX_DEPTH}",
+                    path.split('.').count()
+                ),
+            ));
+        }
         let mut nested = Table::new();
         insert(&mut nested, path, value.clone());
         check_table(&nested, self.schema, "", &|_| place.to_string())?;

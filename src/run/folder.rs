@@ -169,6 +169,16 @@ pub fn worker(folder: &Path) -> Option<String> {
     }
 }
 
+/// Whether a text can be the name of a lane: folders below one another, none above. (A grid's arms are called `ARM@key=value,…`.)
+fn is_lane(name: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@=,".contains(c))
+    };
+    name.split('/').all(is_part)
+}
+
 /// The manifest of a run folder.
 pub fn read_manifest(folder: &Path) -> Result<Value> {
     let path = folder.join("manifest.json");
@@ -180,6 +190,15 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let manifest: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, e))?;
+    // Lanes name folders in this one; a manifest may come with a run from anywhere.
+    if let Some(lane) =
+        manifest["lanes"].as_array().into_iter().flatten().find(|l| !l.as_str().is_some_and(is_lane))
+    {
+        return Err(Error::input(
+            format!("{}: lanes", path.display()),
+            format!("found {}, expected names such as ARM/seed-0", crate::files::json::brief(lane)),
+        ));
+    }
     match manifest["schema"].as_u64() {
         Some(n) if n <= SCHEMA => Ok(manifest),
         Some(n) => Err(Error::input(
@@ -363,6 +382,26 @@ mod tests {
     fn recorder(folder: &RunFolder) -> Recorder {
         let lanes = ["b", "a"].map(|arm| Lane { arm: arm.into(), seed: 7 }).to_vec();
         Recorder::new(folder, lanes, Box::new(|_, _| Ok(())), Box::new(|_| ())).unwrap()
+    }
+
+    #[test]
+    fn lanes_lie_in_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |lane: &str| {
+            let manifest = json!({"schema": 1, "lanes": ["a/seed-0", lane]});
+            std::fs::write(dir.path().join("manifest.json"), manifest.to_string()).unwrap();
+            read_manifest(dir.path())
+        };
+        for lane in ["multiagent/seed-0", "m@temperature=1.0,learning_rate=0.001/seed-17"] {
+            assert!(read(lane).is_ok(), "{lane}");
+        }
+        for lane in ["../../x", "a/../../x", "/etc", "a//b", "", ".", "a\\b", "a\0", ".hidden/seed-0"] {
+            let e = read(lane).unwrap_err().to_string();
+            assert!(
+                e.contains("manifest.json: lanes: found") && e.contains("expected names such as"),
+                "{lane}: {e}"
+            );
+        }
     }
 
     #[test]

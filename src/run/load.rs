@@ -33,6 +33,13 @@ pub struct Plan {
     pub arms: Vec<Arm>,
 }
 
+/// Longest text of a configuration, in bytes.
+const MAX_TEXT: usize = 1 << 20;
+/// Most keys one in another that a dotted path may name.
+pub(super) const MAX_DEPTH: usize = 8;
+/// Longest dotted path whose line is remembered: an error at a longer one has the line of the table it is in.
+const MAX_PATH: usize = 200;
+
 /// Keys that name files. (`model.path` and `task.prompts` may be built-in names too.)
 const PATHS: [(&str, &str); 9] = [
     ("model", "path"),
@@ -48,6 +55,11 @@ const PATHS: [(&str, &str); 9] = [
 
 /// Reads, checks and resolves a configuration. `recipes` are the known ones.
 pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<Plan> {
+    if source.text.len() > MAX_TEXT {
+        let problem =
+            format!("found {} bytes, expected a configuration of at most {MAX_TEXT}", source.text.len());
+        return Err(Error::input(&source.name, problem));
+    }
     let schema = schema();
     let lines = Lines::of(&source.text, &source.name)?;
     let mut file: Table = toml::from_str(&source.text)
@@ -257,6 +269,9 @@ fn parse_set(set: &str) -> Result<(String, Value)> {
     if path.is_empty() || path.split('.').any(str::is_empty) {
         return Err(Error::Usage(format!("--set {set}: expected a dotted key before `=`")));
     }
+    if path.split('.').count() > MAX_DEPTH {
+        return Err(Error::Usage(format!("--set {set}: expected at most {MAX_DEPTH} keys one in another")));
+    }
     if path == "arm" || path.starts_with("arm.") {
         return Err(Error::Usage(format!("--set {set}: arms are set in the configuration file")));
     }
@@ -323,23 +338,34 @@ struct Lines {
 impl Lines {
     fn of(text: &str, name: &str) -> Result<Self> {
         let table = toml::de::DeTable::parse(text).map_err(|e| syntax_error(&e, text, name))?;
+        let ends: Vec<usize> =
+            text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at).collect();
         let mut by_path = BTreeMap::new();
-        walk(table.get_ref(), "", text, &mut by_path);
+        walk(table.get_ref(), "", &ends, &mut by_path);
         return Ok(Self { name: name.to_string(), by_path });
 
-        fn walk(table: &toml::de::DeTable<'_>, path: &str, text: &str, out: &mut BTreeMap<String, usize>) {
+        fn walk(
+            table: &toml::de::DeTable<'_>,
+            path: &str,
+            ends: &[usize],
+            out: &mut BTreeMap<String, usize>,
+        ) {
+            let line = |offset: usize| 1 + ends.partition_point(|end| *end < offset);
             for (key, value) in table {
                 let name = key.get_ref();
+                if path.len() + name.len() > MAX_PATH {
+                    continue;
+                }
                 let here = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-                out.insert(here.clone(), line(text, key.span().start));
+                out.insert(here.clone(), line(key.span().start));
                 match value.get_ref() {
-                    toml::de::DeValue::Table(t) => walk(t, &here, text, out),
+                    toml::de::DeValue::Table(t) => walk(t, &here, ends, out),
                     toml::de::DeValue::Array(items) => {
                         for (i, item) in items.iter().enumerate() {
                             let at = format!("{here}[{i}]");
-                            out.insert(at.clone(), line(text, item.span().start));
+                            out.insert(at.clone(), line(item.span().start));
                             if let toml::de::DeValue::Table(t) = item.get_ref() {
-                                walk(t, &at, text, out);
+                                walk(t, &at, ends, out);
                             }
                         }
                     }
@@ -542,6 +568,49 @@ mod tests {
         assert!(
             error(&format!("[grid]\ndebate.rounds = [2]\n{arms}{both}\n"), &[]).contains("for every arm")
         );
+    }
+
+    #[test]
+    fn what_multiplies_is_bounded() {
+        let list = (1..=32).map(|i| i.to_string()).collect::<Vec<_>>().join(", ");
+        let keys = [
+            "debate.rounds",
+            "run.iterations",
+            "training.num_epochs",
+            "training.batch_size",
+            "adapter.rank",
+            "task.terms",
+        ];
+        let grid: String = keys.iter().map(|key| format!("{key} = [{list}]\n")).collect();
+        let e = error(&format!("[grid]\n{grid}"), &[]);
+        assert_eq!(e, "run.toml:1: grid: found 1073741824 arms in all, expected at most 1000");
+        let arms: String =
+            (0..1001).map(|i| format!("[[arm]]\nname = \"a{i}\"\nrecipe = \"base\"\n")).collect();
+        assert!(error(&arms, &[]).contains("arm: found 1001 arms in all"));
+        let seeds = vec!["1"; 10_001].join(",");
+        assert!(error(&format!("[run]\nseeds = [{seeds}]"), &[]).contains("the same seed twice"));
+        let seeds = (0..10_001).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        assert!(
+            error(&format!("[run]\nseeds = [{seeds}]"), &[])
+                .contains("run.toml:2: run.seeds: found 10001 seeds, expected at most 10000")
+        );
+        let set = |key: &str| {
+            format!("[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\nset = {{ \"{key}\" = 1 }}\n")
+        };
+        assert!(
+            error(&set(&"a.".repeat(100_000)), &[])
+                .contains("found 100001 keys one in another, expected at most 8")
+        );
+        assert!(error("", &[&format!("{}b=1", "a.".repeat(100_000))]).contains("at most 8 keys"));
+        assert!(error(&"# ".repeat(1 << 20), &[]).contains("run.toml: found 2097152 bytes"));
+    }
+
+    #[test]
+    fn a_long_key_costs_no_more_than_its_length() {
+        // With each item of its list the path would be remembered once more.
+        let text =
+            format!("{} = [{}]\n[debate]\nagnts = 1", "k".repeat(100_000), vec!["0"; 100_000].join(","));
+        assert!(error(&text, &[]).contains("unknown key"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! From a response to an answer: extraction finds it, equality says which answers are the same.
 
+use std::sync::LazyLock;
+
 use regex::Regex;
 
 use super::{math, number};
@@ -159,19 +161,27 @@ fn last_number(text: &str) -> Option<String> {
     number::scan(&number::simplify(text)).pop().map(|n| n.value)
 }
 
+/// How far behind a marker its number is looked for, in characters.
+const MAX_SENTENCE: usize = 1000;
+
 fn number_after(text: &str, marker: &str) -> Option<String> {
     let text = number::simplify(text);
     // Lower case may change lengths, so offsets are those of the lowered text, which reads the same numbers.
     let text = text.to_lowercase();
-    let mut answer = None;
-    for (at, _) in text.match_indices(marker) {
-        let line = text[at + marker.len()..].lines().next().unwrap_or_default();
+    let mut markers: Vec<usize> = text.match_indices(marker).map(|(at, _)| at + marker.len()).collect();
+    while let Some(at) = markers.pop() {
+        let behind = &text[at..];
+        let behind = behind.char_indices().nth(MAX_SENTENCE).map_or(behind, |(end, _)| &behind[..end]);
+        let line = behind.lines().next().unwrap_or_default();
         let sentence = line.find(". ").map_or(line, |end| &line[..end]);
-        let value = sentence.rfind('=').map_or(sentence, |at| &sentence[at..]);
         let first = |s: &str| number::scan(s).into_iter().next().map(|n| n.value);
-        answer = first(value).or_else(|| first(sentence)).or(answer);
+        let value = sentence.rfind('=').and_then(|at| first(&sentence[at..]));
+        let answer = value.or_else(|| first(sentence));
+        if answer.is_some() {
+            return answer;
+        }
     }
-    answer
+    None
 }
 
 /// What stands after the last `\boxed` that has no braces, up to the end of its formula: some published solutions are written so.
@@ -181,17 +191,21 @@ pub fn boxed_without_braces(text: &str) -> Option<String> {
     (!inside.is_empty() && !inside.starts_with('{')).then(|| inside.to_string())
 }
 
+static IN_BRACKETS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\(\s*\**([A-Za-z])\**\s*\)").expect("a fixed pattern"));
+static BEHIND_ANSWER: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?i:answer)(?i: is)?:?\s*\**([A-Z])\b").expect("a fixed pattern"));
+
 /// The last `(X)`, else what stands after the last `answer is` or `answer:`; letters beyond the choices are passed over.
 fn choice(text: &str, choices: usize) -> Option<String> {
-    let letter_in = |pattern: &str| {
-        let pattern = Regex::new(pattern).expect("a fixed pattern");
+    let letter_in = |pattern: &Regex| {
         pattern
             .captures_iter(text)
             .map(|found| found[1].to_uppercase())
             .filter(|l| is_among(l, choices))
             .last()
     };
-    letter_in(r"\(\s*\**([A-Za-z])\**\s*\)").or_else(|| letter_in(r"(?i:answer)(?i: is)?:?\s*\**([A-Z])\b"))
+    letter_in(&IN_BRACKETS).or_else(|| letter_in(&BEHIND_ANSWER))
 }
 
 /// Whether a letter is one of the first `choices`.
@@ -375,6 +389,44 @@ mod tests {
         let e = Reader::new(&section(Some("("))).unwrap_err().to_string();
         assert!(e.starts_with("task.pattern: ") && !e.contains('\n'), "{e}");
         assert!(Reader::new(&section(None)).unwrap_err().to_string().contains("missing"));
+    }
+
+    #[test]
+    fn long_responses_take_time_like_their_length() {
+        let long = |piece: &str| piece.repeat(400_000 / piece.len());
+        for (name, pattern) in
+            [("last-number", None), ("number-after", None), ("number-after", Some("####")), ("boxed", None)]
+        {
+            let r = reader(name, pattern, "number");
+            for piece in [
+                "9",
+                "x9",
+                "answer is ",
+                r"\text{",
+                r"\text{a}",
+                r"\boxed{",
+                "1,",
+                "1 ",
+                "- ",
+                "$",
+                "#",
+                "{,}",
+            ] {
+                let _ = r.read(&format!("x{}", long(piece)));
+            }
+        }
+        let r = reader("last-number", None, "number");
+        assert_eq!(r.read(&format!("x{} 5", "9".repeat(200_000))).as_deref(), Some("5"));
+        assert_eq!(
+            r.read(&format!("{}7{}", r"\text{".repeat(50_000), "}".repeat(50_000))).as_deref(),
+            Some("7")
+        );
+        assert_eq!(r.read(r"\text{a \textbf{\text{3}} \text{4} \text{5").as_deref(), Some("5"));
+        let r = reader("number-after", None, "number");
+        assert_eq!(
+            r.read(&format!("The answer is 7, {}", "answer is ".repeat(10_000))).as_deref(),
+            Some("7")
+        );
     }
 
     #[test]

@@ -43,13 +43,65 @@ pub fn simplify(text: &str) -> String {
         }
     }
     for font in [r"\text{", r"\textbf{", r"\mathrm{", r"\mathbf{"] {
-        while let Some(start) = out.find(font) {
-            let open = start + font.len();
-            let Some(close) = closing_brace(&out, open) else { break };
-            out = format!("{}{}{}", &out[..start], &out[open..close], &out[close + 1..]);
+        if out.contains(font) {
+            out = without_font(&out, font);
         }
     }
     out
+}
+
+/// The text without a font's command and braces, up to the first that is never closed. One pass, however often it occurs.
+fn without_font(text: &str, font: &str) -> String {
+    let closing = closing_braces(text);
+    let mut out = String::with_capacity(text.len());
+    let mut closed: Vec<usize> = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        if closed.last() == Some(&at) {
+            closed.pop();
+            at += 1;
+            continue;
+        }
+        if text[at..].starts_with(font) {
+            let open = at + font.len() - 1;
+            let Some(close) = closing.binary_search_by_key(&open, |pair| pair.0).ok().map(|i| closing[i].1)
+            else {
+                break;
+            };
+            closed.push(close);
+            at = open + 1;
+            continue;
+        }
+        let Some(c) = text[at..].chars().next() else { break };
+        out.push(c);
+        at += c.len_utf8();
+    }
+    // Those that are open here close in what is left.
+    for (i, c) in text[at..].char_indices() {
+        if closed.last() == Some(&(at + i)) {
+            closed.pop();
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Byte offsets of all braces that are closed and of what closes them, in order; escaped braces don't count.
+fn closing_braces(text: &str) -> Vec<(usize, usize)> {
+    let (mut open, mut pairs) = (Vec::new(), Vec::new());
+    let mut escaped = false;
+    for (i, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '{' => open.push(i),
+            '}' => pairs.extend(open.pop().map(|from| (from, i))),
+            _ => {}
+        }
+    }
+    pairs.sort_unstable();
+    pairs
 }
 
 /// The byte offset of the brace that closes the one just before `from`; escaped braces don't count.
@@ -87,11 +139,13 @@ pub fn scan(text: &str) -> Vec<Found> {
                 i = end;
             }
             // Digits of a name such as x12 or v1.5 are no number.
-            None if chars[i].is_ascii_digit() => {
-                while digits(&chars, i) > 0 || chars.get(i) == Some(&'.') && digits(&chars, i + 1) > 0 {
-                    i += 1;
+            None if chars[i].is_ascii_digit() => loop {
+                i += digits(&chars, i);
+                match chars.get(i) == Some(&'.') && digits(&chars, i + 1) > 0 {
+                    true => i += 1,
+                    false => break,
                 }
-            }
+            },
             None => i += 1,
         }
     }
@@ -340,8 +394,8 @@ fn mixed(chars: &[char], at: usize) -> Option<(Fraction, usize)> {
 
 /// `\frac{a}{b}` or `\frac12` of whole numbers, b not 0; signs inside are for [`sign`]'s caller to have outside.
 fn latex_fraction(chars: &[char], at: usize) -> Option<(String, String, usize)> {
-    let command: Vec<char> = r"\frac".chars().collect();
-    if chars.get(at..at + command.len())? != command {
+    const COMMAND: [char; 5] = ['\\', 'f', 'r', 'a', 'c'];
+    if !chars.get(at..)?.starts_with(&COMMAND) {
         return None;
     }
     let argument = |from: usize| -> Option<(String, usize)> {
@@ -356,7 +410,7 @@ fn latex_fraction(chars: &[char], at: usize) -> Option<(String, String, usize)> 
             _ => None,
         }
     };
-    let (top, after) = argument(at + command.len())?;
+    let (top, after) = argument(at + COMMAND.len())?;
     let (bottom, end) = argument(after)?;
     bottom.chars().any(|c| c != '0').then_some((top, bottom, end))
 }

@@ -1,12 +1,14 @@
 //! The tokenizer and chat template of a model folder.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::rc::Rc;
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::{ChatTemplate, Codec, Message, StopStrings};
+use super::contained::contained;
+use super::{ChatTemplate, Codec, Message, StopStrings, pipeline};
 use crate::engine::StopRule;
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, parse_object};
@@ -28,6 +30,7 @@ pub struct ChatTokenizer {
     special: HashSet<u32>,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
+    vocab_size: usize,
     max_positions: usize,
     /// The model's folder.
     place: String,
@@ -40,8 +43,11 @@ impl ChatTokenizer {
         let bytes = files
             .text(TOKENIZER)
             .ok_or_else(|| Error::input(&place, "missing, expected it for text and messages"))?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::input(&place, format!("found {e}, expected a Hugging Face tokenizer")))?;
+        pipeline::check(bytes, &place)?;
+        let wrong =
+            |e: &dyn Display| Error::input(&place, format!("found {e}, expected a Hugging Face tokenizer"));
+        let tokenizer = contained(|| Tokenizer::from_bytes(bytes)).map_err(|panic| wrong(&panic))?;
+        let mut tokenizer = tokenizer.map_err(|e| wrong(&e))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::input(&place, e))?;
 
@@ -58,7 +64,7 @@ impl ChatTokenizer {
             ));
         }
 
-        let plain = |text: &str| tokenizer.encode_fast(text, false).map(|e| e.get_ids().to_vec());
+        let plain = |text: &str| ids(&tokenizer, text, false);
         let line_feed = match (plain("\n"), plain("\na"), plain("a")) {
             (Ok(line_feed), Ok(both), Ok(alone)) => {
                 both.strip_prefix(&line_feed[..]).is_some_and(|rest| rest != alone).then_some(line_feed)
@@ -75,6 +81,7 @@ impl ChatTokenizer {
             line_feed,
             template: read_template(files)?,
             eos_token_ids: config.eos_token_ids.clone(),
+            vocab_size: config.vocab_size,
             max_positions: config.max_positions,
             place: files.place().to_string(),
         })
@@ -102,11 +109,19 @@ impl ChatTokenizer {
     }
 
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, special)
-            .map_err(|e| Error::input(format!("{}/{TOKENIZER}", self.place), e))?;
-        Ok(encoding.get_ids().to_vec())
+        let place = || format!("{}/{TOKENIZER}", self.place);
+        let ids = ids(&self.tokenizer, text, special).map_err(|problem| Error::input(place(), problem))?;
+        // A post-processor has ids of its own, which need not be those of its tokens.
+        match ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            None => Ok(ids),
+            Some(id) => Err(Error::input(
+                place(),
+                format!(
+                    "found id {id} put around a text, expected ids below vocab_size = {} of config.json",
+                    self.vocab_size
+                ),
+            )),
+        }
     }
 
     fn template(&self) -> Result<&ChatTemplate> {
@@ -150,6 +165,13 @@ impl ChatTokenizer {
             ),
         )
     }
+}
+
+/// The ids of a text. The error lacks its place.
+fn ids(tokenizer: &Tokenizer, text: &str, special: bool) -> std::result::Result<Vec<u32>, String> {
+    let encoding = contained(|| tokenizer.encode_fast(text, special))
+        .map_err(|panic| format!("found a tokenizer that fails on a text ({panic})"))?;
+    Ok(encoding.map_err(|e| e.to_string())?.get_ids().to_vec())
 }
 
 /// A conversation so far.
@@ -237,9 +259,12 @@ impl Codec for ChatTokenizer {
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer
-            .decode(tokens, true)
-            .map_err(|e| Error::input(format!("{}/{TOKENIZER}", self.place), e))
+        let place = || format!("{}/{TOKENIZER}", self.place);
+        contained(|| self.tokenizer.decode(tokens, true))
+            .map_err(|panic| {
+                Error::input(place(), format!("found a decoder that fails on tokens ({panic})"))
+            })?
+            .map_err(|e| Error::input(place(), e))
     }
 
     fn stop_rule(&self, strings: &[String]) -> Option<Rc<dyn StopRule>> {

@@ -1,9 +1,11 @@
 //! Between text and token ids: tokenizer, chat template, stop strings.
 
 mod chat;
+mod contained;
 mod filters;
 mod json;
 mod meter;
+mod pipeline;
 mod python;
 mod stop;
 mod template;

@@ -582,9 +582,11 @@ fn string_method(
         }
         "format" => {
             bounded_format(text)?;
+            let places = text.matches('{').count() as u64;
+            made(state, places * 10_000)?;
             for arg in args {
                 let bytes = read_value(state, arg)?;
-                made(state, bytes.saturating_mul(1 + text.matches('{').count() as u64))?;
+                made(state, bytes.saturating_mul(1 + places))?;
             }
             minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
         }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokenizers::Tokenizer;
 
+use super::contained::contained;
 use crate::engine::{StopRule, draw_key};
 
 /// Stops at any of some strings.
@@ -59,6 +60,11 @@ impl GrowingText {
 /// What a byte-level decoder gives for a character whose bytes are not all there.
 const INCOMPLETE: char = '\u{fffd}';
 
+/// The text of tokens; none of those that the decoder cannot read.
+fn text_of(tokenizer: &Tokenizer, tokens: &[u32]) -> String {
+    contained(|| tokenizer.decode(tokens, true).unwrap_or_default()).unwrap_or_default()
+}
+
 /// Bytes of the longest common prefix of whole characters.
 fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
@@ -95,7 +101,7 @@ impl Watcher {
     fn push(&mut self, token: u32) -> bool {
         self.window.push(token);
         // Ids without text (beyond the tokenizer's vocabulary) decode to nothing.
-        let text = self.tokenizer.decode(&self.window, true).unwrap_or_default();
+        let text = text_of(&self.tokenizer, &self.window);
         let new = &text[common_prefix(&text, &self.complete_text)..];
         let whole = new.trim_end_matches(INCOMPLETE);
         let before = self.tail.len();
@@ -116,7 +122,7 @@ impl Watcher {
         if !new.is_empty() {
             self.window.drain(..self.complete);
             self.complete = self.window.len();
-            self.complete_text = self.tokenizer.decode(&self.window, true).unwrap_or_default();
+            self.complete_text = text_of(&self.tokenizer, &self.window);
         }
         false
     }

@@ -469,7 +469,7 @@ impl<'a> Parser<'a> {
             return Value::name("e").power(&argument, self.budget);
         }
         let name = if name == "lg" { "log" } else { name };
-        let value = Value::name(format!("{name}{base}({argument})"));
+        let value = argument.applied(&format!("{name}{base}"))?;
         match exponent {
             Some(exponent) => value.power(&exponent, self.budget),
             None => Some(value),

@@ -240,17 +240,17 @@ impl Former {
     fn equation(&self, left: &[Token], right: &[Token]) -> Option<String> {
         let difference = self.value(left)?.minus(&self.value(right)?, &self.budget)?;
         if !difference.is_whole_sum() {
-            return Some(format!("{}=0", written(difference.numerator())));
+            return Some(format!("{}=0", written(difference.numerator())?));
         }
         if let Some((_, solution, _)) = self.linear(&difference) {
-            return Some(solution.to_string());
+            return solution.written();
         }
         let sum = difference.numerator();
         let mut scale = Rational::ONE.over(sum.content()?)?;
         if sum.leads_negative() {
             scale = scale.negated()?;
         }
-        Some(format!("{}=0", written(&sum.scaled(scale)?)))
+        Some(format!("{}=0", written(&sum.scaled(scale)?)?))
     }
 
     /// Of `a x + b` with a rational `a` and no names in `b`: x, -b/a, and whether a is positive.
@@ -287,10 +287,13 @@ impl Former {
         };
         let values: Vec<Value> = parts.iter().map(|p| self.value(p)).collect::<Option<_>>()?;
         if let ([low, _, high], [left, right]) = (values.as_slice(), signs) {
-            return (is_name(parts[1])
-                && self.number_like_or_infinite(low)
-                && self.number_like_or_infinite(high))
-            .then(|| format!("{}{low},{high}{}", bracket(*left, true), bracket(*right, false)));
+            let is_interval =
+                is_name(parts[1]) && self.number_like_or_infinite(low) && self.number_like_or_infinite(high);
+            if !is_interval {
+                return None;
+            }
+            let (low, high) = (low.written()?, high.written()?);
+            return Some(format!("{}{low},{high}{}", bracket(*left, true), bracket(*right, false)));
         }
         let ([left, right], [sign]) = (values.as_slice(), signs) else { return None };
         let difference = left.minus(right, &self.budget)?;
@@ -298,13 +301,14 @@ impl Former {
             return None;
         }
         if let Some((_, bound, positive)) = self.linear(&difference) {
+            let bound = bound.written()?;
             return Some(match positive {
                 true => format!("(-∞,{bound}{}", bracket(*sign, false)),
                 false => format!("{}{bound},∞)", bracket(*sign, true)),
             });
         }
         let sum = difference.numerator();
-        Some(format!("{}{sign}0", written(&sum.scaled(Rational::ONE.over(sum.content()?)?)?)))
+        Some(format!("{}{sign}0", written(&sum.scaled(Rational::ONE.over(sum.content()?)?)?)?))
     }
 
     fn number_like_or_infinite(&self, value: &Value) -> bool {
@@ -355,11 +359,11 @@ impl Former {
     fn expression(&self, tokens: &[Token]) -> Option<String> {
         let tokens = without_units(tokens);
         let both = tokens.iter().any(|t| matches!(&t.kind, Kind::Command(c) if c == "pm" || c == "mp"));
-        let plus = value(tokens, true, &self.budget)?.to_string();
+        let plus = value(tokens, true, &self.budget)?.written()?;
         if !both {
             return Some(plus);
         }
-        Some(as_set(vec![plus, value(tokens, false, &self.budget)?.to_string()]))
+        Some(as_set(vec![plus, value(tokens, false, &self.budget)?.written()?]))
     }
 }
 

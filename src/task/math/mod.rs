@@ -45,6 +45,8 @@ mod value;
 
 /// Longest answer that is read as mathematics, in bytes.
 const MAX_LENGTH: usize = 1000;
+/// Longest form that is brought to its form again.
+const MAX_FORM: usize = 4 * MAX_LENGTH;
 /// How often a form is brought to its form until it stays the same.
 const MAX_PASSES: usize = 4;
 
@@ -56,6 +58,9 @@ pub fn canonical(answer: &str) -> Option<String> {
     }
     let mut form = form::form(&token::tokens(answer));
     for _ in 0..MAX_PASSES {
+        if form.len() > MAX_FORM {
+            break;
+        }
         let again = form::form(&token::tokens(&form));
         if again == form {
             break;

@@ -237,3 +237,18 @@ proptest! {
         prop_assert_eq!(tuple == canonical(&format!("({})", join(&all))), before == all);
     }
 }
+
+/// What is multiplied out, made a name and multiplied out again would be twice as long with every bracket.
+#[test]
+fn forms_stay_short() {
+    for (open, close) in
+        [(r"\sin((", ")+1)^{16}"), (r"\sqrt{(", ")^{9}+1}"), ("|(", ")^{9}+1|"), (r"\log(", "^2+1)")]
+    {
+        for depth in [1, 2, 3, 5, 12, 30] {
+            let answer = format!("{}x+1{}", open.repeat(depth), close.repeat(depth));
+            let form = canonical(&answer).unwrap();
+            assert!(form.len() <= 5000, "{answer}: {} bytes", form.len());
+        }
+    }
+    assert_eq!(canonical(r"\sin((x+1)^{2})"), canonical(r"\sin(x^2+2x+1)"));
+}

@@ -13,6 +13,9 @@ const MAX_FACTORED: i128 = 10_000_000_000;
 const FACTOR_STEPS: usize = 300;
 /// Factorials up to this one are multiplied out.
 const MAX_FACTORIAL: i128 = 30;
+/// Longest expression that is written out, in bytes: as a name, or in the end. One that is multiplied out, made a name, and multiplied out
+/// again would otherwise double with every bracket around it.
+const MAX_WRITTEN: usize = 4000;
 
 /// A quotient of sums in the form that [`reduced`] gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,23 @@ impl Value {
     /// The imaginary unit.
     pub fn imaginary() -> Self {
         Self::of(Sum::base(Base::Imaginary, Rational::ONE))
+    }
+
+    /// The name of an expression that is not looked into, written by `write`; `None` if that would be too long.
+    fn expression(parts: &[&Self], write: impl FnOnce(&[String]) -> String) -> Option<Self> {
+        let parts = parts.iter().map(|part| part.written()).collect::<Option<Vec<_>>>()?;
+        let name = write(&parts);
+        (name.len() <= MAX_WRITTEN).then(|| Self::name(name))
+    }
+
+    /// As text, if that is not too long.
+    pub fn written(&self) -> Option<String> {
+        let n = written(&self.n)?;
+        if self.d.as_number() == Some(Rational::ONE) {
+            return Some(n);
+        }
+        let n = if self.n.terms().len() > 1 { format!("({n})") } else { n };
+        Some(format!("{n}/({})", written(&self.d)?)).filter(|text| text.len() <= MAX_WRITTEN)
     }
 
     fn of(n: Sum) -> Self {
@@ -99,7 +119,7 @@ impl Value {
 
     /// Power. What can't be multiplied out, such as `2^x` or `2^1000`, becomes a name.
     pub fn power(&self, exponent: &Self, budget: &Budget) -> Option<Self> {
-        let Some(e) = exponent.as_number() else { return Some(self.power_name(exponent)) };
+        let Some(e) = exponent.as_number() else { return self.power_name(exponent) };
         let (n, d) = (e.numerator(), e.denominator());
         if let Some(base) = self.as_number()
             && d == 1
@@ -108,11 +128,11 @@ impl Value {
             return match small {
                 Some(value) => Some(Self::number(value)),
                 None if base.is_zero() => None,
-                None => Some(self.power_name(exponent)),
+                None => self.power_name(exponent),
             };
         }
         if n.unsigned_abs() > MAX_EXPONENT.unsigned_abs() || d > MAX_ROOT {
-            return Some(self.power_name(exponent));
+            return self.power_name(exponent);
         }
         let root = if d == 1 { self.clone() } else { self.root(d, budget)? };
         let times = u32::try_from(n.unsigned_abs()).ok()?;
@@ -120,8 +140,8 @@ impl Value {
         if n < 0 { Self::quotient(bottom, top, budget) } else { Self::quotient(top, bottom, budget) }
     }
 
-    fn power_name(&self, exponent: &Self) -> Self {
-        Self::name(format!("({self})^({exponent})"))
+    fn power_name(&self, exponent: &Self) -> Option<Self> {
+        Self::expression(&[self, exponent], |t| format!("({})^({})", t[0], t[1]))
     }
 
     /// The root of this degree, 2 and more: the positive one of a positive number, an imaginary one of a negative number if the degree is 2.
@@ -152,11 +172,10 @@ impl Value {
                 }
                 Self::of(product)
             }
-            _ => Self::name(if degree == 2 {
-                format!("sqrt({rest})")
-            } else {
-                format!("root({degree};{rest})")
-            }),
+            _ => Self::expression(&[&rest], |t| match degree {
+                2 => format!("sqrt({})", t[0]),
+                _ => format!("root({degree};{})", t[0]),
+            })?,
         };
         outside.times(&inside, budget)
     }
@@ -168,7 +187,7 @@ impl Value {
                 let product = (1..=n).try_fold(1i128, |product, k| product.checked_mul(k))?;
                 Some(Self::number(Rational::whole(product)))
             }
-            _ => Some(Self::name(format!("factorial({self})"))),
+            _ => Self::expression(&[self], |t| format!("factorial({})", t[0])),
         }
     }
 
@@ -182,8 +201,13 @@ impl Value {
                 }
                 Some(Self::number(Rational::whole(if k > n { 0 } else { product })))
             }
-            _ => Some(Self::name(format!("binom({self};{k})"))),
+            _ => Self::expression(&[self, k], |t| format!("binom({};{})", t[0], t[1])),
         }
+    }
+
+    /// A function that is not looked into, of this value.
+    pub fn applied(&self, function: &str) -> Option<Self> {
+        Self::expression(&[self], |t| format!("{function}({})", t[0]))
     }
 
     /// Absolute value, floor or ceiling, by its name.
@@ -192,7 +216,7 @@ impl Value {
             (Some(value), "abs") => Self::number(if value.is_negative() { value.negated()? } else { value }),
             (Some(value), "floor") => Self::number(Rational::whole(value.floor())),
             (Some(value), "ceil") => Self::number(Rational::whole(value.negated()?.floor().checked_neg()?)),
-            _ => Self::name(format!("{function}({self})")),
+            _ => return self.applied(function),
         })
     }
 }
@@ -252,19 +276,8 @@ fn root_of_whole(value: i128, degree: i128, budget: &Budget) -> Option<Value> {
     Some(Value::of(inside.scaled(Rational::whole(outside))?))
 }
 
-impl std::fmt::Display for Value {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let n = written(&self.n);
-        if self.d.as_number() == Some(Rational::ONE) {
-            return f.write_str(&n);
-        }
-        let n = if self.n.terms().len() > 1 { format!("({n})") } else { n };
-        write!(f, "{n}/({})", written(&self.d))
-    }
-}
-
-/// A sum as text: `x^2-3*sqrt(2)*x/4+1`.
-pub fn written(sum: &Sum) -> String {
+/// A sum as text: `x^2-3*sqrt(2)*x/4+1`; `None` if that is too long.
+pub fn written(sum: &Sum) -> Option<String> {
     let mut out = String::new();
     for (monomial, c) in sum.terms() {
         if c.is_negative() {
@@ -284,8 +297,11 @@ pub fn written(sum: &Sum) -> String {
         if c.denominator() != 1 {
             out.push_str(&format!("/{}", c.denominator()));
         }
+        if out.len() > MAX_WRITTEN {
+            return None;
+        }
     }
-    if out.is_empty() { "0".into() } else { out }
+    Some(if out.is_empty() { "0".into() } else { out })
 }
 
 /// The factors of a monomial: the product under one square root, other roots, the imaginary unit, names.
