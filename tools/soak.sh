@@ -2,6 +2,7 @@
 # What takes too long for every change: run now and then, and before a release.
 #
 #   tools/soak.sh fuzz [MINUTES]     every fuzz target for so many minutes [default: 10]; a table of what came of it
+#   tools/soak.sh long [ITERATIONS]  a run of so many iterations of a shrunk example [default: 300], watched: memory, open files, size of its folder
 #   tools/soak.sh --help             this text
 #
 # fuzz needs cargo-fuzz (cargo install cargo-fuzz --locked) and no other toolchain than the project's: what is unstable is asked for by RUSTC_BOOTSTRAP.
@@ -10,7 +11,9 @@
 #
 # TARGETS: targets by name, instead of all. JOBS (default 1): how many run at once. SANITIZER (default none): address, leak, memory or thread looks into
 # the unsafe code of other people too, for two to three times the time.
-# Status 0: no findings.
+# Status 0: no findings; long: nothing grew that should not.
+#
+# Results that are worth keeping go to docs/results/soak.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -72,7 +75,15 @@ fuzz() {
     return $status
 }
 
+long() {
+    local iterations=${1:-300}
+    COLLOQUY_CUDA_ARCHS=none cargo build --release --locked
+    echo "$(git rev-parse --short HEAD), $(rustc --version)"
+    python3 tools/soak_long.py target/release/colloquy --iterations "$iterations"
+}
+
 case ${1:-} in
+    long) long "${@:2}" ;;
     fuzz) fuzz "${@:2}" ;;
     --one) fuzz_one "$2" "$3" ;;
     -h | --help) usage ;;
