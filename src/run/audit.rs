@@ -57,13 +57,16 @@ fn count(cell: &Cell<usize>, more: usize) {
 /// The bytes of an adapter's files, by name; the model knows how.
 pub type AdapterFiles = Box<dyn Fn(&Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>>>;
 
+/// A record of metrics.jsonl: lane, iteration and name.
+type RecordKey = (String, usize, String);
+
 /// Compares what recipes put out with a run folder.
 pub struct Auditor {
     folder: PathBuf,
     lanes: Vec<Lane>,
     adapter_files: AdapterFiles,
-    /// Lines of metrics.jsonl that no recipe has put out yet, by lane, iteration and name, with their number.
-    metrics: RefCell<BTreeMap<(String, usize, String), (usize, String)>>,
+    /// Lines of metrics.jsonl that no recipe has put out yet, with their number.
+    metrics: RefCell<BTreeMap<RecordKey, (usize, String)>>,
     findings: Rc<Findings>,
     events: Box<dyn Fn(Event)>,
 }
