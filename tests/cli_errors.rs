@@ -333,18 +333,33 @@ fn adapters_that_do_not_fit() {
 }
 
 #[test]
-fn an_adapter_with_dropout_is_read_but_not_trained() {
+fn dropout_matters_to_training_alone() {
     let dir = tempfile::tempdir().unwrap();
     model(dir.path());
     write(dir.path(), "in.jsonl", GOOD);
     let adapter = ["--model", "model", "--adapter", "a=model/adapters/a"];
     let score = [&["score"], &adapter[..], &["--input", "in.jsonl", "--output", "-"]].concat();
-    let before = succeed(dir.path(), &score);
-    edit_json(&dir.path().join("model/adapters/a/adapter_config.json"), |c| c["lora_dropout"] = json!(0.05));
+    let train = |output: &'static str| {
+        let args = [&["train"], &adapter[..], &["--data", "a=in.jsonl", "--output", output]].concat();
+        succeed(dir.path(), &args);
+        std::fs::read(dir.path().join(output).join("a/adapter_model.safetensors")).unwrap()
+    };
+    let (before, without) = (succeed(dir.path(), &score), train("without"));
+    let path = dir.path().join("model/adapters/a/adapter_config.json");
+    edit_json(&path, |c| c["lora_dropout"] = json!(0.3));
     assert_eq!(succeed(dir.path(), &score), before);
-    let train = [&["train"], &adapter[..], &["--data", "a=in.jsonl", "--output", "o"]].concat();
-    let e = fail(dir.path(), &train, 1);
-    assert!(e.contains("adapter_config.json, field lora_dropout: found 0.05, expected 0"), "{e}");
+    let with = train("with");
+    assert!(with != without && with == train("again"));
+    let config = std::fs::read_to_string(dir.path().join("with/a/adapter_config.json")).unwrap();
+    assert!(config.contains("\"lora_dropout\": 0.3"), "{config}");
+
+    edit_json(&path, |c| c["lora_dropout"] = json!(1));
+    let args = [&["train"], &adapter[..], &["--data", "a=in.jsonl", "--output", "o"]].concat();
+    let e = fail(dir.path(), &args, 1);
+    assert!(
+        e.contains("adapter_config.json, field lora_dropout: found 1, expected a number from 0 on, below 1"),
+        "{e}"
+    );
     assert!(!dir.path().join("o").exists());
 }
 

@@ -137,9 +137,13 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     };
     screen.line(&format!("folder   {}", folder.path().display()));
 
-    let result = run_all(plan, &ready, &folder, &screen);
+    let result = run_all(plan, &ready, &folder, &screen).and_then(|()| {
+        let report = report::Report::of(folder.path())?;
+        report.write(folder.path())?;
+        Ok(report)
+    });
     screen.clear();
-    result.inspect_err(|e| {
+    let report = result.inspect_err(|e| {
         let next = match e {
             Error::NotFinite(_) => {
                 "Resuming would meet it again; a lower training.learning_rate may not.".to_string()
@@ -149,8 +153,6 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
         let why = if let Error::Interrupted(_) = e { e.to_string() } else { "The run stopped".into() };
         screen.line(&format!("{why}; all that was complete is kept. {next}"));
     })?;
-    let report = report::Report::of(folder.path())?;
-    report.write(folder.path())?;
     out(&report.summary)?;
     screen.line(&format!(
         "Done in {:.0} s. All of it is in {}:\n  report.html to look at, metrics.jsonl, transcripts/, data/, adapters/",

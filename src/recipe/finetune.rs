@@ -51,12 +51,24 @@ impl Lane {
         let scope = self.scope.child(format!("iteration-{iteration}/finetune"));
         let phase = self.ledger.phase(iteration, "finetune");
         let mut requests = Vec::new();
+        // Where older checkpoints are given up, each has to hold all adapters of the lane, also those that learn nothing this time.
+        let covers_all = self.config.run.keep_checkpoints > 0;
         for lesson in &lessons {
             let name = &lesson.student.name;
             let records: Vec<Value> = lesson.examples.iter().map(Example::record).collect();
             self.output.dataset(self.name(), iteration, name, &records)?;
             if lesson.examples.is_empty() {
                 self.note(format!("iteration {iteration}: {name} has no data and keeps its adapter"));
+                if covers_all {
+                    requests.push(TrainRequest {
+                        adapter: lesson.student.adapter,
+                        sequences: Vec::new().into(),
+                        steps: Vec::new(),
+                        optimizer: lesson.training.optimizer(),
+                        key: 0,
+                        fresh_moments: false,
+                    });
+                }
                 continue;
             }
             if lesson.training.from_base {
@@ -89,7 +101,8 @@ impl Lane {
 
         let (mut metrics, mut usage) = (Map::new(), Usage::default());
         for lesson in &lessons {
-            let steps = if lesson.examples.is_empty() { vec![] } else { trained.next().unwrap_or_default() };
+            let is_in = covers_all || !lesson.examples.is_empty();
+            let steps = if is_in { trained.next().unwrap_or_default() } else { vec![] };
             for (step, fault) in steps.iter().filter_map(|s| Some((s.step, s.fault?))) {
                 let name = &lesson.student.name;
                 self.note(format!("iteration {iteration}: {name}, step {step} was left out: {fault}"));

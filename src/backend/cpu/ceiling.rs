@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::Ceiling;
 
-/// Beside what the backend holds, for what the C library reserves to each thread.
-const RESERVED: usize = 64 << 20;
+/// Beside what the backend holds, for what the C library reserves of the address space to each thread (an arena of 64 MiB, 128 MiB until it is aligned) and
+/// what lies between large buffers.
+const RESERVED: usize = 192 << 20;
 
 /// The lowest ceiling that is known, in bytes that the backend may hold in all; it holds `held` at present.
 pub fn of_process(held: usize) -> Option<Ceiling> {
