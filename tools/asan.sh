@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The host's pointer code under AddressSanitizer: the unit tests of the CPU's operations, the files that are mapped, and the kernels' host code on the emulator.
+# The host's pointer code under AddressSanitizer: the tests of the CPU's operations, and of the files that are mapped. (Kernels: tools/sanitize.sh.)
 #
-#   tools/asan.sh [FILTER...]    tests whose names contain one of these (default: backend:: files:: and the operations' test files)
+#   tools/asan.sh [FILTER...]    unit tests whose names contain one of these (default: backend::cpu files::, and the operations' test files)
 #
 # The stable compiler takes the sanitizer's flag with RUSTC_BOOTSTRAP=1; everything is built in target/asan and kept. Status 0: nothing found.
 set -euo pipefail
@@ -14,8 +14,6 @@ export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" COLLOQUY_CUDA_ARCHS=non
 # Buffers that live as long as the process (the pool's scratch memory) are no leaks.
 export ASAN_OPTIONS=detect_leaks=0
 target=x86_64-unknown-linux-gnu
-if [ $# -gt 0 ]; then
-    exec cargo test --locked --target "$target" --features emulator --lib --test kernels -- "$@"
-fi
-cargo test --locked --target "$target" --features emulator --lib -- backend:: files::
-cargo test --locked --target "$target" --features emulator --test ops_rows --test ops_attention --test ops_lm_head --test dropout --test model_files
+[ $# -gt 0 ] || set -- backend::cpu files::
+cargo test --locked --target "$target" --lib -- "$@"
+cargo test --locked --target "$target" --test ops_rows --test ops_attention --test ops_lm_head --test dropout --test model_files
