@@ -30,12 +30,13 @@ pub fn answers(input: &[u8]) {
                 assert_eq!(canonical, reader.canonical(text), "an answer that is not itself");
                 canonical
             });
-            // Forms are compared, so it is symmetric and transitive; white space around an answer is none of it.
+            // Forms are compared, so it is symmetric and transitive; white space before an answer is none of it. (After one, it may be what a
+            // backslash at its end makes a space of.)
             if a == b && a.is_some() {
                 assert_eq!(b, reader.canonical(&texts[0]), "equal one way only");
             }
-            let spaced = reader.canonical(&format!("  {} ", texts[0]));
-            assert_eq!(a, spaced, "an answer that is another one with spaces around it");
+            let spaced = reader.canonical(&format!("  {}", texts[0]));
+            assert_eq!(a, spaced, "an answer that is another one with spaces before it");
         }
     });
 }
