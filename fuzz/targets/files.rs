@@ -110,6 +110,6 @@ pub fn adapter_config(input: &[u8]) {
     assert_eq!(spec.parts.len(), LAYOUT.parts().count());
     assert!(spec.parts.iter().flatten().count() > 0);
     for part in spec.parts.iter().flatten() {
-        assert!((1..=MAX_RANK).contains(&part.rank), "rank {}", part.rank);
+        assert!((1..=MAX_RANK).contains(&part.rank) && part.scale.is_finite(), "{part:?}");
     }
 }

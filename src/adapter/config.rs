@@ -9,8 +9,8 @@ use super::init::scale;
 use super::targets::{Layers, MAX_PATTERNS, Names, Pattern, Targets};
 use crate::backend::{AdapterLayout, MAX_RANK, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
-use crate::files::Bytes;
 use crate::files::json::{Fields, brief, parse_object};
+use crate::files::{Bytes, written_out};
 
 pub(super) const CONFIG: &str = "adapter_config.json";
 
@@ -142,7 +142,13 @@ impl PeftConfig {
                 return Err(wrong(field)(problem));
             }
             let (rank, alpha) = (rank as usize, self.alpha_of(&part.module)?);
-            parts.push(Some(PartSpec { rank, scale: scale(alpha, rank, self.rslora) }));
+            let scale = scale(alpha, rank, self.rslora);
+            if !scale.is_finite() {
+                let problem =
+                    format!("found {alpha} for {}, expected one whose scale is a number in f32", part.module);
+                return Err(wrong("lora_alpha")(problem));
+            }
+            parts.push(Some(PartSpec { rank, scale }));
         }
         Ok(SlotSpec { parts, dropout: self.dropout as f32 })
     }
@@ -337,7 +343,13 @@ fn layers(fields: &Fields<'_>) -> Result<Option<Layers>> {
     let mut texts = Vec::new();
     if let Some(value) = fields.get(pattern) {
         let list = of_list(pattern, value, PATTERN)?;
-        if list.iter().filter_map(Value::as_str).map(|text| text.len() + 1).sum::<usize>() > MAX_PATTERNS {
+        if list
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|text| written_out(text).saturating_add(1))
+            .fold(0, usize::saturating_add)
+            > MAX_PATTERNS
+        {
             return Err(fields.wrong(pattern, value, &format!("at most {MAX_PATTERNS} bytes of patterns")));
         }
         for text in list {

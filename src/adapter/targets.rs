@@ -3,12 +3,14 @@
 use fancy_regex::{Expr, Regex, RegexBuilder};
 
 use crate::backend::AdapterLayout;
+use crate::files::written_out;
 
 /// Steps that matching one name may take: far beyond what patterns of module names need, and over in a fraction of a second for all of a model.
 const BACKTRACK_LIMIT: usize = 20_000;
-/// Most bytes of one compiled part of a pattern. A short text can ask for many more, `\w{1000}` for one.
+/// Most bytes of a compiled pattern without look-arounds.
 const SIZE_LIMIT: usize = 128 << 10;
-/// Longest text of all patterns of a field that are more than names, in bytes: they take memory and time that their length says little about.
+/// Most bytes of all patterns of a field that are more than names, with their repetitions written out: they take memory and time that their length
+/// says little about, and a limit on what is compiled does not reach into look-arounds.
 pub(super) const MAX_PATTERNS: usize = 1024;
 
 /// What an adapter must not change, though a model has it: their LoRA would be one of embeddings.
@@ -53,8 +55,11 @@ impl Pattern {
 
     /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are what the frame has of its own before it.
     fn framed(text: &str, groups: usize, before: &str, after: &str) -> Result<Self, String> {
-        if text.len() > MAX_PATTERNS {
-            return Err(format!("a pattern has {} bytes, more than {MAX_PATTERNS}", text.len()));
+        let weight = written_out(text);
+        if weight > MAX_PATTERNS {
+            return Err(format!(
+                "a pattern has {weight} bytes with its repetitions written out, more than {MAX_PATTERNS}"
+            ));
         }
         let build = |pattern: &str| {
             let regex = RegexBuilder::new(pattern)
@@ -71,7 +76,7 @@ impl Pattern {
 
     /// What it counts towards [`MAX_PATTERNS`]: nothing if it is a name, in which a dot stands for any character.
     pub(super) fn weight(&self) -> usize {
-        if self.regex.is_some() { self.text.len().max(1) } else { 0 }
+        if self.regex.is_some() { written_out(&self.text).max(1) } else { 0 }
     }
 
     /// Whether a module's name matches.
@@ -302,8 +307,14 @@ mod tests {
 
     #[test]
     fn patterns_take_no_more_than_they_may() {
-        assert!(Pattern::whole(r"(\w{100}){100}").unwrap_err().contains("no regular expression"));
-        assert!(Pattern::whole(&"a*".repeat(600)).unwrap_err().contains("1200 bytes, more than 1024"));
+        assert!(Pattern::whole(r"(\w{100}){100}").unwrap_err().contains("140000 bytes with its repetitions"));
+        assert!(Pattern::whole(&r"(?=\w{99})".repeat(2)).is_err());
+        assert!(Pattern::whole(r".*\.layers\.\d{1,2}\.(?:self_attn|mlp)\.\w+_proj").is_ok());
+        assert!(
+            Pattern::whole(&"a*".repeat(600))
+                .unwrap_err()
+                .contains("1200 bytes with its repetitions written out")
+        );
         assert!(Pattern::ending(&"a".repeat(5000)).is_ok());
         assert!(Pattern::whole("a)(?:b").is_err());
         assert!(Pattern::ending(r"(.)\3").is_ok() && Pattern::ending(r"(.)\4").is_err());

@@ -2,9 +2,11 @@
 
 mod folder;
 pub mod json;
+mod pattern;
 mod write;
 
 pub use folder::NewFolder;
+pub use pattern::written_out;
 pub use write::{NewFile, write_whole};
 
 use std::collections::BTreeMap;

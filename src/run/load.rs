@@ -219,7 +219,10 @@ fn check_value(value: &Value, expected: &Value, path: &str, place: &dyn Fn(&str)
             wrong("a smaller number")
         }
         (Value::Float(_), Value::Integer(_)) => Ok(()),
-        (Value::Float(_), Value::Float(f)) if !f.is_finite() => wrong("a finite number"),
+        // As the configuration keeps it: one beyond that would be written to the run folder as infinite, and not be read again.
+        (Value::Float(_), Value::Float(f)) if !(*f as f32).is_finite() => {
+            wrong("a finite number below 3.4e38")
+        }
         _ if expected.same_type(value) => Ok(()),
         (Value::Integer(_), _) => wrong("a whole number"),
         (Value::Float(_), _) => wrong("a number"),
@@ -481,6 +484,7 @@ mod tests {
             ("[adapter.of]\ncritic = 3", "adapter.of.critic"),
             ("[training]\nlr_scheduler = \"cosin\"", "training.lr_scheduler"),
             ("[training.critic]\ncritic_mix = 2.0", "training.critic.critic_mix"),
+            ("[training]\nlearning_rate = 3.5e38", "training.learning_rate"),
             ("[run]\nseeds = []", "run.seeds"),
             ("[eval]\nmethods = [\"greedly\"]", "eval.methods"),
         ] {

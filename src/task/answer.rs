@@ -469,5 +469,7 @@ mod tests {
             }
         }
         assert_eq!(r.canonical("0.1").unwrap(), "0.1");
+        // White space around an answer is none of it, whatever Markdown is there too.
+        assert_eq!(r.canonical("  *$$*5* "), r.canonical("*$$*5*"));
     }
 }

@@ -155,7 +155,9 @@ pub fn scan(text: &str) -> Vec<Found> {
 /// The canonical form of a text that is one number, perhaps with a unit, currency or markup around it.
 pub fn parse(text: &str) -> Option<String> {
     let text = simplify(text);
-    let numbers = scan(&text);
+    // Before Markdown is taken away at either end.
+    let text = text.trim();
+    let numbers = scan(text);
     let [number] = numbers.as_slice() else { return None };
     let chars: Vec<char> = text.chars().collect();
     let before: String = chars[..number.at.start].iter().collect();

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files::written_out;
 
 /// Deepest nesting of sequences in sequences; published files have one.
 const MAX_DEPTH: usize = 6;
@@ -17,6 +18,8 @@ const MAX_GROWTH: u64 = 1024;
 /// files have several classes of Unicode.
 const SIZE_LIMIT: usize = 2 << 20;
 const MAX_GROUPS: usize = 32;
+/// Most bytes of a field's regular expressions with their repetitions written out. That of GPT-4o has 1300.
+const MAX_PATTERNS: usize = 32 << 10;
 /// Where parts have parts in them.
 const SEQUENCES: [&str; 4] = ["normalizers", "pretokenizers", "decoders", "processors"];
 
@@ -57,12 +60,14 @@ pub fn check(bytes: &[u8], place: &str) -> Result<()> {
 struct Bounds {
     parts: usize,
     groups: usize,
+    /// Bytes of patterns, written out.
+    patterns: usize,
     growth: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { parts: 0, groups: 0, growth: 1 }
+        Self { parts: 0, groups: 0, patterns: 0, growth: 1 }
     }
 }
 
@@ -97,6 +102,13 @@ impl Bounds {
         if self.groups > MAX_GROUPS {
             return Err(format!(
                 "found more than {MAX_GROUPS} patterns and groups with `(?`, expected fewer"
+            ));
+        }
+        self.patterns = self.patterns.saturating_add(written_out(pattern));
+        if self.patterns > MAX_PATTERNS {
+            return Err(format!(
+                "found patterns of {} bytes with their repetitions written out, expected at most {MAX_PATTERNS}",
+                self.patterns
             ));
         }
         match RegexBuilder::new(pattern).delegate_size_limit(SIZE_LIMIT).build() {
@@ -212,7 +224,8 @@ mod tests {
             |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"});
         let gpt4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
         assert_eq!(error("pre_tokenizer", split(gpt4)), "");
-        assert!(error("pre_tokenizer", split(r"(\w{1000}){1000}")).contains("takes at most"));
+        assert!(error("pre_tokenizer", split(r"(\w{1000}){1000}")).contains("written out"));
+        assert!(error("pre_tokenizer", split(r"(\w{99}){9}")).contains("takes at most"));
         assert!(error("pre_tokenizer", split(&r"(?=\w)".repeat(40))).contains("groups"));
         assert!(
             error("pre_tokenizer", json!({"pretokenizers": vec![split("a"); 300]})).contains("more than")
