@@ -61,7 +61,7 @@ fuzz() {
             ;;
     esac
     cargo fuzz --version > /dev/null 2>&1 || { echo "tools/soak.sh: needs cargo-fuzz: cargo install cargo-fuzz --locked" >&2 && exit 1; }
-    seconds=$(awk -v minutes="$minutes" 'BEGIN { s = int(60 * minutes); print s > 0 ? s : 1 }')
+    seconds=$(awk -v minutes="$minutes" 'BEGIN { s = int(60 * minutes); print (s > 0 ? s : 1) }')
     export RUSTC_BOOTSTRAP=1 COLLOQUY_CUDA_ARCHS=none SANITIZER=${SANITIZER:-none}
     read -r -a targets <<< "${TARGETS:-$(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | grep -v '^colloquy-fuzz$' | tr '\n' ' ')}"
     mkdir -p target/soak
