@@ -11,18 +11,18 @@
 //! | `agent-id.jinja` | agent (from 1), agents, prompt | every turn to an agent that is told which it is (recipe `agent-ids`) |
 //! | `hint.jinja` | question, fields, answer | the question again, with the reference answer (recipe `star`) |
 //!
-//! `fields` holds the question record's other fields, the reference answer left out. An undefined variable is an error.
+//! `fields` holds the question record's other fields, the reference answer left out. An undefined variable is an error. Each file stands alone: it
+//! includes no other. Folders of prompts come from strangers like anything else, so they are bounded as chat templates are.
 
 use std::path::{Path, PathBuf};
 
+use minijinja::UndefinedBehavior;
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value as Variable;
-use minijinja::{Environment, UndefinedBehavior, context};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-
-/// What one rendering may cost, in template instructions: ends loops that would not.
-const FUEL: u64 = 1_000_000;
+use crate::text::BoundedTemplate;
 
 const FIRST: &str = "first.jinja";
 const SUMMARY: &str = "summary.jinja";
@@ -73,7 +73,8 @@ pub struct Subject<'a> {
 pub struct Prompts {
     place: PathBuf,
     sources: Vec<(String, String)>,
-    environment: Environment<'static>,
+    /// In the order of the sources.
+    templates: Vec<BoundedTemplate>,
 }
 
 impl Prompts {
@@ -105,17 +106,12 @@ impl Prompts {
     }
 
     fn new(place: &Path, sources: Vec<(String, String)>) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        let mut prompts = Self { place: place.to_path_buf(), sources, environment };
-        for (file, text) in prompts.sources.clone() {
-            if let Err(e) = prompts.environment.add_template_owned(file.clone(), text) {
-                return Err(prompts.explain(&file, &e));
-            }
-        }
-        Ok(prompts)
+        let compile = |(file, text): &(String, String)| {
+            let name = place.join(file).display().to_string();
+            BoundedTemplate::new(text.clone(), SyntaxConfig::default(), UndefinedBehavior::Strict, name)
+        };
+        let templates = sources.iter().map(compile).collect::<Result<_>>()?;
+        Ok(Self { place: place.to_path_buf(), sources, templates })
     }
 
     /// File names and texts, for a run's manifest.
@@ -125,99 +121,108 @@ impl Prompts {
 
     /// The user's turn that asks for a first answer.
     pub fn first(&self, subject: Subject<'_>) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(FIRST, context! { question, fields => variables(fields) })
+        self.render(FIRST, Variables::of(subject))
     }
 
     /// The request to summarise others' responses.
     pub fn summary(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(
-            SUMMARY,
-            context! { question, fields => variables(fields), responses => texts(responses) },
-        )
+        self.render(SUMMARY, Variables::of(subject).texts("responses", responses))
     }
 
     /// A debate turn with a summary of the others.
     pub fn debate(&self, subject: Subject<'_>, summary: &str) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(DEBATE, context! { question, fields => variables(fields), summary })
+        self.render(DEBATE, Variables::of(subject).text("summary", summary))
     }
 
     /// A debate turn with the others' responses themselves.
     pub fn debate_concat(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(CONCAT, context! { question, fields => variables(fields), responses => texts(responses) })
+        self.render(CONCAT, Variables::of(subject).texts("responses", responses))
     }
 
     /// A cooperative turn with a summary of the others.
     pub fn cooperative(&self, subject: Subject<'_>, summary: &str) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(COOPERATIVE, context! { question, fields => variables(fields), summary })
+        self.render(COOPERATIVE, Variables::of(subject).text("summary", summary))
     }
 
     /// A cooperative turn with the others' responses themselves.
     pub fn cooperative_concat(&self, subject: Subject<'_>, responses: &[&str]) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(
-            COOPERATIVE_CONCAT,
-            context! { question, fields => variables(fields), responses => texts(responses) },
-        )
+        self.render(COOPERATIVE_CONCAT, Variables::of(subject).texts("responses", responses))
     }
 
     /// A turn to an agent that is told its number, counted from 1.
     pub fn agent_id(&self, agent: usize, agents: usize, prompt: &str) -> Result<String> {
-        self.render(AGENT_ID, context! { agent, agents, prompt })
+        self.render(
+            AGENT_ID,
+            Variables::default().number("agent", agent).number("agents", agents).text("prompt", prompt),
+        )
     }
 
     /// The question again, with its answer.
     pub fn hint(&self, subject: Subject<'_>, answer: &str) -> Result<String> {
-        let Subject { question, fields } = subject;
-        self.render(HINT, context! { question, fields => variables(fields), answer })
+        self.render(HINT, Variables::of(subject).text("answer", answer))
     }
 
     /// A further turn of an agent that has nobody to read.
     pub fn alone(&self, subject: Subject<'_>) -> Result<String> {
-        let Subject { question, fields } = subject;
         let file = if self.has(ALONE) { ALONE } else { CONCAT };
-        self.render(file, context! { question, fields => variables(fields), responses => texts(&[]) })
+        self.render(file, Variables::of(subject).texts("responses", &[]))
     }
 
     fn has(&self, file: &str) -> bool {
         self.sources.iter().any(|(name, _)| name == file)
     }
 
-    fn render(&self, file: &str, variables: Variable) -> Result<String> {
-        if !self.has(file) {
-            return Err(Error::file(&self.place.join(file), "missing, but these settings need it"));
+    fn render(&self, file: &str, variables: Variables<'_>) -> Result<String> {
+        match self.sources.iter().position(|(name, _)| name == file) {
+            Some(at) => self.templates[at].render(variables.values, variables.bytes),
+            None => Err(Error::file(&self.place.join(file), "missing, but these settings need it")),
         }
-        self.environment
-            .get_template(file)
-            .and_then(|template| template.render(variables))
-            .map_err(|e| self.explain(file, &e))
-    }
-
-    /// One line with file and line number.
-    fn explain(&self, file: &str, e: &minijinja::Error) -> Error {
-        let place = self.place.join(e.name().unwrap_or(file));
-        let place = match e.line() {
-            Some(line) => format!("{}, line {line}", place.display()),
-            None => place.display().to_string(),
-        };
-        let problem = match e.detail() {
-            Some(detail) => format!("{}: {detail}", e.kind()),
-            None => e.kind().to_string(),
-        };
-        Error::input(place, problem.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
 
-fn texts(responses: &[&str]) -> Variable {
-    responses.iter().copied().collect()
+/// What a template sees, and how many bytes of text that is.
+#[derive(Default)]
+struct Variables<'a> {
+    values: Vec<(&'a str, Variable)>,
+    bytes: usize,
 }
 
-fn variables(fields: &Map<String, Value>) -> Variable {
+impl<'a> Variables<'a> {
+    fn of(subject: Subject<'_>) -> Self {
+        let fields = object(subject.fields);
+        let bytes = subject.fields.iter().map(|(name, value)| name.len() + bytes(value)).sum();
+        Self { values: vec![("fields", fields)], bytes }.text("question", subject.question)
+    }
+
+    fn text(mut self, name: &'a str, text: &str) -> Self {
+        self.values.push((name, text.into()));
+        self.bytes += text.len();
+        self
+    }
+
+    fn texts(mut self, name: &'a str, texts: &[&str]) -> Self {
+        self.values.push((name, texts.iter().copied().collect()));
+        self.bytes += texts.iter().map(|text| text.len()).sum::<usize>();
+        self
+    }
+
+    fn number(mut self, name: &'a str, number: usize) -> Self {
+        self.values.push((name, number.into()));
+        self
+    }
+}
+
+fn object(fields: &Map<String, Value>) -> Variable {
     Variable::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), variable(value))))
+}
+
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::String(s) => s.len(),
+        Value::Array(items) => items.iter().map(bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + bytes(value)).sum(),
+        _ => 0,
+    }
 }
 
 fn variable(value: &Value) -> Variable {
@@ -230,7 +235,7 @@ fn variable(value: &Value) -> Variable {
         },
         Value::String(s) => s.as_str().into(),
         Value::Array(items) => items.iter().map(variable).collect(),
-        Value::Object(fields) => variables(fields),
+        Value::Object(fields) => object(fields),
     }
 }
 
@@ -301,7 +306,15 @@ mod tests {
             ("fine\n{{ questoin }}", "line 2: undefined value"),
             ("{{ fields.absent }}", "line 1: undefined value"),
             ("a\nb\n{% for x in %}", "line 3: syntax error"),
-            ("{% for i in range(9000) %}{% for j in range(9000) %}x{% endfor %}{% endfor %}", "fuel"),
+            (
+                "{% for i in range(9000) %}{% for j in range(9000) %}x{% endfor %}{% endfor %}",
+                "line 1: found a template that does not end",
+            ),
+            (
+                "{% set x = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}",
+                "builds more text",
+            ),
+            ("\n{% include 'debate.jinja' %}", "line 2: "),
         ];
         for (text, expected) in cases {
             let dir = folder(&[("first.jinja", text)]);

@@ -1,5 +1,6 @@
 //! Between text and token ids: tokenizer, chat template, stop strings.
 
+mod bounded;
 mod chat;
 mod contained;
 mod filters;
@@ -10,6 +11,7 @@ mod python;
 mod stop;
 mod template;
 
+pub use bounded::*;
 pub use chat::*;
 pub use stop::*;
 pub use template::*;

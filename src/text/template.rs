@@ -1,43 +1,29 @@
 //! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's methods, and a clock that stands still.
 
-use std::collections::BTreeMap;
-
+use minijinja::UndefinedBehavior;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, ErrorKind, machinery};
 use regex::Regex;
 
-use super::meter::{self, INPUT_BYTES, Program};
-use super::{Message, filters, python};
+use super::{BoundedTemplate, Message};
 use crate::error::{Error, Result};
-
-const NAME: &str = "chat_template";
 
 /// A compiled chat template.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    program: Program,
+    template: BoundedTemplate,
     /// Names such as `bos_token` with their text.
     special_tokens: Vec<(String, String)>,
-    source_bytes: usize,
-    place: String,
 }
 
 impl ChatTemplate {
     /// Compiles `source`; `special_tokens` are names such as `bos_token` with their text, `place` names the template in errors.
     pub fn new(source: &str, special_tokens: Vec<(String, String)>, place: String) -> Result<Self> {
-        let mut environment = Environment::empty();
-        environment.set_debug(false);
-        meter::install(&mut environment);
-        python::install(&mut environment);
-        filters::install(&mut environment);
-        environment.add_function("strftime_now", strftime);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let syntax = syntax.map_err(|e| Error::Internal(e.to_string()))?;
-        // A program borrows its source. Models are few and stay, so their templates may.
-        let source: &'static str = Box::leak(prepared(source).into_boxed_str());
-        let program = Program::new(NAME, source, syntax).map_err(|e| Error::input(&place, explain(&e)))?;
-        Ok(Self { environment, program, special_tokens, source_bytes: source.len(), place })
+        let mut template =
+            BoundedTemplate::new(prepared(source), syntax, UndefinedBehavior::default(), place)?;
+        template.environment().add_function("strftime_now", strftime);
+        Ok(Self { template, special_tokens })
     }
 
     /// The text of a conversation; with `add_generation_prompt` it waits for the assistant's next turn.
@@ -45,8 +31,7 @@ impl ChatTemplate {
     /// The same conversation gives the same text on any day: `strftime_now` knows only Friday, 26 July 2024, the date that Llama 3's templates
     /// fall back to where there is no clock. A conversation that is rendered for training tomorrow must not differ from the one that was sampled.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes =
-            messages.iter().map(|m| m.role.len() + m.content.len()).sum::<usize>() + self.source_bytes;
+        let bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         let messages: Value = messages
             .iter()
             .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
@@ -56,41 +41,17 @@ impl ChatTemplate {
             ("tools", Value::from(())),
             ("documents", Value::from(())),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
-            (INPUT_BYTES, Value::from(bytes)),
         ];
         variables.extend(
             self.special_tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))),
         );
-        let mut text = String::new();
-        machinery::eval(
-            &self.environment,
-            &self.program.instructions,
-            Value::from_pairs(variables),
-            &BTreeMap::new(),
-            &mut machinery::make_string_output(&mut text),
-            AutoEscape::None,
-        )
-        .map_err(|e| Error::input(&self.place, explain(&e)))?;
-        Ok(text)
+        self.template.render(variables, bytes)
     }
 
     /// Names the template in errors.
     pub fn place(&self) -> &str {
-        &self.place
+        self.template.place()
     }
-}
-
-fn explain(e: &minijinja::Error) -> String {
-    let line = e.line().map_or(String::new(), |line| format!("line {line}: "));
-    let problem = match (e.kind(), e.detail()) {
-        (ErrorKind::OutOfFuel, None) => {
-            format!("found a template that does not end, expected at most {} instructions", meter::FUEL)
-        }
-        (ErrorKind::OutOfFuel, Some(detail)) => detail.to_string(),
-        (kind, None) => kind.to_string(),
-        (kind, Some(detail)) => format!("{kind}: {detail}"),
-    };
-    line + &problem.replace('\n', " ")
 }
 
 /// A template's source as minijinja takes it. Jinja reads every kind of line end as a line feed, and `{% generation %}` only marks the
@@ -142,7 +103,7 @@ fn strftime(format: &str) -> Result<String, minijinja::Error> {
             Some('%') => "%",
             _ => {
                 let detail = format!("found {format:?}, expected a format of dates and times");
-                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, detail));
+                return Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, detail));
             }
         };
         let shorter = text.trim_start_matches('0');
