@@ -51,12 +51,5 @@ fn no_memory(size: usize) -> ! {
 }
 
 fn main() -> std::process::ExitCode {
-    // Large buffers come from the system and go back to it. Left to itself glibc raises the threshold with every large buffer that is freed, and what a long
-    // run gives back stays with the process in pieces.
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: nothing else runs yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
-    }
     colloquy::cli::main()
 }

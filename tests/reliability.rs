@@ -423,17 +423,26 @@ fn measured(dir: &Path, args: &[&str]) -> (Output, usize) {
 #[cfg(target_os = "linux")]
 fn a_memory_limit_is_kept_or_refused_with_the_smallest_that_works() {
     let dir = tempfile::tempdir().unwrap();
-    let e = fail(dir.path(), &[tiny("run"), vec!["--memory", "60MiB"]].concat(), 1);
-    let needed = e.split('(').nth(1).unwrap().split(" bytes)").next().unwrap();
-    assert!(e.contains("the limit is 60.0 MiB, but this needs at least"), "{e}");
-    assert!(!dir.path().join("run").exists(), "refused before the start");
-    for (name, limit) in [("least", needed), ("more", "150MiB"), ("most", "400MiB")] {
-        let limit = if name == "least" { format!("{needed}B") } else { limit.to_string() };
-        let (output, peak) = measured(dir.path(), &[tiny(name), vec!["--memory", &limit]].concat());
+    // Conversations are longer than these micro-batches: room for the longest is planned all the same.
+    let narrow =
+        ["--set", "run.micro_batch_rows=16", "--set", "run.step_rows=16", "--set", "run.max_sequences=16"];
+    let least = |more: &[&str]| {
+        let e = fail(dir.path(), &[&tiny("run")[..], &["--memory", "60MiB"], more].concat(), 1);
+        assert!(e.contains("the limit is 60.0 MiB, but this needs at least"), "{e}");
+        assert!(!dir.path().join("run").exists(), "refused before the start");
+        format!("{}B", e.split('(').nth(1).unwrap().split(" bytes)").next().unwrap())
+    };
+    for (name, limit, more) in [
+        ("least", least(&[]), &[][..]),
+        ("narrow", least(&narrow), &narrow),
+        ("more", "150MiB".to_string(), &[]),
+        ("most", "400MiB".to_string(), &[]),
+    ] {
+        let (output, peak) = measured(dir.path(), &[&tiny(name)[..], &["--memory", &limit], more].concat());
         assert!(output.status.success(), "{limit}: {}", stderr(&output));
         let bytes = match limit.strip_suffix("MiB") {
             Some(mebibytes) => mebibytes.parse::<usize>().unwrap() << 20,
-            None => needed.parse().unwrap(),
+            None => limit.trim_end_matches('B').parse().unwrap(),
         };
         println!("--memory {limit}: {:.0} % of it", 100.0 * peak as f64 / bytes as f64);
         assert!(peak * 10 <= bytes * 11, "{peak} bytes resident, the limit is {bytes}");

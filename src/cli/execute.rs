@@ -10,6 +10,7 @@ use futures::future::LocalBoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::common::Common;
+use super::heap;
 use super::interrupt::Signals;
 use super::live;
 use super::run::lanes;
@@ -19,11 +20,12 @@ use crate::adapter::{NewAdapter, Snapshot, write_peft};
 use crate::engine::{Journal, Scope, Service, run_waves};
 use crate::error::{Error, Result};
 use crate::hub;
+use crate::model::ModelFiles;
 use crate::recipe::{self, Material, Tables};
 use crate::report;
 use crate::run::*;
 use crate::task::{self, AnswerKey, Questions};
-use crate::text::Codec;
+use crate::text::{ChatTokenizer, Codec};
 
 /// Where a run's results go.
 pub enum Place {
@@ -76,16 +78,11 @@ pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
 /// The same with the base of the hub at one commit: that at which a run that goes on began, wherever its revision is by now.
 pub fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Ready> {
     let arms = load_arms(plan)?;
-    let session = open_session(plan, commit, screen)?;
+    let session = open_session(plan, &arms, commit, screen)?;
     let codec: Rc<dyn Codec> = match &session.tokenizer {
         Some(t) => t.clone(),
-        None => return Err(Error::input(session.files.place(), "has no tokenizer.json, which debates need")),
+        None => return Err(Error::Internal("a run without a tokenizer".into())),
     };
-    for work in &arms {
-        let config = &work.arm.config;
-        Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
-            .map_err(|e| in_arm(e, &work.arm.name))?;
-    }
     let layout = session.engine.with(|e| e.model().layout().clone());
     for (name, section) in all_adapters(plan)? {
         fresh(&section, 0).spec(&layout).map_err(|e| match e {
@@ -257,8 +254,22 @@ fn fresh(section: &AdapterSection, seed: u64) -> NewAdapter {
     NewAdapter { rank, alpha, targets, rslora, dropout, init_seed: seed }
 }
 
-/// The model in an engine whose memory plan counts on all lanes' adapters.
-fn open_session(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Session> {
+/// Checks what arms ask and how; the tokens of the longest conversation that any of them can come to.
+fn longest(arms: &[ArmWork], files: &ModelFiles, codec: Option<&Rc<ChatTokenizer>>) -> Result<usize> {
+    let Some(codec) = codec else {
+        return Err(Error::input(files.place(), "has no tokenizer.json, which debates need"));
+    };
+    let codec: Rc<dyn Codec> = codec.clone();
+    arms.iter().try_fold(0, |longest, work| {
+        let config = &work.arm.config;
+        let tables = Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
+            .map_err(|e| in_arm(e, &work.arm.name))?;
+        Ok(tables.longest.max(longest))
+    })
+}
+
+/// The model in an engine whose memory plan counts on all lanes' adapters, and on the longest conversation.
+fn open_session(plan: &Plan, arms: &[ArmWork], commit: Option<&str>, screen: &Screen) -> Result<Session> {
     let run = &plan.config.run;
     let lanes: Vec<usize> =
         plan.arms.iter().flat_map(|a| vec![super::plan::adapters(a); a.seeds.len()]).collect();
@@ -283,7 +294,7 @@ fn open_session(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Se
         memory: (!run.memory.is_empty()).then(|| run.memory.clone()),
         seed: None,
     };
-    Session::open(&wanted, &common, screen)
+    Session::open_for(&wanted, &common, screen, |files, codec| longest(arms, files, codec))
 }
 
 fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) -> Result<()> {
@@ -416,7 +427,9 @@ impl Output for Watched {
     }
 
     fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()> {
-        self.recorder.adapter(lane, iteration, adapter, snapshot)
+        self.recorder.adapter(lane, iteration, adapter, snapshot)?;
+        heap::give_back();
+        Ok(())
     }
 
     fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {

@@ -9,6 +9,7 @@ mod estimate;
 mod eval;
 mod execute;
 mod generate;
+mod heap;
 mod info;
 mod interrupt;
 mod live;
@@ -77,6 +78,7 @@ enum Command {
 
 /// The whole program, with the arguments of the process.
 pub fn main() -> ExitCode {
+    heap::settle();
     ExitCode::from(call(std::env::args_os()))
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::common::{Common, Files, ModelArgs};
 use super::records::{self, Record, Sink};
 use super::screen::Screen;
-use super::session::{Session, Wanted};
+use super::session::{Session, Wanted, longest};
 use crate::engine::{Score, ScoreRequest, Service};
 use crate::error::Result;
 
@@ -52,7 +52,10 @@ pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
     let records = records::read(&args.files.input, &[])?;
     let sink = Sink::create(&args.files.output, args.files.force)?;
-    let session = Session::open(&Wanted::from_args(&args.model)?, &args.common, &screen)?;
+    let session =
+        Session::open_for(&Wanted::from_args(&args.model)?, &args.common, &screen, |files, codec| {
+            longest(files, codec, &records)
+        })?;
 
     let mut waiting = FuturesOrdered::new();
     for record in records {

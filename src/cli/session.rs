@@ -208,6 +208,17 @@ pub struct Session {
 impl Session {
     /// Loads everything, and tells the screen what and how large.
     pub fn open(wanted: &Wanted, common: &Common, screen: &Screen) -> Result<Self> {
+        Self::open_for(wanted, common, screen, |_, _| Ok(0))
+    }
+
+    /// The same where more is known of what is to come: `longest` says from the tokenizer how many tokens the longest sequence has that will be
+    /// scored or trained. It is asked before the weights are loaded, and its errors come first.
+    pub fn open_for(
+        wanted: &Wanted,
+        common: &Common,
+        screen: &Screen,
+        longest: impl FnOnce(&ModelFiles, Option<&Rc<ChatTokenizer>>) -> Result<usize>,
+    ) -> Result<Self> {
         let Selected { mut backend, why } =
             select(common.device.as_deref().unwrap_or("auto"), common.threads.unwrap_or(0))?;
         let Opened { files, commit } = models::open(&wanted.model, screen)?;
@@ -216,6 +227,7 @@ impl Session {
             Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
             None => None,
         };
+        let longest = longest(&files, tokenizer.as_ref())?;
         let options = LoadOptions { training: wanted.training, max_positions: None };
         let model = Model::load(&files, config, &mut *backend, options)?;
         let (device, arithmetic) = (backend.describe(), backend.arithmetic());
@@ -238,6 +250,7 @@ impl Session {
             max_rows: max_rows.max(max_sequences),
             max_sequences,
             micro_batch_rows,
+            longest,
             adapters: snapshots.len() + wanted.lanes.iter().sum::<usize>(),
             max_rank,
             training: wanted.training,
@@ -284,15 +297,7 @@ impl Session {
 
     /// The tokenizer, or an error that says what lacks it.
     pub fn codec(&self, place: &str) -> Result<&ChatTokenizer> {
-        self.tokenizer.as_deref().ok_or_else(|| {
-            Error::input(
-                place,
-                format!(
-                    "{} has no tokenizer.json; only records with `tokens` work with it",
-                    self.files.place()
-                ),
-            )
-        })
+        needed(&self.files, self.tokenizer.as_deref(), place)
     }
 
     /// The adapter of a record.
@@ -307,36 +312,7 @@ impl Session {
 
     /// Tokens of a record that is to be continued (`prompt`) or read as it is, and the loss weights of each.
     pub fn tokens(&self, record: &Record, prompt: bool) -> Result<(Vec<u32>, Vec<f32>)> {
-        let codec = || self.codec(&record.place);
-        let at = |field: &str| {
-            let place = format!("{}: {field}", record.place);
-            move |e: Error| match e {
-                Error::Input { place: inner, problem } => Error::input(format!("{place}: {inner}"), problem),
-                other => other,
-            }
-        };
-        let ones = |tokens: Vec<u32>| {
-            let weights = vec![1.0; tokens.len()];
-            (tokens, weights)
-        };
-        let (field, (tokens, weights)) = match &record.content {
-            Content::Tokens(tokens, weights) => {
-                let weights = weights.clone().unwrap_or_else(|| vec![1.0; tokens.len()]);
-                ("tokens", (tokens.clone(), weights))
-            }
-            Content::Text(text) => ("text", ones(codec()?.encode_text(text).map_err(at("text"))?)),
-            Content::Messages(messages) if prompt => {
-                ("messages", ones(codec()?.prompt(messages).map_err(at("messages"))?))
-            }
-            Content::Messages(messages) => ("messages", codec()?.training(messages).map_err(at("messages"))?),
-            Content::PromptCompletion(before, after) => {
-                let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
-                let mut weights = vec![0.0; tokens.len()];
-                tokens.extend(codec()?.encode_continuation(after).map_err(at("completion"))?);
-                weights.resize(tokens.len(), 1.0);
-                ("prompt", (tokens, weights))
-            }
-        };
+        let (field, tokens, weights) = tokens(&self.files, self.tokenizer.as_deref(), record, prompt)?;
         let (vocab, context) = self.engine.with(|e| (e.config().vocab_size, e.config().max_positions));
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(
@@ -361,6 +337,71 @@ impl Session {
     pub fn drive(&self, work: impl std::future::Future<Output = Result<()>> + 'static) -> Result<()> {
         run_lanes(&self.engine, vec![Box::pin(work)])
     }
+}
+
+fn needed<'a>(
+    files: &ModelFiles,
+    codec: Option<&'a ChatTokenizer>,
+    place: &str,
+) -> Result<&'a ChatTokenizer> {
+    codec.ok_or_else(|| {
+        Error::input(
+            place,
+            format!("{} has no tokenizer.json; only records with `tokens` work with it", files.place()),
+        )
+    })
+}
+
+/// Tokens of the longest of some records, as far as they can be read as they are.
+pub fn longest<'a>(
+    files: &ModelFiles,
+    codec: Option<&Rc<ChatTokenizer>>,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Result<usize> {
+    records.into_iter().try_fold(0, |longest, record| {
+        let (_, tokens, _) = tokens(files, codec.map(|codec| &**codec), record, false)?;
+        Ok(longest.max(tokens.len()))
+    })
+}
+
+/// The field that a record's text is in, its tokens, and the loss weights of each.
+fn tokens<'a>(
+    files: &ModelFiles,
+    codec: Option<&ChatTokenizer>,
+    record: &'a Record,
+    prompt: bool,
+) -> Result<(&'a str, Vec<u32>, Vec<f32>)> {
+    let codec = || needed(files, codec, &record.place);
+    let at = |field: &str| {
+        let place = format!("{}: {field}", record.place);
+        move |e: Error| match e {
+            Error::Input { place: inner, problem } => Error::input(format!("{place}: {inner}"), problem),
+            other => other,
+        }
+    };
+    let ones = |tokens: Vec<u32>| {
+        let weights = vec![1.0; tokens.len()];
+        (tokens, weights)
+    };
+    let (field, (tokens, weights)) = match &record.content {
+        Content::Tokens(tokens, weights) => {
+            let weights = weights.clone().unwrap_or_else(|| vec![1.0; tokens.len()]);
+            ("tokens", (tokens.clone(), weights))
+        }
+        Content::Text(text) => ("text", ones(codec()?.encode_text(text).map_err(at("text"))?)),
+        Content::Messages(messages) if prompt => {
+            ("messages", ones(codec()?.prompt(messages).map_err(at("messages"))?))
+        }
+        Content::Messages(messages) => ("messages", codec()?.training(messages).map_err(at("messages"))?),
+        Content::PromptCompletion(before, after) => {
+            let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
+            let mut weights = vec![0.0; tokens.len()];
+            tokens.extend(codec()?.encode_continuation(after).map_err(at("completion"))?);
+            weights.resize(tokens.len(), 1.0);
+            ("prompt", (tokens, weights))
+        }
+    };
+    Ok((field, tokens, weights))
 }
 
 /// Says so where an adapter fits the model but names another as its base: folders move and are renamed, so it is used all the same.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::common::{Common, name_value};
 use super::records::{self, Record};
 use super::screen::Screen;
-use super::session::{Session, Wanted};
+use super::session::{Session, Wanted, longest};
 use crate::adapter::{AdapterOrigin, write_peft};
 use crate::engine::{AdapterId, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep, draw_key};
 use crate::error::{Error, Result};
@@ -386,7 +386,9 @@ pub fn run(args: Args) -> Result<()> {
         keep_moments: false,
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };
-    let session = Session::open(&wanted, &args.common, &screen)?;
+    let session = Session::open_for(&wanted, &args.common, &screen, |files, codec| {
+        longest(files, codec, read.iter().flatten())
+    })?;
     session.show_plan(&screen);
     let layout = session.engine.with(|e| e.model().layout().clone());
 

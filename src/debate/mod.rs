@@ -175,26 +175,46 @@ impl Table {
         self.rounds
     }
 
-    /// Before any work: every question's first prompt must fit the context, and every template must render.
-    pub fn check<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Result<()> {
-        let prompts = &self.task.prompts;
-        let mut rehearsed = self.rounds == 1;
+    /// Before any work: every question's first prompt must fit the context, and every template must render. The most tokens that a conversation
+    /// about one of them can come to if all is said at its longest (and tokenized again as it was drawn); at most the context.
+    pub fn check<'a>(&self, questions: impl IntoIterator<Item = &'a Question>) -> Result<usize> {
+        let mut longest: Option<(usize, &Question)> = None;
         for question in questions {
-            let first = self.addressed(self.agents - 1, prompts.first(question.subject())?)?;
-            self.fits_first(question, &self.codec.prompt(&[Message::user(first)])?)?;
-            if !rehearsed {
-                match (self.agents, self.others) {
-                    (1, _) => prompts.alone(question.subject())?,
-                    (_, Others::Concatenate) => self.ask_with_responses(question, &["…"])?,
-                    (_, Others::Summary) => {
-                        prompts.summary(question.subject(), &["…"])?;
-                        self.ask_with_summary(question, "…")?
-                    }
-                };
-                rehearsed = true;
+            let first = self.addressed(self.agents - 1, self.task.prompts.first(question.subject())?)?;
+            let prompt = self.codec.prompt(&[Message::user(first)])?;
+            self.fits_first(question, &prompt)?;
+            if longest.is_none_or(|(tokens, _)| prompt.len() > tokens) {
+                longest = Some((prompt.len(), question));
             }
         }
-        Ok(())
+        longest.map_or(Ok(0), |(_, question)| self.rehearse(question))
+    }
+
+    /// Renders a debate in which nothing is said; its tokens and those of all that could be said.
+    fn rehearse(&self, question: &Question) -> Result<usize> {
+        let prompts = &self.task.prompts;
+        let (silence, others) = ("…", self.agents - 1);
+        let mut messages = vec![Message::user(self.addressed(others, prompts.first(question.subject())?)?)];
+        let (answer, summary) =
+            (self.sampling.max_tokens as usize, self.sampling.summary_max_tokens as usize);
+        let mut said = answer;
+        for _ in 1..self.rounds {
+            let (asked, read) = match (self.agents, self.others) {
+                (1, _) => (prompts.alone(question.subject())?, 0),
+                (_, Others::Concatenate) => {
+                    (self.ask_with_responses(question, &vec![silence; others])?, others * answer)
+                }
+                (_, Others::Summary) => {
+                    prompts.summary(question.subject(), &[silence])?;
+                    (self.ask_with_summary(question, silence)?, summary)
+                }
+            };
+            messages.extend([Message::assistant(silence), Message::user(self.addressed(others, asked)?)]);
+            said += read + answer;
+        }
+        // The last answer's end; what stands for the others' words is counted too.
+        let tokens = self.codec.prompt(&messages)?.len() + said + 1;
+        Ok(tokens.min(self.codec.max_positions()))
     }
 
     /// A later round's question, over a summary of the others.

@@ -27,6 +27,8 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Most rows in a training micro-batch (a longer sequence gets one of its own); 0 is no limit.
     pub micro_batch_rows: usize,
+    /// Tokens of the longest sequence that will be scored or trained, 0 where nobody knows: buffers for it are planned, whatever the limits are.
+    pub longest: usize,
     /// Tokens in a KV page.
     pub page_tokens: usize,
     /// Size of the KV cache.
@@ -58,8 +60,10 @@ impl EngineOptions {
         let mut o = *self;
         let (rows, sequences) = FEWEST;
         let micro = if o.micro_batch_rows == 0 { context } else { o.micro_batch_rows };
-        if o.training && micro > rows {
-            o.micro_batch_rows = (micro / 2).max(rows);
+        // What the longest sequence needs is planned anyway.
+        let fewest = rows.max(o.longest.min(context));
+        if o.training && micro > fewest {
+            o.micro_batch_rows = (micro / 2).max(fewest);
         } else if o.max_rows > rows.max(o.max_sequences) {
             o.max_rows = (o.max_rows / 2).max(rows).max(o.max_sequences);
         } else if o.max_sequences > sequences {
@@ -78,6 +82,7 @@ impl Default for EngineOptions {
             max_rows: 512,
             max_sequences: 192,
             micro_batch_rows: 2048,
+            longest: 0,
             page_tokens: 16,
             kv: KvBudget::Auto,
             lm_head_rows: 0,
@@ -130,6 +135,10 @@ impl MemoryPlan {
             o.lm_head_rows = backend.logit_rows(model.config().vocab_size).min(most);
         }
         check(&o)?;
+        if o.memory_limit.is_some() && o.micro_batch_rows == 0 {
+            // All sequences of a step at once are as many as there happen to be.
+            o.micro_batch_rows = model.config().max_positions;
+        }
         let ceiling = backend.memory_ceiling();
         let limit = o.memory_limit.into_iter().chain(ceiling.as_ref().map(|c| c.bytes)).min();
         let whose = ceiling.as_ref().filter(|c| limit == Some(c.bytes)).map(|c| format!(" ({})", c.whose));
@@ -172,7 +181,9 @@ impl MemoryPlan {
             Activations::bytes(config, rows, logit_rows, chunk, shrink_width, mode, activation_bytes)
         };
         let logits = o.lm_head_rows * config.vocab_size * 4;
-        let training_rows = if o.micro_batch_rows == 0 { config.max_positions } else { o.micro_batch_rows };
+        let longest = o.longest.min(config.max_positions);
+        let micro = if o.micro_batch_rows == 0 { config.max_positions } else { o.micro_batch_rows };
+        let (inference_rows, training_rows) = (o.max_rows.max(longest), micro.max(longest));
         let training = if o.training {
             let mode = if o.dropout { Mode::TrainingWithDropout } else { Mode::Training };
             activations(training_rows, training_rows, o.lm_head_rows, mode) - logits
@@ -186,12 +197,12 @@ impl MemoryPlan {
             copies => copies * o.adapters.max(2) * backend.slot_bytes(&spec),
         };
         let workspace = backend.workspace_bytes(&WorkspaceSpec {
-            inference_rows: o.max_rows,
+            inference_rows,
             training_rows: if o.training { training_rows } else { 0 },
             dropout: o.training && o.dropout,
             lm_head_rows: o.lm_head_rows,
             shrink_width,
-            rope_extra: model.rotary().extra(o.max_rows.max(training_rows)),
+            rope_extra: model.rotary().extra(inference_rows.max(training_rows)),
             page_entries: o.max_sequences * config.max_positions.div_ceil(o.page_tokens),
             adapters: if o.training { o.adapters } else { 0 },
             // f32, one copy at least.
@@ -210,10 +221,10 @@ impl MemoryPlan {
             ),
             (
                 "sampling activations",
-                activations(o.max_rows, o.max_rows, o.lm_head_rows, Mode::Inference) - logits,
-                format!("{} rows", o.max_rows),
+                activations(inference_rows, inference_rows, o.lm_head_rows, Mode::Inference) - logits,
+                rows_of("steps", o.max_rows, longest),
             ),
-            ("training activations", training, format!("{training_rows} rows, more for longer sequences")),
+            ("training activations", training, rows_of("micro-batches", micro, longest)),
             (
                 "logits",
                 if o.training { 2 * logits } else { logits },
@@ -310,6 +321,15 @@ impl fmt::Display for MemoryPlan {
             writeln!(f, "{:<22}{:>11}  {}", line.consumer, human(line.bytes), line.detail)?;
         }
         write!(f, "{:<22}{:>11}", "in all", human(self.total()))
+    }
+}
+
+/// What rows are planned for.
+fn rows_of(batches: &str, rows: usize, longest: usize) -> String {
+    match longest {
+        0 => format!("{batches} of {rows} rows, more for longer sequences"),
+        longest if longest > rows => format!("{batches} of {rows} rows; a sequence may have {longest}"),
+        _ => format!("{batches} of {rows} rows"),
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Tables {
     pub own: Rc<Table>,
     /// Over the transfer task.
     pub transfer: Option<Rc<Table>>,
+    /// The most tokens that a conversation at one of them can come to.
+    pub longest: usize,
 }
 
 impl Tables {
@@ -98,16 +100,18 @@ impl Tables {
         let info = info(recipe)?;
         (info.check)(config).map_err(|(key, problem)| Error::input(key, problem))?;
         let tells_ids = society_names(recipe, config)?.tells_ids;
-        let table = |material: &Material| {
+        let mut longest = 0;
+        let mut table = |material: &Material| {
             let (debate, sampling) = (&config.debate, &config.sampling);
             let table =
                 Table::new(codec.clone(), material.task.clone(), debate, sampling, config.run.max_sequences)?
                     .telling_ids(tells_ids);
             let Questions { train, dev, test } = &*material.questions;
-            table.check(train.iter().chain(dev).chain(test))?;
+            longest = longest.max(table.check(train.iter().chain(dev).chain(test))?);
             Ok::<_, Error>(Rc::new(table))
         };
-        let tables = Self { own: table(own)?, transfer: transfer.map(table).transpose()? };
+        let (own_table, transfer_table) = (table(own)?, transfer.map(table).transpose()?);
+        let tables = Self { own: own_table, transfer: transfer_table, longest };
         if let (true, Some(question)) = (info.asks_for_labels, own.questions.train.first()) {
             tables.own.check_hint(question, &Labels::of(&own.questions.train, &own.answers))?;
         }

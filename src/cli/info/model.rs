@@ -216,6 +216,7 @@ impl Plans<'_> {
             max_rows: defaults.step_rows.max(sequences),
             max_sequences: sequences,
             micro_batch_rows,
+            longest: self.tokens(),
             kv: KvBudget::Pages(sequences * self.tokens().div_ceil(options.page_tokens)),
             adapters: self.args.adapters,
             max_rank: self.args.rank,
