@@ -65,7 +65,10 @@ fuzz() {
     export RUSTC_BOOTSTRAP=1 COLLOQUY_CUDA_ARCHS=none SANITIZER=${SANITIZER:-none}
     read -r -a targets <<< "${TARGETS:-$(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | grep -v '^colloquy-fuzz$' | tr '\n' ' ')}"
     mkdir -p target/soak
-    cargo fuzz build --sanitizer "$SANITIZER" > target/soak/build.log 2>&1 || { tail -20 target/soak/build.log >&2 && exit 1; }
+    : > target/soak/build.log
+    for target in "${targets[@]}"; do
+        cargo fuzz build --sanitizer "$SANITIZER" "$target" >> target/soak/build.log 2>&1 || { tail -20 target/soak/build.log >&2 && exit 1; }
+    done
     printf '%s\n' "${targets[@]}" | xargs -P "${JOBS:-1}" -I {} "$0" --one {} "$seconds"
     echo "$(git rev-parse --short HEAD), $minutes minutes a target, sanitizer $SANITIZER, $(rustc --version)"
     printf '%-16s %12s %10s %8s %12s\n' target executions 'new units' crashes 'peak memory'

@@ -407,9 +407,10 @@ impl Output for Watched {
         *count += 1;
         // The last one is in the summary.
         if *count == self.lanes(iteration) && iteration < self.last() {
-            let upto =
-                |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64) <= Some(iteration as u64);
-            let metrics: Vec<_> = read_metrics(&self.folder)?.into_iter().filter(upto).collect();
+            let metrics = read_metrics_where(&self.folder, |r| {
+                report::iteration(r) <= iteration as u64
+                    && (r.get("name").and_then(Value::as_str) == Some("dev") || report::asks_for_labels(r))
+            })?;
             if let Some(table) = report::accuracy(&metrics, "dev") {
                 let legend = if self.explained.replace(true) { "" } else { report::LEGEND };
                 self.screen.line(&format!("{table}{legend}"));

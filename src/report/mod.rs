@@ -16,7 +16,7 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 pub use compare::{Comparison, Comparisons, Side};
-pub use folder::{Arm, Progress, Run};
+pub use folder::{Arm, Progress, Run, asks_for_labels, iteration};
 pub use grid::{Point, Ranking, ranking};
 pub use scores::{Mean, Method};
 pub use tables::{LEGEND, accuracy, table};

@@ -214,8 +214,23 @@ pub fn read_metrics(folder: &Path) -> Result<Vec<Map<String, Value>>> {
     read_lines(&folder.join("metrics.jsonl"))
 }
 
+/// Those that `keep` wants; of the others one at a time is in memory.
+pub fn read_metrics_where(
+    folder: &Path,
+    keep: impl Fn(&Map<String, Value>) -> bool,
+) -> Result<Vec<Map<String, Value>>> {
+    read_lines_where(&folder.join("metrics.jsonl"), keep)
+}
+
 /// All records of a JSON Lines file of a run folder; none if it isn't there.
 pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
+    read_lines_where(path, |_| true)
+}
+
+fn read_lines_where(
+    path: &Path,
+    keep: impl Fn(&Map<String, Value>) -> bool,
+) -> Result<Vec<Map<String, Value>>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
@@ -225,6 +240,7 @@ pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
         .map(|(i, line)| {
             serde_json::from_str(line).map_err(|e| Error::input(format!("{}:{}", path.display(), i + 1), e))
         })
+        .filter(|record| record.as_ref().map_or(true, &keep))
         .collect()
 }
 
@@ -331,10 +347,8 @@ impl Output for Recorder {
         let of_lane = metrics
             .iter()
             .filter(|((p, _, _), _)| *p == position)
-            .map(|(_, text)| serde_json::from_str(text))
-            .collect::<Result<Vec<Value>, _>>()
-            .map_err(|e| Error::Internal(format!("a record of {lane}: {e}")))?;
-        write_lane(&self.folder, lane, &of_lane)
+            .map(|((_, iteration, name), line)| (*iteration, name.as_str(), line.as_str()));
+        write_lane(&self.folder, lane, of_lane)
     }
 
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {

@@ -32,23 +32,25 @@ const COLUMNS: [&str; 3] = ["loss", "grad_norm", "learning_rate"];
 const ORDER: [&str; 8] =
     ["pseudo-labels", "training", "dev", "diversity", "test", "transfer-dev", "transfer-test", "compute"];
 
-/// Writes a lane's event file from all of its records of metrics.jsonl, in any order.
-pub fn write_lane<'a>(folder: &Path, lane: &str, records: impl IntoIterator<Item = &'a Value>) -> Result<()> {
-    let position = |r: &Value| {
-        let name = r["name"].as_str().unwrap_or_default().to_string();
-        (r["iteration"].as_u64(), ORDER.iter().position(|n| *n == name), name)
-    };
-    let mut sorted: Vec<&Value> = records.into_iter().collect();
-    sorted.sort_by_cached_key(|r| position(r));
+/// Writes a lane's event file from all of its lines of metrics.jsonl, in any order, each with its iteration and name. One record at a time is in
+/// memory: a run of many iterations has many.
+pub fn write_lane<'a>(
+    folder: &Path,
+    lane: &str,
+    lines: impl IntoIterator<Item = (usize, &'a str, &'a str)>,
+) -> Result<()> {
+    let mut sorted: Vec<_> = lines.into_iter().collect();
+    sorted.sort_by_key(|&(iteration, name, _)| (iteration, ORDER.iter().position(|n| *n == name), name));
     let (mut events, mut taken) = (Events::default(), BTreeMap::new());
-    for record in sorted {
-        let iteration = record["iteration"].as_u64().unwrap_or(0);
-        let name = record["name"].as_str().unwrap_or_default();
+    for (iteration, name, line) in sorted {
+        let record: Value = serde_json::from_str(line)
+            .map_err(|e| Error::Internal(format!("a record {name} of {lane}, iteration {iteration}: {e}")))?;
+        let iteration = iteration as u64;
         if name == "training" {
-            training(&mut events, record, &mut taken);
+            training(&mut events, &record, &mut taken);
             continue;
         }
-        let found = numbers(name, record);
+        let found = numbers(name, &record);
         let tags: Vec<(String, f32)> =
             found.into_iter().filter_map(|(n, v)| Some((format!("{name}/{n}"), v? as f32))).collect();
         events.scalars(iteration, tags.iter().map(|(tag, v)| (tag.as_str(), *v)));
@@ -146,10 +148,8 @@ mod tests {
     #[test]
     fn a_file_grows_in_place_and_is_the_same_in_any_order() {
         let dir = tempfile::tempdir().unwrap();
-        let record =
-            |i: u64, name: &str, v: f64| json!({"iteration": i, "name": name, "greedy": {"accuracy": v}});
-        let records = [record(0, "dev", 0.5), record(0, "test", 0.25), record(1, "dev", 0.75)];
-        let all: Vec<&Value> = records.iter().collect();
+        let [half, quarter, more] = [0.5, 0.25, 0.75].map(|v| json!({"greedy": {"accuracy": v}}).to_string());
+        let all = [(0, "dev", half.as_str()), (0, "test", &quarter), (1, "dev", &more)];
         let path = dir.path().join("tensorboard/a/seed-0").join(FILE);
         let mut sizes = Vec::new();
         for n in 1..=3 {

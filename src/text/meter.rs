@@ -9,8 +9,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 
-/// Instructions a template may execute; a long conversation takes some ten thousand.
-pub const FUEL: u64 = 5_000_000;
+/// Instructions a template may execute, about a fifth of a second of them; a long conversation takes some ten thousand.
+pub const FUEL: u64 = 2_000_000;
 /// Bytes that a template may build, in all: so many and [`MADE_PER_BYTE`] for each byte of the conversation and the template.
 const MADE: u64 = 16 << 20;
 const MADE_PER_BYTE: u64 = 64;
