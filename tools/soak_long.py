@@ -16,10 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-# Limits of a batch that every iteration reaches, so that buffers soon are as large as they get.
+# Limits of a batch that every iteration reaches, so that buffers soon are as large as they get. Agents read each other's answers themselves: what the
+# base writes, summaries for example, the engine remembers for lanes that ask for the same, up to a bound (src/engine/sampler/memo.rs) that takes a
+# run of this size thousands of iterations to reach.
 SETTINGS = [
     "run.micro_batch_rows=256", "run.step_rows=64", "task.train_questions=3", "task.dev_questions=2", "debate.agents=2",
-    "debate.min_agreement=1", "sampling.max_tokens=90", "sampling.summary_max_tokens=60", "eval.diversity=0", "eval.before=false",
+    "debate.others=concatenate",
+    "debate.min_agreement=1", "sampling.max_tokens=90", "eval.diversity=0", "eval.before=false",
 ]
 # Read after the tenth iteration: by then every buffer has been needed once.
 SETTLED = 10

@@ -64,8 +64,16 @@ fn prepared(source: &str) -> String {
     close.replace_all(&source, "{%$1 endwith $2%}").into_owned()
 }
 
+/// Bytes of the longest format of dates; those of published templates have about ten.
+const LONGEST_FORMAT: usize = 256;
+
 /// `datetime.now().strftime(format)` at midnight of Friday, 26 July 2024.
 fn strftime(format: &str) -> Result<String, minijinja::Error> {
+    if format.len() > LONGEST_FORMAT {
+        let detail =
+            format!("found a format of dates of {} bytes, expected at most {LONGEST_FORMAT}", format.len());
+        return Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, detail));
+    }
     let mut out = String::new();
     let mut rest = format.chars();
     while let Some(c) = rest.next() {

@@ -1,5 +1,6 @@
 //! What no operation shows by itself: which configuration is chosen, and the product without adapters that the lm_head uses.
 
+#[cfg(feature = "emulator")]
 use std::sync::Arc;
 
 use super::linear::*;
