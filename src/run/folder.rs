@@ -277,8 +277,8 @@ pub struct Recorder {
     lock: Rc<File>,
     lanes: Vec<Lane>,
     /// As JSON text: what a long run measures would be twenty times as large as values.
-    metrics: RefCell<BTreeMap<MetricKey, String>>,
-    times: RefCell<BTreeMap<MetricKey, String>>,
+    metrics: RefCell<BTreeMap<MetricKey, Box<str>>>,
+    times: RefCell<BTreeMap<MetricKey, Box<str>>>,
     write_adapter: AdapterWriter,
     events: Box<dyn Fn(Event)>,
 }
@@ -300,7 +300,7 @@ impl Recorder {
                 let iteration = record.get("iteration").and_then(Value::as_u64);
                 let name = record.get(name).and_then(Value::as_str).map(String::from);
                 if let (Some(lane), Some(iteration), Some(name)) = (position, iteration, name) {
-                    kept.insert((lane, iteration as usize, name), Value::Object(record).to_string());
+                    kept.insert((lane, iteration as usize, name), Value::Object(record).to_string().into());
                 }
             }
             RefCell::new(kept)
@@ -342,12 +342,12 @@ impl Output for Recorder {
         let position = self.position(lane)?;
         let record = metrics_record(&self.lanes[position], iteration, name, value);
         let mut metrics = self.metrics.borrow_mut();
-        metrics.insert((position, iteration, name.to_string()), record.to_string());
+        metrics.insert((position, iteration, name.to_string()), record.to_string().into());
         write_lines(&self.folder.join("metrics.jsonl"), metrics.values())?;
         let of_lane = metrics
             .iter()
             .filter(|((p, _, _), _)| *p == position)
-            .map(|((_, iteration, name), line)| (*iteration, name.as_str(), line.as_str()));
+            .map(|((_, iteration, name), line)| (*iteration, name.as_str(), &**line));
         write_lane(&self.folder, lane, of_lane)
     }
 
@@ -379,7 +379,8 @@ impl Output for Recorder {
         let seconds = (1000.0 * seconds).round() / 1000.0;
         place.insert(
             json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds})
-                .to_string(),
+                .to_string()
+                .into(),
         );
         write_lines(&self.folder.join(TIMES), times.values())
     }
