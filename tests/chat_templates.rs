@@ -149,7 +149,7 @@ fn no_template_hangs_or_eats_the_memory() {
     let mut wrong = Vec::new();
     for (expected, sources) in [
         (
-            "found a template that does not end, expected at most 5000000 instructions",
+            "found a template that does not end, expected at most 2000000 instructions",
             vec![
                 nested(""),
                 nested("{% if j %}{% continue %}{% endif %}"),
