@@ -4,8 +4,8 @@
     python3 tools/soak_long.py COLLOQUY [--iterations N] [--keep N]    N iterations [default: 300]; checkpoints that are kept [default: 2; 0: all]
 
 After every iteration resident memory, open files and the size of the folder are read from the operating system. A table in Markdown goes to stdout. Status 1 if
-resident memory grows after the tenth by more than a run remembers of its iterations (metrics as text, where each call is in the journal: 16 KiB each at
-most), if the number of open files differs, or if the folder grows by anything else than the files an iteration writes.
+resident memory after the last iteration is more than 2 % above that after the tenth, if the number of open files differs, or if the folder grows
+by anything else than the files an iteration writes.
 """
 
 import argparse
@@ -16,18 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-# Limits of a batch that every iteration reaches, so that buffers soon are as large as they get. Agents read each other's answers themselves: what the
-# base writes, summaries for example, the engine remembers for lanes that ask for the same, up to a bound (src/engine/sampler/memo.rs) that takes a
-# run of this size thousands of iterations to reach.
+# Limits of a batch that every iteration reaches, so that buffers soon are as large as they get.
 SETTINGS = [
     "run.micro_batch_rows=256", "run.step_rows=64", "task.train_questions=3", "task.dev_questions=2", "debate.agents=2",
-    "debate.others=concatenate",
-    "debate.min_agreement=1", "sampling.max_tokens=90", "eval.diversity=0", "eval.before=false",
+    "debate.min_agreement=1", "sampling.max_tokens=90", "sampling.summary_max_tokens=60", "eval.diversity=0", "eval.before=false",
 ]
 # Read after the tenth iteration: by then every buffer has been needed once.
 SETTLED = 10
-# KiB that a run may remember of an iteration.
-REMEMBERED = 16
 
 
 def field(pid: int, name: str) -> int:
@@ -104,9 +99,8 @@ def main() -> int:
         print(f"| {i} | " + " | ".join(cells) + " |")
     problems = []
     first, last = rows[SETTLED - 1], rows[-1]
-    growth = (last[0] - first[0]) / (args.iterations - SETTLED)
-    if growth > REMEMBERED:
-        problems.append(f"resident memory grew from {first[0]} to {last[0]} KiB, {growth:.1f} an iteration")
+    if last[0] > 1.02 * first[0]:
+        problems.append(f"resident memory grew from {first[0]} to {last[0]} KiB")
     # A file that is being written is open for a moment, which a look can meet.
     files = [min(row[1] for row in ten) for ten in (rows[:SETTLED], rows[-SETTLED:])]
     if files[0] != files[1]:

@@ -79,10 +79,7 @@ pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
 pub fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Ready> {
     let arms = load_arms(plan)?;
     let session = open_session(plan, &arms, commit, screen)?;
-    let codec: Rc<dyn Codec> = match &session.tokenizer {
-        Some(t) => t.clone(),
-        None => return Err(Error::Internal("a run without a tokenizer".into())),
-    };
+    let codec = debated_in(&session.files, session.tokenizer.as_ref())?;
     let layout = session.engine.with(|e| e.model().layout().clone());
     for (name, section) in all_adapters(plan)? {
         fresh(&section, 0).spec(&layout).map_err(|e| match e {
@@ -254,12 +251,17 @@ fn fresh(section: &AdapterSection, seed: u64) -> NewAdapter {
     NewAdapter { rank, alpha, targets, rslora, dropout, init_seed: seed }
 }
 
+/// The tokenizer, without which there is no debate.
+fn debated_in(files: &ModelFiles, tokenizer: Option<&Rc<ChatTokenizer>>) -> Result<Rc<dyn Codec>> {
+    match tokenizer {
+        Some(tokenizer) => Ok(tokenizer.clone()),
+        None => Err(Error::input(files.place(), "has no tokenizer.json, which debates need")),
+    }
+}
+
 /// Checks what arms ask and how; the tokens of the longest conversation that any of them can come to.
 fn longest(arms: &[ArmWork], files: &ModelFiles, codec: Option<&Rc<ChatTokenizer>>) -> Result<usize> {
-    let Some(codec) = codec else {
-        return Err(Error::input(files.place(), "has no tokenizer.json, which debates need"));
-    };
-    let codec: Rc<dyn Codec> = codec.clone();
+    let codec = debated_in(files, codec)?;
     arms.iter().try_fold(0, |longest, work| {
         let config = &work.arm.config;
         let tables = Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())

@@ -110,8 +110,7 @@ impl Tables {
             longest = longest.max(table.check(train.iter().chain(dev).chain(test))?);
             Ok::<_, Error>(Rc::new(table))
         };
-        let (own_table, transfer_table) = (table(own)?, transfer.map(table).transpose()?);
-        let tables = Self { own: own_table, transfer: transfer_table, longest };
+        let tables = Self { own: table(own)?, transfer: transfer.map(table).transpose()?, longest };
         if let (true, Some(question)) = (info.asks_for_labels, own.questions.train.first()) {
             tables.own.check_hint(question, &Labels::of(&own.questions.train, &own.answers))?;
         }
