@@ -67,6 +67,7 @@ fuzz() {
     mkdir -p target/soak
     : > target/soak/build.log
     for target in "${targets[@]}"; do
+        [ -f "fuzz/fuzz_targets/$target.rs" ] || { echo "tools/soak.sh: TARGETS: no target $target in fuzz/fuzz_targets" >&2 && exit 2; }
         cargo fuzz build --sanitizer "$SANITIZER" "$target" >> target/soak/build.log 2>&1 || { tail -20 target/soak/build.log >&2 && exit 1; }
     done
     printf '%s\n' "${targets[@]}" | xargs -P "${JOBS:-1}" -I {} "$0" --one {} "$seconds"
