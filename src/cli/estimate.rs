@@ -215,6 +215,7 @@ impl<'r> Stopwatch<'r> {
                     max_tokens: sampling.max_tokens,
                 },
                 key: occasion.key("answer", question, 0, 1, 0),
+                iteration: occasion.iteration,
                 stop: self.ready.codec.stop_rule(&sampling.stop),
             };
             drop(self.engine(|e| e.sample(request))?);
@@ -238,6 +239,7 @@ impl<'r> Stopwatch<'r> {
             prompt: self.tokens(length).into(),
             params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: new as u32 },
             key: self.next(),
+            iteration: 0,
             stop: None,
         };
         drop(self.engine(|e| e.sample(request))?);

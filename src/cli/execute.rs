@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use futures::future::LocalBoxFuture;
+use futures::future::{FutureExt, LocalBoxFuture};
 use serde_json::{Map, Value, json};
 
 use super::common::Common;
 use super::heap;
 use super::interrupt::Signals;
+use super::iterations::Iterations;
 use super::live;
 use super::run::lanes;
 use super::screen::{Paint, Screen, out};
@@ -308,8 +309,11 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     let show = Show::new(screen.clone(), arms);
     let recorder =
         Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
+    let names: Vec<String> = lanes(plan).iter().map(Lane::name).collect();
+    let iterations = Rc::new(Iterations::new(session.engine.clone(), names.clone()));
     let output: Rc<dyn Output> = Rc::new(Watched {
         recorder,
+        iterations: iterations.clone(),
         screen: screen.clone(),
         folder: folder.path().to_path_buf(),
         arms: arms.iter().map(|a| a.arm.clone()).collect(),
@@ -330,6 +334,16 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
         }
         Ok((Rc::new(session.engine.clone()), Rc::new(journal)))
     })?;
+    let until_the_end = |(name, (adapters, lane)): (String, (usize, LocalBoxFuture<'static, _>))| {
+        let iterations = iterations.clone();
+        let lane = async move {
+            let result = lane.await;
+            iterations.ended(&name);
+            result
+        };
+        (adapters, lane.boxed_local())
+    };
+    let futures = names.into_iter().zip(futures).map(until_the_end).collect();
     let room = session.engine.with(|e| e.plan().options.adapters);
     let signals = Signals::watch()?;
     run_waves(&session.engine, futures, room, &|| signals.check())
@@ -367,9 +381,10 @@ pub fn lane_futures(
     Ok(futures)
 }
 
-/// The recorder, and a table on the screen whenever all lanes have measured an iteration.
+/// The recorder, what the engine may forget, and a table on the screen whenever all lanes have measured an iteration.
 struct Watched {
     recorder: Recorder,
+    iterations: Rc<Iterations>,
     screen: Rc<Screen>,
     folder: PathBuf,
     arms: Vec<Arm>,
@@ -422,6 +437,7 @@ impl Output for Watched {
     }
 
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
+        self.iterations.reached(lane, iteration);
         self.recorder.transcripts(lane, iteration, name, records)
     }
 

@@ -135,6 +135,7 @@ pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<V
         prompt: prompt.clone(),
         params: wishes.params,
         key: key(index),
+        iteration: 0,
         stop: stop.clone(),
     };
     Ok((0..wishes.n).map(request).collect())

@@ -12,6 +12,7 @@ mod generate;
 mod heap;
 mod info;
 mod interrupt;
+mod iterations;
 mod live;
 mod merge;
 mod models;

@@ -118,7 +118,7 @@ pub fn run(args: Args) -> Result<()> {
             ));
         }
         let mut calls: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for call in journal.calls() {
+        for call in journal.calls()? {
             calls.entry(row(&call).to_string()).or_default().push(call);
         }
         journals.insert(lane.name(), Rows { journal, calls });

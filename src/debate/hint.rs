@@ -25,7 +25,7 @@ impl Table {
             return Ok(None);
         }
         let key = occasion.key("hint", question, 0, 1, sample);
-        let request = self.request(adapter, tokens.into(), key, self.sampling.max_tokens);
+        let request = self.request(adapter, tokens.into(), occasion, key, self.sampling.max_tokens);
         let response = self.draw(scope, vec![Some(request)]).await?.into_iter().next().flatten();
         let answer = response.as_ref().and_then(|r| self.task.read(question, &r.text));
         Ok(Some(Turn { agent: 0, prompt, summary: None, response, answer, missing: None, messages }))

@@ -353,7 +353,13 @@ impl Table {
                 let prompt = self.codec.prompt(&[Message::user(prompts.summary(subject, others)?)])?;
                 let key = occasion.key("summary", question, n, round, 0);
                 request = (prompt.len() < self.codec.max_positions()).then(|| {
-                    self.request(AdapterId::BASE, prompt.into(), key, self.sampling.summary_max_tokens)
+                    self.request(
+                        AdapterId::BASE,
+                        prompt.into(),
+                        occasion,
+                        key,
+                        self.sampling.summary_max_tokens,
+                    )
                 });
             }
             requests.push(request);
@@ -397,11 +403,9 @@ impl Table {
             let outgrown = (prompt.len() >= self.codec.max_positions()).then_some(OUTGROWN);
             let missing = asked.missing.or(outgrown);
             let key = occasion.key("answer", question, agent, round, 0);
-            requests.push(
-                missing
-                    .is_none()
-                    .then(|| self.request(adapters[agent], prompt.into(), key, self.sampling.max_tokens)),
-            );
+            requests.push(missing.is_none().then(|| {
+                self.request(adapters[agent], prompt.into(), occasion, key, self.sampling.max_tokens)
+            }));
             let (prompt, summary) = (told, asked.summary);
             turns.push(Turn { agent, prompt, summary, response: None, answer: None, missing, messages });
         }
@@ -442,8 +446,13 @@ impl Table {
             let (agent, sample) = (s % self.agents, s / self.agents);
             let prompt = &told(agent).1;
             let key = if greedy { 0 } else { occasion.key("answer", question, agent, 1, sample) };
-            let mut request =
-                self.request(society.generators[agent], prompt.clone(), key, self.sampling.max_tokens);
+            let mut request = self.request(
+                society.generators[agent],
+                prompt.clone(),
+                occasion,
+                key,
+                self.sampling.max_tokens,
+            );
             if greedy {
                 request.params = SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, ..request.params };
             }
@@ -470,13 +479,21 @@ impl Table {
         Vote::of(turns.iter().map(|t| t.answer.as_deref()), self.ties, key)
     }
 
-    fn request(&self, adapter: AdapterId, prompt: Arc<[u32]>, key: u64, max_tokens: u32) -> SampleRequest {
+    fn request(
+        &self,
+        adapter: AdapterId,
+        prompt: Arc<[u32]>,
+        occasion: Occasion,
+        key: u64,
+        max_tokens: u32,
+    ) -> SampleRequest {
         let SamplingSection { temperature, top_k, top_p, .. } = self.sampling;
         SampleRequest {
             adapters: vec![(adapter, 1.0)],
             prompt,
             params: SamplingParams { temperature, top_k, top_p, max_tokens },
             key,
+            iteration: occasion.iteration,
             stop: self.codec.stop_rule(&self.sampling.stop),
         }
     }

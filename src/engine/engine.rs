@@ -152,6 +152,11 @@ impl Engine {
         self.sampler.submit(request, &self.slots)
     }
 
+    /// Forgets what iterations before this one drew; who asks for it again has it drawn again, with the same result.
+    pub fn forget_before(&mut self, iteration: usize) {
+        self.sampler.forget_before(iteration);
+    }
+
     /// Queues a sequence to score.
     pub fn score(&mut self, request: ScoreRequest) -> Result<oneshot::Receiver<Result<Score>>> {
         self.scorer.submit(request, &self.slots)

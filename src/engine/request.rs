@@ -48,6 +48,9 @@ pub struct SampleRequest {
     pub params: SamplingParams,
     /// Identity of the draw (`engine::draw_key`): the same key, prompt and weights give the same sample, whoever asks.
     pub key: u64,
+    /// The iteration that asks, which says how long the sample is remembered ([`Engine::forget_before`](super::Engine::forget_before)) and nothing else.
+    /// 0 where there are none.
+    pub iteration: usize,
     /// Stop strings, if any; the model's end-of-sequence tokens always stop.
     pub stop: Option<Rc<dyn StopRule>>,
 }

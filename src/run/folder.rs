@@ -16,8 +16,7 @@
 //! A lane is `ARM/seed-S`.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -26,6 +25,7 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 
 use super::files::write_lines;
+use super::sorted::{SortedLines, for_each_line};
 use super::tensorboard::write_lane;
 use super::{Event, Output};
 use crate::adapter::Snapshot;
@@ -36,6 +36,7 @@ use crate::files::{NewFolder, remove_temporaries, write_whole};
 pub const SCHEMA: u64 = 1;
 
 const LOCK: &str = ".lock";
+const METRICS: &str = "metrics.jsonl";
 const TIMES: &str = "times.jsonl";
 
 /// An arm and a seed: what runs as one lane.
@@ -211,7 +212,7 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
 
 /// All records of a metrics.jsonl.
 pub fn read_metrics(folder: &Path) -> Result<Vec<Map<String, Value>>> {
-    read_lines(&folder.join("metrics.jsonl"))
+    read_lines(&folder.join(METRICS))
 }
 
 /// Those that `keep` wants; of the others one at a time is in memory.
@@ -219,7 +220,7 @@ pub fn read_metrics_where(
     folder: &Path,
     keep: impl Fn(&Map<String, Value>) -> bool,
 ) -> Result<Vec<Map<String, Value>>> {
-    read_lines_where(&folder.join("metrics.jsonl"), keep)
+    read_lines_where(&folder.join(METRICS), keep)
 }
 
 /// All records of a JSON Lines file of a run folder; none if it isn't there.
@@ -234,14 +235,13 @@ fn read_lines_where(
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    text.lines()
-        .enumerate()
-        .map(|(i, line)| {
-            serde_json::from_str(line).map_err(|e| Error::input(format!("{}:{}", path.display(), i + 1), e))
-        })
-        .filter(|record| record.as_ref().map_or(true, &keep))
-        .collect()
+    let mut kept = Vec::new();
+    for_each_line(path, |_, record| {
+        if keep(&record) {
+            kept.push(record);
+        }
+    })?;
+    Ok(kept)
 }
 
 /// A line of metrics.jsonl.
@@ -269,16 +269,17 @@ pub(super) fn place(folder: &Path, kind: &str, lane: &str, iteration: usize, nam
 pub type AdapterWriter = Box<dyn Fn(&Path, &Snapshot) -> Result<()>>;
 
 /// The key of a metrics record: positions of arm and seed, iteration, name.
-type MetricKey = (usize, usize, String);
+type MetricKey = (usize, usize, Rc<str>);
 
 /// Puts what the lanes of a run produce into its folder, and passes events on.
 pub struct Recorder {
     folder: PathBuf,
     lock: Rc<File>,
     lanes: Vec<Lane>,
-    /// As JSON text: what a long run measures would be twenty times as large as values.
-    metrics: RefCell<BTreeMap<MetricKey, Box<str>>>,
-    times: RefCell<BTreeMap<MetricKey, Box<str>>>,
+    metrics: RefCell<SortedLines<MetricKey>>,
+    times: RefCell<SortedLines<MetricKey>>,
+    /// Names of records and phases, each once.
+    names: RefCell<BTreeSet<Rc<str>>>,
     write_adapter: AdapterWriter,
     events: Box<dyn Fn(Event)>,
 }
@@ -291,25 +292,23 @@ impl Recorder {
         write_adapter: AdapterWriter,
         events: Box<dyn Fn(Event)>,
     ) -> Result<Self> {
-        let keyed = |records: Vec<Map<String, Value>>, name: &str| {
-            let mut kept = BTreeMap::new();
-            for record in records {
-                let arm = record.get("arm").and_then(Value::as_str);
-                let seed = record.get("seed").and_then(Value::as_u64);
-                let position = lanes.iter().position(|l| Some(l.arm.as_str()) == arm && Some(l.seed) == seed);
-                let iteration = record.get("iteration").and_then(Value::as_u64);
-                let name = record.get(name).and_then(Value::as_str).map(String::from);
-                if let (Some(lane), Some(iteration), Some(name)) = (position, iteration, name) {
-                    kept.insert((lane, iteration as usize, name), Value::Object(record).to_string().into());
-                }
-            }
-            RefCell::new(kept)
+        let names = RefCell::new(BTreeSet::new());
+        let open = |file: &str, name: &str| {
+            let key = |record: &Map<String, Value>| {
+                let arm = record.get("arm")?.as_str()?;
+                let seed = record.get("seed")?.as_u64()?;
+                let position = lanes.iter().position(|l| l.arm == arm && l.seed == seed)?;
+                let iteration = record.get("iteration")?.as_u64()? as usize;
+                Some((position, iteration, interned(&names, record.get(name)?.as_str()?)))
+            };
+            SortedLines::open(folder.path().join(file), key).map(RefCell::new)
         };
         Ok(Self {
             folder: folder.path().to_path_buf(),
             lock: folder.lock.clone(),
-            metrics: keyed(read_metrics(folder.path())?, "name"),
-            times: keyed(read_lines(&folder.path().join(TIMES))?, "phase"),
+            metrics: open(METRICS, "name")?,
+            times: open(TIMES, "phase")?,
+            names,
             lanes,
             write_adapter,
             events,
@@ -336,19 +335,29 @@ impl Recorder {
     }
 }
 
+fn interned(names: &RefCell<BTreeSet<Rc<str>>>, name: &str) -> Rc<str> {
+    let mut names = names.borrow_mut();
+    if let Some(known) = names.get(name) {
+        return known.clone();
+    }
+    let new: Rc<str> = name.into();
+    names.insert(new.clone());
+    new
+}
+
 impl Output for Recorder {
     fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
         self.check_there()?;
         let position = self.position(lane)?;
         let record = metrics_record(&self.lanes[position], iteration, name, value);
         let mut metrics = self.metrics.borrow_mut();
-        metrics.insert((position, iteration, name.to_string()), record.to_string().into());
-        write_lines(&self.folder.join("metrics.jsonl"), metrics.values())?;
+        metrics.insert((position, iteration, interned(&self.names, name)), &record.to_string())?;
+        let mut reader = metrics.reader()?;
         let of_lane = metrics
             .iter()
             .filter(|((p, _, _), _)| *p == position)
-            .map(|((_, iteration, name), line)| (*iteration, name.as_str(), &**line));
-        write_lane(&self.folder, lane, of_lane)
+            .map(|((_, iteration, name), span)| (*iteration, &**name, span));
+        write_lane(&self.folder, lane, of_lane, |span| reader.line(span))
     }
 
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
@@ -373,16 +382,14 @@ impl Output for Recorder {
         let position = self.position(lane)?;
         let Lane { arm, seed } = &self.lanes[position];
         let mut times = self.times.borrow_mut();
-        let Entry::Vacant(place) = times.entry((position, iteration, phase.to_string())) else {
+        let key = (position, iteration, interned(&self.names, phase));
+        if times.contains(&key) {
             return Ok(());
-        };
+        }
         let seconds = (1000.0 * seconds).round() / 1000.0;
-        place.insert(
-            json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds})
-                .to_string()
-                .into(),
-        );
-        write_lines(&self.folder.join(TIMES), times.values())
+        let record =
+            json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds});
+        times.insert(key, &record.to_string())
     }
 
     fn event(&self, event: Event) {

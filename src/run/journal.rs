@@ -7,9 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
 
 use super::checkpoint;
 use crate::adapter::Snapshot;
@@ -24,8 +26,8 @@ pub struct FileJournal {
     lane: String,
     checkpoints: PathBuf,
     file: RefCell<File>,
-    /// Where each call's line starts and how long it is; entries are read when they are asked for.
-    lines: RefCell<HashMap<String, (u64, usize)>>,
+    /// Where each call's line starts; names and entries are read when they are asked for, since a long run makes many calls.
+    lines: RefCell<HashMap<Digest, u64>>,
     end: Cell<u64>,
     synced: Cell<Instant>,
     replayed: Cell<u64>,
@@ -38,6 +40,9 @@ pub struct FileJournal {
     /// Set by a failed write: whatever is on disk is whole, and nothing more is added to it.
     broken: Cell<bool>,
 }
+
+/// What a call is found by.
+type Digest = [u8; 16];
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Line<'a> {
@@ -77,27 +82,27 @@ impl FileJournal {
     }
 
     fn with(path: PathBuf, checkpoints: PathBuf, lane: &str, mut file: File) -> Result<(Self, usize)> {
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let mut lines = HashMap::new();
         let mut trainings = Vec::new();
-        let mut good = 0;
-        for line in bytes.split_inclusive(|&b| b == b'\n') {
-            let Some(parsed) = parse(line) else { break };
-            if matches!(*parsed.entry, Entry::Trained(_)) && !lines.contains_key(parsed.call.as_ref()) {
-                trainings.push(parsed.call.to_string());
+        let good = each_call(&mut file, &path, |start, line| {
+            let known = lines.insert(digest(&line.call), start);
+            if matches!(*line.entry, Entry::Trained(_)) && known.is_none() {
+                trainings.push(line.call.into_owned());
             }
-            lines.insert(parsed.call.into_owned(), (good as u64, line.len()));
-            good += line.len();
+        })?;
+        file.seek(SeekFrom::Start(good)).map_err(Error::io(&path))?;
+        let mut lost = 0;
+        for line in BufReader::new(&mut file).split(b'\n') {
+            line.map_err(Error::io(&path))?;
+            lost += 1;
         }
-        let lost = bytes[good..].split_inclusive(|&b| b == b'\n').count();
         let journal = Self {
             path,
             lane: lane.to_string(),
             checkpoints,
             file: RefCell::new(file),
             lines: RefCell::new(lines),
-            end: Cell::new(good as u64),
+            end: Cell::new(good),
             synced: Cell::new(Instant::now()),
             replayed: Cell::new(0),
             trainings: RefCell::new(trainings),
@@ -139,10 +144,12 @@ impl FileJournal {
     }
 
     /// The calls that are kept, sorted.
-    pub fn calls(&self) -> Vec<String> {
-        let mut calls: Vec<String> = self.lines.borrow().keys().cloned().collect();
+    pub fn calls(&self) -> Result<Vec<String>> {
+        let mut calls = Vec::with_capacity(self.len());
+        each_call(&mut self.file.borrow_mut(), &self.path, |_, line| calls.push(line.call.into_owned()))?;
         calls.sort_unstable();
-        calls
+        calls.dedup();
+        Ok(calls)
     }
 
     /// Calls that are kept.
@@ -194,12 +201,12 @@ impl FileJournal {
 
 impl Journal for FileJournal {
     fn replay(&self, call: &str) -> Result<Option<Entry>> {
-        let Some(&(start, length)) = self.lines.borrow().get(call) else { return Ok(None) };
+        let Some(&start) = self.lines.borrow().get(&digest(call)) else { return Ok(None) };
         let mut file = self.file.borrow_mut();
-        let mut line = vec![0; length];
         file.seek(SeekFrom::Start(start)).map_err(Error::io(&self.path))?;
-        file.read_exact(&mut line).map_err(Error::io(&self.path))?;
-        let entry = parse(&line).map(|l| l.entry.into_owned());
+        let mut line = Vec::new();
+        BufReader::new(&mut *file).read_until(b'\n', &mut line).map_err(Error::io(&self.path))?;
+        let entry = parse(&line).filter(|l| l.call == call).map(|l| l.entry.into_owned());
         let entry =
             entry.ok_or_else(|| Error::file(&self.path, format!("call {call}: the line changed on disk")))?;
         self.replayed.set(self.replayed.get() + 1);
@@ -229,7 +236,7 @@ impl Journal for FileJournal {
             return Err(Error::io(&self.path)(e));
         }
         let start = self.end.get();
-        let known = self.lines.borrow_mut().insert(call.to_string(), (start, line.len()));
+        let known = self.lines.borrow_mut().insert(digest(call), start);
         self.end.set(start + line.len() as u64);
         if let (Entry::Trained(_), None) = (entry, known) {
             self.trainings.borrow_mut().push(call.to_string());
@@ -281,6 +288,26 @@ impl Journal for FileJournal {
 impl Drop for FileJournal {
     fn drop(&mut self) {
         let _ = self.sync();
+    }
+}
+
+fn digest(call: &str) -> Digest {
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&Sha256::digest(call)[..16]);
+    digest
+}
+
+/// Reads a journal from its beginning up to the first bad line, one line at a time, each with its start; where the good ones end.
+fn each_call(file: &mut File, path: &Path, mut see: impl FnMut(u64, Line<'static>)) -> Result<u64> {
+    file.seek(SeekFrom::Start(0)).map_err(Error::io(path))?;
+    let mut file = BufReader::new(file);
+    let (mut good, mut line) = (0, Vec::new());
+    loop {
+        line.clear();
+        file.read_until(b'\n', &mut line).map_err(Error::io(path))?;
+        let Some(parsed) = parse(&line) else { return Ok(good) };
+        see(good, parsed);
+        good += line.len() as u64;
     }
 }
 

@@ -14,6 +14,7 @@ mod load;
 mod output;
 mod presets;
 mod select;
+mod sorted;
 mod tensorboard;
 mod validate;
 

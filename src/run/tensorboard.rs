@@ -32,18 +32,19 @@ const COLUMNS: [&str; 3] = ["loss", "grad_norm", "learning_rate"];
 const ORDER: [&str; 8] =
     ["pseudo-labels", "training", "dev", "diversity", "test", "transfer-dev", "transfer-test", "compute"];
 
-/// Writes a lane's event file from all of its lines of metrics.jsonl, in any order, each with its iteration and name. One record at a time is in
-/// memory: a run of many iterations has many.
-pub fn write_lane<'a>(
+/// Writes a lane's event file from all of its lines of metrics.jsonl, in any order, each with its iteration and name and where `read` finds it. One record
+/// at a time is in memory: a run of many iterations has many.
+pub fn write_lane<'a, P>(
     folder: &Path,
     lane: &str,
-    lines: impl IntoIterator<Item = (usize, &'a str, &'a str)>,
+    lines: impl IntoIterator<Item = (usize, &'a str, P)>,
+    mut read: impl FnMut(P) -> Result<String>,
 ) -> Result<()> {
     let mut sorted: Vec<_> = lines.into_iter().collect();
-    sorted.sort_by_key(|&(iteration, name, _)| (iteration, ORDER.iter().position(|n| *n == name), name));
+    sorted.sort_by_key(|(iteration, name, _)| (*iteration, ORDER.iter().position(|n| n == name), *name));
     let (mut events, mut taken) = (Events::default(), BTreeMap::new());
-    for (iteration, name, line) in sorted {
-        let record: Value = serde_json::from_str(line)
+    for (iteration, name, place) in sorted {
+        let record: Value = serde_json::from_str(&read(place)?)
             .map_err(|e| Error::Internal(format!("a record {name} of {lane}, iteration {iteration}: {e}")))?;
         let iteration = iteration as u64;
         if name == "training" {
@@ -151,9 +152,10 @@ mod tests {
         let [half, quarter, more] = [0.5, 0.25, 0.75].map(|v| json!({"greedy": {"accuracy": v}}).to_string());
         let all = [(0, "dev", half.as_str()), (0, "test", &quarter), (1, "dev", &more)];
         let path = dir.path().join("tensorboard/a/seed-0").join(FILE);
+        let text = |line: &str| Ok(line.to_string());
         let mut sizes = Vec::new();
         for n in 1..=3 {
-            write_lane(dir.path(), "a/seed-0", all[..n].iter().copied()).unwrap();
+            write_lane(dir.path(), "a/seed-0", all[..n].iter().copied(), text).unwrap();
             sizes.push(std::fs::read(&path).unwrap());
         }
         assert!(sizes[1].starts_with(&sizes[0]) && sizes[2].starts_with(&sizes[1]));
@@ -162,7 +164,7 @@ mod tests {
         let whole = &sizes[2];
         for before in [&whole[..whole.len() - 5], b"something else", b""] {
             std::fs::write(&path, before).unwrap();
-            write_lane(dir.path(), "a/seed-0", [all[2], all[0], all[1]]).unwrap();
+            write_lane(dir.path(), "a/seed-0", [all[2], all[0], all[1]], text).unwrap();
             assert_eq!(&std::fs::read(&path).unwrap(), whole);
         }
     }

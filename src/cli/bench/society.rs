@@ -167,6 +167,7 @@ impl Society {
                     max_tokens: max_tokens as u32,
                 },
                 key: self.random.next(),
+                iteration: 0,
                 stop: None,
             };
             self.engine.sample(request)?;

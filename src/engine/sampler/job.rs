@@ -106,6 +106,8 @@ pub struct Job {
     pub logprobs: Vec<f32>,
     pub params: SamplingParams,
     pub draw_key: u64,
+    /// The latest iteration that asks for it.
+    pub iteration: usize,
     stop: Option<Box<dyn FnMut(u32) -> bool>>,
     pub waiters: Vec<Waiter>,
     /// Set while others with the same prompt wait for this one to have computed it.
@@ -129,6 +131,7 @@ impl Job {
             logprobs: Vec::new(),
             params: request.params,
             draw_key: request.key,
+            iteration: request.iteration,
             stop: request.stop.as_ref().map(|s| s.watch()),
             waiters: vec![waiter],
             leads: None,

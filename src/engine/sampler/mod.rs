@@ -154,13 +154,14 @@ impl Sampler {
     pub fn submit(&mut self, request: SampleRequest, slots: &SlotTable) -> Result<Submitted> {
         let members = self.check(&request, slots)?;
         let key = Rc::new(JobKey::new(&request, &members));
-        if let Some(sample) = self.memo.get(&key) {
+        if let Some(sample) = self.memo.get(&key, request.iteration) {
             self.stats.shared += 1;
             return Ok(Submitted::Done(sample));
         }
         let (waiter, receiver) = oneshot::channel();
         if let Some(&id) = self.in_flight.get(&key) {
             self.stats.shared += 1;
+            self.jobs[id].iteration = self.jobs[id].iteration.max(request.iteration);
             self.jobs[id].waiters.push(waiter);
             return Ok(Submitted::Pending(receiver));
         }
@@ -296,6 +297,11 @@ impl Sampler {
         self.memo.forget(weights);
     }
 
+    /// No lane will ask again for what iterations before this one drew.
+    pub fn forget_before(&mut self, iteration: usize) {
+        self.memo.forget_before(iteration);
+    }
+
     /// A job is complete.
     fn finish(&mut self, id: JobId, finish: Finish) {
         let job = self.remove(id);
@@ -305,7 +311,7 @@ impl Sampler {
             // Nobody waits any more: nothing to deliver.
             let _ = waiter.send(Ok(sample.clone()));
         }
-        self.memo.insert(job.key, sample);
+        self.memo.insert(job.key, sample, job.iteration);
     }
 
     /// A job can't be completed.

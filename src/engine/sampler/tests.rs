@@ -165,6 +165,7 @@ fn request(adapters: &[(u32, f32)], prompt: &[u32], max_tokens: u32, key: u64) -
         prompt: prompt.into(),
         params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens },
         key,
+        iteration: 0,
         stop: None,
     }
 }
