@@ -310,7 +310,9 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     let recorder =
         Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
     let names: Vec<String> = lanes(plan).iter().map(Lane::name).collect();
-    let iterations = Rc::new(Iterations::new(session.engine.clone(), names.clone()));
+    let engine = session.engine.clone();
+    let forget = move |iteration| engine.with(|e| e.forget_before(iteration));
+    let iterations = Rc::new(Iterations::new(names.clone(), forget));
     let output: Rc<dyn Output> = Rc::new(Watched {
         recorder,
         iterations: iterations.clone(),

@@ -1,10 +1,8 @@
 //! The event files that `train` writes for TensorBoard, read back by a parser of the tests' own.
 
-mod events;
-mod shell;
-
+use crate::events;
+use crate::shell::*;
 use serde_json::{Value, json};
-use shell::*;
 
 const FILE: &str = "events.out.tfevents.0.colloquy";
 

@@ -1,15 +1,13 @@
 //! What happens to machines: processes that are killed, disks that fill up or fail, folders that vanish, clocks that go back, signals. Whatever it is, a run says
 //! so and ends, when resumed, with the bytes of one that nothing happened to.
 
-mod shell;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use shell::runs::*;
-use shell::*;
+use crate::shell::runs::*;
+use crate::shell::*;
 
 /// Numbers that are the same in every run of the tests.
 struct Random(u64);

@@ -1,13 +1,11 @@
 //! `colloquy session`: what it answers, that it goes on after what is wrong, and that plain Python over it ends where the recipe does.
 
-mod shell;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::shell::*;
 use serde_json::{Value, json};
-use shell::*;
 
 /// The answers to these lines, the greeting first.
 fn talk(dir: &Path, args: &[&str], lines: &[String]) -> (Vec<Value>, std::process::ExitStatus) {

@@ -1,15 +1,12 @@
 //! Models of the hub, from a small server on this machine: what is asked for and what is not, the cache that Python shares, errors.
 
-mod hub_server;
-mod shell;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use hub_server::*;
+use crate::hub_server::*;
+use crate::shell::*;
 use serde_json::{Value, json};
-use shell::*;
 
 /// A folder for the program to run in, with a cache of its own, and the hub.
 struct Desk {

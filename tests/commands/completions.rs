@@ -1,10 +1,8 @@
 //! `colloquy completions`: a script for each shell that knows every command.
 
-mod shell;
-
 use std::process::{Command, Stdio};
 
-use shell::*;
+use crate::shell::*;
 
 const SHELLS: [&str; 5] = ["bash", "elvish", "fish", "powershell", "zsh"];
 

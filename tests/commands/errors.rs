@@ -1,11 +1,9 @@
 //! What bad input gets: one error that names file and field, the right exit code, nothing written over.
 
-mod shell;
-
 use std::path::Path;
 
+use crate::shell::*;
 use serde_json::{Value, json};
-use shell::*;
 
 /// A copy of the tiny model, to be broken.
 fn model(dir: &Path) -> String {

@@ -1,9 +1,7 @@
 //! `score`, `train` and `generate` on the tiny models whose results transformers and PEFT computed.
 
-mod shell;
-
+use crate::shell::*;
 use serde_json::{Value, json};
-use shell::*;
 
 const VOCAB: usize = 256;
 

@@ -1,21 +1,17 @@
 //! The embedded example, shrunk, on the emulator: debate, vote, training and evaluation through the CUDA backend's own host code and kernels; and a run that is killed
 //! or whose device fails, and that is resumed, ends with the same bytes as one that is not. What has no kernel is refused before any work.
-#![cfg(feature = "emulator")]
-
-mod common;
-mod shell;
 
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::common::{self, TINY};
+use crate::shell::*;
 use colloquy::backend::Backend;
 use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::emulator::Emulator;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
-use common::TINY;
 use serde_json::{Value, json};
-use shell::*;
 
 /// A run that debates, finds pseudo-labels, trains generators and critics, and evaluates.
 const SMALL: &str = r#"

@@ -1,13 +1,11 @@
 //! A whole run on the embedded model, shrunk: its folder, its commands, and that an interrupted run ends with the same bytes.
 
-mod events;
-mod shell;
-
 use std::path::Path;
 
+use crate::events;
+use crate::shell::runs::*;
+use crate::shell::*;
 use serde_json::{Value, json};
-use shell::runs::*;
-use shell::*;
 
 #[test]
 fn a_run_leaves_a_complete_folder() {

@@ -1,16 +1,14 @@
 //! `merge`: the merged model scores as base and adapter do, keeps what it should, and nothing is lost or left where something fails.
 
-mod shell;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::shell::*;
 use colloquy::adapter::{NewAdapter, read_peft, write_peft};
 use colloquy::backend::{AdapterLayout, LoraMatrix};
 use colloquy::model::{ModelConfig, ModelFiles, adapter_layout};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
-use shell::*;
 
 type Tensor = (Dtype, Vec<usize>, Vec<u8>);
 

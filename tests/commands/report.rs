@@ -1,16 +1,13 @@
 //! Reports of run folders: the same numbers in every file, and a page that no text can break.
 
-mod report_run;
-mod shell;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use report_run::*;
+use crate::report_run::*;
+use crate::shell::*;
 use serde_json::Value;
-use shell::*;
 
-/// Writes a folder to look at: REPORT_FAKE_RUN=DIR cargo test --test report look -- --ignored
+/// Writes a folder to look at: REPORT_FAKE_RUN=DIR cargo test --test commands look -- --ignored
 #[test]
 #[ignore = "makes a folder for the eye, tests nothing"]
 fn a_folder_to_look_at() {

@@ -1,11 +1,9 @@
 //! `colloquy verify`: a run confirms itself, and whatever is altered in it is found.
 
-mod shell;
-
 use std::path::{Path, PathBuf};
 
-use shell::runs::*;
-use shell::*;
+use crate::shell::runs::*;
+use crate::shell::*;
 
 /// A copy of the complete run.
 fn copied() -> tempfile::TempDir {

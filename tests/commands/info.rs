@@ -1,19 +1,15 @@
 //! `colloquy info`: what it says of models, adapters and runs, and that its memory plans are those of the real backends.
 
-mod hub_server;
-mod report_run;
-mod shell;
-
 use std::path::Path;
 
+use crate::report_run::{self, FAKE};
+use crate::shell::*;
 use colloquy::adapter::{Base, Moments, NewAdapter, write_peft};
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::{Backend, WeightType};
 use colloquy::engine::{EngineOptions, KvBudget, MemoryPlan};
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles, adapter_layout};
-use report_run::FAKE;
 use serde_json::{Value, json};
-use shell::*;
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -328,7 +324,7 @@ fn neither_model_nor_adapter_nor_run() {
 
 #[test]
 fn a_name_of_the_hub_downloads_no_weights() {
-    use hub_server::*;
+    use crate::hub_server::*;
     let dir = tempfile::tempdir().unwrap();
     let hub = Hub::start();
     let mut files = files_of(&here().join("assets/model"));

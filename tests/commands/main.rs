@@ -1,0 +1,29 @@
+//! The program as its users run it: one test program for all of them, so that no processor waits for the last test of each, and the runs that many
+//! tests look at are made once.
+
+#[cfg(feature = "emulator")]
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../events/mod.rs"]
+mod events;
+#[path = "../hub_server/mod.rs"]
+mod hub_server;
+#[path = "../report_run/mod.rs"]
+mod report_run;
+#[path = "../shell/mod.rs"]
+mod shell;
+
+mod completions;
+#[cfg(feature = "emulator")]
+mod emulator;
+mod errors;
+mod fixtures;
+mod hub;
+mod info;
+mod merge;
+mod reliability;
+mod report;
+mod run;
+mod session;
+mod tensorboard;
+mod verify;
