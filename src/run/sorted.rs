@@ -218,7 +218,8 @@ mod tests {
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
         std::fs::remove_dir(&blocked).unwrap();
-        lines.insert(2, &line(2, "two")).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{whole}{}\n", line(2, "two")));
+        assert!(!lines.contains(&2));
+        lines.insert(3, &line(3, "three")).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{whole}{}\n", line(3, "three")));
     }
 }
