@@ -641,8 +641,16 @@ class Report:
             self.lines.append(line)
 
 
+# What presets say of votes (src/run/presets.rs). The run's own is spelt out in config.toml, an arm's is only named.
+PRESETS = {
+    "default": {"debate.min_agreement": 0, "debate.ties": "random"},
+    "paper": {"debate.min_agreement": 1, "debate.ties": "random"},
+    "official-code": {"debate.min_agreement": 1, "debate.ties": "largest"},
+}
+
+
 def resolved(config, arm):
-    """The configuration of an arm: the run's, with the arm's overrides."""
+    """The configuration of an arm: the run's, with the arm's preset, if it names one, and the arm's overrides."""
     config = json.loads(json.dumps({k: v for k, v in config.items() if k != "arm"}, default=str))
 
     def put(path, value):
@@ -656,7 +664,8 @@ def resolved(config, arm):
             section = section.setdefault(name, {})
         section[key] = value
 
-    for path, value in arm.get("set", {}).items():
+    overrides = arm.get("set", {})
+    for path, value in [*PRESETS.get(overrides.get("run.preset"), {}).items(), *overrides.items()]:
         put(path, value)
     return config
 
