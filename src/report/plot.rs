@@ -19,12 +19,18 @@ const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
 /// A line: an arm by its own method.
 struct Line<'a> {
     label: String,
+    /// Drawn with its interval. Of many arms only those of the primary comparison are: bands of all would hide each other.
+    has_band: bool,
     points: Vec<&'a Mean>,
 }
 
 /// The figure of a run: every arm by its own method, on the questions that were asked at most iterations. Empty of lines if nothing was measured.
 pub fn figure(results: &Results) -> String {
     let split = split(results);
+    let primary = results.run.config.get("report").and_then(|r| r.get("primary"));
+    let named = |key: &str| primary.and_then(|p| p.get(key)).and_then(toml::Value::as_str);
+    let pair = [named("arm"), named("against")];
+    let is_crowded = results.run.arms.len() > COLOURS.len();
     let mut lines: Vec<Line<'_>> = Vec::new();
     for arm in &results.run.arms {
         let Some(method) = own_method(&results.means, arm) else { continue };
@@ -32,13 +38,15 @@ pub fn figure(results: &Results) -> String {
         let points: Vec<&Mean> = results.means.iter().filter(of).collect();
         let how = if method == Method::Final { String::new() } else { format!(" ({method})") };
         if !points.is_empty() {
-            lines.push(Line { label: format!("{}{how}", arm.name), points });
+            let has_band = !is_crowded || pair.contains(&Some(&arm.name));
+            lines.push(Line { label: format!("{}{how}", arm.name), has_band, points });
         }
     }
     let all = || lines.iter().flat_map(|l| l.points.iter());
     let last = all().map(|m| m.iteration).max().unwrap_or(0).max(1);
-    let low = all().map(|m| m.interval.map_or(m.value, |i| i.low)).fold(1.0, f64::min);
-    let high = all().map(|m| m.interval.map_or(m.value, |i| i.high)).fold(0.0, f64::max);
+    let drawn = || lines.iter().flat_map(|l| l.points.iter().map(|m| (m, m.interval.filter(|_| l.has_band))));
+    let low = drawn().map(|(m, interval)| interval.map_or(m.value, |i| i.low)).fold(1.0, f64::min);
+    let high = drawn().map(|(m, interval)| interval.map_or(m.value, |i| i.high)).fold(0.0, f64::max);
     let (low, high) = if low < high { (low, high) } else { ((low - 0.05).max(0.0), (high + 0.05).min(1.0)) };
     let step = [0.01, 0.02, 0.05, 0.1, 0.2].into_iter().find(|s| (high - low) / s <= 6.0).unwrap_or(0.2);
     let (bottom, top) = ((low / step).floor() * step, (high / step).ceil() * step);
@@ -50,7 +58,8 @@ pub fn figure(results: &Results) -> String {
     let x = |i: u64| left + wide * i as f64 / last as f64;
     let y = |v: f64| above + high * (top - v) / (top - bottom);
     let questions = all().map(|m| m.questions).max().unwrap_or(0);
-    let seeds = all().map(|m| m.seeds.len()).max().unwrap_or(0);
+    let seeds = numbers(all().map(|m| m.seeds.len()));
+    let intervals = if lines.iter().all(|l| l.has_band) { "" } else { " of the primary pair" };
     let mut out = String::new();
     let _ = write!(
         out,
@@ -61,9 +70,8 @@ pub fn figure(results: &Results) -> String {
     );
     let _ = writeln!(
         out,
-        "<text x=\"{left}\" y=\"24\" font-weight=\"600\">Accuracy on {questions} {split} questions, %, mean of {seeds} seed{}, \
-         95 % interval</text>",
-        if seeds == 1 { "" } else { "s" }
+        "<text x=\"{left}\" y=\"24\" font-weight=\"600\">Accuracy on {questions} {split} questions, %, mean of {seeds}, \
+         95 % interval{intervals}</text>"
     );
     let ticks = ((top - bottom) / step).round() as usize;
     for t in 0..=ticks {
@@ -99,7 +107,7 @@ pub fn figure(results: &Results) -> String {
         let dash = DASHES[n / COLOURS.len() % DASHES.len()];
         let band: Vec<(u64, f64, f64)> =
             line.points.iter().filter_map(|m| m.interval.map(|i| (m.iteration, i.low, i.high))).collect();
-        if band.len() > 1 {
+        if line.has_band && band.len() > 1 {
             let up = band.iter().map(|b| format!("{:.1},{:.1}", x(b.0), y(b.2)));
             let down = band.iter().rev().map(|b| format!("{:.1},{:.1}", x(b.0), y(b.1)));
             let around: Vec<String> = up.chain(down).collect();
@@ -115,8 +123,9 @@ pub fn figure(results: &Results) -> String {
         }
         let _ = writeln!(
             out,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>",
-            points.join(" ")
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\" stroke-dasharray=\"{dash}\"/>",
+            points.join(" "),
+            if line.has_band { 2.0 } else { 1.2 }
         );
         for m in &line.points {
             out.push_str(&mark(n, x(m.iteration), y(m.value), colour));
@@ -139,6 +148,16 @@ pub fn figure(results: &Results) -> String {
         let _ = writeln!(out, "<text x=\"{}\" y=\"{at:.1}\">{}</text>", x + 11.0, escape(&lines[n].label));
     }
     out + "</svg>\n"
+}
+
+/// `1 seed`, `3 seeds`, or `3–10 seeds` where arms have different numbers of them.
+pub fn numbers(seeds: impl Iterator<Item = usize>) -> String {
+    let (least, most) = seeds.fold((usize::MAX, 0), |(least, most), n| (least.min(n), most.max(n)));
+    match (least, most) {
+        (_, 1) => "1 seed".into(),
+        (least, most) if least < most => format!("{least}–{most} seeds"),
+        (_, most) => format!("{most} seeds"),
+    }
 }
 
 /// The split that shows most iterations; of those the one where results count most.
@@ -171,6 +190,13 @@ fn mark(n: usize, x: f64, y: f64, colour: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_are_counted_as_they_are() {
+        let of = |seeds: &[usize]| numbers(seeds.iter().copied());
+        assert_eq!((of(&[1, 1]), of(&[3, 3])), ("1 seed".to_string(), "3 seeds".to_string()));
+        assert_eq!((of(&[3, 10, 3]), of(&[1, 3])), ("3–10 seeds".to_string(), "1–3 seeds".to_string()));
+    }
 
     #[test]
     fn every_line_has_a_mark_of_its_own() {

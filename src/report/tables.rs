@@ -8,6 +8,7 @@ use super::compare::{Comparison, Comparisons, Side};
 use super::csv::rounded;
 use super::folder::{Progress, Record, asks_for_labels, iteration, text};
 use super::measures::{Cost, lessons};
+use super::plot;
 use super::scores::{Mean, Method, means_of};
 
 const WIDTH: usize = 80;
@@ -187,9 +188,12 @@ pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<St
     let headings: Vec<String> = methods.iter().map(|m| heading(&means, *m)).collect();
     let header: Vec<&str> = ["arm", "iter"].into_iter().chain(headings.iter().map(String::as_str)).collect();
     let seeds = means.iter().map(|m| m.seeds.len()).max().unwrap_or(1);
-    let of_seeds = if seeds > 1 { format!(", mean of {seeds} seeds") } else { String::new() };
+    let of_seeds = match seeds {
+        0 | 1 => String::new(),
+        _ => format!(", mean of {}", plot::numbers(means.iter().map(|m| m.seeds.len()))),
+    };
     let error = match means.iter().any(|m| m.interval.is_some()) {
-        true => "half of the 95 % interval",
+        true => "half the 95 % interval",
         false => "standard error",
     };
     let title = format!("accuracy on {} {split} questions, % ± {error}{of_seeds}", first.questions);
