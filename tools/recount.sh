@@ -14,6 +14,18 @@ trap 'rm -rf "$folder"' EXIT
     --set eval.majority_samples=5 > "$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
 python3 tools/recount.py "$folder/run"
 
+# An arm that names a preset has what that says of votes: here one vote of two is enough.
+cat > "$folder/preset.toml" << 'EOF'
+[[arm]]
+name = "paper"
+recipe = "multiagent"
+set = { "run.preset" = "paper" }
+EOF
+"$program" run "$folder/preset.toml" --output "$folder/preset" --set task.train_questions=8 --set task.dev_questions=2 --set debate.agents=2 \
+    --set sampling.max_tokens=90 --set sampling.summary_max_tokens=60 --set run.iterations=1 --set eval.before=false --set eval.diversity=0 \
+    > "$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
+python3 tools/recount.py "$folder/preset"
+
 # plant NAME FILE PYTHON: changes the run's FILE, of which PYTHON gets the JSON records as `all`, and wants the recount to notice.
 plant() {
     rm -rf "$folder/planted"
