@@ -55,7 +55,7 @@ pub struct Comparisons {
 
 /// Compares the arms of a run.
 pub fn compare(run: &Run, means: &[Mean]) -> Comparisons {
-    let wanted = run.config.get("report").and_then(|r| r.get("primary")).and_then(|p| p.as_table());
+    let wanted = run.primary();
     let text = |key: &str| wanted.and_then(|w| w.get(key)).and_then(|v| v.as_str()).unwrap_or_default();
     let mut all = Comparisons::default();
     if let Some(wanted) = wanted {

@@ -88,6 +88,11 @@ impl Run {
         Ok(Self { folder: folder.to_path_buf(), name, manifest, config, splits, metrics, times, arms })
     }
 
+    /// The primary comparison, as the configuration names it.
+    pub fn primary(&self) -> Option<&toml::Table> {
+        self.config.get("report")?.get("primary")?.as_table()
+    }
+
     /// The seeds, in order.
     pub fn seeds(&self) -> Vec<u64> {
         let of = |v: &Value| v.as_array().map(|a| a.iter().filter_map(Value::as_u64).collect::<Vec<_>>());

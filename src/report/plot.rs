@@ -27,9 +27,7 @@ struct Line<'a> {
 /// The figure of a run: every arm by its own method, on the questions that were asked at most iterations. Empty of lines if nothing was measured.
 pub fn figure(results: &Results) -> String {
     let split = split(results);
-    let primary = results.run.config.get("report").and_then(|r| r.get("primary"));
-    let named = |key: &str| primary.and_then(|p| p.get(key)).and_then(toml::Value::as_str);
-    let pair = [named("arm"), named("against")];
+    let pair = ["arm", "against"].map(|key| results.run.primary()?.get(key)?.as_str());
     let is_crowded = results.run.arms.len() > COLOURS.len();
     let mut lines: Vec<Line<'_>> = Vec::new();
     for arm in &results.run.arms {

@@ -187,11 +187,9 @@ pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<St
     }
     let headings: Vec<String> = methods.iter().map(|m| heading(&means, *m)).collect();
     let header: Vec<&str> = ["arm", "iter"].into_iter().chain(headings.iter().map(String::as_str)).collect();
-    let seeds = means.iter().map(|m| m.seeds.len()).max().unwrap_or(1);
-    let of_seeds = match seeds {
-        0 | 1 => String::new(),
-        _ => format!(", mean of {}", plot::numbers(means.iter().map(|m| m.seeds.len()))),
-    };
+    let seeds = || means.iter().map(|m| m.seeds.len());
+    let of_seeds =
+        if seeds().any(|n| n > 1) { format!(", mean of {}", plot::numbers(seeds())) } else { String::new() };
     let error = match means.iter().any(|m| m.interval.is_some()) {
         true => "half the 95 % interval",
         false => "standard error",

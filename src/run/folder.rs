@@ -232,9 +232,6 @@ fn read_lines_where(
     path: &Path,
     keep: impl Fn(&Map<String, Value>) -> bool,
 ) -> Result<Vec<Map<String, Value>>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
     let mut kept = Vec::new();
     for_each_line(path, |_, record| {
         if keep(&record) {

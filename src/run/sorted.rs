@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -25,22 +26,17 @@ pub struct Span {
     length: usize,
 }
 
-/// The start of the line that is being inserted.
-const NEW: u64 = u64::MAX;
-
-impl<K: Ord + Clone> SortedLines<K> {
+impl<K: Ord> SortedLines<K> {
     /// Those of a file; none if it isn't there. Of lines with the same key the last counts; those without a key are gone with the next insertion.
     pub fn open(path: PathBuf, key: impl Fn(&Map<String, Value>) -> Option<K>) -> Result<Self> {
         let mut spans = BTreeMap::new();
         let mut start = 0;
-        if path.exists() {
-            for_each_line(&path, |line, record| {
-                if let Some(key) = key(&record) {
-                    spans.insert(key, Span { start, length: line.trim_end_matches(['\r', '\n']).len() });
-                }
-                start += line.len() as u64;
-            })?;
-        }
+        for_each_line(&path, |line, record| {
+            if let Some(key) = key(&record) {
+                spans.insert(key, Span { start, length: line.trim_end_matches(['\r', '\n']).len() });
+            }
+            start += line.len() as u64;
+        })?;
         Ok(Self { path, spans, length: start })
     }
 
@@ -56,34 +52,26 @@ impl<K: Ord + Clone> SortedLines<K> {
 
     /// Puts a line, which has no line break, in its place, or in that of the one with the same key. The file is replaced whole: after an error it is as it was.
     pub fn insert(&mut self, key: K, line: &str) -> Result<()> {
-        let reader = if self.spans.is_empty() { None } else { Some(self.reader()?) };
-        let before = self.spans.insert(key.clone(), Span { start: NEW, length: line.len() });
-        if let Err(e) = self.replace(reader, line) {
-            match before {
-                Some(span) => self.spans.insert(key, span),
-                None => self.spans.remove(&key),
-            };
-            return Err(e);
+        let mut file = NewFile::create(&self.path)?;
+        if self.spans.is_empty() {
+            writeln!(file, "{line}").map_err(Error::io(&self.path))?;
+        } else {
+            let mut reader = self.reader()?;
+            let before = self.spans.range(..&key).map(|(_, span)| Some(span));
+            let after = self.spans.range((Excluded(&key), Unbounded)).map(|(_, span)| Some(span));
+            for kept in before.chain([None]).chain(after) {
+                let kept = kept.map(|&span| reader.line(span)).transpose()?;
+                writeln!(file, "{}", kept.as_deref().unwrap_or(line)).map_err(Error::io(&self.path))?;
+            }
         }
+        file.finish()?;
+        self.spans.insert(key, Span { start: 0, length: line.len() });
         self.length = 0;
         for span in self.spans.values_mut() {
             span.start = self.length;
             self.length += span.length as u64 + 1;
         }
         Ok(())
-    }
-
-    fn replace(&self, mut reader: Option<LineReader>, new: &str) -> Result<()> {
-        let mut file = NewFile::create(&self.path)?;
-        for span in self.spans.values() {
-            let kept = match &mut reader {
-                Some(reader) if span.start != NEW => Some(reader.line(*span)?),
-                _ => None,
-            };
-            let line = kept.as_deref().unwrap_or(new);
-            writeln!(file, "{line}").map_err(Error::io(&self.path))?;
-        }
-        file.finish()
     }
 
     /// Reads lines. Refuses a file that others have changed since: where its lines lie is no longer known.
@@ -122,8 +110,11 @@ impl LineReader {
     }
 }
 
-/// Reads a JSON Lines file, one record at a time: each line with its end, and what it says.
+/// Reads a JSON Lines file, one record at a time: each line with its end, and what it says. Nothing if it isn't there.
 pub fn for_each_line(path: &Path, mut see: impl FnMut(&str, Map<String, Value>)) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
     let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
     let mut line = String::new();
     for number in 1.. {
