@@ -79,10 +79,8 @@ impl<K: Ord> SortedLines<K> {
         let file = File::open(&self.path).map_err(Error::io(&self.path))?;
         let found = file.metadata().map_err(Error::io(&self.path))?.len();
         if found != self.length {
-            let problem = format!(
-                "was changed by another program: found {found} bytes, expected {}; resuming the run puts it right",
-                self.length
-            );
+            let problem =
+                format!("was changed by another program: found {found} bytes, expected {}", self.length);
             return Err(Error::file(&self.path, problem));
         }
         Ok(LineReader { path: self.path.clone(), file: BufReader::new(file), at: 0 })
