@@ -67,7 +67,8 @@ def take(root: Path, run: Path, name: str, command: str):
     kept = [line for line in read(run / "metrics.jsonl").splitlines() if json.loads(line)["name"] != "training"]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     about = {
-        "commit": manifest["program"]["commit"], "command": command, "device": manifest["device"], "seeds": manifest["seeds"],
+        "commit": manifest["program"]["commit"], "command": command, "device": manifest["device"],
+        "seeds": sorted({json.loads(line)["seed"] for line in kept}),
     }
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(folder)
