@@ -140,6 +140,7 @@ fn submit(engine: &mut Engine, adapters: &[AdapterId], random: &mut Random, max_
             params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 0.9, max_tokens: max_tokens as u32 },
             key: random.next(),
             iteration: 0,
+            priority: 0,
             stop: None,
         };
         engine.sample(request).expect("a request");

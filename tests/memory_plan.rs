@@ -44,6 +44,7 @@ fn work(engine: &mut Engine, adapters: usize) {
                 params: SamplingParams { max_tokens: 20, temperature: 1.0, top_k: 5, top_p: 0.9 },
                 key: u64::from(s),
                 iteration: 0,
+                priority: 0,
                 stop: None,
             };
             waiting.push(engine.sample(request).unwrap());

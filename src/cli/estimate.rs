@@ -216,6 +216,7 @@ impl<'r> Stopwatch<'r> {
                 },
                 key: occasion.key("answer", question, 0, 1, 0),
                 iteration: occasion.iteration,
+                priority: 0,
                 stop: self.ready.codec.stop_rule(&sampling.stop),
             };
             drop(self.engine(|e| e.sample(request))?);
@@ -240,6 +241,7 @@ impl<'r> Stopwatch<'r> {
             params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: new as u32 },
             key: self.next(),
             iteration: 0,
+            priority: 0,
             stop: None,
         };
         drop(self.engine(|e| e.sample(request))?);

@@ -136,6 +136,7 @@ pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<V
         params: wishes.params,
         key: key(index),
         iteration: 0,
+        priority: 0,
         stop: stop.clone(),
     };
     Ok((0..wishes.n).map(request).collect())

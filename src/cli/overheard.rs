@@ -51,6 +51,9 @@ impl Service for Overheard {
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
         self.engine.train(request)
     }
+    fn next_priority(&self) -> u64 {
+        self.engine.next_priority()
+    }
     fn base_parameters(&self) -> usize {
         self.engine.base_parameters()
     }

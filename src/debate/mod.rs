@@ -494,6 +494,7 @@ impl Table {
             params: SamplingParams { temperature, top_k, top_p, max_tokens },
             key,
             iteration: occasion.iteration,
+            priority: 0,
             stop: self.codec.stop_rule(&self.sampling.stop),
         }
     }

@@ -152,6 +152,12 @@ impl Engine {
         self.sampler.submit(request, &self.slots)
     }
 
+    /// A priority for requests that belong together, behind all that were given before. What is begun is then ended before more is begun: the rounds of
+    /// a debate follow one another while the cache still has what they share.
+    pub fn next_priority(&mut self) -> u64 {
+        self.sampler.next_priority()
+    }
+
     /// Forgets what iterations before this one drew; who asks for it again has it drawn again, with the same result.
     pub fn forget_before(&mut self, iteration: usize) {
         self.sampler.forget_before(iteration);

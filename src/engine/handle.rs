@@ -62,6 +62,10 @@ impl Service for EngineHandle {
         }
     }
 
+    fn next_priority(&self) -> u64 {
+        self.with(Engine::next_priority)
+    }
+
     fn base_parameters(&self) -> usize {
         self.with(|e| e.config().parameters())
     }

@@ -5,7 +5,7 @@
 //! same code and is answered from the journal up to where it stopped. Within one scope calls are numbered in program order;
 //! concurrent work takes a child scope each, so that numbers never depend on who finished first.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use futures::future::{LocalBoxFuture, try_join_all};
@@ -25,6 +25,8 @@ pub trait Service {
     fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>>;
     /// Trains an adapter.
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>>;
+    /// The next priority for samples that belong together, behind all before.
+    fn next_priority(&self) -> u64;
     /// Parameters of the base model.
     fn base_parameters(&self) -> usize;
     /// Makes an adapter.
@@ -110,12 +112,14 @@ pub struct Scope {
     journal: Rc<dyn Journal>,
     path: String,
     calls: Cell<u32>,
+    /// Its samples' priority, from the first of them on.
+    priority: OnceCell<u64>,
 }
 
 impl Scope {
     /// The root of a lane.
     pub fn new(lane: impl Into<String>, service: Rc<dyn Service>, journal: Rc<dyn Journal>) -> Self {
-        Self { service, journal, path: lane.into(), calls: Cell::new(0) }
+        Self { service, journal, path: lane.into(), calls: Cell::new(0), priority: OnceCell::new() }
     }
 
     /// A scope of its own for concurrent work. `name` must be unique among the children.
@@ -125,6 +129,7 @@ impl Scope {
             journal: self.journal.clone(),
             path: format!("{}/{}", self.path, name.as_ref()),
             calls: Cell::new(0),
+            priority: OnceCell::new(),
         }
     }
 
@@ -161,10 +166,15 @@ impl Scope {
         Ok(results)
     }
 
-    /// Draws all of `requests`, together with whatever else is queued; results in the order of the requests.
+    /// Draws all of `requests`, together with whatever else is queued; results in the order of the requests. All samples of a scope
+    /// have the priority of its first, whatever the requests say.
     pub async fn sample(&self, requests: Vec<SampleRequest>) -> Result<Vec<Sample>> {
         let found = |entry| if let Entry::Samples(found) = entry { Some(found) } else { None };
-        let work = |requests: Vec<_>| try_join_all(requests.into_iter().map(|r| self.service.sample(r)));
+        let work = |requests: Vec<SampleRequest>| {
+            let priority = *self.priority.get_or_init(|| self.service.next_priority());
+            let requests = requests.into_iter().map(move |r| SampleRequest { priority, ..r });
+            try_join_all(requests.map(|r| self.service.sample(r)))
+        };
         self.once(requests.len(), found, Entry::Samples, || work(requests)).await
     }
 

@@ -51,6 +51,8 @@ pub struct SampleRequest {
     /// The iteration that asks, which says how long the sample is remembered ([`Engine::forget_before`](super::Engine::forget_before)) and nothing else.
     /// 0 where there are none.
     pub iteration: usize,
+    /// Who waits enters by it, the lowest first; of equal ones who came first. It changes no sample. See [`Engine::next_priority`](super::Engine::next_priority).
+    pub priority: u64,
     /// Stop strings, if any; the model's end-of-sequence tokens always stop.
     pub stop: Option<Rc<dyn StopRule>>,
 }

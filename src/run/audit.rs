@@ -434,6 +434,10 @@ impl Service for Audited {
         })
     }
 
+    fn next_priority(&self) -> u64 {
+        self.engine.next_priority()
+    }
+
     fn base_parameters(&self) -> usize {
         self.engine.base_parameters()
     }

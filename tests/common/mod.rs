@@ -223,6 +223,7 @@ pub fn request(adapter: AdapterId, prompt: &[u32], max_tokens: u32, key: u64) ->
         params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens },
         key,
         iteration: 0,
+        priority: 0,
         stop: None,
     }
 }

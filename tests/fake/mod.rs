@@ -201,6 +201,10 @@ impl Service for FakeService {
         Box::pin(After(1, Some(Ok(Embedding { mean }))))
     }
 
+    fn next_priority(&self) -> u64 {
+        0
+    }
+
     fn base_parameters(&self) -> usize {
         1000
     }

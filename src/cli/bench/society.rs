@@ -168,6 +168,7 @@ impl Society {
                 },
                 key: self.random.next(),
                 iteration: 0,
+                priority: 0,
                 stop: None,
             };
             self.engine.sample(request)?;

@@ -1,6 +1,6 @@
 //! A step under construction, and the plan that comes of it.
 
-use super::job::{JobId, Jobs, Member};
+use super::job::{Age, JobId, Jobs, Member};
 use super::{Drawn, SampleBatch};
 use crate::backend::{BatchPlan, DRAWN, Draw, DrawRow, PageCopy, Segment, Sequence, Slot};
 use crate::engine::kv::Page;
@@ -10,7 +10,7 @@ use crate::model::Rotary;
 /// Consecutive tokens of one sequence in a step.
 pub struct Item {
     pub slot: Slot,
-    pub age: u64,
+    pub age: Age,
     pub job: JobId,
     pub member: usize,
     /// Position of the first.

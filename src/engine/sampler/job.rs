@@ -14,6 +14,15 @@ use crate::model::RopeVariant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobId(usize);
 
+/// Who goes first: the lower priority, then who came first. No two jobs have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    /// As the request says.
+    pub priority: u64,
+    /// Requests that came before.
+    pub arrival: u64,
+}
+
 /// Everything a sample depends on: requests with equal keys get the same sample.
 #[derive(PartialEq, Eq, Hash)]
 pub struct JobKey {
@@ -95,8 +104,8 @@ impl Member {
 
 /// A sample to draw.
 pub struct Job {
-    /// Order of arrival; the older, the less it is disturbed.
-    pub age: u64,
+    /// The older, the less it is disturbed.
+    pub age: Age,
     pub key: Rc<JobKey>,
     pub members: Vec<Member>,
     /// Prompt and drawn tokens; of what a step under way draws, where it will lie ([`DRAWN`](crate::backend::DRAWN)).
@@ -116,7 +125,7 @@ pub struct Job {
 
 impl Job {
     pub fn new(
-        age: u64,
+        age: Age,
         key: Rc<JobKey>,
         request: SampleRequest,
         members: Vec<Member>,
@@ -202,7 +211,7 @@ impl Jobs {
     }
 
     /// Whether the job of this age is still there, and its place was not given to another.
-    pub fn has(&self, id: JobId, age: u64) -> bool {
+    pub fn has(&self, id: JobId, age: Age) -> bool {
         self.jobs[id.0].as_ref().is_some_and(|job| job.age == age)
     }
 

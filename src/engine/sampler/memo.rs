@@ -108,6 +108,7 @@ mod tests {
             params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 4 },
             key: draw,
             iteration: 0,
+            priority: 0,
             stop: None,
         };
         Rc::new(JobKey::new(&request, &[(WeightsId(weights), 1.0)]))

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use futures::channel::oneshot;
 
 pub(super) use self::batch::push_segment;
-use self::job::{Job, JobId, JobKey, Jobs, Member, PromptKey};
+use self::job::{Age, Job, JobId, JobKey, Jobs, Member, PromptKey};
 use self::memo::Memo;
 use super::kv::KvCache;
 use super::request::{Finish, Sample, SampleRequest};
@@ -73,7 +73,7 @@ pub struct SamplerStats {
 /// Whose draw it is: a job, told by its age from a later one in its place, and the place of the token among the job's.
 struct Drawn {
     job: JobId,
-    age: u64,
+    age: Age,
     place: usize,
 }
 
@@ -95,7 +95,7 @@ pub enum Submitted {
 
 /// Jobs with the same fresh prompt under the same weights, behind the one that computes it.
 #[derive(Default)]
-struct Followers(BTreeMap<u64, JobId>);
+struct Followers(BTreeMap<Age, JobId>);
 
 /// Everything that is to be drawn.
 pub struct Sampler {
@@ -103,7 +103,7 @@ pub struct Sampler {
     kv: KvCache,
     jobs: Jobs,
     /// Jobs that want to enter, by age; of several with one fresh prompt only the first, the others follow it.
-    waiting: BTreeMap<u64, JobId>,
+    waiting: BTreeMap<Age, JobId>,
     /// Jobs in the batch, oldest first.
     running: Vec<JobId>,
     running_sequences: usize,
@@ -112,7 +112,8 @@ pub struct Sampler {
     memo: Memo,
     /// Pages that the step under way still reads, to be released after it.
     pinned: Vec<super::kv::Page>,
-    next_age: u64,
+    arrivals: u64,
+    next_priority: u64,
     stats: SamplerStats,
 }
 
@@ -130,7 +131,8 @@ impl Sampler {
             in_flight: HashMap::new(),
             memo: Memo::default(),
             pinned: Vec::new(),
-            next_age: 0,
+            arrivals: 0,
+            next_priority: 0,
             stats: SamplerStats::default(),
         }
     }
@@ -148,6 +150,12 @@ impl Sampler {
     /// The pages.
     pub fn kv(&self) -> &KvCache {
         &self.kv
+    }
+
+    /// A priority behind all that were given before.
+    pub fn next_priority(&mut self) -> u64 {
+        self.next_priority += 1;
+        self.next_priority
     }
 
     /// Takes a request, or says what is wrong with it.
@@ -169,8 +177,8 @@ impl Sampler {
             // A context that is full before the first token.
             return Ok(Submitted::Done(Sample { tokens: vec![], logprobs: vec![], finish: Finish::Length }));
         }
-        let age = self.next_age;
-        self.next_age += 1;
+        let age = Age { priority: request.priority, arrival: self.arrivals };
+        self.arrivals += 1;
         let longest = request.prompt.len() + request.params.max_tokens as usize;
         let rope = self.limits.rotary.variant(longest.min(self.limits.context));
         let prompt_key = match members[..] {

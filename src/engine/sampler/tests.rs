@@ -166,6 +166,7 @@ fn request(adapters: &[(u32, f32)], prompt: &[u32], max_tokens: u32, key: u64) -
         params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens },
         key,
         iteration: 0,
+        priority: 0,
         stop: None,
     }
 }
@@ -318,6 +319,7 @@ fn random_schedules(ahead: bool) {
                 if random.below(4) == 0 {
                     r.stop = Some(Rc::new(StopAt(1)));
                 }
+                r.priority = random.below(3) as u64;
                 requests.push(r);
             }
         }
@@ -432,6 +434,68 @@ fn a_finished_sample_is_the_prefix_of_the_next_turn() {
     assert_eq!(second.get(), expected(&r, &slots, &limits));
     // 69 tokens have K and V (the last drawn one never does): four full pages.
     assert_eq!(sampler.stats().rows - rows, 80 - 64);
+}
+
+/// Two turns on each of 20 questions, all first ones asked at once, a second one as soon as its first has ended; the rows that it took.
+fn rows_of_two_turns(prioritised: bool) -> u64 {
+    let slots = slots();
+    let limits = limits(64, 4, 512, 1000);
+    // Room for five questions of at most 55 tokens.
+    let (pages, page_tokens) = (70, 4);
+    let mut sampler = Sampler::new(limits.clone(), pages, page_tokens);
+    let mut device = Simulation::new(&limits, pages, page_tokens);
+    let ask = |sampler: &mut Sampler, r: SampleRequest, priority: u64| {
+        let r = SampleRequest { priority: if prioritised { priority } else { 0 }, ..r };
+        (submit(sampler, &r, &slots), r, priority)
+    };
+    let mut first: Vec<_> = (1..=20)
+        .map(|q| {
+            let priority = sampler.next_priority();
+            ask(&mut sampler, request(&[(0, 1.0)], &[q; 33], 9, 1), priority)
+        })
+        .collect();
+    let mut second = Vec::new();
+    let mut lengths = 0;
+    while step(&mut sampler, &mut device, &slots) {
+        for (mut answer, r, priority) in std::mem::take(&mut first) {
+            let ended = answer.0.as_mut().is_none_or(|a| {
+                a.try_recv().is_ok_and(|a| {
+                    answer.1 = a.map(|sample| sample.unwrap());
+                    answer.1.is_some()
+                })
+            });
+            if !ended {
+                first.push((answer, r, priority));
+                continue;
+            }
+            answer.0 = None;
+            let sample = answer.get();
+            assert_eq!(sample, expected(&r, &slots, &limits));
+            let turn: Vec<u32> = r.prompt.iter().chain(&sample.tokens).copied().chain([900; 5]).collect();
+            lengths += turn.len();
+            second.push(ask(&mut sampler, request(&[(0, 1.0)], &turn, 9, 1), priority));
+        }
+    }
+    assert_eq!(second.len(), 20);
+    for (answer, r, _) in &mut second {
+        assert_eq!(answer.get(), expected(r, &slots, &limits));
+        lengths += answer.get().tokens.len() - 1;
+    }
+    assert_clean(&sampler);
+    println!("{} rows for {lengths} tokens", sampler.stats().rows);
+    sampler.stats().rows - lengths as u64
+}
+
+#[test]
+fn what_was_begun_is_ended_while_its_prefix_is_known() {
+    // In the order of arrival all first turns come before any second one, and the cache has forgotten them by then.
+    let (by_priority, in_order) = (rows_of_two_turns(true), rows_of_two_turns(false));
+    // Rows beyond one for each token: a page of 4 that was not full is not known.
+    assert!(by_priority <= 20 * 3, "{by_priority} rows too many");
+    assert!(
+        in_order >= 10 * 30,
+        "only {in_order} rows too many in order of arrival: the cache is too large for this test"
+    );
 }
 
 #[test]
