@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
     let exact = then["arithmetic"] == now["arithmetic"];
     if !exact {
         screen.line(&format!(
-            "note: the run was computed with {}, this is {}: bits differ, so numbers are compared within a tolerance of {LOGPROB_TOLERANCE} nats a token and {:.0} % of a loss",
+            "note: the run was computed with {}, this is {}: bits differ, so numbers are compared within {LOGPROB_TOLERANCE} nats a token, {MEAN_TOLERANCE} in the mean of a row, and {:.0} % of a loss",
             then["arithmetic"],
             now["arithmetic"],
             100.0 * LOSS_TOLERANCE

@@ -151,7 +151,7 @@ fn a_damaged_journal_and_an_incomplete_run_are_told_apart() {
 #[test]
 fn under_other_arithmetic_numbers_are_compared_within_a_tolerance() {
     let dir = copied();
-    let args = ["verify", "run", "--device", "cpu-bf16", "--sample", "12", "--trainings", "1"];
+    let args = ["verify", "run", "--device", "cpu-bf16", "--all"];
     let output = run(dir.path(), &args);
     assert!(output.status.success(), "{}{}", stderr(&output), String::from_utf8_lossy(&output.stdout));
     assert!(stderr(&output).contains("note: the run was computed with"), "{}", stderr(&output));
