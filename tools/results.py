@@ -64,11 +64,12 @@ def take(root: Path, run: Path, name: str, command: str):
     # Where somebody's files lay is nobody else's business: only their names stay.
     config = folder / "config.toml"
     config.write_text(re.sub(r'^(\w+ = )"/(?:[^"]*/)?([^"/]+)"$', r'\1"\2"', read(config), flags=re.M), encoding="utf-8")
-    kept = [line for line in read(run / "metrics.jsonl").splitlines() if json.loads(line)["name"] != "training"]
-    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    records = [(json.loads(line), line) for line in read(run / "metrics.jsonl").splitlines()]
+    kept = [(record, line) for record, line in records if record["name"] != "training"]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for _, line in kept), encoding="utf-8")
     about = {
         "commit": manifest["program"]["commit"], "command": command, "device": manifest["device"],
-        "seeds": sorted({json.loads(line)["seed"] for line in kept}),
+        "seeds": sorted({record["seed"] for record, _ in kept}),
     }
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(folder)
