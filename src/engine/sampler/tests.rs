@@ -205,12 +205,17 @@ fn expected(r: &SampleRequest, slots: &SlotTable, limits: &SamplerLimits) -> Sam
 struct Answer(Option<oneshot::Receiver<Result<Sample>>>, Option<Sample>);
 
 impl Answer {
-    fn get(&mut self) -> Sample {
+    /// `None` while it is under way.
+    fn poll(&mut self) -> Option<Sample> {
         if let Some(receiver) = &mut self.0 {
-            self.1 = Some(receiver.try_recv().unwrap().expect("still under way").unwrap());
+            self.1 = Some(receiver.try_recv().unwrap()?.unwrap());
             self.0 = None;
         }
-        self.1.clone().unwrap()
+        self.1.clone()
+    }
+
+    fn get(&mut self) -> Sample {
+        self.poll().expect("still under way")
     }
 }
 
@@ -458,18 +463,10 @@ fn rows_of_two_turns(prioritised: bool) -> u64 {
     let mut lengths = 0;
     while step(&mut sampler, &mut device, &slots) {
         for (mut answer, r, priority) in std::mem::take(&mut first) {
-            let ended = answer.0.as_mut().is_none_or(|a| {
-                a.try_recv().is_ok_and(|a| {
-                    answer.1 = a.map(|sample| sample.unwrap());
-                    answer.1.is_some()
-                })
-            });
-            if !ended {
+            let Some(sample) = answer.poll() else {
                 first.push((answer, r, priority));
                 continue;
-            }
-            answer.0 = None;
-            let sample = answer.get();
+            };
             assert_eq!(sample, expected(&r, &slots, &limits));
             let turn: Vec<u32> = r.prompt.iter().chain(&sample.tokens).copied().chain([900; 5]).collect();
             lengths += turn.len();
@@ -482,7 +479,6 @@ fn rows_of_two_turns(prioritised: bool) -> u64 {
         lengths += answer.get().tokens.len() - 1;
     }
     assert_clean(&sampler);
-    println!("{} rows for {lengths} tokens", sampler.stats().rows);
     sampler.stats().rows - lengths as u64
 }
 
