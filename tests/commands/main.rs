@@ -18,6 +18,7 @@ mod completions;
 mod emulator;
 mod errors;
 mod fixtures;
+mod gpu_check;
 mod hub;
 mod info;
 mod merge;

@@ -1,5 +1,6 @@
-//! One file for a machine with a GPU but without cargo: every test that a GPU makes a difference to, and the program. `tools/gpu-pack.sh` builds it,
-//! `tools/gpu-check.sh` calls it; only the feature `gpu-check` makes it, since its tests are targets of their own too.
+//! One file for a machine with a GPU but without cargo: every test that a GPU makes a difference to,
+//! and the program. `tools/gpu-pack.sh` builds it, `tools/gpu-check.sh` calls it. `cargo test` leaves it
+//! out, since its tests are targets of their own too.
 
 #[path = "../engine_kernels.rs"]
 mod engine_kernels;
