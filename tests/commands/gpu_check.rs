@@ -105,19 +105,6 @@ fn killed_in_any_step_the_results_hold_all_earlier_ones() {
     });
 }
 
-/// Runs to the end; the summary and whether it said that all is well.
-fn finish(machine: &Machine, hang: &str, die: &str, step_limit: &str) -> (String, bool) {
-    let status = machine.start(hang, die, step_limit).wait().unwrap();
-    (machine.summary(), status.success())
-}
-
-fn assert_only_bad(summary: &str, bad: &str) {
-    for step in STEPS {
-        let outcome = if step == bad { "not well" } else { "ok" };
-        assert!(summary.contains(&format!("== {step}: {outcome}")), "{step}: {summary}");
-    }
-}
-
 #[test]
 fn a_step_that_hangs_dies_or_is_missing_leaves_the_others_as_they_are() {
     let without_profiler: Vec<&str> = ALL.into_iter().filter(|p| *p != "ncu").collect();
