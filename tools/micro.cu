@@ -94,14 +94,15 @@ class Report {
         all_.object("device", device);
     }
 
-    // Runs a part if it was asked for. An error of one part is reported, and the next one tried.
+    // Runs part(result) if it was asked for. An error of one part is reported beside what was
+    // known by then, and the next one tried.
     template <class Part>
     void part(const std::string& name, Part part) {
         if (options_.part != "all" && options_.part != name) return;
         const auto start = std::chrono::steady_clock::now();
         Object result;
         try {
-            result = part();
+            part(result);
         } catch (const std::exception& error) {
             fprintf(stderr, "error: %s: %s\n", name.c_str(), error.what());
             result.text("error", error.what());
@@ -113,7 +114,6 @@ class Report {
         printf("%s: %.1f s\n%s\n", name.c_str(), time.count(), all_.done().c_str());
         fflush(stdout);
     }
-    void fail() { failed_ = true; }
     int code() const { return failed_ ? 1 : 0; }
 
    private:
@@ -136,23 +136,24 @@ int measure(const Options& options) {
     }
     CHECK(cudaSetDevice(0));
     Report report(options, describe(properties));
-    report.part("bits", [&] {
+    report.part("bits", [&](Object& result) {
         Bits bits(options.seed, dump);
-        bits.run();
-        if (bits.any_wrong()) {
-            fprintf(stderr, "error: bits: a way gave wrong values (column `error`)\n");
-            report.fail();
+        try {
+            bits.run();
+        } catch (const std::exception&) {
+            result = bits.json();
+            throw;
         }
-        return bits.json();
+        result = bits.json();
+        require(!bits.any_wrong(), "a way gave wrong values (column `error`)");
     });
     if (dump) require(fclose(dump) == 0, "cannot write " + options.dump);
-    report.part("rates", [&] {
-        Rates rates(properties.multiProcessorCount, options.seed);
-        return rates.run();
+    report.part("rates", [&](Object& result) {
+        Rates(properties.multiProcessorCount, options.seed).run(result);
     });
-    report.part("graph", [&] {
+    report.part("graph", [&](Object& result) {
         Rates(properties.multiProcessorCount, options.seed).warm_up();
-        return run_graph(options.seed);
+        run_graph(options.seed, result);
     });
     return report.code();
 }

@@ -467,6 +467,7 @@ class Bits {
     std::string word(int first, int last) const {
         bool equal = true;
         for (int i = first; i <= last; i++) {
+            if (differences_[i].elements == 0) return "not tested";
             if (!(errors_[i] <= kWrong) || !(errors_[kWays[i].against] <= kWrong)) {
                 return "wrong values";
             }

@@ -33,7 +33,7 @@ BOTH int k_major_byte(int row, int k) {
 BOTH int m_major_byte(int m, int k) { return k * 128 + ((m / 8) ^ (k & 7)) * 16 + m % 8 * 2; }
 
 // The descriptor of a tile with SWIZZLE_128B: start address / 16 in bits 0-13, stride byte offset
-// 1024 / 16 in bits 32-45 (from eight rows of 128 bytes to the next eight), swizzle 1 in bits 62-63.
+// 1024 / 16 in bits 32-45 (from eight rows of 128 bytes to the next), swizzle 1 in bits 62-63.
 // The leading byte offset (bits 16-29) is not used by K-major swizzled tiles, nor by an M-major one
 // of 64 m; it is set to 1. The base offset (bits 49-51) is 0: tiles start on 1024 bytes.
 BOTH uint64_t descriptor(uint32_t address) {

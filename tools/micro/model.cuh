@@ -1,8 +1,8 @@
 // Candidate models of a tensor core's arithmetic, on the host.
 //
 // The products of a block of k and the accumulator are aligned to the largest exponent among them
-// and cut off `fraction` bits below it. Their sum is exact. It is cut off (or rounded to nearest) to
-// f32, and the next block begins with it. The exponent of a product is the sum of its factors'
+// and cut off `fraction` bits below it. Their sum is exact. It is cut off (or rounded to nearest)
+// to f32, and the next block begins with it. The exponent of a product is the sum of its factors'
 // exponents, so its significand lies in [1, 4).
 //
 // Sources: Fasi et al., PeerJ Computer Science 7:e330, 2021; arXiv 2512.07004; arXiv 2511.10909,

@@ -235,9 +235,9 @@ class Rates {
         CHECK(cudaDeviceSynchronize());
     }
 
-    Object run() {
+    void run(Object& all) {
         warm_up();
-        Object all, mma, wgmma;
+        Object mma, wgmma;
         printf("rates: %d SMs\n", sms_);
         double best = 0;
         for (const int warps : {4, 8, 16}) {
@@ -255,9 +255,8 @@ class Rates {
         time_wgmma_n<128>(wgmma);
         time_wgmma_n<256>(wgmma);
         all.object("wgmma_m64k16", wgmma);
-        memory(all);
         ldmatrix(all);
-        return all;
+        memory(all);
     }
 
    private:
@@ -369,7 +368,7 @@ class Rates {
         Buffer<uint32_t> from(kGiB / 4), to(kGiB / 4);
         fill_words<<<sms_ * 8, 256>>>(from.get(), from.size());
         CHECK_LAUNCH();
-        const double l2 = time_read(from, kUnitsOfL2, kUnitsOfL2 * 64);
+        const double l2 = time_read(from, kUnitsOfL2, kUnitsOfL2 * 256);
         const double read = time_read(from, kUnitsOfGiB, kUnitsOfGiB);
         to.poison();
         const double copy = 2 * kGiB * 1e-9 / milliseconds(nullptr, 2, 9, [&] {
