@@ -19,6 +19,7 @@
 
 #include "device.h"
 #include "fibre.h"
+#include "mma.h"
 #include "sanitizers.h"
 
 #if defined(__x86_64__)
@@ -106,6 +107,7 @@ struct Machine {
     const Kernel* kernel = nullptr;
     const char* name = nullptr;
     const void* params = nullptr;
+    MmaArithmetic mma{};
     int threads = 0, at_barrier = 0, done = 0, set = 0, turn = 0;
     uint32_t barriers = 0;
     std::string error;
@@ -226,7 +228,7 @@ void perform(Operation operation, Fiber* lanes) {
             break;
         }
         case Operation::Mma: {
-            float a[16][16], b[16][8], c[16][8];
+            float a[kM][kK], b[kK][kN], c[kM][kN];
             for (int l = 0; l < kLanes; l++) {
                 const auto* o = static_cast<const Mma*>(lanes[l].operand);
                 const int g = l / 4, t = l % 4;
@@ -241,12 +243,7 @@ void perform(Operation operation, Fiber* lanes) {
                     b[2 * t + i * 8 + 1][g] = bits_float(o->b[i] & 0xffff0000u);
                 }
             }
-            // A product of two bf16 is exact in f32, so a fused multiply-add would give the same.
-            for (int i = 0; i < 16; i++) {
-                for (int k = 0; k < 16; k++) {
-                    for (int j = 0; j < 8; j++) c[i][j] += a[i][k] * b[k][j];
-                }
-            }
+            multiply_add(running->mma, a, b, c);
             for (int l = 0; l < kLanes; l++) {
                 const auto* o = static_cast<const Mma*>(lanes[l].operand);
                 const int g = l / 4, t = l % 4;
@@ -512,10 +509,10 @@ bool colloquy_emulator_kernel(const char* name, unsigned long* params, int* thre
     return true;
 }
 
-// Runs `count` blocks of a launch from the `first` on, in the order that follows from the seed. Non-zero, with a text in `error`, where a kernel did
+// Runs `count` blocks of a launch from the `first` on, in the order that follows from the seed, with this arithmetic of the tensor core. Non-zero, with a text in `error`, where a kernel did
 // something it must not.
 int colloquy_emulator_launch_blocks(const char* name, const unsigned* grid, unsigned shared_bytes, const void* params, uint64_t seed,
-                                    size_t first, size_t count, char* error, size_t error_bytes) {
+                                    const MmaArithmetic* mma, size_t first, size_t count, char* error, size_t error_bytes) {
     if (!owner) {
         owner = std::make_unique<Machine>();
         running = owner.get();
@@ -526,6 +523,7 @@ int colloquy_emulator_launch_blocks(const char* name, const unsigned* grid, unsi
     m.kernel = &kernels().at(name);
     m.threads = m.kernel->threads;
     m.params = params;
+    m.mma = *mma;
     m.random.state = seed;
     if (!m.stacks) {
         void* stacks = mmap(nullptr, kStacksBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -572,8 +570,8 @@ int colloquy_emulator_launch_blocks(const char* name, const unsigned* grid, unsi
 
 // Runs all blocks.
 int colloquy_emulator_launch(const char* name, const unsigned* grid, unsigned shared_bytes, const void* params, uint64_t seed,
-                             char* error, size_t error_bytes) {
-    return colloquy_emulator_launch_blocks(name, grid, shared_bytes, params, seed, 0, SIZE_MAX, error, error_bytes);
+                             const MmaArithmetic* mma, char* error, size_t error_bytes) {
+    return colloquy_emulator_launch_blocks(name, grid, shared_bytes, params, seed, mma, 0, SIZE_MAX, error, error_bytes);
 }
 
 // Memory for the device, at `wish` if there is room; 0: none.

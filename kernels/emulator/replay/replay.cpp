@@ -24,14 +24,17 @@
 #include <string>
 #include <vector>
 
+#include "../mma.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
 
-using LaunchBlocks = int (*)(const char*, const unsigned*, unsigned, const void*, uint64_t, size_t, size_t, char*, size_t);
+using LaunchBlocks = int (*)(const char*, const unsigned*, unsigned, const void*, uint64_t, const emulator::MmaArithmetic*, size_t, size_t, char*, size_t);
 
 extern "C" {
-int colloquy_emulator_launch_blocks(const char*, const unsigned*, unsigned, const void*, uint64_t, size_t, size_t, char*, size_t);
+int colloquy_emulator_launch_blocks(const char*, const unsigned*, unsigned, const void*, uint64_t, const emulator::MmaArithmetic*, size_t, size_t, char*,
+                                    size_t);
 bool colloquy_emulator_kernel(const char* name, unsigned long* params, int* threads);
 }
 
@@ -130,6 +133,8 @@ void Replay::launch(Reader& r, const char* path) {
     for (unsigned& g : grid) g = static_cast<unsigned>(r.number());
     const auto shared = static_cast<unsigned>(r.number());
     const uint64_t launch_seed = r.number() + seed;
+    emulator::MmaArithmetic mma;
+    for (int32_t* field : {&mma.products, &mma.extra_bits, &mma.least_exponent}) *field = static_cast<int32_t>(r.number());
     const std::string logged = r.text();
     std::vector<uint64_t> params((logged.size() + 7) / 8);
     std::memcpy(params.data(), logged.data(), logged.size());
@@ -158,11 +163,11 @@ void Replay::launch(Reader& r, const char* path) {
     blocks_here += blocks_of_this;
     char error[1024] = "";
     if (blocks_of_this > 0 &&
-        colloquy_emulator_launch_blocks(kernel.c_str(), grid, shared, params.data(), launch_seed, 0, blocks_of_this, error, sizeof error) != 0) {
+        colloquy_emulator_launch_blocks(kernel.c_str(), grid, shared, params.data(), launch_seed, &mma, 0, blocks_of_this, error, sizeof error) != 0) {
         fail(error);
     }
     if (blocks_of_this < all &&
-        plain(kernel.c_str(), grid, shared, params.data(), launch_seed, blocks_of_this, all - blocks_of_this, error, sizeof error) != 0) {
+        plain(kernel.c_str(), grid, shared, params.data(), launch_seed, &mma, blocks_of_this, all - blocks_of_this, error, sizeof error) != 0) {
         fail(error);
     }
 }
@@ -170,7 +175,7 @@ void Replay::launch(Reader& r, const char* path) {
 void Replay::log(const char* path) {
     snprintf(now, sizeof now, "%s", path);
     Reader r(path);
-    const char magic[] = "colloquy emulator log 1\n";
+    const char magic[] = "colloquy emulator log 2\n";
     if (std::memcmp(r.take(sizeof magic - 1), magic, sizeof magic - 1) != 0) fail("not a log of this version");
     while (!r.done()) {
         const uint64_t tag = r.number();

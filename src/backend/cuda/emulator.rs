@@ -2,11 +2,13 @@
 //!
 //! It defers everything to [`Driver::synchronize`], freezes a graph's parameters at capture, fills new memory with NaN, keeps guards around every
 //! allocation, lets freed memory lie for a while and looks whether anybody writes there, and checks the bounds of every copy. What a
-//! device was made to do can be logged and replayed under sanitizers (`log.rs`, tools/sanitize.sh).
+//! device was made to do can be logged and replayed under sanitizers (`log.rs`, tools/sanitize.sh). Its tensor cores round as f32 does, or
+//! truncate as those of a GPU do (`mma.rs`).
 
 mod arena;
 mod fault;
 mod log;
+mod mma;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
@@ -17,6 +19,7 @@ use crate::error::{Error, Result};
 use arena::{ALIGNMENT, Arena};
 use fault::Fault;
 use log::{Log, Record};
+pub use mma::Mma;
 
 unsafe extern "C" {
     fn colloquy_emulator_kernel(name: *const c_char, params: *mut c_ulong, threads: *mut c_int) -> bool;
@@ -26,6 +29,7 @@ unsafe extern "C" {
         shared_bytes: c_uint,
         params: *const c_void,
         seed: u64,
+        mma: *const Mma,
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
@@ -134,6 +138,8 @@ pub struct Emulator {
     /// Or why there is none, until somebody can be told.
     log: Result<Log>,
     fault: Fault,
+    /// How its tensor cores add; or what was asked for that is no such thing, until somebody can be told.
+    mma: std::result::Result<Mma, String>,
 }
 
 impl Emulator {
@@ -152,6 +158,7 @@ impl Emulator {
             launches: 0,
             log: Log::open(seed),
             fault: Fault::default(),
+            mma: Mma::wanted(),
         }
     }
 
@@ -161,8 +168,18 @@ impl Emulator {
         self
     }
 
+    /// A device whose tensor cores add in this way, whatever the environment asks for.
+    pub fn with_mma(mut self, mma: Mma) -> Self {
+        self.mma = Ok(mma);
+        self
+    }
+
     /// A device with the fault that the environment asks for (`fault.rs`), if any.
+    ///
+    /// # Errors
+    /// What the environment asks for does not exist: a fault, or an arithmetic of the tensor cores (`mma.rs`).
     pub fn with_wanted_fault(mut self) -> Result<Self> {
+        self.mma = Ok(self.mma.map_err(mma::refused)?);
         self.fault = Fault::wanted()?;
         Ok(self)
     }
@@ -193,12 +210,14 @@ impl Emulator {
     fn run(&mut self, launch: &Launch) -> Result<()> {
         self.launches += 1;
         self.fault.meet(launch)?;
+        let mma = self.mma.clone().map_err(mma::refused)?;
         let seed = self.seed ^ self.launches.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.record(Record::Launch {
             kernel: launch.kernel.name,
             grid: launch.grid,
             shared: launch.shared,
             seed,
+            mma,
             params: &launch.params,
         })?;
         let name = CString::new(launch.kernel.name).map_err(|e| Error::Internal(e.to_string()))?;
@@ -212,6 +231,7 @@ impl Emulator {
                 launch.shared,
                 launch.params.as_ptr().cast(),
                 seed,
+                &mma,
                 error.as_mut_ptr(),
                 error.len(),
             )
@@ -323,7 +343,8 @@ impl Driver for Emulator {
     }
 
     fn arithmetic(&self) -> String {
-        format!("emulator {}", std::env::consts::ARCH)
+        let mma = self.mma.as_ref().map_or("", |mma| mma.suffix());
+        format!("emulator {}{mma}", std::env::consts::ARCH)
     }
 
     fn memory(&self) -> Option<usize> {

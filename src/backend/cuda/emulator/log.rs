@@ -14,16 +14,17 @@
 //! | 4 | upload | to, *bytes* |
 //! | 5 | copy | from, to, bytes |
 //! | 6 | fill | to, byte, bytes |
-//! | 7 | launch | kernel (*bytes*), grid x, y, z, shared bytes, seed, parameters (*bytes*) |
+//! | 7 | launch | kernel (*bytes*), grid x, y, z, shared bytes, seed, the three numbers of [`Mma`] (signed), parameters (*bytes*) |
 //! | 8 | download | from, bytes, FNV-1a hash of what was there |
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
+use super::Mma;
 use crate::error::{Error, Result};
 
-const MAGIC: &[u8] = b"colloquy emulator log 1\n";
+const MAGIC: &[u8] = b"colloquy emulator log 2\n";
 
 /// One file; or none, then nothing is written.
 pub struct Log {
@@ -38,7 +39,7 @@ pub enum Record<'a> {
     Upload { to: u64, bytes: &'a [u8] },
     Copy { from: u64, to: u64, bytes: u64 },
     Fill { to: u64, byte: u8, bytes: u64 },
-    Launch { kernel: &'a str, grid: [u32; 3], shared: u32, seed: u64, params: &'a [u8] },
+    Launch { kernel: &'a str, grid: [u32; 3], shared: u32, seed: u64, mma: Mma, params: &'a [u8] },
     Download { from: u64, bytes: &'a [u8] },
 }
 
@@ -94,13 +95,15 @@ impl Record<'_> {
             }
             Record::Copy { from, to, bytes } => numbers(&[5, from, to, bytes]),
             Record::Fill { to, byte, bytes } => numbers(&[6, to, byte.into(), bytes]),
-            Record::Launch { kernel, grid, shared, seed, params } => {
+            Record::Launch { kernel, grid, shared, seed, mma, params } => {
                 numbers(&[7, kernel.len() as u64])?;
                 to.write_all(kernel.as_bytes())?;
                 let [x, y, z] = grid.map(u64::from);
                 let mut numbers =
                     |values: &[u64]| values.iter().try_for_each(|v| to.write_all(&v.to_le_bytes()));
-                numbers(&[x, y, z, shared.into(), seed, params.len() as u64])?;
+                numbers(&[x, y, z, shared.into(), seed])?;
+                numbers(&mma.numbers().map(|n| i64::from(n) as u64))?;
+                numbers(&[params.len() as u64])?;
                 to.write_all(params)
             }
             Record::Download { from, bytes } => numbers(&[8, from, bytes.len() as u64, hash(bytes)]),
