@@ -41,13 +41,16 @@ pub fn devices() -> Vec<Device> {
 pub fn kernel_devices() -> Vec<Device> {
     let mut devices = Vec::new();
     #[cfg(feature = "emulator")]
-    for seed in [1, 2] {
-        use colloquy::backend::cuda::emulator::Emulator;
-        devices.push(Device {
-            name: format!("emulator, seed {seed}"),
-            precision: Precision::Bf16,
-            backend: Box::new(CudaBackend::new(Box::new(Emulator::new(seed)))),
-        });
+    {
+        use colloquy::backend::cuda::emulator::{Emulator, Mma};
+        // In two orders of threads, and with tensor cores of both kinds: those that round, and those that truncate and do so most often.
+        for (seed, emulator) in [(1, Emulator::new(1)), (2, Emulator::new(2).with_mma(Mma::AMPERE))] {
+            devices.push(Device {
+                name: format!("{}, seed {seed}", emulator.arithmetic()),
+                precision: Precision::Bf16,
+                backend: Box::new(CudaBackend::new(Box::new(emulator))),
+            });
+        }
     }
     #[cfg(not(feature = "emulator"))]
     eprintln!("no emulator: built without the feature `emulator`");
