@@ -43,7 +43,7 @@ struct Landing {
     capacity: usize,
     /// Happens when the copy has landed.
     event: sys::CUevent,
-    /// The number of the copy under way, and how many kernels had been enqueued before it.
+    /// The number of the copy under way, and how many kernels and graphs had been enqueued before it.
     copy: Option<(u64, u64)>,
 }
 
@@ -66,13 +66,63 @@ pub struct Gpu {
     multiprocessors: u32,
     /// Bytes of device memory that were free when it was opened, less a little for the driver.
     free_at_start: usize,
-    /// Kernels enqueued that are not known to be good: an error of one shows only later.
-    running: VecDeque<String>,
-    /// Kernels enqueued ever.
-    enqueued: u64,
+    /// What was enqueued and is not known to be good: an error of it shows only later.
+    running: Running,
     /// Wait after each launch, to find the kernel that fails.
     wait: bool,
     profile: Option<Profile>,
+}
+
+/// A kernel or a graph that was enqueued.
+#[derive(Clone, Copy)]
+enum Work {
+    Launch(LaunchShape),
+    Graph(GraphId),
+}
+
+/// As errors name it.
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Work::Launch(shape) => shape.fmt(f),
+            Work::Graph(graph) => write!(f, "graph {}", graph.0),
+        }
+    }
+}
+
+/// How many of the latest kernels and graphs an error names.
+const NAMED: usize = 3;
+
+/// Kernels and graphs by their numbers, counted from the first one of the device.
+#[derive(Default)]
+struct Running {
+    /// Enqueued ever.
+    enqueued: u64,
+    /// The first so many have run without an error.
+    good: u64,
+    /// The latest, oldest first.
+    latest: VecDeque<Work>,
+}
+
+impl Running {
+    fn push(&mut self, work: Work) {
+        self.enqueued += 1;
+        if self.latest.len() == NAMED {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(work);
+    }
+
+    /// The first `count` have run without an error.
+    fn passed(&mut self, count: u64) {
+        self.good = self.good.max(count);
+    }
+
+    /// How many may still fail, and the latest of them, newest first.
+    fn suspects(&self) -> (u64, impl Iterator<Item = &Work>) {
+        let count = self.enqueued - self.good;
+        (count, self.latest.iter().rev().take(count.min(NAMED as u64) as usize))
+    }
 }
 
 /// Times of launches.
@@ -191,8 +241,7 @@ impl Gpu {
             free_at_start: result::mem_get_info()
                 .map_err(|e| failed("asking for the free memory", e))
                 .map(|(free, _)| free - free / 32)?,
-            running: VecDeque::new(),
-            enqueued: 0,
+            running: Running::default(),
             wait: std::env::var_os("COLLOQUY_CUDA_WAIT").is_some(),
             profile: None,
         };
@@ -266,7 +315,7 @@ impl Gpu {
         // SAFETY: the stream is ours.
         match unsafe { result::stream::synchronize(self.stream) } {
             Ok(()) => {
-                self.running.clear();
+                self.running.passed(self.running.enqueued);
                 self.close_profile()
             }
             Err(e) => Err(self.one_failed(e)),
@@ -280,19 +329,17 @@ impl Gpu {
 
     /// An error of `what`; or of a kernel that was enqueued before it, as the driver tells of those with whatever comes next.
     fn late(&self, what: impl std::fmt::Display, e: result::DriverError) -> Error {
-        match (self.running.len(), e.0 as u32 >= FIRST_OF_KERNELS) {
-            (0, _) | (_, false) => failed(what, e),
-            (1, true) => failed(format!("{}, found at {what}", self.running[0]), e),
-            (count, true) => {
-                let last = self.running.iter().rev().take(3).cloned().collect::<Vec<_>>().join("; ");
-                failed(
-                    format!(
-                        "one of {count} launches, the last of them {last}, found at {what} (COLLOQUY_CUDA_WAIT=1 says which)"
-                    ),
-                    e,
-                )
-            }
+        let (count, latest) = self.running.suspects();
+        if count == 0 || (e.0 as u32) < FIRST_OF_KERNELS {
+            return failed(what, e);
         }
+        let latest = latest.map(Work::to_string).collect::<Vec<_>>().join("; ");
+        let suspects = match count {
+            1 => latest,
+            _ => format!("one of {count} launches, the last of them {latest}"),
+        };
+        let hint = if count == 1 { "" } else { " (COLLOQUY_CUDA_WAIT=1 says which)" };
+        failed(format!("{suspects}, found at {what}{hint}"), e)
     }
 
     /// A place for `bytes` bytes that nothing is on its way to; its index.
@@ -335,9 +382,8 @@ impl Gpu {
         Ok(event)
     }
 
-    fn after_launch(&mut self, what: String) -> Result<()> {
-        self.running.push_back(what);
-        self.enqueued += 1;
+    fn after_launch(&mut self, work: Work) -> Result<()> {
+        self.running.push(work);
         if self.wait { self.wait_for_all() } else { Ok(()) }
     }
 }
@@ -434,10 +480,10 @@ impl Driver for Gpu {
             if let Some(profile) = &mut self.profile {
                 profile.open.push((launch.kernel.name, start, end));
             }
-            return self.after_launch(launch.to_string());
+            return self.after_launch(Work::Launch(launch.shape()));
         }
         self.enqueue(launch)?;
-        self.after_launch(launch.to_string())
+        self.after_launch(Work::Launch(launch.shape()))
     }
 
     fn capture(&mut self, launches: &[Launch]) -> Result<GraphId> {
@@ -478,7 +524,7 @@ impl Driver for Gpu {
         // SAFETY: an executable graph of ours, on our stream.
         unsafe { result::graph::launch(executable, self.stream) }
             .map_err(|e| self.late(format!("replaying graph {}", graph.0), e))?;
-        self.after_launch(format!("graph {}", graph.0))
+        self.after_launch(Work::Graph(graph))
     }
 
     fn drop_graph(&mut self, graph: GraphId) {
@@ -515,7 +561,7 @@ impl Driver for Gpu {
         let bytes = parts[0].1 + parts[1].1;
         let index = self.landing(bytes)?;
         self.fetches += 1;
-        self.landings[index].copy = Some((self.fetches, self.enqueued));
+        self.landings[index].copy = Some((self.fetches, self.running.enqueued));
         let landing = &self.landings[index];
         let mut at = 0;
         for (from, length) in parts {
@@ -552,7 +598,7 @@ impl Driver for Gpu {
             at += part.len();
         }
         // What was enqueued before the copy has run without an error.
-        while self.enqueued - (self.running.len() as u64) < before && self.running.pop_front().is_some() {}
+        self.running.passed(before);
         Ok(())
     }
 

@@ -50,8 +50,33 @@ pub struct Launch {
     pub params: Vec<u8>,
 }
 
+impl Launch {
+    /// What and how large it is.
+    pub fn shape(&self) -> LaunchShape {
+        LaunchShape { kernel: self.kernel, grid: self.grid, shared: self.shared }
+    }
+}
+
 /// As errors name it.
 impl std::fmt::Display for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.shape().fmt(f)
+    }
+}
+
+/// A launch without its parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// What runs.
+    pub kernel: Kernel,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Dynamic shared memory of a block in bytes.
+    pub shared: u32,
+}
+
+/// As errors name it.
+impl std::fmt::Display for LaunchShape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Kernel { name, threads, .. } = self.kernel;
         write!(
