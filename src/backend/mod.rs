@@ -94,6 +94,35 @@ impl OpTimes {
     }
 }
 
+/// What became of the lists of kernel launches that were long enough for a graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GraphCounts {
+    /// Launched one by one, since they were new.
+    pub launched: u64,
+    /// Captured, and replayed for the first time.
+    pub captured: u64,
+    /// Replayed again.
+    pub replayed: u64,
+}
+
+impl GraphCounts {
+    /// What was added to the counts since they were `before`.
+    pub fn since(self, before: GraphCounts) -> GraphCounts {
+        GraphCounts {
+            launched: self.launched - before.launched,
+            captured: self.captured - before.captured,
+            replayed: self.replayed - before.replayed,
+        }
+    }
+}
+
+impl std::fmt::Display for GraphCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let GraphCounts { launched, captured, replayed } = self;
+        write!(f, "{launched} launched one by one, {captured} captured, {replayed} replayed")
+    }
+}
+
 /// What a device reaches at its best.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings {
@@ -300,6 +329,10 @@ pub trait Backend: std::any::Any {
     /// The times measured since the last call, by name, in the order of their sums.
     fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
         Err(Error::Unsupported(format!("a profile of {}", self.describe())))
+    }
+    /// What became of the launch lists so far; `None` on a device without graphs.
+    fn graph_counts(&self) -> Option<GraphCounts> {
+        None
     }
     /// What the device reaches at its best, measured now; `None` where that is not known how to measure.
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {

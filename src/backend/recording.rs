@@ -280,6 +280,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.take_profile()
     }
 
+    fn graph_counts(&self) -> Option<GraphCounts> {
+        self.inner.graph_counts()
+    }
+
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         self.settled("ceilings")?.ceilings()
     }

@@ -146,6 +146,48 @@ fn a_fault_that_cannot_be_is_an_error() {
     }
 }
 
+#[test]
+fn an_arithmetic_that_the_emulator_does_not_have_is_an_error() {
+    let dir = folder();
+    let output = colloquy(dir.path(), &args("out")).env("COLLOQUY_EMULATOR_MMA", "nearest").output().unwrap();
+    let e = one_error(&output, &args("out"), 1);
+    let expected = "COLLOQUY_EMULATOR_MMA: found \"nearest\", expected round, ampere or hopper";
+    assert!(e.contains(expected), "{e}");
+    assert!(!dir.path().join("out").exists());
+}
+
+/// Of a run, the step of the prompts is one launch list, and those of the three tokens after it are another, each time the same. The run that does not
+/// count launches both, captures the second and replays it; the run that counts captures the first.
+#[test]
+fn a_bench_counts_what_became_of_launch_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let args =
+        [
+            &[
+                "bench",
+                "decode",
+                "--device",
+                "emulator",
+                "--shape",
+                "tiny",
+                "--adapters",
+                "1",
+                "--batch",
+                "2",
+            ][..],
+            &["--prompt", "12", "--new-tokens", "3", "--repeats", "1", "--json", "b.json"],
+        ]
+        .concat();
+    let out = succeed(dir.path(), &args);
+    let report: Value = serde_json::from_slice(&std::fs::read(dir.path().join("b.json")).unwrap()).unwrap();
+    for who in ["1 adapters", "base"] {
+        let row = report["society"].as_array().unwrap().iter().find(|row| row["who"] == who).unwrap();
+        assert_eq!(row["graphs"], json!({"launched": 0, "captured": 1, "replayed": 3}), "{report}");
+        let line = format!("graphs   decode, {who}: 0 launched one by one, 1 captured, 3 replayed");
+        assert!(out.lines().any(|l| l == line), "{out}");
+    }
+}
+
 fn edit_json(path: &Path, field: &str, value: Value) {
     let mut object: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     object[field] = value;

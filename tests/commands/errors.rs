@@ -112,6 +112,7 @@ fn a_bench_measures_what_it_is_asked_and_says_what_it_cannot() {
     // Two sequences of two tokens.
     assert_eq!(report["society"][0]["tokens"], 4, "{report}");
     assert!(report["society"][0]["tokens_per_second"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(!out.contains("graphs") && report["society"][0].get("graphs").is_none(), "{out}{report}");
 
     assert!(fail(dir.path(), &bench(&["--json", "b.json"]), 1).contains("exists"));
     assert!(fail(dir.path(), &bench(&["ops"]), 1).contains("needs a GPU"));

@@ -4,23 +4,13 @@ use std::collections::HashMap;
 
 use super::driver::{Driver, GraphId, Launch};
 use super::nvtx::Ranges;
+use crate::backend::GraphCounts;
 use crate::error::Result;
 
 /// Fewer launches than this gain nothing from a graph.
 const MIN_LAUNCHES: usize = 8;
 /// Launch lists remembered at most; beyond it the one that was not run for longest is forgotten and its graph dropped.
 const MAX_LISTS: usize = 64;
-
-/// What became of the launch lists that were long enough for a graph.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GraphCounts {
-    /// Launched one by one, since they were new.
-    pub launched: u64,
-    /// Captured, and replayed for the first time.
-    pub captured: u64,
-    /// Replayed again.
-    pub replayed: u64,
-}
 
 /// A launch list that was run.
 struct Seen {

@@ -50,7 +50,6 @@ use std::sync::Arc;
 use super::*;
 use crate::error::{Error, Result};
 use driver::{DevicePtr, Driver, Kernel, Launch};
-pub use graphs::GraphCounts;
 
 /// Shared memory of a block that every supported architecture can give (sm_86 and sm_89: 99 KB).
 pub const MAX_SHARED: u32 = 99 * 1024;
@@ -136,11 +135,6 @@ impl CudaBackend {
     /// Bytes that operations and the plan of a step took of their own so far: at most [`Backend::workspace_bytes`] of what was foreseen.
     pub fn workspace_held(&self) -> usize {
         self.plan.capacity() + self.workspaces.values().map(|w| w.bytes).sum::<usize>()
-    }
-
-    /// How many steps were replayed as graphs.
-    pub fn graph_counts(&self) -> GraphCounts {
-        self.graphs.counts
     }
 
     fn tensor_buffer(&self, t: Tensor) -> Result<&TensorBuffer> {
@@ -495,6 +489,10 @@ impl Backend for CudaBackend {
         self.flush()?;
         self.driver.synchronize()?;
         Ok(sorted(self.driver.take_profile()?))
+    }
+
+    fn graph_counts(&self) -> Option<GraphCounts> {
+        Some(self.graphs.counts)
     }
 
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::common::Common;
 use super::models;
 use super::screen::{Screen, bytes};
-use crate::backend::{OpTimes, Selected, select};
+use crate::backend::{GraphCounts, OpTimes, Selected, select};
 use crate::error::{Error, Result};
 use crate::files::NewFile;
 use crate::model::{LoadOptions, Model, ModelConfig, Shape};
@@ -47,6 +47,8 @@ enum What {
   colloquy bench ops --device cuda --json ops.json
 
 Each number is the median of --repeats runs after one that does not count. `base` is the same batch without adapters.
+On a GPU, `graphs` counts what became of the lists of kernel launches in those runs: a list is launched kernel by kernel the \
+first time, captured as a CUDA graph the second time, and replayed from then on.
 
 Under `nsys profile colloquy bench decode --device cuda` (or ncu --nvtx) each step is an NVTX range: prefill, decode, score, \
 train step, optimizer step. A step that is launched kernel by kernel has its operations as ranges inside: all are with \
@@ -109,6 +111,8 @@ struct Measured {
     tokens: usize,
     /// Seconds of each run, sorted.
     seconds: Vec<f64>,
+    /// What became of the launch lists of these runs, on a device with graphs.
+    graphs: Option<GraphCounts>,
 }
 
 impl Measured {
@@ -122,10 +126,14 @@ impl Measured {
     }
 
     fn json(&self) -> Value {
-        json!({
+        let mut report = json!({
             "what": self.what, "who": self.who, "tokens": self.tokens, "seconds": self.seconds,
             "tokens_per_second": self.rate(),
-        })
+        });
+        if let Some(GraphCounts { launched, captured, replayed }) = self.graphs {
+            report["graphs"] = json!({"launched": launched, "captured": captured, "replayed": replayed});
+        }
+        report
     }
 }
 
@@ -279,6 +287,11 @@ fn print(rows: &[Measured]) {
     }
     align(&mut t, 2);
     println!("{t}");
+    for row in rows {
+        if let Some(counts) = row.graphs {
+            println!("graphs   {}, {}: {counts}", row.what, row.who);
+        }
+    }
 }
 
 fn print_profile(what: &str, times: &[OpTimes]) {

@@ -87,17 +87,22 @@ impl Society {
         for (who, adapters) in &who {
             let mut seconds = Vec::new();
             let mut tokens = 0;
+            let mut before = None;
             for run in 0..=args.repeats {
                 let (counted, time) = self.once(what, adapters, args)?;
                 tokens = counted;
                 // The first run also takes the memory and, on a GPU, captures the graphs.
                 if run > 0 {
                     seconds.push(time);
+                } else {
+                    before = self.engine.backend().graph_counts();
                 }
                 screen.advance(&name, 1);
             }
             seconds.sort_by(f64::total_cmp);
-            measured.push(Measured { what: name.clone(), who: who.clone(), tokens, seconds });
+            let after = self.engine.backend().graph_counts();
+            let graphs = after.zip(before).map(|(after, before)| after.since(before));
+            measured.push(Measured { what: name.clone(), who: who.clone(), tokens, seconds, graphs });
         }
         screen.end_phase(&name);
         if !args.profile {
