@@ -533,9 +533,9 @@ DEVICE void linear(const LinearParams& p) {
 // Few outputs and rows: all of a narrow W is in flight at once, on as many multiprocessors as there are 16 outputs.
 template <bool TRANSPOSED>
 using Tiny = Tiling<16, 32, 64, 12, 1, 4, TRANSPOSED>;
-// Up to 64 rows of a wider W, 32 KB of it in flight a block.
+// Up to 64 rows of a wider W, 24 KB of it in flight a block: a fifth stage would leave room for one block, not two, on a multiprocessor of an A100.
 template <bool TRANSPOSED>
-using Small = Tiling<64, 64, 64, 5, 2, 2, TRANSPOSED>;
+using Small = Tiling<64, 64, 64, 4, 2, 2, TRANSPOSED>;
 // A very wide W with few rows; many rows where `large` has too few blocks for the device.
 template <bool TRANSPOSED>
 using Medium = Tiling<128, 64, 64, 3, 4, 2, TRANSPOSED>;

@@ -64,7 +64,7 @@ const SMALL: Tiling = Tiling {
     outputs: 64,
     rows: 64,
     depth: 64,
-    stages: 5,
+    stages: 4,
     kernels: [
         Kernel::new("linear", "linear_small", 128),
         Kernel::new("linear", "linear_small_transposed", 128),
