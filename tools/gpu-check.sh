@@ -201,7 +201,7 @@ run_start() {
 
 run_bits() {
     gpu_only "wgmma's and mma.sync's bits" || return $absent
-    micro_part 40 bits
+    micro_part 40 bits --dump "$work/bits/sums.jsonl"
 }
 
 run_rates() {
@@ -212,16 +212,18 @@ run_rates() {
     return $failed
 }
 
-# micro_part SECONDS NAME: a part of micro.cu, which the machine's own nvcc compiles where tools/gpu-pack.sh has not.
+# micro_part SECONDS NAME ARGUMENTS…: a part of micro.cu, which the machine's own nvcc compiles where tools/gpu-pack.sh has not.
 micro_part() {
     if [ ! -x "$micro" ]; then
         micro=$work/micro
         kept 40 compile.txt tools/compile_micro.sh "$micro" || { told "tools/compile_micro.sh" $? compile.txt; return 1; }
     fi
-    kept "$1" "$2.txt" "$micro" "$2"
-    told "micro $2" $? "$2.txt"
-    local status=$?
-    grep -v '^{' "$work/$step/$2.txt" | cut -c1-140 | head -n 60 | sed 's/^/      /' | tee -a "$work/summary.txt"
+    local seconds=$1 part=$2 status
+    shift 2
+    kept "$seconds" "$part.txt" "$micro" "$part" "$@"
+    told "micro $part" $? "$part.txt"
+    status=$?
+    grep -v '^{' "$work/$step/$part.txt" | cut -c1-140 | head -n 60 | sed 's/^/      /' | tee -a "$work/summary.txt"
     return $status
 }
 
