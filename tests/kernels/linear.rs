@@ -9,7 +9,12 @@ use super::support::*;
 
 /// Rounding to bf16: half a unit in the last place of 8 bits, relative to the element.
 const ROUNDING: f64 = 1.0 / 256.0;
-/// Sums of up to 1536 products in f32, of size 1 each, relative to the largest result (which is about their root).
+/// Sums of up to 1536 products in f32, of size 1 each, relative to the largest result, which is about
+/// their root. A tensor core that truncates loses less than 2^-23 of a sum at the end of each block
+/// of 8 products, and less than 2^-24 by aligning each of its 9 terms: 1.4e-4 over the 208 blocks of
+/// the deepest sum here, if every loss were the largest possible, of one
+/// sign, and of a sum as large as the largest result. These inputs use 12 % of the bound on such a
+/// tensor core (A100; H100: 3 %, rounding: less than 1 %).
 const F32_SUM: f64 = 1e-5;
 
 /// A linear group, its adapters, and what the device holds of them.
@@ -255,19 +260,28 @@ fn step(
     step
 }
 
-/// Element by element: the rounding of the result and the error of the sum.
+/// Half a unit in the last place of a bf16 of this size.
+fn half_unit(x: f64) -> f64 {
+    ROUNDING * x.abs().max(1e-30).log2().floor().exp2()
+}
+
+/// Element by element: the rounding of the result, and the error of the sum that this cannot explain.
 fn assert_rounded(what: &str, d: &Device, got: &[f32], exact: &[f64]) {
     assert_eq!(got.len(), exact.len(), "{what}: lengths");
     let scale = exact.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
-    let rounding = if d.precision == Precision::Bf16 { ROUNDING } else { 0.0 };
     let mut worst = 0f64;
     for (i, (&g, &e)) in got.iter().zip(exact).enumerate() {
         let error = (f64::from(g) - e).abs();
-        let bound = rounding * e.abs() + F32_SUM * scale;
-        assert!(error <= bound, "{what}: element {i} is {g}, expected {e}: {error:.2e} of {bound:.0e}");
-        worst = worst.max(error / bound);
+        let rounding =
+            if d.precision == Precision::Bf16 { half_unit(f64::from(g).abs().max(e.abs())) } else { 0.0 };
+        let sum = (error - rounding).max(0.0) / scale;
+        assert!(
+            sum <= F32_SUM,
+            "{what}: element {i} is {g}, expected {e}: {error:.2e}, {rounding:.0e} of it rounding"
+        );
+        worst = worst.max(sum);
     }
-    println!("{what}: {:.0} % of the bound", 100.0 * worst);
+    println!("{what}: {:.0} % of the bound {F32_SUM:.0e}", 100.0 * worst / F32_SUM);
 }
 
 fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
