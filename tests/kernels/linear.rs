@@ -11,10 +11,10 @@ use super::support::*;
 const ROUNDING: f64 = 1.0 / 256.0;
 /// Sums of up to 1536 products in f32, of size 1 each, relative to the largest result, which is about
 /// their root. A tensor core that truncates loses less than 2^-23 of a sum at the end of each block
-/// of 8 products, and less than 2^-24 by aligning each of its 9 terms: 1.4e-4 over the 208 blocks of
-/// the deepest sum here, if every loss were the largest possible, of one
-/// sign, and of a sum as large as the largest result. These inputs use 12 % of the bound on such a
-/// tensor core (A100; H100: 3 %, rounding: less than 1 %).
+/// of 8 products, and less than 2^-24 by aligning each of its 9 terms: 1.3e-4 over the 196 blocks of
+/// the deepest sum here, if every loss were the largest possible, of one sign, and of a sum as large
+/// as the largest result. These inputs use 12 % of the bound on an A100's tensor core, 3 % on an
+/// H100's, and less than 1 % on one that rounds.
 const F32_SUM: f64 = 1e-5;
 
 /// A linear group, its adapters, and what the device holds of them.
