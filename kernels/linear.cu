@@ -533,7 +533,8 @@ DEVICE void linear(const LinearParams& p) {
 // Few outputs and rows: all of a narrow W is in flight at once, on as many multiprocessors as there are 16 outputs.
 template <bool TRANSPOSED>
 using Tiny = Tiling<16, 32, 64, 12, 1, 4, TRANSPOSED>;
-// Up to 64 rows of a wider W, 24 KB of it in flight a block: a fifth stage would leave room for one block, not two, on a multiprocessor of an A100.
+// Up to 64 rows of a wider W, 24 KB of it in flight a block. With a fifth stage a multiprocessor
+// of an A100 would have room for one block instead of two.
 template <bool TRANSPOSED>
 using Small = Tiling<64, 64, 64, 4, 2, 2, TRANSPOSED>;
 // A very wide W with few rows; many rows where `large` has too few blocks for the device.

@@ -1,4 +1,5 @@
-//! How the emulated tensor cores add, against a reference in integers: rounding, and truncating as an A100 and an H100 do (`kernels/emulator/mma.h`).
+//! How the emulated tensor cores add, against a reference in integers: rounding, and truncating as
+//! an A100 and an H100 do (`kernels/emulator/mma.h`).
 #![cfg(feature = "emulator")]
 
 use colloquy::backend::cuda::driver::{DevicePtr, Driver, Kernel, Launch};
@@ -55,7 +56,8 @@ struct Hardware(usize, i32, i32);
 const AMPERE: Hardware = Hardware(8, 1, -132);
 const HOPPER: Hardware = Hardware(16, 2, -133);
 
-/// A finite number of `bits` mantissa bits: whether it is negative, its significand, and the exponent of a significand of 2^bits.
+/// A finite number of `bits` mantissa bits: whether it is negative, its significand, and the
+/// exponent of a significand of 2^bits.
 fn parts(sign: bool, field: u32, mantissa: u32, bits: u32) -> (bool, u64, i32) {
     assert!(field < 255, "a finite number");
     match field {
@@ -261,7 +263,8 @@ fn row(a: [f32; 16], b: [f32; 16], c: f32) -> Product {
     product
 }
 
-/// What `device` makes of the first element, for constructed sums whose results are known for each mode.
+/// What `device` makes of the first element, for constructed sums whose results are known for each
+/// mode.
 fn constructed(device: impl Fn() -> Emulator) -> Vec<f32> {
     let ulp = f32::EPSILON;
     let few = |n: usize, x: f32| std::array::from_fn(|k| if k < n { x } else { 0.0 });
@@ -284,7 +287,8 @@ fn constructed(device: impl Fn() -> Emulator) -> Vec<f32> {
 fn expected(name: &str) -> Vec<f32> {
     let ulp = f32::EPSILON;
     match name {
-        // Each of the sixteen is rounded up to a whole bit. Of four halves of 1's last bit, each a quarter of 2.25's, none moves it.
+        // Each of the sixteen is rounded up to a whole bit. Of four halves of 1's last bit, each a
+        // quarter of 2.25's, none moves it.
         "round" => vec![1.0 + 16.0 * ulp, -1.0 - 16.0 * ulp, 1.0 + 2.0 * ulp, 2.25],
         // Each of the sixteen is cut off to half a bit.
         "ampere" => vec![1.0 + 8.0 * ulp, -1.0 - 8.0 * ulp, 1.0 + ulp, 2.25 + 2.0 * ulp],

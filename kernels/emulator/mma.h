@@ -1,16 +1,23 @@
-// The arithmetic of the emulated tensor core: C += A B for one m16n8k16 product of bf16, accumulated in f32.
+// The arithmetic of the emulated tensor core: C += A B of one m16n8k16 product, bf16 into f32.
 //
-// Rounding (`products` 0): the products are added one after another, each sum rounded to the nearest f32.
+// Rounding (`products` 0): adds one product after another and rounds each sum to the nearest f32.
 //
-// Truncating: as tensor cores were found to add. The products are exact. A block of them and the accumulator are aligned to the largest exponent among them
-// (of a product: the sum of its factors' exponents), and of each term only the bits from `23 + extra_bits` places below that exponent upwards are kept, the
-// rest is cut off. The sum of what is left is exact, and is cut off to f32. A sum of 2^128 or more is infinite. Blocks follow one another in the order of k.
-//   A100 (Ampere): blocks of 8 products, 1 extra bit, exponents below -132 count as -132;
-//   H100 (Hopper): blocks of 16 products, 2 extra bits, exponents below -133 count as -133.
-// Sources: Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330 (truncation, one alignment for a whole
-// block, exact products, subnormal numbers, no normalization inside a block); Khattak, Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv 2512.07004, and the
-// models that it publishes (github.com/north-numerical-computing/MATLAB-tensor-core, A100TC.m and H100TC.m: block, extra bits, least exponent, for bf16).
-// Where A, B or C is not finite, and where all terms are zero, the element is that of the rounding arithmetic.
+// Truncating: adds as tensor cores were found to do. Products are exact. A block of products and
+// the accumulator are aligned to the largest exponent among them; a product's exponent is the sum
+// of its factors' exponents. Of each term, bits lower than `23 + extra_bits` places below that
+// exponent are cut off. The sum of the rest is exact, then cut off to f32; from 2^128 on it is
+// infinite. Blocks follow one another in the order of k.
+//   A100 (Ampere): 8 products a block, 1 extra bit, exponents below -132 count as -132.
+//   H100 (Hopper): 16 products a block, 2 extra bits, exponents below -133 count as -133.
+//
+// Sources:
+// - Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer
+//   Science 7:e330: exact products, one alignment a block, truncation, subnormal numbers.
+// - Khattak, Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv 2512.07004, and the models
+//   published with it (github.com/north-numerical-computing/MATLAB-tensor-core, A100TC.m and
+//   H100TC.m): block, extra bits and least exponent for bf16.
+//
+// An element whose operands are not all finite, or whose terms are all zero, is that of rounding.
 #pragma once
 
 #include <bit>
@@ -47,7 +54,8 @@ inline float truncated(double x) {
     return std::fabs(static_cast<double>(nearest)) > std::fabs(x) ? std::bit_cast<float>(std::bit_cast<uint32_t>(nearest) - 1) : nearest;
 }
 
-// A product of two bf16 is exact in f32 unless it leaves its range, so a fused multiply-add would give the same.
+// A product of two bf16 is exact in f32 unless it leaves the range of f32, so a fused
+// multiply-add would give the same.
 inline void multiply_add_rounding(const float (&a)[kM][kK], const float (&b)[kK][kN], float (&c)[kM][kN]) {
     for (int i = 0; i < kM; i++) {
         for (int k = 0; k < kK; k++) {

@@ -1,4 +1,5 @@
-// One tensor-core product as it is, for tests/emulator_mma.rs. It is in the emulator only: no image is made of it.
+// One tensor-core product, for tests/emulator_mma.rs. It exists in the emulator only: no image is
+// made of it.
 #include "../device.cuh"
 
 namespace {

@@ -509,8 +509,9 @@ bool colloquy_emulator_kernel(const char* name, unsigned long* params, int* thre
     return true;
 }
 
-// Runs `count` blocks of a launch from the `first` on, in the order that follows from the seed, with this arithmetic of the tensor core. Non-zero, with a text in `error`, where a kernel did
-// something it must not.
+// Runs `count` blocks of a launch from the `first` on, in the order that follows from the seed, with
+// this arithmetic of the tensor core. Returns non-zero and writes a text to `error` where a kernel
+// did something it must not.
 int colloquy_emulator_launch_blocks(const char* name, const unsigned* grid, unsigned shared_bytes, const void* params, uint64_t seed,
                                     const MmaArithmetic* mma, size_t first, size_t count, char* error, size_t error_bytes) {
     if (!owner) {

@@ -156,10 +156,10 @@ fn an_arithmetic_that_the_emulator_does_not_have_is_an_error() {
     assert!(!dir.path().join("out").exists());
 }
 
-/// The step of the prompts is one launch list; the three decoding steps after it share another, which
-/// the run that does not count has captured. Of the very first step, the list was cut where memory
-/// for operations was taken, so the prompts' list is new to the run that counts; with the base alone
-/// it is captured there.
+/// The step of the prompts is one launch list; the three decoding steps after it share another,
+/// which the run that does not count has captured. Of the very first step, the list was cut where
+/// memory for operations was taken, so the prompts' list is new to the run that counts; with the
+/// base alone it is captured there.
 #[test]
 fn a_bench_counts_what_became_of_launch_lists() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,12 +9,12 @@ use super::support::*;
 
 /// Rounding to bf16: half a unit in the last place of 8 bits, relative to the element.
 const ROUNDING: f64 = 1.0 / 256.0;
-/// Sums of up to 1536 products in f32, of size 1 each, relative to the largest result, which is about
-/// their root. A tensor core that truncates loses less than 2^-23 of a sum at the end of each block
-/// of 8 products, and less than 2^-24 by aligning each of its 9 terms: 1.3e-4 over the 196 blocks of
-/// the deepest sum here, if every loss were the largest possible, of one sign, and of a sum as large
-/// as the largest result. These inputs use 12 % of the bound on an A100's tensor core, 3 % on an
-/// H100's, and less than 1 % on one that rounds.
+/// Sums of up to 1536 products in f32, of size 1 each, relative to the largest result, which is
+/// about their root. A tensor core that truncates loses less than 2^-23 of a sum at the end of each
+/// block of 8 products, and less than 2^-24 by aligning each of its 9 terms: 1.3e-4 over the 196
+/// blocks of the deepest sum here, if every loss were the largest possible, of one sign, and of a
+/// sum as large as the largest result. These inputs use 12 % of the bound on an A100's tensor core,
+/// 3 % on an H100's, and less than 1 % on one that rounds.
 const F32_SUM: f64 = 1e-5;
 
 /// A linear group, its adapters, and what the device holds of them.
@@ -265,7 +265,8 @@ fn half_unit(x: f64) -> f64 {
     ROUNDING * x.abs().max(1e-30).log2().floor().exp2()
 }
 
-/// Element by element: the rounding of the result, and the error of the sum that this cannot explain.
+/// Element by element: the rounding of the result, and the error of the sum that this cannot
+/// explain.
 fn assert_rounded(what: &str, d: &Device, got: &[f32], exact: &[f64]) {
     assert_eq!(got.len(), exact.len(), "{what}: lengths");
     let scale = exact.iter().fold(1e-30f64, |m, x| m.max(x.abs()));

@@ -278,7 +278,8 @@ fn enumerate(q: &[f64], top_k: usize, top_p: f64) -> Vec<f64> {
     kept.iter().map(|q| q / total).collect()
 }
 
-/// The score of each token, whose largest wins: that of a token that top-k or top-p has removed is minus infinity.
+/// The score of each token, whose largest wins: that of a token that top-k or top-p has removed is
+/// minus infinity.
 fn gumbel_scores(q: &[f64], draw: &Draw) -> Vec<f64> {
     let kept = enumerate(q, draw.top_k as usize, f64::from(draw.top_p));
     let score = |token: usize| {
@@ -294,7 +295,8 @@ fn gumbel_winner(q: &[f64], draw: &Draw) -> u32 {
     (0..q.len()).reduce(|best, t| if scores[best] >= scores[t] { best } else { t }).unwrap() as u32
 }
 
-/// Two scores so near that f32 may turn them round: a score is below 2^5, a unit in its last place at most 2^-19 = 2e-6, and it is the sum of two logarithms.
+/// Two scores so near that f32 may turn them round: a score is below 2^5, a unit in its last place
+/// at most 2^-19 = 2e-6, and it is the sum of two logarithms.
 const CLOSE_CALL: f64 = 1e-5;
 
 /// Asserts that a draw is the winner, or one whose score is as good but for the rounding of f32.

@@ -43,7 +43,8 @@ pub fn kernel_devices() -> Vec<Device> {
     #[cfg(feature = "emulator")]
     {
         use colloquy::backend::cuda::emulator::{Emulator, Mma};
-        // In two orders of threads, and with tensor cores of both kinds: those that round, and those that truncate and do so most often.
+        // In two orders of threads, and with tensor cores of both kinds: those that round, and
+        // those that truncate and do so most often.
         for (seed, emulator) in [(1, Emulator::new(1)), (2, Emulator::new(2).with_mma(Mma::AMPERE))] {
             devices.push(Device {
                 name: format!("{}, seed {seed}", emulator.arithmetic()),

@@ -43,7 +43,8 @@ struct Landing {
     capacity: usize,
     /// Happens when the copy has landed.
     event: sys::CUevent,
-    /// The number of the copy under way, and how many kernels and graphs had been enqueued before it.
+    /// The number of the copy under way, and how many kernels and graphs had been enqueued before
+    /// it.
     copy: Option<(u64, u64)>,
 }
 

@@ -1,9 +1,10 @@
 //! The emulator's device: host memory of its own, kernels compiled from the same sources by the C++ compiler (`kernels/emulator/`).
 //!
-//! It defers everything to [`Driver::synchronize`], freezes a graph's parameters at capture, fills new memory with NaN, keeps guards around every
-//! allocation, lets freed memory lie for a while and looks whether anybody writes there, and checks the bounds of every copy. What a
-//! device was made to do can be logged and replayed under sanitizers (`log.rs`, tools/sanitize.sh). Its tensor cores round as f32 does, or
-//! truncate as those of a GPU do (`mma.rs`).
+//! It defers everything to [`Driver::synchronize`], freezes a graph's parameters at capture, fills
+//! new memory with NaN, keeps guards around every allocation, lets freed memory lie for a while and
+//! looks whether anybody writes there, and checks the bounds of every copy. What a device was made
+//! to do can be logged and replayed under sanitizers (`log.rs`, tools/sanitize.sh). Its tensor
+//! cores round as f32 does, or truncate as those of a GPU do (`mma.rs`).
 
 mod arena;
 mod fault;
@@ -138,7 +139,8 @@ pub struct Emulator {
     /// Or why there is none, until somebody can be told.
     log: Result<Log>,
     fault: Fault,
-    /// How its tensor cores add; or what was asked for that is no such thing, until somebody can be told.
+    /// How its tensor cores add; or what was asked for that is no such thing, until somebody can be
+    /// told.
     mma: std::result::Result<Mma, String>,
 }
 
@@ -177,7 +179,8 @@ impl Emulator {
     /// A device with the fault that the environment asks for (`fault.rs`), if any.
     ///
     /// # Errors
-    /// What the environment asks for does not exist: a fault, or an arithmetic of the tensor cores (`mma.rs`).
+    /// What the environment asks for does not exist: a fault, or an arithmetic of the tensor cores
+    /// (`mma.rs`).
     pub fn with_wanted_fault(mut self) -> Result<Self> {
         self.mma = Ok(self.mma.map_err(mma::refused)?);
         self.fault = Fault::wanted()?;

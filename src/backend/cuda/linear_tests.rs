@@ -12,7 +12,8 @@ fn tiles_follow_the_shape_and_fit_every_architecture() {
     let name = |multiprocessors, outputs, rows| {
         let tiling = Tiling::choose(multiprocessors, outputs, rows);
         assert!(tiling.shared() <= MAX_SHARED as usize);
-        // The kernels are compiled for two blocks a multiprocessor. An A100 has 164 KB of shared memory there and takes one for itself of each block.
+        // The kernels are compiled for two blocks a multiprocessor. An A100 has 164 KB of shared
+        // memory there and takes one for itself of each block.
         assert!(2 * (tiling.shared() + 1024) <= 164 * 1024, "{}", tiling.kernels[0].name);
         tiling.kernels[0].name
     };

@@ -1,13 +1,15 @@
 //! How the emulated tensor cores add.
 //!
-//! The environment variable `COLLOQUY_EMULATOR_MMA` is `round` (as without it), `ampere` or `hopper`: round after each product, or align the
-//! products of a block and truncate, as the tensor cores of an A100 or an H100 do (`kernels/emulator/mma.h` says how, and whence it is known).
+//! The environment variable `COLLOQUY_EMULATOR_MMA` is `round` (as without it), `ampere` or
+//! `hopper`: round after each product, or align the products of a block and truncate, as the tensor
+//! cores of an A100 or an H100 do (`kernels/emulator/mma.h` says how, and whence it is known).
 
 use crate::error::Error;
 
 const VARIABLE: &str = "COLLOQUY_EMULATOR_MMA";
 
-/// The arithmetic of a tensor-core product: the twin of `MmaArithmetic` in `kernels/emulator/mma.h`.
+/// The arithmetic of a tensor-core product: the twin of `MmaArithmetic` in
+/// `kernels/emulator/mma.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Mma {
