@@ -187,7 +187,7 @@ print(min(found, key=len) if found else "")
 
 run_start() {
     say "date       $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-    say "commit     $(git rev-parse HEAD 2> /dev/null || cat target/gpu/commit 2> /dev/null || echo unknown)"
+    say "commit     $(cat "$(dirname "$check")/commit" 2> /dev/null || echo unknown)"
     if [ "$device" = cuda ]; then
         kept 10 machine.txt nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,memory.total --format=csv,noheader
         say "GPU        $(head -n 1 "$work/$step/machine.txt")"
