@@ -17,6 +17,7 @@ use super::screen::{Paint, Screen};
 use crate::debate::{Occasion, Round, Table};
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
+use crate::files::json::with_exact_numbers;
 use crate::task::{self, Question};
 
 /// Options of `debate`.
@@ -168,8 +169,9 @@ fn read_questions(args: &Args) -> Result<Vec<Asked>> {
     let mut asked = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let place = format!("{name}:{}", i + 1);
+        let json = with_exact_numbers(line.trim_start_matches('\u{feff}'));
         let record: Value =
-            serde_json::from_str(line).map_err(|e| Error::input(&place, format!("not JSON: {e}")))?;
+            serde_json::from_str(&json).map_err(|e| Error::input(&place, format!("not JSON: {e}")))?;
         let question = record["question"].as_str().map(str::trim).filter(|q| !q.is_empty());
         let question = question
             .ok_or_else(|| Error::input(format!("{place}: question"), "missing, expected a string"))?;

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::NewFile;
+use crate::files::json::{parse_with_ids, to_line};
+use crate::files::{NewFile, decode, read_bytes};
 use crate::text::Message;
 
 /// What a record holds.
@@ -57,7 +58,7 @@ impl Record {
     }
 
     fn parse(line: &str, place: String, known: &[&str]) -> Result<Self> {
-        let value: Value = serde_json::from_str(line)
+        let value = parse_with_ids(line.trim_start_matches('\u{feff}'))
             .map_err(|e| Error::input(&place, format!("not JSON: {e} of the line")))?;
         Self::from_value(value, place, known)
     }
@@ -169,14 +170,10 @@ pub fn read_text(path: &Path) -> Result<(String, String)> {
         std::io::stdin().lock().read_to_end(&mut bytes).map_err(Error::io(Path::new("stdin")))?;
         "stdin".to_string()
     } else {
-        bytes = std::fs::read(path).map_err(Error::io(path))?;
+        bytes = read_bytes(path)?;
         path.display().to_string()
     };
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-        let line = 1 + good.iter().filter(|b| **b == b'\n').count();
-        Error::input(format!("{name}:{line}"), "not UTF-8")
-    })?;
+    let text = decode(bytes, &name, |line| format!("{name}:{line}"))?;
     Ok((name, text))
 }
 
@@ -208,6 +205,7 @@ impl Sink {
 
     /// Writes one record.
     pub fn write(&mut self, record: &Value) -> Result<()> {
+        let record = to_line(record);
         match self {
             Sink::Stdout => {
                 let mut out = std::io::stdout().lock();

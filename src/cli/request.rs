@@ -11,6 +11,8 @@ use super::train::{self, TrainingArgs};
 use crate::adapter::AdapterOrigin;
 use crate::engine::{SamplingParams, draw_key};
 use crate::error::{Error, Result};
+use crate::files::json::parse_with_ids;
+use crate::files::without_mark;
 use crate::recipe::Training as Settings;
 
 /// A request but for its `id`, as it is written.
@@ -121,7 +123,11 @@ pub struct Training {
 
 /// The `id` of a line and its request. `place` is what to call the line in errors; `seed` counts where a record or a training gives none.
 pub fn read(line: &[u8], place: &str, seed: u64) -> (Value, Result<Request>) {
-    let mut fields = match serde_json::from_slice::<Value>(line) {
+    let text = match std::str::from_utf8(without_mark(line)) {
+        Ok(text) => text,
+        Err(e) => return (Value::Null, Err(Error::input(place, format!("not UTF-8: {e} of the line")))),
+    };
+    let mut fields = match parse_with_ids(text) {
         Ok(Value::Object(fields)) => fields,
         Ok(other) => {
             return (

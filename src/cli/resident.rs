@@ -19,6 +19,7 @@ use super::{generate, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
 use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
 use crate::error::{Error, Result};
+use crate::files::json::to_line;
 use crate::run::is_name;
 
 /// Options of `session`.
@@ -130,7 +131,7 @@ pub fn run(args: Args) -> Result<()> {
 
 fn say(answer: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{answer}").and_then(|()| out.flush()).map_err(Error::io(Path::new("stdout")))
+    writeln!(out, "{}", to_line(answer)).and_then(|()| out.flush()).map_err(Error::io(Path::new("stdout")))
 }
 
 impl Resident {

@@ -107,7 +107,7 @@ pub fn source(config: Option<&str>) -> Result<(String, Source)> {
     if !path.is_file() && recipe::built_in_configs().iter().any(|b| b.name == config) {
         return Ok((config.to_string(), built_in(config)?));
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = crate::files::read_text(&path)?;
     let folder = path.parent().map(|p| if p.as_os_str().is_empty() { ".".into() } else { p.to_path_buf() });
     let folder = folder.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
     let name = path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());

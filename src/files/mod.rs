@@ -3,10 +3,12 @@
 mod folder;
 pub mod json;
 mod pattern;
+mod text;
 mod write;
 
 pub use folder::NewFolder;
 pub use pattern::written_out;
+pub use text::{decode, other_format, read_bytes, read_text, without_mark};
 pub use write::{NewFile, write_whole};
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::backend::{Noise, WeightType, WeightView, mix};
 use crate::error::{Error, Result};
-use crate::files::{Bytes, TensorFile};
+use crate::files::{Bytes, TensorFile, without_mark};
 
 /// Everything a model consists of, mapped and with checked safetensors headers; nothing is read yet.
 pub struct ModelFiles {
@@ -167,12 +167,12 @@ impl ModelFiles {
 
     /// config.json.
     pub fn config(&self) -> &[u8] {
-        &self.texts[CONFIG]
+        without_mark(&self.texts[CONFIG])
     }
 
     /// One of generation_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja, if the model has it.
     pub fn text(&self, name: &str) -> Option<&[u8]> {
-        self.texts.get(name).map(|b| &**b)
+        self.texts.get(name).map(|b| without_mark(b))
     }
 
     /// Gives back the memory that reading the weights took; see [`Bytes::release`].
@@ -249,7 +249,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
         weight_map: BTreeMap<String, String>,
     }
     let bytes = Bytes::open(path)?;
-    let index: Index = serde_json::from_slice(&bytes).map_err(|e| {
+    let index: Index = serde_json::from_slice(without_mark(&bytes)).map_err(|e| {
         Error::file(path, format!("found no valid index ({e}), expected an object with weight_map"))
     })?;
     if index.weight_map.is_empty() {

@@ -93,7 +93,7 @@ impl Prompts {
         for file in FILES {
             let path = folder.join(file);
             if path.exists() {
-                sources.push((file.to_string(), std::fs::read_to_string(&path).map_err(Error::io(&path))?));
+                sources.push((file.to_string(), crate::files::read_text(&path)?));
             }
         }
         if !sources.iter().any(|(file, _)| file == FIRST) {
@@ -229,9 +229,10 @@ fn variable(value: &Value) -> Variable {
     match value {
         Value::Null => ().into(),
         Value::Bool(b) => (*b).into(),
-        Value::Number(n) => match n.as_i64() {
-            Some(whole) => whole.into(),
-            None => n.as_f64().unwrap_or(f64::NAN).into(),
+        Value::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(whole), _) => whole.into(),
+            (None, Some(whole)) => whole.into(),
+            (None, None) => n.as_f64().unwrap_or(f64::NAN).into(),
         },
         Value::String(s) => s.as_str().into(),
         Value::Array(items) => items.iter().map(variable).collect(),

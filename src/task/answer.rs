@@ -1,9 +1,10 @@
 //! From a response to an answer: extraction finds it, equality says which answers are the same.
 
-use std::sync::LazyLock;
-
 use regex::Regex;
 
+use super::after::number_after;
+use super::boxed::last_box;
+use super::choice::{choice, is_among, letter};
 use super::{math, number};
 use crate::error::{Error, Result};
 use crate::run::TaskSection;
@@ -11,13 +12,13 @@ use crate::run::TaskSection;
 /// How an answer is found in a response.
 #[derive(Clone, Debug)]
 pub enum Extraction {
-    /// Inside the last `\boxed{…}`, else the last `\fbox{…}`.
+    /// Inside the last `\boxed{…}`, else the last `\fbox{…}`; see [`last_box`].
     Boxed,
     /// The last number.
     LastNumber,
-    /// The number after the last of these markers (any case) that has one; after the last `=` of that line if there is one.
+    /// The number after the last of these markers (any case) that has one, see [`super::after`].
     NumberAfter(String),
-    /// The letter of the last `(X)`, else after `answer is` or `answer:`.
+    /// The letter that the text names as its answer, see [`super::choice`].
     Choice,
     /// The first group (else the whole) of the last match.
     Pattern(Regex),
@@ -28,7 +29,7 @@ pub enum Extraction {
 pub enum Equality {
     /// The same text, but for white space.
     Exact,
-    /// The same number, exactly. An answer that is no number is no answer.
+    /// The same number, exactly, see [`number`]. An answer that is no number is no answer.
     Number,
     /// The same letter.
     Choice,
@@ -73,13 +74,26 @@ impl Reader {
     }
 
     /// The same for a question with this many choices: letters beyond them are no answers.
+    ///
+    /// Where numbers are compared, a box that holds one counts even if it can't be read as a number: then the response has no answer, and
+    /// no other extraction looks for a number elsewhere. A box without any number (`\boxed{five}`) is passed over.
     pub fn read_among(&self, response: &str, choices: usize) -> Option<String> {
-        self.extractions.iter().find_map(|e| match e {
-            Extraction::Choice => self.canonical(&choice(response, choices)?),
-            _ => self
-                .canonical(&e.find(response)?)
-                .filter(|a| self.equality != Equality::Choice || is_among(a, choices)),
-        })
+        for extraction in &self.extractions {
+            let found = match extraction {
+                Extraction::Choice => choice(response, choices),
+                _ => extraction.find(response),
+            };
+            let Some(found) = found else { continue };
+            let answer = self.canonical(&found);
+            let answer = answer.filter(|a| self.equality != Equality::Choice || is_letter_among(a, choices));
+            let is_final = matches!(extraction, Extraction::Boxed)
+                && self.equality == Equality::Number
+                && !number::scan(&number::simplify(&found)).is_empty();
+            if answer.is_some() || is_final {
+                return answer;
+            }
+        }
+        None
     }
 
     /// When two answers are the same.
@@ -131,8 +145,8 @@ impl Extraction {
     /// The answer as written, if there is one.
     pub fn find(&self, response: &str) -> Option<String> {
         match self {
-            Self::Boxed => boxed(response, r"\boxed").or_else(|| boxed(response, r"\fbox")),
-            Self::LastNumber => last_number(response),
+            Self::Boxed => last_box(response),
+            Self::LastNumber => number::scan(&number::simplify(response)).pop().map(|n| n.value),
             Self::NumberAfter(marker) => number_after(response, marker),
             Self::Choice => choice(response, 26),
             Self::Pattern(pattern) => {
@@ -143,87 +157,15 @@ impl Extraction {
     }
 }
 
-/// The content of the last `command{…}`, by brace matching; `None` if that one is empty or never closed.
-fn boxed(text: &str, command: &str) -> Option<String> {
-    let mut open = None;
-    for (at, _) in text.match_indices(command) {
-        let rest = &text[at + command.len()..];
-        if rest.trim_start().starts_with('{') {
-            open = Some(text.len() - rest.trim_start().len() + 1);
-        }
-    }
-    let open = open?;
-    let inside = text[open..number::closing_brace(text, open)?].trim();
-    (!inside.is_empty()).then(|| inside.to_string())
-}
-
-fn last_number(text: &str) -> Option<String> {
-    number::scan(&number::simplify(text)).pop().map(|n| n.value)
-}
-
-/// How far behind a marker its number is looked for, in characters.
-const MAX_SENTENCE: usize = 1000;
-
-fn number_after(text: &str, marker: &str) -> Option<String> {
-    let text = number::simplify(text);
-    // Lower case may change lengths, so offsets are those of the lowered text, which reads the same numbers.
-    let text = text.to_lowercase();
-    let mut markers: Vec<usize> = text.match_indices(marker).map(|(at, _)| at + marker.len()).collect();
-    while let Some(at) = markers.pop() {
-        let behind = &text[at..];
-        let behind = behind.char_indices().nth(MAX_SENTENCE).map_or(behind, |(end, _)| &behind[..end]);
-        let line = behind.lines().next().unwrap_or_default();
-        let sentence = line.find(". ").map_or(line, |end| &line[..end]);
-        let first = |s: &str| number::scan(s).into_iter().next().map(|n| n.value);
-        let value = sentence.rfind('=').and_then(|at| first(&sentence[at..]));
-        let answer = value.or_else(|| first(sentence));
-        if answer.is_some() {
-            return answer;
-        }
-    }
-    None
-}
-
-/// What stands after the last `\boxed` that has no braces, up to the end of its formula: some published solutions are written so.
-pub fn boxed_without_braces(text: &str) -> Option<String> {
-    let at = text.rfind(r"\boxed ")? + r"\boxed ".len();
-    let inside = text[at..].split('$').next()?.trim().trim_end_matches('.').trim();
-    (!inside.is_empty() && !inside.starts_with('{')).then(|| inside.to_string())
-}
-
-static IN_BRACKETS: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\(\s*\**([A-Za-z])\**\s*\)").expect("a fixed pattern"));
-static BEHIND_ANSWER: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?i:answer)(?i: is)?:?\s*\**([A-Z])\b").expect("a fixed pattern"));
-
-/// The last `(X)`, else what stands after the last `answer is` or `answer:`; letters beyond the choices are passed over.
-fn choice(text: &str, choices: usize) -> Option<String> {
-    let letter_in = |pattern: &Regex| {
-        pattern
-            .captures_iter(text)
-            .map(|found| found[1].to_uppercase())
-            .filter(|l| is_among(l, choices))
-            .last()
-    };
-    letter_in(&IN_BRACKETS).or_else(|| letter_in(&BEHIND_ANSWER))
-}
-
-/// Whether a letter is one of the first `choices`.
-fn is_among(letter: &str, choices: usize) -> bool {
-    letter.bytes().next().is_some_and(|b| usize::from(b.wrapping_sub(b'A')) < choices)
-}
-
-/// `B`, `(b)`, `B)`, `B.` or `**B**`.
-fn letter(answer: &str) -> Option<String> {
-    let mut letters = answer.chars().filter(|c| c.is_alphanumeric());
-    match (letters.next(), letters.next()) {
-        (Some(c), None) if c.is_ascii_alphabetic() => Some(c.to_ascii_uppercase().to_string()),
-        _ => None,
-    }
+/// Whether an answer is one of the first `choices` letters.
+fn is_letter_among(answer: &str, choices: usize) -> bool {
+    answer.chars().next().is_some_and(|letter| is_among(letter, choices))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn reader(extraction: &str, pattern: Option<&str>, equality: &str) -> Reader {
@@ -293,6 +235,64 @@ mod tests {
             ("1,23", Some("23")),
             ("12 345 apples", Some("12345")),
             ("in 2023 150 people", Some("150")),
+            ("In grade 4 150 children", Some("150")),
+            ("By day 7 240 eggs", Some("240")),
+            ("On wave 3 120 surfers", Some("120")),
+            ("then Team 6 100 points", Some("100")),
+            ("the rows are 10 20 300", Some("300")),
+            ("4 100-dollar bills", Some("100")),
+            ("a house for $118 000", Some("118000")),
+            ("by day 7 040 eggs", Some("7040")),
+            ("they sold 12 345 apples", Some("12345")),
+            ("in total 12 345 apples", Some("12345")),
+            ("by about 1 234", Some("1234")),
+            ("of 1 234 567 people", Some("1234567")),
+            ("in grade 4\u{a0}150 children", Some("4150")),
+            (r"12\,345", Some("12345")),
+            ("It is 12,34,567 rupees", Some("1234567")),
+            ("1,00,000", Some("100000")),
+            ("1'234'567.5", Some("1234567.5")),
+            ("1.234.567", Some("1234567")),
+            ("1.234,56 €", Some("1234.56")),
+            ("1 234,50 €", Some("1234.5")),
+            ("1.234", Some("1.234")),
+            ("The answer is __18__.", Some("18")),
+            ("The answer is _18_.", Some("18")),
+            ("The answer is `18`.", Some("18")),
+            ("The answer is -**18**.", Some("-18")),
+            ("x_18", None),
+            ("x_{18}", None),
+            ("the value of 1011_2", Some("1011")),
+            ("The answer is...18", Some("18")),
+            ("The answer is…18", Some("18")),
+            ("答案是18个", Some("18")),
+            ("共18元。", Some("18")),
+            ("总共１８，２４０元", Some("18240")),
+            ("余额为-18", Some("-18")),
+            ("－１８度", Some("-18")),
+            ("총18개", Some("18")),
+            ("الجواب١٨", Some("18")),
+            ("So the balance is -₹18", Some("-18")),
+            ("-€18", Some("-18")),
+            ("-₹ 18", Some("-18")),
+            ("-US$18", Some("-18")),
+            ("-Rs. 18", Some("-18")),
+            (r"-\$18", Some("-18")),
+            ("$-₹18$", Some("-18")),
+            ("¥-18", Some("-18")),
+            ("it is negative 18", Some("-18")),
+            ("it is minus 18", Some("-18")),
+            ("20 minus 2", Some("2")),
+            ("a non-negative 5", Some("5")),
+            (r"about \approx18", Some("18")),
+            ("18 km^2", Some("18")),
+            (r"18\text{ m}^{2}", Some("18")),
+            (r"\frac{1.5}{3}", Some("0.5")),
+            ("3/1.5", Some("2")),
+            ("it is 3 / 4", Some("0.75")),
+            ("1½ cups", Some("1.5")),
+            (r"1.5 \times 10^{3}", Some("1500")),
+            ("2^10", Some("1024")),
             ("5km", Some("5")),
             ("H2O", None),
             ("x12.5", None),
@@ -322,9 +322,14 @@ mod tests {
             (r"\boxed{**5**}", Some("5")),
             (r"\boxed{\(5\)}", Some("5")),
             (r"\boxed{12 \%}", Some("12")),
-            (r"\boxed 5", None),
+            (r"\boxed 5", Some("5")),
+            (r"so $\boxed 5$.", Some("5")),
             (r"\boxed{5", None),
             (r"\boxed{}", None),
+            (r"\boxed{18 \quad \text{eggs}} in 2 h", Some("18")),
+            (r"\boxed{18\ \text{km}^2} in 2 h", Some("18")),
+            (r"\boxed{3 \times 6 = 18}. That is for all 7 days.", Some("18")),
+            (r"\boxed{\frac{1.5}{3}} of 4", Some("0.5")),
             (r"\boxed{2, 3}", None),
             (r"\boxed{2\sqrt{3}}", None),
             (r"\boxed{2x + y}", None),
@@ -338,42 +343,19 @@ mod tests {
     }
 
     #[test]
-    fn number_after() {
-        let cases: Cases = &[
-            ("the answer is 7. I took 3 steps.", Some("7")),
-            ("The Answer is: **$1,234.50**, of 2 parts", Some("1234.5")),
-            ("The answer is 5 + 7 = 12.", Some("12")),
-            ("The answer is 5. No, the answer is -6", Some("-6")),
-            ("The answer is 5. The answer is clear.", Some("5")),
-            ("The answer is 3.5. Then 4", Some("3.5")),
-            ("The answer is\n7", None),
-            ("7", None),
-        ];
-        check(&reader("number-after", None, "number"), cases);
-        let hashes = reader("number-after", Some("####"), "number");
-        assert_eq!(hashes.read("#### 1,234\n#### -2").as_deref(), Some("-2"));
-    }
-
-    #[test]
     fn choice() {
-        let cases: Cases = &[
-            ("(A) is wrong, so (c).", Some("C")),
-            ("The answer is **B**", Some("B")),
-            ("Answer: D.", Some("D")),
-            ("( **b** )", Some("B")),
-            ("The answer is Boston", None),
-            ("(12)", None),
-            ("A", None),
-        ];
-        check(&reader("choice", None, "choice"), cases);
         let r = reader("choice", None, "choice");
         // With four choices (E) is none, and what was said before it counts.
         assert_eq!(r.read_among("(B), as in (e)", 4).as_deref(), Some("B"));
         assert_eq!(r.read_among("(B), as in (e)", 5).as_deref(), Some("E"));
         assert_eq!(r.read_among("The answer is E", 4), None);
         assert_eq!(r.canonical("b)"), Some("B".into()));
+        assert_eq!(r.canonical("B. two"), Some("B".into()));
         assert_eq!(r.canonical("ab"), None);
         assert_eq!(r.canonical("3"), None);
+        let boxed = reader("boxed", None, "choice");
+        assert_eq!(boxed.read_among(r"\boxed{\text{(C)}}", 4).as_deref(), Some("C"));
+        assert_eq!(boxed.read_among(r"\boxed{E}", 4), None);
     }
 
     #[test]
@@ -394,10 +376,14 @@ mod tests {
     #[test]
     fn long_responses_take_time_like_their_length() {
         let long = |piece: &str| piece.repeat(400_000 / piece.len());
-        for (name, pattern) in
-            [("last-number", None), ("number-after", None), ("number-after", Some("####")), ("boxed", None)]
-        {
-            let r = reader(name, pattern, "number");
+        for (name, pattern) in [
+            ("last-number", None),
+            ("number-after", None),
+            ("number-after", Some("####")),
+            ("boxed", None),
+            ("choice", None),
+        ] {
+            let r = reader(name, pattern, if name == "choice" { "choice" } else { "number" });
             for piece in [
                 "9",
                 "x9",
@@ -411,6 +397,19 @@ mod tests {
                 "$",
                 "#",
                 "{,}",
+                "_",
+                "_9",
+                "a",
+                "(a",
+                "(a) ",
+                "so ",
+                "so (a) and ",
+                "answer: *",
+                "option ",
+                "1 234 ",
+                r"\frac{1",
+                r"\boxed ",
+                "9^",
             ] {
                 let _ = r.read(&format!("x{}", long(piece)));
             }
@@ -434,6 +433,12 @@ mod tests {
         let r = reader("boxed, last-number", None, "number");
         assert_eq!(r.read(r"\boxed{5} or 6").as_deref(), Some("5"));
         assert_eq!(r.read(r"\boxed{five} or 6").as_deref(), Some("6"));
+        // A box with numbers is the answer, or there is none.
+        for response in [r"\boxed{2, 3} in 6", r"\boxed{18 \pm 2} at 6", r"\boxed{2x + 3 = 18}, so 6"] {
+            assert_eq!(r.read(response), None, "{response}");
+        }
+        assert_eq!(r.read(r"\boxed{x_1} is 6").as_deref(), Some("6"));
+        assert_eq!(r.read(r"the box \boxed{5 is open").as_deref(), Some("5"));
         assert!(
             Reader::new(&TaskSection { extraction: Some("boxd".into()), ..TaskSection::default() }).is_err()
         );
@@ -441,6 +446,114 @@ mod tests {
             Reader::new(&TaskSection { equality: Some("same".into()), ..TaskSection::default() }).is_err()
         );
     }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Markup, currency, units, scripts and words around a number don't change it.
+        #[test]
+        fn what_stands_around_a_number_does_not_change_it(
+            n in 0i64..10_000_000, around in 0usize..AROUND.len(), negative: bool,
+        ) {
+            let (before, after) = AROUND[around];
+            let sign = if negative { "-" } else { "" };
+            let expected = if negative && n > 0 { format!("-{n}") } else { n.to_string() };
+            let text = format!("{before}{sign}{n}{after}");
+            let r = reader("boxed, last-number", None, "number");
+            prop_assert_eq!(r.read(&text), Some(expected), "{}", text);
+        }
+
+        /// However digits are grouped, the number is the same.
+        #[test]
+        fn grouping_does_not_change_a_number(n in 0u64..u64::MAX, cents in 0u32..100, negative: bool) {
+            let digits = n.to_string();
+            let grouped = |separator: &str, sizes: fn(usize) -> bool| -> String {
+                let place = |i: usize| digits.len() - i;
+                let mut out = String::new();
+                for (i, digit) in digits.chars().enumerate() {
+                    if i > 0 && sizes(place(i)) {
+                        out.push_str(separator);
+                    }
+                    out.push(digit);
+                }
+                out
+            };
+            let western = |place: usize| place % 3 == 0;
+            let indian = |place: usize| place == 3 || place > 3 && place % 2 == 1;
+            let sign = if negative { "-" } else { "" };
+            let r = reader("last-number", None, "number");
+            let expected = r.canonical(&format!("{sign}{digits}.{cents:02}"));
+            prop_assert!(expected.is_some());
+            let spaces = ["\u{202f}", "\u{a0}", r"\,", r"\ ", " ", "{,}", ",", "'", "\u{2019}", "_"];
+            for separator in spaces {
+                let text = format!("it is {sign}{}.{cents:02}.", grouped(separator, western));
+                prop_assert_eq!(r.read(&text), expected.clone(), "{}", text);
+            }
+            let text = format!("it is {sign}{}.{cents:02}.", grouped(",", indian));
+            prop_assert_eq!(r.read(&text), expected.clone(), "{}", text);
+            if digits.len() > 3 {
+                for separator in [".", " "] {
+                    let text = format!("it is {sign}{},{cents:02} €", grouped(separator, western));
+                    prop_assert_eq!(r.read(&text), expected.clone(), "{}", text);
+                }
+            }
+        }
+
+        /// The sign belongs to the number whichever minus, currency or space is between.
+        #[test]
+        fn a_sign_is_kept(n in 1u32..1_000_000, minus in 0usize..5, currency in 0usize..8) {
+            let minus = ["-", "\u{2212}", "\u{2013}", "\u{ff0d}", "\u{2011}"][minus];
+            let currency = ["", "$", "₹", "€ ", "US$", "Rs. ", "₩", "R$"][currency];
+            let r = reader("last-number", None, "number");
+            let text = format!("So the balance is {minus}{currency}{n}.");
+            prop_assert_eq!(r.read(&text), Some(format!("-{n}")), "{}", text);
+        }
+
+        /// No text is a reason to panic.
+        #[test]
+        fn any_text_is_read(text in "[-0-9a-cE ._,/(){}\\\\$^*=:ABI是₹\n]{0,60}") {
+            for (name, equality) in [("boxed, last-number, number-after", "number"), ("choice", "choice")] {
+                let r = reader(name, Some("a"), equality);
+                if let Some(answer) = r.read(&text) {
+                    prop_assert_eq!(r.canonical(&answer), Some(answer.clone()), "{}", text);
+                }
+                let _ = r.canonical(&text);
+            }
+        }
+    }
+
+    /// What may stand before and behind a number.
+    const AROUND: [(&str, &str); 29] = [
+        ("", ""),
+        ("**", "**"),
+        ("__", "__"),
+        ("_", "_"),
+        ("`", "`"),
+        ("***", "***."),
+        ("(", ")"),
+        ("\"", "\""),
+        ("“", "”"),
+        ("「", "」"),
+        ("答案是", "个"),
+        ("答案：", "。"),
+        ("The answer is ", "."),
+        ("The answer is\n", "\n"),
+        ("is...", "..."),
+        ("= ", " km^2"),
+        ("= ", r"\text{ miles/hour}"),
+        (r"\boxed{", r"^\circ} at 2 h"),
+        (r"\boxed{", r" \quad \text{eggs}} in 2 h"),
+        (r"\boxed{\approx ", "} after 3 steps"),
+        (r"\boxed{x = ", r"\ \text{km}^2} in 2 h"),
+        (r"$\boxed ", "$"),
+        (r"\(", r"\)"),
+        (r"\[\mathbf{", r"}\]"),
+        ("$", "$"),
+        ("€", ""),
+        ("Rs. ", "/-"),
+        ("#### ", ""),
+        ("<b>", "</b>"),
+    ];
 
     #[test]
     fn equal_numbers_have_one_form() {

@@ -106,9 +106,6 @@ impl Reference {
         match self {
             Self::Whole => Some(field.to_string()),
             Self::AfterHashes => field.rsplit_once("####").map(|(_, after)| after.to_string()),
-            Self::Extracted(extraction @ Extraction::Boxed) => {
-                extraction.find(field).or_else(|| super::answer::boxed_without_braces(field))
-            }
             Self::Extracted(extraction) => extraction.find(field),
         }
     }

@@ -3,8 +3,11 @@
 //! A [`Question`] carries no answer. The reference answers live in an [`AnswerKey`], which loading a task returns apart and which only
 //! measurement holds: training code has no value from which it could learn one.
 
+mod after;
 mod answer;
 mod arithmetic;
+mod boxed;
+mod choice;
 mod file;
 mod labels;
 mod math;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::files::json::with_exact_numbers;
+use crate::files::read_text;
 
 /// Deepest folder below the one that is named.
 const MAX_DEPTH: usize = 8;
@@ -26,9 +28,22 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     collect(path, MAX_DEPTH, &mut found)?;
     found.sort();
     if found.is_empty() {
-        return Err(Error::file(path, "a folder without .jsonl, .json or .csv files"));
+        return Err(Error::file(path, nothing_found(path)));
     }
     Ok(found)
+}
+
+/// What to say of a folder without data, with a file of another format that it has.
+fn nothing_found(folder: &Path) -> String {
+    const OTHERS: [&str; 11] =
+        ["parquet", "arrow", "gz", "zst", "bz2", "xz", "zip", "tar", "tsv", "xlsx", "txt"];
+    let problem = "a folder without .jsonl, .json or .csv files";
+    let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let other = names.filter(|path| OTHERS.iter().any(|e| has_extension(path, e))).min();
+    match other.as_deref().and_then(Path::file_name) {
+        Some(name) => format!("{problem}; convert what it has ({}, …) to JSON Lines", name.to_string_lossy()),
+        None => problem.into(),
+    }
 }
 
 fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
@@ -53,13 +68,9 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }
 
-/// All records of one file. `choices`: whether it may be the CSV of multiple choice.
+/// All records of one file. A number that a [`Value`] would round is a string of its digits. `choices`: whether it may be the CSV of multiple choice.
 pub fn read(path: &Path, choices: bool) -> Result<Vec<Record>> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
-        Error::input(format!("{}, line {line}", path.display()), "not UTF-8")
-    })?;
+    let text = read_text(path)?;
     if has_extension(path, "csv") {
         return match choices {
             true => of_csv(path, &text),
@@ -76,7 +87,9 @@ pub fn read(path: &Path, choices: bool) -> Result<Vec<Record>> {
     lines
         .map(|(i, line)| {
             let place = format!("{}, line {}", path.display(), i + 1);
-            let fields = serde_json::from_str(line)
+            // Files that were put together may have marks inside.
+            let json = with_exact_numbers(line.trim_start_matches('\u{feff}'));
+            let fields = serde_json::from_str(&json)
                 .map_err(|e| Error::input(&place, format!("not a JSON object: {e}")))?;
             Ok(Record { fields, place })
         })
@@ -86,7 +99,7 @@ pub fn read(path: &Path, choices: bool) -> Result<Vec<Record>> {
 /// A file that is one object, or an array of objects.
 fn of_json(path: &Path, text: &str) -> Result<Vec<Record>> {
     let wrong = |problem: String| Error::file(path, problem);
-    let value: Value = serde_json::from_str(text)
+    let value: Value = serde_json::from_str(&with_exact_numbers(text))
         .map_err(|e| wrong(format!("not JSON: {e} (JSON Lines files are called .jsonl)")))?;
     let items = match value {
         Value::Array(items) => items,
