@@ -1,4 +1,5 @@
-//! JSON objects that somebody else wrote, read with errors that name file, field, found and expected.
+//! JSON objects that somebody else wrote, read with errors that name file, field, found and
+//! expected.
 
 use std::borrow::Cow;
 
@@ -21,8 +22,9 @@ pub fn parse_object(bytes: &[u8], place: &str) -> Result<Map<String, Value>> {
     }
 }
 
-/// JSON with every number that a [`Value`] would round as a string of its digits instead. A `Value` holds integers of 64 bits and
-/// floating-point numbers; an answer of 21 digits would become another one.
+/// JSON with every number that a [`Value`] would round as a string of its digits instead. A `Value`
+/// holds integers of 64 bits and floating-point numbers; an answer of 21 digits would become
+/// another one.
 pub fn with_exact_numbers(json: &str) -> Cow<'_, str> {
     with_exact(json, "\"", "\"")
 }
@@ -64,11 +66,13 @@ fn with_exact<'a>(json: &'a str, open: &str, close: &str) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
-/// Stands in a [`Value`] for a number that it would round, until [`to_line`] writes the number: `{"$exact number": "…"}`.
+/// Stands in a [`Value`] for a number that it would round, until [`to_line`] writes the number:
+/// `{"$exact number": "…"}`.
 const MARK: (&str, &str) = ("{\"$exact number\":\"", "\"}");
 
-/// Parses a JSON text in which ids are to come back as they are: numbers in the fields `id`, its own and that of the objects in its list
-/// `records`, keep their digits, and [`to_line`] writes these.
+/// Parses a JSON text in which ids are to come back as they are: numbers in the fields `id`, its
+/// own and that of the objects in its list `records`, keep their digits, and [`to_line`] writes
+/// these.
 pub fn parse_with_ids(json: &str) -> serde_json::Result<Value> {
     let mut value: Value = serde_json::from_str(json)?;
     let Cow::Owned(marked) = with_exact(json, MARK.0, MARK.1) else { return Ok(value) };
@@ -161,7 +165,8 @@ pub fn brief(value: &Value) -> String {
     }
 }
 
-/// The fields of a JSON object, read with errors that name file, field, found and expected. `null` counts as absent.
+/// The fields of a JSON object, read with errors that name file, field, found and expected. `null`
+/// counts as absent.
 pub struct Fields<'a> {
     /// The file.
     pub place: &'a str,

@@ -1,4 +1,5 @@
-//! Text files that a user gives: what is in them, without a byte order mark; what is no text is named for what it is.
+//! Text files that a user gives: what is in them, without a byte order mark; what is no text is
+//! named for what it is.
 
 use std::path::Path;
 
@@ -12,7 +13,8 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(MARK).unwrap_or(bytes)
 }
 
-/// The text of a file. A folder, another format and what is not UTF-8 are errors that say what was found and what to do.
+/// The text of a file. A folder, another format and what is not UTF-8 are errors that say what was
+/// found and what to do.
 pub fn read_text(path: &Path) -> Result<String> {
     let name = path.display().to_string();
     decode(read_bytes(path)?, &name, |line| format!("{name}, line {line}"))

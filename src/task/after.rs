@@ -15,11 +15,13 @@ fn fixed(pattern: &str) -> Regex {
 
 /// The number after the last of these markers (in lower case) that has one.
 ///
-/// It stands in the marker's sentence; if nothing else is on the marker's line, or that ends in a colon, in the first sentence of the
-/// next line that has words or numbers. An equation that starts with the first number is followed to its end: `5 + 7 = 12.` is 12,
-/// `5 + 7.` too. A remark behind the number is not: `12 (check: 12/4 = 3)`, `12, not 3*5=15`, `12 because 3*4=12` are 12.
+/// It stands in the marker's sentence; if nothing else is on the marker's line, or that ends in a
+/// colon, in the first sentence of the next line that has words or numbers. An equation that starts
+/// with the first number is followed to its end: `5 + 7 = 12.` is 12, `5 + 7.` too. A remark behind
+/// the number is not: `12 (check: 12/4 = 3)`, `12, not 3*5=15`, `12 because 3*4=12` are 12.
 pub fn number_after(text: &str, marker: &str) -> Option<String> {
-    // Lower case may change lengths, so offsets are those of the lowered text, which reads the same numbers.
+    // Lower case may change lengths, so offsets are those of the lowered text, which reads the same
+    // numbers.
     let text = number::simplify(text).to_lowercase();
     let marker = number::simplify(marker).to_lowercase();
     let mut markers: Vec<usize> = text.match_indices(&*marker).map(|(at, _)| at + marker.len()).collect();

@@ -2,10 +2,12 @@
 
 use super::number::closing_brace;
 
-/// The content of the last `\boxed`, else of the last `\fbox`; `None` without one and if that one is empty or never closed.
+/// The content of the last `\boxed`, else of the last `\fbox`; `None` without one and if that one
+/// is empty or never closed.
 ///
-/// As the graders of MATH have it: of boxes within boxes the inner one, and a box without braces (`$\boxed 5$`) goes to the end of its
-/// formula. Outside a formula, it is what stands there without a space.
+/// As the graders of MATH have it: of boxes within boxes the inner one, and a box without braces
+/// (`$\boxed 5$`) goes to the end of its formula. Outside a formula, it is what stands there
+/// without a space.
 pub fn last_box(text: &str) -> Option<String> {
     boxed(text, r"\boxed").or_else(|| boxed(text, r"\fbox"))
 }

@@ -2,14 +2,18 @@
 //!
 //! What is read, the first that is there:
 //!
-//! 1. The last *statement* of the answer: `answer is B`, `**Final Answer:** (B)`, `correct option is B`, `答案：B`, `B is correct`,
-//!    `\boxed{B}`; and `so (B)`, `it is (B)`, `choose B`. This is what lm-evaluation-harness looks for (`answer is`).
-//! 2. The last mention in brackets, `(B)`, as the published debates do (Du et al. take the last `(X)`), or as `option B`, `choice B`.
-//! 3. A letter that is the whole first or last line, or starts the only line of the form `B. text` or `B) text`.
+//! 1. The last *statement* of the answer: `answer is B`, `**Final Answer:** (B)`,
+//!    `correct option is B`, `答案：B`, `B is correct`, `\boxed{B}`; and `so (B)`, `it is (B)`,
+//!    `choose B`. This is what lm-evaluation-harness looks for (`answer is`).
+//! 2. The last mention in brackets, `(B)`, as the published debates do (Du et al. take the last
+//!    `(X)`), or as `option B`, `choice B`.
+//! 3. A letter that is the whole first or last line, or starts the only line of the form `B. text`
+//!    or `B) text`.
 //!
-//! A statement that names two choices (`(A) and (C)`) or one that the question does not have names no answer, and nothing before it
-//! counts. Mentions of letters beyond the choices are passed over. No choices are the argument of a function (`P(A)`), the article `a`
-//! and the pronoun `I`: one of these two letters without brackets needs an end behind it.
+//! A statement that names two choices (`(A) and (C)`) or one that the question does not have names
+//! no answer, and nothing before it counts. Mentions of letters beyond the choices are passed over.
+//! No choices are the argument of a function (`P(A)`), the article `a` and the pronoun `I`: one of
+//! these two letters without brackets needs an end behind it.
 
 use std::sync::LazyLock;
 
@@ -171,7 +175,8 @@ pub fn is_among(letter: char, choices: usize) -> bool {
     letter.is_ascii_uppercase() && (letter as usize - 'A' as usize) < choices
 }
 
-/// The letter of an answer that is nothing but a choice: `B`, `(b)`, `B)`, `**B**`, `\text{(B)}`, `option B`, `B. text`.
+/// The letter of an answer that is nothing but a choice: `B`, `(b)`, `B)`, `**B**`, `\text{(B)}`,
+/// `option B`, `B. text`.
 pub fn letter(answer: &str) -> Option<String> {
     let text = Text::new(plain_characters(answer).trim().chars().collect());
     match text.lead() {
@@ -268,7 +273,8 @@ impl Text {
         matches!(self.at(i), Some('\'' | '’')) && self.at(i + 1).is_some_and(is_cased)
     }
 
-    /// Whether a letter without brackets is a choice and not the start of something else: a word, an abbreviation, an article.
+    /// Whether a letter without brackets is a choice and not the start of something else: a word,
+    /// an abbreviation, an article.
     fn stands_alone(&self, letter: &Letter) -> bool {
         if letter.bracketed {
             return true;
@@ -291,12 +297,14 @@ impl Text {
         }
     }
 
-    /// What is said from `i` on: words that link, then a letter. `bracketed`: only one in brackets counts.
+    /// What is said from `i` on: words that link, then a letter. `bracketed`: only one in brackets
+    /// counts.
     fn said(&self, mut i: usize, bracketed: bool) -> Option<Said> {
         let (mut links, mut open, mut numbered) = (0, false, false);
         loop {
             let c = self.at(i)?;
-            if let Some(letter) = self.letter_at(i, open).filter(|l| l.bracketed || !bracketed) {
+            let found = self.letter_at(i, open);
+            if let Some(letter) = found.filter(|l| l.bracketed || !bracketed || self.ends_sentence(l)) {
                 if numbered && !letter.bracketed {
                     (i, numbered) = (i + 1, false);
                     continue;
@@ -329,6 +337,19 @@ impl Text {
         }
     }
 
+    /// Whether a bare letter, not the pronoun, is the last word of its sentence: `so B.`
+    fn ends_sentence(&self, letter: &Letter) -> bool {
+        let rest = self.rest(letter.end);
+        let mut behind = rest.trim_start_matches(['.', '!']).chars();
+        let ends = rest.is_empty() || rest.starts_with(['.', '!', '\n', '。']);
+        let next = (behind.next(), behind.next());
+        let is_over = match next {
+            (None, _) | (Some('\n' | '。'), _) => true,
+            (Some(space), after) => space.is_whitespace() && after.is_none_or(|c| !c.is_lowercase()),
+        };
+        letter.letter.is_ascii_uppercase() && letter.letter != 'I' && ends && is_over
+    }
+
     fn is_dismissed(&self, letter: &Letter) -> bool {
         DISMISSED.is_match(self.rest(letter.end))
     }
@@ -354,7 +375,8 @@ impl Text {
         Said::One(first.letter.to_ascii_uppercase())
     }
 
-    /// Whether nothing is said of a letter but that it is in the list: `A or C.`, but not `(A), (C) is wrong`.
+    /// Whether nothing is said of a letter but that it is in the list: `A or C.`, but not
+    /// `(A), (C) is wrong`.
     fn ends_list(&self, letter: &Letter) -> bool {
         let rest = self.rest(letter.end).trim_start_matches([' ', '*', '_', '`', '$', '\\', ')', ']', '}']);
         rest.is_empty()
@@ -411,7 +433,8 @@ impl Text {
         last.map(|(_, said)| said)
     }
 
-    /// Whether the bracket at `i` opens the argument of a function: `P(A)`, `\mathrm{P}(A)`, `Pr (A)`.
+    /// Whether the bracket at `i` opens the argument of a function: `P(A)`, `\mathrm{P}(A)`,
+    /// `Pr (A)`.
     fn is_argument(&self, i: usize) -> bool {
         match self.before(i) {
             Some(c) if is_cased(c) || c.is_numeric() || c == '}' || c == ')' => {
@@ -531,7 +554,9 @@ impl Text {
             return Some(letter);
         }
         static MARKED: LazyLock<Regex> = LazyLock::new(|| {
-            fixed(r"^[\s*_`>#-]*(?:(?i:option|choice)\s+)?[(\[]?([A-Z])[*_`]*[.):\]：、][*_`]*(?:\s|$)")
+            fixed(
+                r"^[\s*_`>#-]*(?:(?i:option|choice)\s+)?[(\[]?([A-Z])[*_`]*(?:[.):\]：、][*_`]*(?:\s|$)|\s+[-–—]\s)",
+            )
         });
         let mut marked = lines.iter().filter_map(|line| MARKED.captures(line)).filter_map(|found| {
             let letter = found[1].chars().next()?;
@@ -591,6 +616,9 @@ mod tests {
             ("Answer: A Paris", "A"),
             ("B. c1", "B"),
             ("B) c1", "B"),
+            ("B - Paris", "B"),
+            ("It cannot be C, so B.", "B"),
+            ("Therefore, B", "B"),
             ("(B)", "B"),
             ("[B]", "B"),
             ("{B}", "B"),

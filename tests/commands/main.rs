@@ -18,6 +18,7 @@ mod completions;
 mod emulator;
 mod errors;
 mod fixtures;
+mod given_data;
 mod gpu_check;
 mod hub;
 mod info;

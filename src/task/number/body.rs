@@ -1,7 +1,8 @@
-//! A number without its sign: decimals, powers of ten, fractions and mixed numbers, as an exact ratio.
+//! A number without its sign: decimals, powers of ten, fractions and mixed numbers, as an exact
+//! ratio.
 
 use super::group::{Decimal, decimal, digits};
-use super::sign::{is_cased, is_currency};
+use super::sign::{ends_with_code, is_cased, is_currency};
 use super::{JOINING_SPACE, gcd};
 
 /// A number without its sign.
@@ -40,7 +41,8 @@ fn past_spaces(chars: &[char], at: usize) -> usize {
     at + chars.iter().skip(at).take_while(|c| is_space(Some(c))).count()
 }
 
-/// Whether digits at `at` are part of a name, a subscript or an exponent: `H2O`, `x_1`, `x_{12}`, `km^2`, `s^{-1}`.
+/// Whether digits at `at` are part of a name, a subscript or an exponent: `H2O`, `x_1`, `x_{12}`,
+/// `km^2`, `s^{-1}`.
 pub fn is_in_name(chars: &[char], at: usize) -> bool {
     let before = |at: usize| at.checked_sub(1).map(|i| chars[i]);
     match before(at) {
@@ -59,7 +61,7 @@ pub fn is_in_name(chars: &[char], at: usize) -> bool {
             Some('{') => before(at - 2) == Some('^'),
             _ => false,
         },
-        Some(c) if is_cased(c) => !is_command(chars, at),
+        Some(c) if is_cased(c) => !is_command(chars, at) && !ends_with_code(chars, at),
         _ => false,
     }
 }

@@ -59,7 +59,8 @@ fn is_decimal_comma(chars: &[char], at: usize) -> bool {
     chars.get(at) == Some(&',') && (1..=2).contains(&digits(chars, at + 1))
 }
 
-/// The separator behind a head of one to three digits and the lengths of the groups that it separates.
+/// The separator behind a head of one to three digits and the lengths of the groups that it
+/// separates.
 fn groups(chars: &[char], start: usize, end: usize) -> Option<(char, Vec<usize>)> {
     let separator = *chars.get(end)?;
     if ![',', '.', '\'', '\u{2019}', '_', ' ', JOINING_SPACE].contains(&separator) {
@@ -195,7 +196,8 @@ const PREPOSITIONS: [&str; 20] = [
     "per", "since", "through", "under", "until", "via", "within",
 ];
 
-/// Words behind a preposition behind which a quantity stands: `in total 12 345`, `of at least 12 345`.
+/// Words behind a preposition behind which a quantity stands: `in total 12 345`,
+/// `of at least 12 345`.
 const NO_LABELS: [&str; 26] = [
     "a", "about", "all", "an", "around", "at", "circa", "exactly", "fact", "half", "is", "just", "least",
     "less", "more", "most", "nearly", "only", "over", "some", "the", "this", "to", "total", "under", "up",
@@ -204,11 +206,12 @@ const NO_LABELS: [&str; 26] = [
 /// Longest word and gap that are looked at.
 const MAX_WORD: usize = 24;
 
-/// Whether the number from `start` to `end`, with groups behind plain spaces up to `all`, is a label and a count is what follows it:
-/// `in grade 4 150 children`. It is one behind a noun for what is numbered, behind a preposition and a bare word, behind a name
-/// (a word with a capital inside a sentence), behind `#` or another number, and where the last group starts a compound (`4 100-dollar
-/// bills`). What nobody writes as a count of its own joins in any case: a group that starts with 0, behind a currency sign, three
-/// groups and more.
+/// Whether the number from `start` to `end`, with groups behind plain spaces up to `all`, is a
+/// label and a count is what follows it: `in grade 4 150 children`. It is one behind a noun for
+/// what is numbered, behind a preposition and a bare word, behind a name (a word with a capital
+/// inside a sentence), behind `#` or another number, and where the last group starts a compound
+/// (`4 100-dollar bills`). What nobody writes as a count of its own joins in any case: a group that
+/// starts with 0, behind a currency sign, three groups and more.
 fn is_label(chars: &[char], start: usize, end: usize, all: usize) -> bool {
     let zero = (end..all).step_by(4).any(|at| chars.get(at + 1) == Some(&'0'));
     let before = start.checked_sub(1).map(|i| chars[i]);

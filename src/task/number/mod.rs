@@ -1,13 +1,16 @@
-//! Numbers in running text, as people and models write them: `**550**`, `$1,234.50`, `12,34,567`, `共18元`, `-₹5`, `-\frac{3}{4}`,
-//! `1 1/2`, `1.5 \times 10^3`, `50%`.
+//! Numbers in running text, as people and models write them: `**550**`, `$1,234.50`, `12,34,567`,
+//! `共18元`, `-₹5`, `-\frac{3}{4}`, `1 1/2`, `1.5 \times 10^3`, `50%`.
 //!
-//! A number's canonical form is exact: an integer, a finite decimal, or a reduced fraction. Two numbers are equal iff their canonical
-//! forms are; no floating point is involved. Decisions:
+//! A number's canonical form is exact: an integer, a finite decimal, or a reduced fraction. Two
+//! numbers are equal iff their canonical forms are; no floating point is involved. Decisions:
 //!
-//! - A percent sign is a unit and is ignored, as the MATH graders do (`50%` = 50); so is a word that multiplies (`2 million` is 2).
-//! - Digits that touch a letter of a script with case before them are a name (`H2O`); digits of a subscript or of the exponent of a
-//!   letter are none of the text's numbers (`x_{12}`, `km^2`). In scripts without case, words and numbers touch.
-//! - A minus is a sign unless it stands between operands or alone (`10 - 6`, `- 6 apples`); `group` says how digits are grouped.
+//! - A percent sign is a unit and is ignored, as the MATH graders do (`50%` = 50); so is a word
+//!   that multiplies (`2 million` is 2).
+//! - Digits that touch a letter of a script with case before them are a name (`H2O`); digits of a
+//!   subscript or of the exponent of a letter are none of the text's numbers (`x_{12}`, `km^2`). In
+//!   scripts without case, words and numbers touch.
+//! - A minus is a sign unless it stands between operands or alone (`10 - 6`, `- 6 apples`); `group`
+//!   says how digits are grouped.
 
 mod body;
 mod group;

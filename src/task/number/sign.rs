@@ -25,7 +25,8 @@ const CURRENCY: [(char, char); 21] = [
     ('\u{1ecb0}', '\u{1ecb0}'),
 ];
 
-/// Letters that stand before an amount as a currency sign does: codes of ISO 4217 and common abbreviations.
+/// Letters that stand before an amount as a currency sign does: codes of ISO 4217 and common
+/// abbreviations.
 const CODES: [&str; 46] = [
     "USD", "EUR", "GBP", "JPY", "CNY", "RMB", "INR", "CHF", "CAD", "AUD", "NZD", "HKD", "SGD", "TWD", "KRW",
     "BRL", "MXN", "RUB", "TRY", "ZAR", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "ILS", "THB", "IDR", "MYR",
@@ -38,8 +39,9 @@ pub fn is_currency(c: char) -> bool {
     CURRENCY.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// Whether digits that touch a letter belong to a name with it, as in `H2O` and `x12`. In scripts without case (Chinese, Japanese,
-/// Korean, Thai, Arabic, Devanagari, …) words and numbers touch as a matter of course: `共18元`.
+/// Whether digits that touch a letter belong to a name with it, as in `H2O` and `x12`. In scripts
+/// without case (Chinese, Japanese, Korean, Thai, Arabic, Devanagari, …) words and numbers touch as
+/// a matter of course: `共18元`.
 pub fn is_cased(c: char) -> bool {
     c.is_lowercase() || c.is_uppercase()
 }
@@ -95,9 +97,22 @@ impl Before<'_> {
         self.skip_code()
     }
 
+    /// Goes before a word for a minus that touches the number: `负18`, `マイナス18`, but not `正负18`.
+    fn skip_negative(&mut self) -> bool {
+        let katakana = ['マ', 'イ', 'ナ', 'ス'];
+        if self.chars[..self.at].ends_with(&katakana) {
+            self.at -= katakana.len();
+            return true;
+        }
+        let negative = matches!(self.last(), Some('负' | '負'));
+        let both = negative && self.at > 1 && self.chars[self.at - 2] == '正';
+        self.at -= usize::from(negative && !both);
+        negative && !both
+    }
+
     /// Goes before a word, in any case, that no letter or hyphen precedes (`non-negative`).
     fn skip_word(&mut self, word: &str) -> bool {
-        let Some(start) = self.at.checked_sub(word.len()) else { return false };
+        let Some(start) = self.at.checked_sub(word.chars().count()) else { return false };
         let same = |(a, b): (char, &char)| a == b.to_ascii_lowercase();
         let found = word.chars().zip(&self.chars[start..self.at]).all(same)
             && start.checked_sub(1).is_none_or(|i| !self.chars[i].is_alphanumeric() && self.chars[i] != '-');
@@ -108,11 +123,13 @@ impl Before<'_> {
     }
 }
 
-/// Where the number that starts at `start` starts with its sign and currency, and whether it is negative.
+/// Where the number that starts at `start` starts with its sign and currency, and whether it is
+/// negative.
 pub fn sign(chars: &[char], start: usize) -> (usize, bool) {
     let mut at = Before { chars, at: start };
     let mut tight = start;
-    // `₹ 18` and `USD 18` have a space within; `$` and a space may end a formula, so it is no reason to look further by itself.
+    // `₹ 18` and `USD 18` have a space within; `$` and a space may end a formula, so it is no
+    // reason to look further by itself.
     let gap = at.skip(is_space);
     if at.skip_currency() {
         tight = at.at;
@@ -121,11 +138,15 @@ pub fn sign(chars: &[char], start: usize) -> (usize, bool) {
     }
     let currency = tight < start;
     if !currency && !gap {
-        // `-**18**`, `-_18_`: emphasis between a sign and its number. A lone `*` would be a product.
+        // `-**18**`, `-_18_`: emphasis between a sign and its number. A lone `*` would be a
+        // product.
         let emphasis = at.skip(|c| matches!(c, '*' | '_' | '`'));
         if emphasis && at.last() != Some('-') {
             at.at = start;
         }
+    }
+    if at.skip_negative() {
+        return (at.at, true);
     }
     let touching_sign = at.last() == Some('-');
     let spaced = !touching_sign && at.skip(is_space);
@@ -152,7 +173,13 @@ pub fn sign(chars: &[char], start: usize) -> (usize, bool) {
     if negative { (left, true) } else { (tight, false) }
 }
 
-/// Whether a word that makes the number after it negative ends here: `negative 5`; `is minus 5`, but not `10 minus 5`.
+/// Whether a currency's letters end at `at`, so that digits behind them are an amount and no name.
+pub fn ends_with_code(chars: &[char], at: usize) -> bool {
+    Before { chars, at }.skip_code()
+}
+
+/// Whether a word that makes the number after it negative ends here: `negative 5`; `is minus 5`,
+/// but not `10 minus 5`.
 fn is_negative_by_word(at: &mut Before<'_>) -> bool {
     if at.skip_word("negative") {
         return true;

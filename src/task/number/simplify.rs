@@ -1,6 +1,8 @@
-//! One writing of characters that look alike or mean the same: signs, digits, spaces, LaTeX's spacing and fonts.
+//! One writing of characters that look alike or mean the same: signs, digits, spaces, LaTeX's
+//! spacing and fonts.
 
-/// A space that only ever joins the digits of one number: thin, narrow or no-break, or one of LaTeX's.
+/// A space that only ever joins the digits of one number: thin, narrow or no-break, or one of
+/// LaTeX's.
 pub const JOINING_SPACE: char = '\u{202f}';
 
 /// What replaces what. The order counts: a longer command comes before its prefix.
@@ -56,7 +58,8 @@ const FONTS: [&str; 19] = [
     r"\boxed{",
 ];
 
-/// The zeros of the decimal digits of all scripts (Unicode's category Nd); the other nine follow each.
+/// The zeros of the decimal digits of all scripts (Unicode's category Nd); the other nine follow
+/// each.
 const ZEROS: [u32; 76] = [
     0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50,
     0xed0, 0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40,
@@ -102,7 +105,8 @@ fn vulgar(c: char) -> Option<&'static str> {
     })
 }
 
-/// The text with one kind of minus, digits and spaces, and without LaTeX's spacing and font commands.
+/// The text with one kind of minus, digits and spaces, and without LaTeX's spacing and font
+/// commands.
 pub fn simplify(text: &str) -> String {
     let mut out = plain_characters(text);
     for (from, to) in COMMANDS {
@@ -140,7 +144,8 @@ pub fn plain_characters(text: &str) -> String {
             '\u{2217}' => out.push('*'),
             '\u{66b}' => out.push('.'),
             '\u{66c}' => out.push(','),
-            // Between full-width digits they are part of the number, elsewhere punctuation of the sentence.
+            // Between full-width digits they are part of the number, elsewhere punctuation of the
+            // sentence.
             '\u{ff0c}' if between(is_wide_digit) => out.push(','),
             '\u{ff0c}' => out.push(c),
             '\u{ff0e}' if between(|c| digit(c).is_some()) => out.push('.'),
@@ -205,7 +210,8 @@ fn ends_with_command(text: &str) -> bool {
     letters > 0 && text[..text.len() - letters].ends_with('\\')
 }
 
-/// Byte offsets of all braces that are closed and of what closes them, in order; escaped braces don't count.
+/// Byte offsets of all braces that are closed and of what closes them, in order; escaped braces
+/// don't count.
 fn closing_braces(text: &str) -> Vec<(usize, usize)> {
     let (mut open, mut pairs) = (Vec::new(), Vec::new());
     let mut escaped = false;

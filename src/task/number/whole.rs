@@ -1,4 +1,5 @@
-//! A text that as a whole stands for one number: alone, with a unit or words, as a product or as the end of an equation.
+//! A text that as a whole stands for one number: alone, with a unit or words, as a product or as
+//! the end of an equation.
 
 use std::sync::LazyLock;
 
@@ -15,40 +16,49 @@ fn fixed(pattern: &str) -> Regex {
 }
 
 /// What stands between the sides of an equation or an approximation.
+const RELATIONS: [char; 7] = ['=', '≈', '≃', '≅', '≡', '→', '⇒'];
+
+/// The same as commands.
 static RELATION: LazyLock<Regex> = LazyLock::new(|| {
-    fixed(r"=|≈|≃|≅|≡|→|⇒|\\(?:approx|simeq|cong|equiv|to|Rightarrow|implies|Longrightarrow)(?:[^A-Za-z]|$)")
+    fixed(r"\\(?:approx|simeq|cong|to|Rightarrow|implies|Longrightarrow|therefore)([^A-Za-z]|$)")
 });
 
-/// The canonical form of a text that stands for one number. Of an equation its last side that is a number counts, if the others are
-/// values too or only name it: `3 \times 6 = 18` and `x = 18` are 18, `2x + 3 = 18` and `2, 3` are no number. Arithmetic of numbers
-/// is worked out: `3 \times 6` is 18; but `10-15` is a range and `12/5/2024` a date.
+/// The canonical form of a text that stands for one number. Of an equation its last side that is a
+/// number counts, if the others are values too or only name it: `3 \times 6 = 18` and `x = 18` are
+/// 18, `2x + 3 = 18` and `2, 3` are no number. Arithmetic of numbers is worked out: `3 \times 6` is
+/// 18; but `10-15` is a range and `12/5/2024` a date.
 pub fn parse(text: &str) -> Option<String> {
     let text = simplify(text);
     let text = text.trim_matches(is_space);
     if text.len() > MAX_LENGTH {
         return single(text);
     }
-    if !RELATION.is_match(text) {
-        return side(text);
-    }
-    let mut value = None;
-    for part in RELATION.split(text) {
-        let part = part.trim_matches(is_space);
-        match side(part) {
+    let text = RELATION.replace_all(text, "≈$1");
+    // What is stated last counts, unless two sides state different values: `x = 18 or x = 20`.
+    let (mut value, mut stated) = (None, None);
+    let mut rounded = false;
+    for part in text.split_inclusive(RELATIONS) {
+        let relation = part.chars().next_back().filter(|c| RELATIONS.contains(c));
+        let part = part.trim_end_matches(RELATIONS).trim_matches(is_space);
+        let number = single(part);
+        if number.is_some() {
+            if stated.is_some() && stated != number && !rounded {
+                return None;
+            }
+            stated = number.clone();
+        }
+        match number.or_else(|| worked_out(part)) {
             None if is_algebra(part) => return None,
             None => {}
             some => value = some,
         }
+        rounded = relation.is_some_and(|c| c != '=');
     }
     value
 }
 
 fn is_space(c: char) -> bool {
     c.is_whitespace() || c == JOINING_SPACE
-}
-
-fn side(text: &str) -> Option<String> {
-    single(text).or_else(|| worked_out(text))
 }
 
 /// Whether numbers and variables are mixed, so that a number beside it is not its value.
@@ -60,7 +70,8 @@ fn is_algebra(text: &str) -> bool {
     operated && !scan(text).is_empty() && VARIABLE.is_match(text)
 }
 
-/// What is taken out of the words around a number, and what is put there: units, degrees, ordinals, approximations, brackets.
+/// What is taken out of the words around a number, and what is put there: units, degrees, ordinals,
+/// approximations, brackets.
 static AROUND: LazyLock<[(Regex, &str); 9]> = LazyLock::new(|| {
     [
         (fixed(r"\^\{?\s*(?:\\circ|\\degree|°)\s*\}?|\\(?:circ|degree|celsius|percent)\b"), " "),
@@ -155,6 +166,8 @@ mod tests {
             (r"\$18/\text{hour}", "18"),
             (r"\approx 18", "18"),
             ("≈18", "18"),
+            (r"\approx18", "18"),
+            (r"x\approx18", "18"),
             (r"x \approx 18.5", "18.5"),
             (r"18^{\text{th}}", "18"),
             (r"3 \times 6 = 18", "18"),
@@ -171,6 +184,8 @@ mod tests {
             ("2^{10}", "1024"),
             ("2^{-1}", "0.5"),
             (r"\text{Total} = 18", "18"),
+            (r"18.46 \approx 18", "18"),
+            ("3 + 5 = 8 × 2 = 16", "16"),
             (r"x = 18", "18"),
             (r"3 \text{ boxes} \times 6 = 18", "18"),
             ("__18__", "18"),
@@ -194,6 +209,8 @@ mod tests {
             "10-15",
             "12/5/2024",
             "2024-05-18",
+            "x = 18 or x = 20",
+            "x = 1, y = 2",
             "x > 5",
             r"x \le 5",
             r"18 \pm 2",
