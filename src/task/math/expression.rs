@@ -9,9 +9,27 @@ use super::value::Value;
 const MAX_DEPTH: usize = 40;
 
 /// Functions that are applied to what follows and not evaluated.
-const FUNCTIONS: [&str; 24] = [
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log",
-    "ln", "lg", "exp", "gcd", "lcm", "det", "arg", "deg", "max", "min", "cis",
+const FUNCTIONS: [&str; 42] = [
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh",
+    "cosh", "tanh", "coth", "sech", "csch", "arcsinh", "arccosh", "arctanh", "asin", "acos", "atan", "asinh",
+    "acosh", "atanh", "arsinh", "arcosh", "artanh", "log", "ln", "lg", "exp", "gcd", "lcm", "det", "arg", "deg",
+    "max", "min", "cis",
+];
+/// Functions of which `f^{-1}` is the inverse function, not the reciprocal.
+const TRIGONOMETRIC: [&str; 12] =
+    ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch"];
+/// Other spellings of functions.
+const SPELLINGS: [(&str, &str); 10] = [
+    ("asin", "arcsin"),
+    ("acos", "arccos"),
+    ("atan", "arctan"),
+    ("asinh", "arcsinh"),
+    ("acosh", "arccosh"),
+    ("atanh", "arctanh"),
+    ("arsinh", "arcsinh"),
+    ("arcosh", "arccosh"),
+    ("artanh", "arctanh"),
+    ("lg", "log"),
 ];
 
 /// Commands that are names of constants or variables.
@@ -73,10 +91,13 @@ pub fn is_known(word: &str) -> bool {
             .contains(&word)
 }
 
-/// The value of all tokens as one expression; `None` if they are not one. `plus` is the sign that `\pm` stands for.
-pub fn value(tokens: &[Token], plus: bool, budget: &Budget) -> Option<Value> {
-    let mut parser = Parser { tokens, at: 0, letter: 0, depth: 0, bars: 0, plus, budget };
-    let value = parser.sum()?;
+/// The value of all tokens as one expression; `None` if they are not one. Bit k of `minus` says whether the k-th `\pm` stands for a
+/// minus, and `\mp` for a plus; if there is a `\mp`, all go together.
+pub fn value(tokens: &[Token], minus: u32, budget: &Budget) -> Option<Value> {
+    let together = tokens.iter().any(|t| t.is_command("mp"));
+    let mut parser =
+        Parser { tokens, at: 0, letter: 0, depth: 0, bars: 0, minus, together, signs: 0, budget };
+    let value = parser.choice()?;
     (parser.at == tokens.len()).then_some(value)
 }
 
@@ -88,7 +109,10 @@ struct Parser<'a> {
     depth: usize,
     /// Open absolute values.
     bars: usize,
-    plus: bool,
+    minus: u32,
+    together: bool,
+    /// How many `\pm` were read.
+    signs: u32,
     budget: &'a Budget,
 }
 
@@ -99,6 +123,19 @@ impl<'a> Parser<'a> {
 
     fn eat(&mut self, kind: &Kind) -> Option<()> {
         (self.peek() == Some(kind)).then(|| self.at += 1)
+    }
+
+    /// A sum; or `n \choose k` and `a \over b`, which take all that stands before and after them.
+    fn choice(&mut self) -> Option<Value> {
+        let first = self.sum()?;
+        match self.peek() {
+            Some(Kind::Command(name)) if name == "choose" || name == "over" => {
+                self.at += 1;
+                let second = self.sum()?;
+                if name == "over" { first.over(&second, self.budget) } else { first.choose(&second, self.budget) }
+            }
+            _ => Some(first),
+        }
     }
 
     fn sum(&mut self) -> Option<Value> {
@@ -126,8 +163,11 @@ impl<'a> Parser<'a> {
         let negative = match self.peek()? {
             Kind::Sign('+') => false,
             Kind::Sign('-') => true,
-            Kind::Command(name) if name == "pm" => !self.plus,
-            Kind::Command(name) if name == "mp" => self.plus,
+            Kind::Command(name) if name == "pm" || name == "mp" => {
+                let at = if self.together { 0 } else { self.signs };
+                self.signs += 1;
+                (self.minus >> at.min(31) & 1 == 1) == (name == "pm")
+            }
             _ => return None,
         };
         self.at += 1;
@@ -147,7 +187,7 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     total = total.over(&self.signed()?, self.budget)?;
                 }
-                Some(kind) if self.starts_factor(kind) => total = total.times(&self.power()?, self.budget)?,
+                Some(kind) if self.starts_factor(kind) || self.is_power_after_power() => total = total.times(&self.power()?, self.budget)?,
                 _ => return Some(total),
             }
         }
@@ -167,6 +207,15 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// `2^n 3^n`, `50! 50!`: a number starts a factor if it has a power of its own, and no number stands before it.
+    fn is_power_after_power(&self) -> bool {
+        let kind = |at: usize| self.tokens.get(at).map(|t| &t.kind);
+        matches!(kind(self.at), Some(Kind::Number(_)))
+            && matches!(kind(self.at + 1), Some(Kind::Sign('^' | '!')))
+            && self.at > 0
+            && matches!(kind(self.at - 1), Some(Kind::Close(_) | Kind::Word(_) | Kind::Sign('!')))
+    }
+
     fn signed(&mut self) -> Option<Value> {
         match self.sign() {
             Some(true) => self.power()?.negated(),
@@ -181,16 +230,27 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Some(Kind::Sign('!')) => {
                     self.at += 1;
-                    base = base.factorial()?;
+                    base = base.factorial(self.budget)?;
                 }
                 Some(Kind::Sign('^')) if self.letter == 0 => {
                     self.at += 1;
+                    let start = self.at;
                     let exponent = self.exponent()?;
+                    if self.is_inverse_function(start, &exponent) {
+                        return None;
+                    }
                     base = base.power(&exponent, self.budget)?;
                 }
                 _ => return Some(base),
             }
         }
+    }
+
+    /// Whether what was just read is the inverse of a function, `f^{-1}(x)`, which is no reciprocal.
+    fn is_inverse_function(&self, start: usize, exponent: &Value) -> bool {
+        let function = start >= 2
+            && matches!(&self.tokens[start - 2].kind, Kind::Word(w) if ["f", "g", "h"].contains(&w.as_str()));
+        function && exponent.as_whole() == Some(-1) && self.peek() == Some(&Kind::Open('('))
     }
 
     /// What stands after `^`: a group, else one signed number, letter or function.
@@ -216,7 +276,12 @@ impl<'a> Parser<'a> {
             }
             Kind::Digits(digits) => {
                 self.at += 1;
-                Some(Value::name(digits.clone()))
+                self.digits(digits)
+            }
+            Kind::Based(digits, base) => {
+                self.at += 1;
+                let base = if *base < 10 { base.to_string() } else { format!("{{{base}}}") };
+                Some(Value::name(format!("{digits}_{base}")))
             }
             Kind::Word(word) => self.word(word),
             Kind::Open('(') => self.inside(Kind::Close(')')),
@@ -241,7 +306,7 @@ impl<'a> Parser<'a> {
     fn inside(&mut self, close: Kind) -> Option<Value> {
         self.at += 1;
         let bars = std::mem::take(&mut self.bars);
-        let value = self.sum()?;
+        let value = if close == Kind::Close('}') { self.choice()? } else { self.sum()? };
         self.bars = bars;
         self.eat(&close)?;
         Some(value)
@@ -250,8 +315,9 @@ impl<'a> Parser<'a> {
     /// A number just read, with its base (`42_7`) or the fraction of a mixed number after it.
     fn number(&mut self, number: Rational) -> Option<Value> {
         if self.peek() == Some(&Kind::Sign('_')) {
+            let raw = self.tokens[self.at - 1].raw.clone();
             let base = self.subscript()?;
-            return Some(Value::name(format!("{}_{base}", number.as_whole()?)));
+            return Some(Value::name(format!("{raw}_{base}")));
         }
         if number.as_whole().is_some()
             && let Some((fraction, length)) = self.fraction()
@@ -260,6 +326,20 @@ impl<'a> Parser<'a> {
             return Some(Value::number(number.plus(fraction)?));
         }
         Some(Value::number(number))
+    }
+
+    /// Digits that don't fit 128 bits, perhaps with decimals and an exponent.
+    fn digits(&self, digits: &str) -> Option<Value> {
+        let (number, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+        if decimals.contains('(') || whole.contains('(') {
+            return Some(Value::name(format!("‹{digits}›")));
+        }
+        let places = i128::try_from(decimals.len()).ok()?;
+        let exponent = exponent.parse::<i128>().ok()?.checked_sub(places)?;
+        let ten = Value::number(Rational::whole(10));
+        let power = ten.power(&Value::number(Rational::whole(exponent)), self.budget)?;
+        Value::literal(&format!("{whole}{decimals}"), self.budget)?.times(&power, self.budget)
     }
 
     /// A proper fraction of whole numbers at the present place, `\frac{1}{2}` or ` 1/2`, and how many tokens it has.
@@ -345,16 +425,19 @@ impl<'a> Parser<'a> {
             "infty" => Some(Value::name("∞")),
             "pi" => Some(Value::name("pi")),
             "frac" => {
+                if let Some(name) = self.derivative() {
+                    return Some(name);
+                }
                 let (top, bottom) = self.two_arguments()?;
                 top.over(&bottom, self.budget)
             }
             "binom" => {
                 if self.eat(&Kind::Open('(')).is_some() {
                     let (n, k) = self.pair()?;
-                    return n.choose(&k);
+                    return n.choose(&k, self.budget);
                 }
                 let (n, k) = self.two_arguments()?;
-                n.choose(&k)
+                n.choose(&k, self.budget)
             }
             "root" => {
                 self.eat(&Kind::Open('('))?;
@@ -377,7 +460,7 @@ impl<'a> Parser<'a> {
                 value.rounded(function)
             }
             "abs" | "floor" | "ceil" => self.argument()?.rounded(name),
-            "factorial" => self.argument()?.factorial(),
+            "factorial" => self.argument()?.factorial(self.budget),
             name if FUNCTIONS.contains(&name) => self.function(name),
             name if NAMES.contains(&name) => {
                 let name = format!("\\{name}");
@@ -387,6 +470,30 @@ impl<'a> Parser<'a> {
             }
             _ => None,
         }
+    }
+
+    /// `{dy}{dx}` and `{d}{dx}` are no quotients of products: a name, with their tokens taken.
+    fn derivative(&mut self) -> Option<Value> {
+        let part = |at: usize| {
+            let text = |t: &Token| match &t.kind {
+                Kind::Word(w) => Some(w.clone()),
+                Kind::Command(c) => Some(format!("\\{c} ")),
+                _ => None,
+            };
+            let rest = self.tokens.get(at..)?;
+            let end = rest.iter().take(4).position(|t| t.kind == Kind::Close('}'))?;
+            let inside = rest.get(1..end).filter(|_| rest[0].kind == Kind::Open('{'))?;
+            let written = inside.iter().map(text).collect::<Option<String>>()?;
+            let differential = written.starts_with('d') || written.starts_with("\\partial");
+            differential.then_some((written, at + end + 1))
+        };
+        let (top, at) = part(self.at)?;
+        let (bottom, at) = part(at)?;
+        if bottom == "d" || bottom == "\\partial " {
+            return None;
+        }
+        self.at = at;
+        Some(Value::name(format!("\\frac{{{}}}{{{}}}", top.trim(), bottom.trim())))
     }
 
     /// `a;b)`
@@ -443,6 +550,7 @@ impl<'a> Parser<'a> {
             Some(()) => Some(self.exponent()?),
             None => None,
         };
+        let inverse = exponent.as_ref().and_then(Value::as_whole) == Some(-1) && TRIGONOMETRIC.contains(&name);
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return None;
@@ -468,7 +576,10 @@ impl<'a> Parser<'a> {
         if name == "exp" {
             return Value::name("e").power(&argument, self.budget);
         }
-        let name = if name == "lg" { "log" } else { name };
+        let name = SPELLINGS.iter().find(|(other, _)| *other == name).map_or(name, |(_, name)| name);
+        if inverse {
+            return argument.applied(&format!("arc{name}{base}"));
+        }
         let value = argument.applied(&format!("{name}{base}"))?;
         match exponent {
             Some(exponent) => value.power(&exponent, self.budget),

@@ -36,38 +36,41 @@
 //! Work is bounded whatever an answer is: its length, nesting, exponents, the size of numbers (128 bits), and products of terms. What
 //! goes beyond is compared as text, or, if long, character by character.
 
+mod command;
+mod digits;
 mod expression;
 mod form;
+mod power;
+mod prime;
 mod rational;
+mod relation;
 mod sum;
 mod token;
+mod unit;
 mod value;
+mod words;
+mod written;
 
 /// Longest answer that is read as mathematics, in bytes.
 const MAX_LENGTH: usize = 1000;
-/// Longest form that is brought to its form again.
+/// Longest form that is read again.
 const MAX_FORM: usize = 4 * MAX_LENGTH;
-/// How often a form is brought to its form until it stays the same.
-const MAX_PASSES: usize = 4;
 
 /// The canonical form of an answer; `None` if nothing is left of it.
+///
+/// The form of a form is itself: it reads as what it says, or stands between marks, as text does.
 pub fn canonical(answer: &str) -> Option<String> {
     let answer = answer.trim();
     if answer.len() > MAX_LENGTH {
         return Some(answer.split_whitespace().collect::<Vec<_>>().join(" "));
     }
-    let mut form = form::form(&token::tokens(answer));
-    for _ in 0..MAX_PASSES {
-        if form.len() > MAX_FORM {
-            break;
-        }
-        let again = form::form(&token::tokens(&form));
-        if again == form {
-            break;
-        }
-        form = again;
+    let form = form::form(&token::tokens(answer));
+    if form.is_empty() {
+        return None;
     }
-    (!form.is_empty()).then_some(form)
+    let same = form.len() > MAX_FORM || form::form(&token::tokens(&form)) == form;
+    // A form that would read as something else is no mathematics that this reader knows.
+    Some(if same { form } else { words::marked(&form.replace(['‹', '›'], "")) })
 }
 
 #[cfg(test)]

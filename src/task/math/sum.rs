@@ -2,11 +2,15 @@
 //!
 //! A monomial is a product of roots of primes (exponents between 0 and 1), perhaps the imaginary unit, and powers of names. Roots of different
 //! products of primes are linearly independent over the rationals, so a sum without names is 0 only if it has no terms.
+//!
+//! A term whose number doesn't fit 128 bits is kept as powers of primes with whole exponents, 2^200 say, and its coefficient has none of
+//! the small primes. Such terms are multiplied, divided and raised exactly; they are added only to terms of the same powers.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::prime;
 use super::rational::{Rational, gcd};
 
 /// Most terms of a sum.
@@ -32,14 +36,38 @@ impl Budget {
 }
 
 /// What monomials are powers of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Base {
-    /// A prime; its exponent is above 0 and below 1.
+    /// A prime; its exponent is above 0 and below 1, or any where the term doesn't fit 128 bits.
     Prime(u64),
     /// The imaginary unit; its exponent is 1.
     Imaginary,
     /// A variable, a constant such as π, or an expression that is not looked into, in canonical form.
     Name(String),
+    /// A base to the power of a product of names, such as 2^n.
+    Power(Box<Power>),
+}
+
+/// A base to a power that is no number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Power {
+    /// How it is written.
+    pub text: String,
+    /// What is raised, not a power itself.
+    pub base: Base,
+    /// The exponent, without a coefficient.
+    pub exponent: Monomial,
+}
+
+impl Base {
+    /// What it is called, if it is no number.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Power(power) => Some(&power.text),
+            Self::Prime(_) | Self::Imaginary => None,
+        }
+    }
 }
 
 /// Exponents by base, none 0.
@@ -54,10 +82,7 @@ impl Monomial {
 
     /// Names with their exponents.
     pub fn names(&self) -> impl Iterator<Item = (&str, Rational)> {
-        self.0.iter().filter_map(|(base, e)| match base {
-            Base::Name(name) => Some((name.as_str(), *e)),
-            _ => None,
-        })
+        self.0.iter().filter_map(|(base, e)| Some((base.name()?, *e)))
     }
 
     /// All bases with their exponents, roots of primes first, names last.
@@ -75,14 +100,26 @@ impl Monomial {
         self.0.is_empty()
     }
 
+    /// Multiplied by a base to a power.
+    pub fn with(mut self, base: Base, exponent: Rational) -> Option<Self> {
+        let sum = self.exponent(&base).plus(exponent)?;
+        if sum.is_zero() {
+            self.0.remove(&base);
+        } else {
+            self.0.insert(base, sum);
+        }
+        Some(self)
+    }
+
     /// A product, and the rational factor that comes out of it.
-    fn times(&self, other: &Self) -> Option<(Self, Rational)> {
+    pub fn times(&self, other: &Self) -> Option<(Self, Rational)> {
         let mut out = self.clone();
         let mut factor = Rational::ONE;
         for (base, e) in &other.0 {
-            let mut sum = out.exponent(base).plus(*e)?;
+            let before = out.exponent(base);
+            let mut sum = before.plus(*e)?;
             match base {
-                Base::Prime(p) if sum >= Rational::ONE => {
+                Base::Prime(p) if sum >= Rational::ONE && is_root(before) && is_root(*e) => {
                     sum = sum.minus(Rational::ONE)?;
                     factor = factor.times(Rational::whole(i128::from(*p)))?;
                 }
@@ -99,6 +136,58 @@ impl Monomial {
             }
         }
         Some((out, factor))
+    }
+
+    /// Whether it has powers of primes that are no roots.
+    fn is_large(&self) -> bool {
+        self.0.iter().any(|(base, e)| matches!(base, Base::Prime(_)) && !is_root(*e))
+    }
+
+    /// Its term with a coefficient in the one form it has: no whole powers of primes if all fits 128 bits; else all powers of small primes
+    /// in the monomial.
+    fn folded(self, value: Rational) -> Option<(Self, Rational)> {
+        if !self.is_large() {
+            return Some((self, value));
+        }
+        let (unfolded, rest) = self.unfolded(value)?;
+        let (mut top, mut bottom) = (Some(rest.numerator()), Some(rest.denominator()));
+        for (base, e) in &unfolded.0 {
+            let Base::Prime(p) = base else { continue };
+            let part = if e.floor() > 0 { &mut top } else { &mut bottom };
+            *part = part.and_then(|part| {
+                let power = i128::from(*p).checked_pow(u32::try_from(e.floor().unsigned_abs()).ok()?)?;
+                part.checked_mul(power)
+            });
+        }
+        let (Some(top), Some(bottom)) = (top, bottom) else { return Some((unfolded, rest)) };
+        let mut roots = Self::default();
+        for (base, e) in unfolded.0 {
+            let whole = if matches!(base, Base::Prime(_)) { e.floor() } else { 0 };
+            roots = roots.with(base, e.minus(Rational::whole(whole))?)?;
+        }
+        Some((roots, Rational::new(top, bottom)?))
+    }
+
+    /// Its term with all small primes of the coefficient, and those that it has itself, in the monomial.
+    fn unfolded(&self, value: Rational) -> Option<(Self, Rational)> {
+        let mut out = self.clone();
+        let mut parts = [1i128; 2];
+        for (i, n) in [value.numerator(), value.denominator()].into_iter().enumerate() {
+            let sign = if i == 0 { 1 } else { -1 };
+            let (exponents, mut rest) = prime::small_factors(n.unsigned_abs());
+            for (p, e) in exponents {
+                out = out.with(Base::Prime(p), Rational::whole(sign * e))?;
+            }
+            for (base, _) in &self.0 {
+                let Base::Prime(p) = base else { continue };
+                while rest != 0 && rest.is_multiple_of(u128::from(*p)) {
+                    rest /= u128::from(*p);
+                    out = out.with(base.clone(), Rational::whole(sign))?;
+                }
+            }
+            parts[i] = i128::try_from(rest).ok()?.checked_mul(n.signum())?;
+        }
+        Some((out, Rational::new(parts[0], parts[1])?))
     }
 
     /// What `other` must be multiplied with, as far as names go, to give this one.
@@ -118,11 +207,12 @@ impl Monomial {
     /// Order of names: by degree, then by the exponent of the first name in which they differ. Compatible with products.
     fn rank(&self, other: &Self) -> Ordering {
         self.degree().cmp(&other.degree()).then_with(|| {
-            let names: BTreeSet<&str> = self.names().chain(other.names()).map(|(n, _)| n).collect();
-            let of = |m: &Self, name: &str| m.exponent(&Base::Name(name.into()));
+            let mut names: Vec<&Base> = self.0.keys().chain(other.0.keys()).collect();
+            names.retain(|base| base.name().is_some());
+            names.sort_by_key(|base| base.name());
             names
                 .into_iter()
-                .map(|n| of(self, n).cmp(&of(other, n)))
+                .map(|n| self.exponent(n).cmp(&other.exponent(n)))
                 .find(|o| o.is_ne())
                 .unwrap_or(Ordering::Equal)
         })
@@ -136,16 +226,29 @@ pub struct Sum(BTreeMap<Monomial, Rational>);
 impl Sum {
     /// A number.
     pub fn number(value: Rational) -> Self {
-        Self::term(Monomial::default(), value)
+        Self(if value.is_zero() { BTreeMap::new() } else { BTreeMap::from([(Monomial::default(), value)]) })
     }
 
-    /// A base to a power.
+    /// A base to a power that isn't 0; of a prime, a root.
     pub fn base(base: Base, exponent: Rational) -> Self {
-        Self::term(Monomial(BTreeMap::from([(base, exponent)])), Rational::ONE)
+        Self(BTreeMap::from([(Monomial(BTreeMap::from([(base, exponent)])), Rational::ONE)]))
     }
 
-    fn term(monomial: Monomial, value: Rational) -> Self {
-        Self(if value.is_zero() { BTreeMap::new() } else { BTreeMap::from([(monomial, value)]) })
+    /// A monomial with a coefficient; `None` if its parts don't fit.
+    pub fn term(monomial: Monomial, value: Rational) -> Option<Self> {
+        if value.is_zero() {
+            return Some(Self::default());
+        }
+        Some(Self(BTreeMap::from([monomial.folded(value)?])))
+    }
+
+    /// A product of primes; `None` if an exponent doesn't fit.
+    pub fn primes(exponents: &prime::Exponents) -> Option<Self> {
+        let mut monomial = Monomial::default();
+        for (p, e) in exponents {
+            monomial = monomial.with(Base::Prime(*p), Rational::whole(*e))?;
+        }
+        Self::term(monomial, Rational::ONE)
     }
 
     /// Whether it is 0.
@@ -160,6 +263,11 @@ impl Sum {
             Some((m, value)) if m.is_one() && self.0.len() == 1 => Some(*value),
             _ => None,
         }
+    }
+
+    /// Its term without names, roots and the imaginary unit.
+    pub fn constant(&self) -> Rational {
+        self.0.get(&Monomial::default()).copied().unwrap_or(Rational::ZERO)
     }
 
     /// Its only term.
@@ -195,15 +303,28 @@ impl Sum {
     /// All other bases in it.
     fn algebraic(&self) -> BTreeSet<Base> {
         let bases = self.0.keys().flat_map(|m| m.0.keys());
-        bases.filter(|b| !matches!(b, Base::Name(_))).cloned().collect()
+        bases.filter(|b| b.name().is_none()).cloned().collect()
     }
 
     fn add(&mut self, monomial: Monomial, value: Rational) -> Option<()> {
-        let sum = self.0.get(&monomial).copied().unwrap_or(Rational::ZERO).plus(value)?;
+        let before = self.0.get(&monomial).copied().unwrap_or(Rational::ZERO);
+        // Where a sum of coefficients doesn't fit, their common factor waits outside.
+        let (sum, outside) = match before.plus(value) {
+            Some(sum) => (sum, Rational::ONE),
+            None => {
+                let common = gcd(before.numerator().unsigned_abs(), value.numerator().unsigned_abs());
+                let common = Rational::whole(i128::try_from(common).ok()?);
+                (before.over(common)?.plus(value.over(common)?)?, common)
+            }
+        };
         if sum.is_zero() {
             self.0.remove(&monomial);
-        } else {
+        } else if before.is_zero() || outside == Rational::ONE && !monomial.is_large() {
             self.0.insert(monomial, sum);
+        } else {
+            self.0.remove(&monomial);
+            let (monomial, value) = term_product((&monomial, sum), (&Monomial::default(), outside))?;
+            return self.add(monomial, value);
         }
         (self.0.len() <= MAX_TERMS).then_some(())
     }
@@ -227,7 +348,12 @@ impl Sum {
         if factor.is_zero() {
             return Some(Self::default());
         }
-        self.0.iter().map(|(m, c)| Some((m.clone(), c.times(factor)?))).collect::<Option<_>>().map(Self)
+        let mut out = Self::default();
+        for (m, c) in &self.0 {
+            let (m, c) = term_product((m, *c), (&Monomial::default(), factor))?;
+            out.add(m, c)?;
+        }
+        Some(out)
     }
 
     /// Product.
@@ -236,8 +362,8 @@ impl Sum {
         let mut out = Self::default();
         for (a, x) in &self.0 {
             for (b, y) in &other.0 {
-                let (m, factor) = a.times(b)?;
-                out.add(m, x.times(*y)?.times(factor)?)?;
+                let (m, c) = term_product((a, *x), (b, *y))?;
+                out.add(m, c)?;
             }
         }
         Some(out)
@@ -273,7 +399,7 @@ impl Sum {
         let (lead, by) = divisor.leading()?;
         let (mut rest, mut quotient) = (self.clone(), Self::default());
         while let Some((m, c)) = rest.leading() {
-            let part = Self::term(m.over(lead)?, c.over(by)?);
+            let part = Self::term(m.over(lead)?, c.over(by)?)?;
             quotient = quotient.plus(&part)?;
             rest = rest.minus(&part.times(divisor, budget)?)?;
         }
@@ -286,7 +412,7 @@ impl Sum {
         let mut rest = self.clone();
         while let Some((m, c)) = rest.leading() {
             let Some(m) = m.over(lead) else { break };
-            let part = Self::term(m, c.over(by)?);
+            let part = Self::term(m, c.over(by)?)?;
             rest = rest.minus(&part.times(divisor, budget)?)?;
         }
         rest.scaled(Rational::ONE.over(rest.content()?)?)
@@ -320,6 +446,15 @@ impl Sum {
 
     /// A factor that frees the sum of one of its roots or of the imaginary unit; `None` if there is none to be freed of.
     fn freeing(&self) -> Option<Self> {
+        if let Some((monomial, _)) = self.single()
+            && monomial.is_large()
+        {
+            let mut inverse = Monomial::default();
+            for (base, e) in monomial.powers().filter(|(base, _)| matches!(base, Base::Prime(_))) {
+                inverse = inverse.with(base.clone(), e.negated()?)?;
+            }
+            return Self::term(inverse, Rational::ONE);
+        }
         let half = Rational::new(1, 2)?;
         for base in self.algebraic() {
             let exponents: BTreeSet<Rational> =
@@ -327,7 +462,8 @@ impl Sum {
             let everywhere = self.0.keys().all(|m| !m.exponent(&base).is_zero());
             if everywhere && exponents.len() == 1 && base != Base::Imaginary {
                 let e = *exponents.first()?;
-                return Some(Self::base(base, Rational::ONE.minus(e)?));
+                let missing = Rational::whole(i128::from(is_root(e))).minus(e)?;
+                return Self::term(Monomial::default().with(base, missing)?, Rational::ONE);
             }
             if base == Base::Imaginary || exponents.iter().all(|e| *e == half) {
                 return self.conjugate(&base);
@@ -340,7 +476,7 @@ impl Sum {
     fn shared(sums: [&Self; 2]) -> Monomial {
         let mut all = sums.iter().flat_map(|s| s.0.keys());
         let first: BTreeMap<Base, Rational> = all.next().map_or_else(BTreeMap::new, |m| {
-            m.0.iter().filter(|(b, _)| matches!(b, Base::Name(_))).map(|(b, e)| (b.clone(), *e)).collect()
+            m.0.iter().filter(|(b, _)| b.name().is_some()).map(|(b, e)| (b.clone(), *e)).collect()
         });
         let least = all.fold(first, |mut least, m| {
             least.retain(|base, e| {
@@ -355,6 +491,27 @@ impl Sum {
     /// Each term divided by a monomial of names that divides it.
     fn without(&self, shared: &Monomial) -> Option<Self> {
         self.0.iter().map(|(m, c)| Some((m.over(shared)?, *c))).collect::<Option<_>>().map(Self)
+    }
+}
+
+/// Whether an exponent is that of a root: above 0 and below 1. (0 is that of what is not there.)
+fn is_root(exponent: Rational) -> bool {
+    !exponent.is_negative() && exponent < Rational::ONE
+}
+
+/// The product of two terms.
+fn term_product(a: (&Monomial, Rational), b: (&Monomial, Rational)) -> Option<(Monomial, Rational)> {
+    let (m, factor) = a.0.times(b.0)?;
+    match a.1.times(b.1).and_then(|c| c.times(factor)) {
+        Some(c) => m.folded(c),
+        None => {
+            let (m, first) = m.unfolded(a.1)?;
+            let (m, second) = m.unfolded(b.1)?;
+            let (m, third) = m.unfolded(factor)?;
+            // The rests must be multiplied with what is now in the monomial.
+            let (m, rest) = m.unfolded(first.times(second)?.times(third)?)?;
+            m.folded(rest)
+        }
     }
 }
 

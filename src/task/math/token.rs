@@ -1,4 +1,5 @@
-//! From an answer as written to tokens, without what only concerns its looks: `\left`, spacing, fonts, `$`, degree signs, percent signs.
+//! From an answer as written to tokens, without what only concerns its looks: `\left`, spacing, fonts, colours, `$`, degree and percent
+//! signs. Commands are in `command.rs`, numbers in `digits.rs`.
 
 use super::rational::Rational;
 
@@ -9,10 +10,14 @@ pub enum Kind {
     Number(Rational),
     /// Digits of a number that is too long for a [`Rational`].
     Digits(String),
+    /// A number in another base: its digits in upper case, and the base.
+    Based(String, u32),
     /// A run of letters.
     Word(String),
     /// The content of `\text{…}` and its like.
     Text(String),
+    /// What was once found to be text, between `‹` and `›`.
+    Opaque(String),
     /// A command, without its backslash.
     Command(String),
     /// `(`, `[`, `{` for a group, `S` for `\{`, `<` for `\langle`.
@@ -29,19 +34,26 @@ pub enum Kind {
     Sign(char),
 }
 
-/// A token, and whether white space stands before it.
+/// A token, and how it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Token {
     /// What it is.
     pub kind: Kind,
     /// White space, or a command for it, before it.
     pub space: bool,
+    /// The characters of a number.
+    pub raw: String,
 }
 
 impl Token {
     /// Whether it is this sign.
     pub fn is(&self, sign: char) -> bool {
         self.kind == Kind::Sign(sign)
+    }
+
+    /// Whether it is this command.
+    pub fn is_command(&self, name: &str) -> bool {
+        matches!(&self.kind, Kind::Command(c) if c == name)
     }
 
     /// 1 for what opens, -1 for what closes.
@@ -54,49 +66,58 @@ impl Token {
     }
 }
 
-const FONTS: [&str; 11] = [
-    "mathrm",
-    "mathbf",
-    "mathit",
-    "mathsf",
-    "mathcal",
-    "mathbb",
-    "operatorname",
-    "boldsymbol",
-    "bm",
-    "boxed",
-    "fbox",
+/// Greek letters, with the commands that they are.
+const GREEK: [(char, &str); 26] = [
+    ('α', "alpha"),
+    ('β', "beta"),
+    ('γ', "gamma"),
+    ('δ', "delta"),
+    ('ε', "epsilon"),
+    ('ζ', "zeta"),
+    ('η', "eta"),
+    ('θ', "theta"),
+    ('κ', "kappa"),
+    ('λ', "lambda"),
+    ('μ', "mu"),
+    ('ν', "nu"),
+    ('ξ', "xi"),
+    ('π', "pi"),
+    ('ρ', "rho"),
+    ('σ', "sigma"),
+    ('τ', "tau"),
+    ('φ', "phi"),
+    ('χ', "chi"),
+    ('ψ', "psi"),
+    ('ω', "omega"),
+    ('Γ', "Gamma"),
+    ('Δ', "Delta"),
+    ('Θ', "Theta"),
+    ('Σ', "Sigma"),
+    ('Ω', "Omega"),
 ];
-const TEXTS: [&str; 10] =
-    ["text", "textbf", "textit", "textrm", "textsf", "texttt", "mbox", "hbox", "textnormal", "emph"];
-const LOOKS: [&str; 26] = [
-    "left",
-    "right",
-    "big",
-    "Big",
-    "bigg",
-    "Bigg",
-    "bigl",
-    "bigr",
-    "Bigl",
-    "Bigr",
-    "biggl",
-    "biggr",
-    "displaystyle",
-    "textstyle",
-    "limits",
-    "nolimits",
-    "middle",
-    "quad",
-    "qquad",
-    "hspace",
-    "degree",
-    "circ",
-    "mathstrut",
-    "strut",
-    "allowbreak",
-    "nobreak",
+/// Fractions that are one character.
+const FRACTIONS: [(char, i128, i128); 18] = [
+    ('½', 1, 2),
+    ('⅓', 1, 3),
+    ('⅔', 2, 3),
+    ('¼', 1, 4),
+    ('¾', 3, 4),
+    ('⅕', 1, 5),
+    ('⅖', 2, 5),
+    ('⅗', 3, 5),
+    ('⅘', 4, 5),
+    ('⅙', 1, 6),
+    ('⅚', 5, 6),
+    ('⅐', 1, 7),
+    ('⅛', 1, 8),
+    ('⅜', 3, 8),
+    ('⅝', 5, 8),
+    ('⅞', 7, 8),
+    ('⅑', 1, 9),
+    ('⅒', 1, 10),
 ];
+const SUPERSCRIPTS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+const SUBSCRIPTS: [char; 10] = ['₀', '₁', '₂', '₃', '₄', '₅', '₆', '₇', '₈', '₉'];
 
 /// The tokens of an answer.
 pub fn tokens(text: &str) -> Vec<Token> {
@@ -108,61 +129,110 @@ pub fn tokens(text: &str) -> Vec<Token> {
     lexer.out
 }
 
-/// One kind of minus, space and quote.
+/// One kind of minus, space, quote, comma and bracket.
 fn plain(c: char) -> char {
     match c {
         '\u{2212}' | '\u{2013}' | '\u{fe63}' | '\u{ff0d}' => '-',
-        '\u{a0}' | '\u{2009}' | '\u{202f}' | '\n' | '\t' | '\r' => ' ',
+        '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{3000}' | '\n' | '\t' | '\r' => ' ',
         '\u{2019}' | '\u{2032}' => '\'',
-        '×' | '·' | '⋅' => '*',
-        '÷' => '/',
+        '\u{2033}' | '\u{201c}' | '\u{201d}' => '"',
+        '×' | '·' | '⋅' | '∙' => '*',
+        '÷' | '⁄' | '∕' => '/',
+        '、' => ',',
+        '。' => '.',
+        '⩽' => '≤',
+        '⩾' => '≥',
+        '≃' => '≈',
+        '˚' | 'º' => '°',
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
         c => c,
     }
 }
 
-struct Lexer<'a> {
-    chars: &'a [char],
-    at: usize,
-    space: bool,
-    depth: i32,
-    out: Vec<Token>,
+pub(super) struct Lexer<'a> {
+    pub(super) chars: &'a [char],
+    pub(super) at: usize,
+    pub(super) space: bool,
+    pub(super) depth: i32,
+    pub(super) out: Vec<Token>,
 }
 
 impl Lexer<'_> {
-    fn peek(&self, ahead: usize) -> Option<char> {
+    pub(super) fn peek(&self, ahead: usize) -> Option<char> {
         self.chars.get(self.at + ahead).copied()
     }
 
-    fn push(&mut self, kind: Kind) {
-        let token = Token { kind, space: std::mem::take(&mut self.space) };
+    pub(super) fn push(&mut self, kind: Kind) {
+        let token = Token { kind, space: std::mem::take(&mut self.space), raw: String::new() };
         self.depth += token.depth();
         self.out.push(token);
+    }
+
+    /// A whole number that isn't written in digits of its own.
+    fn push_whole(&mut self, n: i128) {
+        self.push(Kind::Number(Rational::whole(n)));
+        if let Some(token) = self.out.last_mut() {
+            token.raw = n.to_string();
+        }
+    }
+
+    /// The first character after white space.
+    pub(super) fn next_visible(&self) -> Option<char> {
+        self.chars[self.at..].iter().copied().find(|c| *c != ' ')
+    }
+
+    /// Whether the token before is a number, so that a degree sign may follow.
+    pub(super) fn is_after_number(&self) -> bool {
+        self.out.last().is_some_and(|t| matches!(t.kind, Kind::Number(_) | Kind::Digits(_) | Kind::Close(_)))
     }
 
     fn step(&mut self) {
         let c = self.chars[self.at];
         let point = c == '.' && self.peek(1).is_some_and(|c| c.is_ascii_digit());
+        if (c.is_ascii_digit() || c.is_ascii_uppercase()) && self.based() {
+            return;
+        }
         if c.is_ascii_digit() || point {
             return self.number();
         }
         if c == '\\' {
             return self.command();
         }
+        if let Some((_, name)) = GREEK.iter().find(|(letter, _)| *letter == c) {
+            self.at += 1;
+            return self.push(Kind::Command((*name).into()));
+        }
+        if let Some((_, top, bottom)) = FRACTIONS.iter().find(|(letter, ..)| *letter == c) {
+            self.at += 1;
+            return self.fraction(*top, *bottom);
+        }
         if c.is_alphabetic() {
             let start = self.at;
-            while self.peek(0).is_some_and(char::is_alphabetic) {
+            while self.peek(0).is_some_and(|c| c.is_alphabetic() && GREEK.iter().all(|(g, _)| *g != c)) {
                 self.at += 1;
             }
-            let word: String = self.chars[start..self.at].iter().collect();
-            return match word.as_str() {
-                "π" => self.push(Kind::Command("pi".into())),
-                _ => self.push(Kind::Word(word)),
-            };
+            return self.push(Kind::Word(self.chars[start..self.at].iter().collect()));
+        }
+        if c == '‹'
+            && let Some(length) = self.chars[self.at..].iter().position(|c| *c == '›')
+        {
+            let content = self.chars[self.at + 1..self.at + length].iter().collect();
+            self.at += length + 1;
+            return self.push(Kind::Opaque(content));
+        }
+        if self.script(&SUPERSCRIPTS, '^') || self.script(&SUBSCRIPTS, '_') {
+            return;
         }
         self.at += 1;
+        self.sign(c);
+    }
+
+    /// A character that is neither a digit nor a letter.
+    fn sign(&mut self, c: char) {
         match c {
             ' ' | '~' => self.space = true,
-            '$' | '%' | '°' | '€' | '£' => {}
+            '°' | '%' => self.space = true,
+            '$' | '€' | '£' | '¥' | '‹' | '›' => {}
             '*' if self.peek(0) == Some('*') => {
                 // Bold in Markdown at either end, a power between.
                 self.at += 1;
@@ -170,16 +240,31 @@ impl Lexer<'_> {
                     self.push(Kind::Sign('^'));
                 }
             }
+            '.' if self.peek(0) == Some('.') => {
+                while self.peek(0) == Some('.') {
+                    self.at += 1;
+                }
+                self.push(Kind::Command("dots".into()));
+            }
+            '…' => self.push(Kind::Command("dots".into())),
             '(' | '[' => self.push(Kind::Open(c)),
             ')' | ']' => self.push(Kind::Close(c)),
+            '{' if self.chars[self.at..].starts_with(&[':', '}']) => {
+                self.at += 2;
+                self.push(Kind::Sign(':'));
+            }
             '{' => self.push(Kind::Open('{')),
             '}' => self.push(Kind::Close('}')),
+            '⟨' => self.push(Kind::Open('<')),
+            '⟩' => self.push(Kind::Close('<')),
+            '‖' => self.push(Kind::Sign('|')),
             '∞' => self.push(Kind::Command("infty".into())),
             '√' => self.push(Kind::Command("sqrt".into())),
             '∅' => self.push(Kind::Command("emptyset".into())),
             '±' => self.push(Kind::Command("pm".into())),
             '∓' => self.push(Kind::Command("mp".into())),
-            '^' if self.degree_follows() => {}
+            '∘' if self.is_after_number() => self.space = true,
+            '^' if self.degree_follows() || self.primes_follow() => {}
             '<' if self.peek(0) == Some('=') => self.relation('≤'),
             '>' if self.peek(0) == Some('=') => self.relation('≥'),
             '!' if self.peek(0) == Some('=') => self.relation('≠'),
@@ -192,228 +277,86 @@ impl Lexer<'_> {
         self.push(Kind::Sign(sign));
     }
 
-    /// Skips `\circ`, `{\circ}` or `°` after a `^`, if that is what stands there.
+    fn fraction(&mut self, top: i128, bottom: i128) {
+        self.push(Kind::Command("frac".into()));
+        for n in [top, bottom] {
+            self.push(Kind::Open('{'));
+            self.push_whole(n);
+            self.push(Kind::Close('}'));
+        }
+    }
+
+    /// `x²` as `x^2`, `a₁` as `a_1`.
+    fn script(&mut self, digits: &[char; 10], sign: char) -> bool {
+        let digit = |c: char| digits.iter().position(|d| *d == c);
+        let minus = usize::from(sign == '^' && self.peek(0) == Some('⁻'));
+        let mut value: Option<i128> = None;
+        let mut length = minus;
+        while let Some(d) = self.peek(length).and_then(digit).filter(|_| length < 20) {
+            value = Some(value.unwrap_or(0) * 10 + d as i128);
+            length += 1;
+        }
+        let Some(value) = value else { return false };
+        self.at += length;
+        self.push(Kind::Sign(sign));
+        if minus == 1 {
+            self.push(Kind::Sign('-'));
+        }
+        self.push_whole(value);
+        true
+    }
+
+    /// Reads the primes of `f^{\prime}` and `f^{\prime\prime}` as those of `f'` and `f''`.
+    fn primes_follow(&mut self) -> bool {
+        let (start, mut count, mut braces) = (self.at, 0, 0);
+        loop {
+            let rest = &self.chars[self.at..];
+            let prime: Vec<char> = "\\prime".chars().collect();
+            match rest.first() {
+                Some(' ') => self.at += 1,
+                Some('{') if braces == 0 && count == 0 => (self.at, braces) = (self.at + 1, 1),
+                Some('\'') => (self.at, count) = (self.at + 1, count + 1),
+                Some('\\') if rest.starts_with(&prime) => (self.at, count) = (self.at + 6, count + 1),
+                Some('}') if braces == 1 && count > 0 => {
+                    (self.at, braces) = (self.at + 1, 0);
+                    break;
+                }
+                _ => break,
+            }
+        }
+        if count == 0 || braces == 1 {
+            self.at = start;
+            return false;
+        }
+        for _ in 0..count {
+            self.push(Kind::Sign('\''));
+        }
+        true
+    }
+
+    /// Skips a degree sign after a `^`, if that is what stands there: `\circ`, `{\circ}`, `°`, `\text{o}`.
     fn degree_follows(&mut self) -> bool {
-        let rest: String = self.chars[self.at..].iter().take(12).collect();
-        for degree in ["\\circ", "{\\circ}", "{ \\circ }", " \\circ", "\\degree", "{\\degree}", "°"] {
-            let word_ends = !rest.chars().nth(degree.chars().count()).is_some_and(char::is_alphabetic);
-            if rest.starts_with(degree) && (word_ends || degree.ends_with('}')) {
-                self.at += degree.chars().count();
-                return true;
+        let rest: String = self.chars[self.at..].iter().filter(|c| **c != ' ').take(20).collect();
+        let signs = ["\\circ", "\\degree", "\\deg", "°", "\\text{o}", "\\mathrm{o}", "\\text{°}", "o"];
+        let after_number = self.is_after_number();
+        for sign in signs {
+            if sign.ends_with(['o', '}']) && !after_number {
+                continue;
+            }
+            for (degree, braced) in [(sign.to_string(), false), (format!("{{{sign}}}"), true)] {
+                let next = rest.chars().nth(degree.chars().count());
+                let ends = braced || sign.ends_with('}') || !next.is_some_and(char::is_alphabetic);
+                if rest.starts_with(&degree) && ends {
+                    let mut left = degree.chars().count();
+                    while left > 0 {
+                        left -= usize::from(self.chars[self.at] != ' ');
+                        self.at += 1;
+                    }
+                    self.space = true;
+                    return true;
+                }
             }
         }
         false
     }
-
-    fn command(&mut self) {
-        let start = self.at + 1;
-        let mut end = start;
-        while self.chars.get(end).is_some_and(char::is_ascii_alphabetic) {
-            end += 1;
-        }
-        if end == start {
-            let c = self.chars.get(start).copied();
-            self.at = (start + 1).min(self.chars.len());
-            match c {
-                Some('{') => self.push(Kind::Open('S')),
-                Some('}') => self.push(Kind::Close('S')),
-                Some('\\') => self.push(Kind::Row),
-                Some('|') => self.push(Kind::Sign('|')),
-                Some(' ' | ',' | ';' | ':' | '>') => self.space = true,
-                // `\!`, `\$`, `\%`, and the delimiters `\(`, `\)`, `\[`, `\]`.
-                _ => {}
-            }
-            return;
-        }
-        let name: String = self.chars[start..end].iter().collect();
-        self.at = end;
-        match name.as_str() {
-            n if TEXTS.contains(&n) => match self.group() {
-                Some(content) => self.push(Kind::Text(content)),
-                None => self.space = true,
-            },
-            n if FONTS.contains(&n) => self.font(),
-            n if LOOKS.contains(&n) => self.space |= n.ends_with("quad"),
-            "dfrac" | "tfrac" | "cfrac" => self.push(Kind::Command("frac".into())),
-            "dbinom" | "tbinom" => self.push(Kind::Command("binom".into())),
-            "cdot" | "times" | "ast" => self.push(Kind::Sign('*')),
-            "div" => self.push(Kind::Sign('/')),
-            "le" | "leq" | "leqslant" => self.push(Kind::Sign('≤')),
-            "ge" | "geq" | "geqslant" => self.push(Kind::Sign('≥')),
-            "lt" => self.push(Kind::Sign('<')),
-            "gt" => self.push(Kind::Sign('>')),
-            "ne" | "neq" => self.push(Kind::Sign('≠')),
-            "approx" => self.push(Kind::Sign('≈')),
-            "in" => self.push(Kind::Sign('∈')),
-            "cup" => self.push(Kind::Sign('∪')),
-            "cap" => self.push(Kind::Sign('∩')),
-            "lbrace" => self.push(Kind::Open('S')),
-            "rbrace" => self.push(Kind::Close('S')),
-            "lbrack" => self.push(Kind::Open('[')),
-            "rbrack" => self.push(Kind::Close(']')),
-            "langle" => self.push(Kind::Open('<')),
-            "rangle" => self.push(Kind::Close('<')),
-            "vert" | "lvert" | "rvert" | "mid" => self.push(Kind::Sign('|')),
-            "colon" => self.push(Kind::Sign(':')),
-            "varnothing" => self.push(Kind::Command("emptyset".into())),
-            "prime" => self.push(Kind::Sign('\'')),
-            "begin" => {
-                let environment = self.group().unwrap_or_default();
-                if environment == "array" {
-                    // Its column specification.
-                    self.group();
-                }
-                self.push(Kind::Begin(environment));
-            }
-            "end" => {
-                self.group();
-                self.push(Kind::End);
-            }
-            _ => self.push(Kind::Command(name)),
-        }
-    }
-
-    /// The raw content of a `{…}` that comes next.
-    fn group(&mut self) -> Option<String> {
-        let mut open = self.at;
-        while self.chars.get(open) == Some(&' ') {
-            open += 1;
-        }
-        if self.chars.get(open) != Some(&'{') {
-            return None;
-        }
-        let mut depth = 0i32;
-        for end in open..self.chars.len() {
-            let escaped = self.chars[end - 1] == '\\';
-            match self.chars[end] {
-                '{' if !escaped => depth += 1,
-                '}' if !escaped => depth -= 1,
-                _ => {}
-            }
-            if depth == 0 {
-                self.at = end + 1;
-                return Some(self.chars[open + 1..end].iter().collect());
-            }
-        }
-        None
-    }
-
-    /// `\mathrm{cm}` is a text, `\mathbf{v}` and `\boxed{…}` are what they hold.
-    fn font(&mut self) {
-        let start = self.at;
-        let Some(content) = self.group() else { return };
-        let words = content.trim();
-        let unit = |c: char| c.is_alphabetic() || [' ', '/', '.'].contains(&c);
-        if words.chars().count() > 1 && words.starts_with(char::is_alphabetic) && words.chars().all(unit) {
-            self.push(Kind::Text(content));
-        } else {
-            // Read again, as a group.
-            self.at = start;
-        }
-    }
-
-    fn digits(&self, from: usize) -> usize {
-        self.chars.iter().skip(from).take_while(|c| c.is_ascii_digit()).count()
-    }
-
-    /// The length of a separator of thousands at `self.at`, if exactly three digits follow it.
-    fn separator(&self, grouped: Option<&'static str>) -> Option<&'static str> {
-        let rest: String = self.chars[self.at..].iter().take(8).collect();
-        // Plain ones are separators outside brackets only: (1,234) is a pair.
-        let plain: &[&str] = if self.depth == 0 { &[",", " "] } else { &[] };
-        let known = ["{,}", ",\\!\\!", ",\\! ", ",\\!", "\\,", "{,}\\!"];
-        known
-            .iter()
-            .chain(plain)
-            .copied()
-            .filter(|s| grouped.is_none_or(|g| g == *s) && rest.starts_with(s))
-            .find(|s| self.digits(self.at + s.chars().count()) == 3)
-    }
-
-    fn number(&mut self) {
-        let head = self.digits(self.at);
-        let mut whole: String = self.chars[self.at..self.at + head].iter().collect();
-        let start = self.at;
-        self.at += head;
-        if (1..=3).contains(&head) && self.chars[start] != '0' {
-            let first = self.separator(None);
-            while let Some(s) = first.and_then(|_| self.separator(first)) {
-                let from = self.at + s.chars().count();
-                whole.extend(&self.chars[from..from + 3]);
-                self.at = from + 3;
-            }
-        }
-        let (mut decimals, mut repeating) = (String::new(), String::new());
-        if self.peek(0) == Some('.') {
-            let count = self.digits(self.at + 1);
-            let overline: String = self.chars[self.at + 1 + count..].iter().take(10).collect();
-            if count > 0 || overline == "\\overline{" {
-                decimals = self.chars[self.at + 1..self.at + 1 + count].iter().collect();
-                self.at += 1 + count;
-                repeating = self.repeating();
-            } else if self.peek(1) != Some('.') {
-                // A full stop.
-                self.at += 1;
-            }
-        }
-        let exponent = self.exponent();
-        match value(&whole, &decimals, &repeating, exponent) {
-            Some(value) => self.push(Kind::Number(value)),
-            None => {
-                let mut text = whole.trim_start_matches('0').to_string();
-                if !decimals.is_empty() {
-                    text = format!("{text}.{}", decimals.trim_end_matches('0'));
-                }
-                if exponent != 0 {
-                    text = format!("{text}e{exponent}");
-                }
-                self.push(Kind::Digits(text));
-            }
-        }
-    }
-
-    /// The digits in `\overline{…}`.
-    fn repeating(&mut self) -> String {
-        let rest: String = self.chars[self.at..].iter().take(10).collect();
-        if rest != "\\overline{" {
-            return String::new();
-        }
-        let count = self.digits(self.at + 10);
-        if count == 0 || self.chars.get(self.at + 10 + count) != Some(&'}') {
-            return String::new();
-        }
-        let digits = self.chars[self.at + 10..self.at + 10 + count].iter().collect();
-        self.at += 11 + count;
-        digits
-    }
-
-    /// `e-3` and the like, not followed by more of a word.
-    fn exponent(&mut self) -> i32 {
-        if !matches!(self.peek(0), Some('e' | 'E')) {
-            return 0;
-        }
-        let signed = matches!(self.peek(1), Some('+' | '-'));
-        let from = self.at + 1 + usize::from(signed);
-        let count = self.digits(from);
-        let end = from + count;
-        if !(1..=3).contains(&count) || self.chars.get(end).is_some_and(|c| c.is_alphanumeric()) {
-            return 0;
-        }
-        let size: i32 = self.chars[from..end].iter().collect::<String>().parse().unwrap_or(0);
-        let size = if self.peek(1) == Some('-') { -size } else { size };
-        self.at = end;
-        size
-    }
-}
-
-/// The exact value of a decimal; `None` if it doesn't fit.
-fn value(whole: &str, decimals: &str, repeating: &str, exponent: i32) -> Option<Rational> {
-    let parse = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<i128>().ok() };
-    let places = i32::try_from(decimals.len()).ok()?;
-    let mut out = Rational::whole(parse(&format!("{whole}{decimals}"))?);
-    if !repeating.is_empty() {
-        let nines = 10i128.checked_pow(u32::try_from(repeating.len()).ok()?)? - 1;
-        out = out.plus(Rational::new(parse(repeating)?, nines)?)?;
-    }
-    out.times(Rational::whole(10).power(exponent.checked_sub(places)?)?)
 }
