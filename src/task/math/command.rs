@@ -93,7 +93,7 @@ const LOOKS_WITH_ARGUMENT: [&str; 10] = [
     "fontsize",
 ];
 /// Commands for one sign.
-const SIGNS: [(&str, char); 33] = [
+const SIGNS: [(&str, char); 36] = [
     ("cdot", '*'),
     ("times", '*'),
     ("ast", '*'),
@@ -116,6 +116,9 @@ const SIGNS: [(&str, char); 33] = [
     ("simeq", '≈'),
     ("doteq", '≈'),
     ("in", '∈'),
+    ("setminus", '∖'),
+    ("smallsetminus", '∖'),
+    ("backslash", '∖'),
     ("cup", '∪'),
     ("cap", '∩'),
     ("vert", '|'),
@@ -167,11 +170,12 @@ impl Lexer<'_> {
             n if LOOKS_WITH_ARGUMENT.contains(&n) => {
                 self.optional();
                 self.group();
+                self.looks = true;
             }
             "dfrac" | "tfrac" | "cfrac" => self.push(Kind::Command("frac".into())),
             "dbinom" | "tbinom" => self.push(Kind::Command("binom".into())),
-            "lor" | "vee" => self.push(Kind::Text("or".into())),
-            "land" | "wedge" => self.push(Kind::Text("and".into())),
+            "vee" => self.push(Kind::Command("lor".into())),
+            "wedge" => self.push(Kind::Command("land".into())),
             "ldots" | "cdots" | "dotsc" => self.push(Kind::Command("dots".into())),
             "varnothing" => self.push(Kind::Command("emptyset".into())),
             "deg" if self.is_after_number() && self.ends_number() => self.space = true,
@@ -308,9 +312,12 @@ impl Lexer<'_> {
             self.at += 1;
         }
         let Some(content) = self.group() else { return };
+        let content = content.replace('~', " ");
         let words = content.trim();
         let unit = |c: char| c.is_alphabetic() || [' ', '/', '.'].contains(&c);
         if super::expression::is_known(words) {
+            self.push(Kind::Word(words.into()));
+        } else if words.chars().count() == 1 && words.chars().all(|c| c.is_ascii_alphabetic()) {
             self.push(Kind::Word(words.into()));
         } else if words.chars().count() > 1
             && words.starts_with(char::is_alphabetic)
@@ -319,7 +326,7 @@ impl Lexer<'_> {
             self.text(content);
         } else {
             // Read again, as a group.
-            self.at = start;
+            (self.at, self.looks) = (start, true);
         }
     }
 }

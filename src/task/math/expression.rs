@@ -293,7 +293,7 @@ impl<'a> Parser<'a> {
                 let value = self.sum()?;
                 self.bars -= 1;
                 self.eat(&Kind::Sign('|'))?;
-                value.rounded("abs")
+                value.absolute(self.budget)
             }
             Kind::Command(name) => {
                 self.at += 1;
@@ -459,7 +459,8 @@ impl<'a> Parser<'a> {
                 self.eat(&Kind::Command(close.into()))?;
                 value.rounded(function)
             }
-            "abs" | "floor" | "ceil" => self.argument()?.rounded(name),
+            "abs" => self.argument()?.absolute(self.budget),
+            "floor" | "ceil" => self.argument()?.rounded(name),
             "factorial" => self.argument()?.factorial(self.budget),
             name if FUNCTIONS.contains(&name) => self.function(name),
             name if NAMES.contains(&name) => {

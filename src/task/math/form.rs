@@ -104,11 +104,18 @@ pub(super) fn is_separator(token: &Token) -> bool {
 /// `or` or `and`.
 fn conjunction(token: &Token) -> Option<&'static str> {
     let word = match &token.kind {
+        Kind::Command(c) if c == "lor" => "or",
+        Kind::Command(c) if c == "land" => "and",
         Kind::Word(w) => w.as_str(),
         Kind::Text(t) => t.trim().trim_matches(',').trim(),
         _ => return None,
     };
     ["or", "and"].into_iter().find(|c| *c == word.to_lowercase())
+}
+
+/// Whether a token is the sign of a relation.
+pub(super) fn is_relation(token: &Token) -> bool {
+    matches!(token.kind, Kind::Sign('=' | '<' | '>' | '≤' | '≥' | '≠' | '∈'))
 }
 
 /// Parts between the tokens outside brackets that `at` accepts, and those tokens.
@@ -206,7 +213,9 @@ impl Former {
     /// an interval.
     fn list(&self, tokens: &[Token], depth: usize) -> Option<Form> {
         let (parts, signs) = split(tokens, is_separator);
-        if signs.is_empty() {
+        // The signs of logic stand between equations; between letters they are no commas.
+        let logic = signs.iter().any(|t| matches!(t.kind, Kind::Command(_)));
+        if signs.is_empty() || logic && !tokens.iter().any(is_relation) {
             return None;
         }
         let all = |word| signs.iter().all(|sign| conjunction(sign) == Some(word));

@@ -38,6 +38,7 @@
 
 mod command;
 mod digits;
+mod divisor;
 mod expression;
 mod form;
 mod power;

@@ -1,7 +1,7 @@
 //! Equations, approximations and inequalities: which side is the answer, and the one form of an equation that is itself the answer.
 
 use super::expression::is_known;
-use super::form::{Form, Former, bracketed, split};
+use super::form::{Form, Former, bracketed, is_relation, split};
 use super::rational::Rational;
 use super::sum::Base;
 use super::token::{Kind, Token};
@@ -40,8 +40,7 @@ impl Former {
         if !about.is_empty() {
             return self.approximation(&sides, depth);
         }
-        let (parts, signs) =
-            split(tokens, |t| matches!(t.kind, Kind::Sign('=' | '<' | '>' | '≤' | '≥' | '≠' | '∈')));
+        let (parts, signs) = split(tokens, is_relation);
         let (first, last) = (*parts.first()?, *parts.last()?);
         let signs: Vec<char> =
             signs.iter().filter_map(|t| if let Kind::Sign(c) = t.kind { Some(c) } else { None }).collect();
@@ -220,15 +219,24 @@ impl Former {
             Some(Relation { name: Some(name), form: Form::One(text), region: true })
         };
         let values: Vec<Value> = parts.iter().map(|p| self.value(p)).collect::<Option<_>>()?;
-        if let ([low, _, high], [left, right]) = (values.as_slice(), signs) {
-            if !is_name(parts[1]) || has_variables(low) || has_variables(high) {
+        if let ([low, middle, high], [left, right]) = (values.as_slice(), signs) {
+            if has_variables(low) || has_variables(high) {
                 return None;
             }
-            let (low, high) = (low.written()?, high.written()?);
-            return region(
-                name_text(parts[1]),
-                format!("{}{low},{high}{}", bracket(*left, true), bracket(*right, false)),
-            );
+            let (mut ends, mut signs) = ([low.clone(), high.clone()], [*left, *right]);
+            let mut name = name_text(parts[1]);
+            if !is_name(parts[1]) {
+                // `1 < 2x + 3 < 5`: solved at both ends.
+                let (unknown, at_low, positive) = self.linear(&middle.minus(low, &self.budget)?)?;
+                let (_, at_high, _) = self.linear(&middle.minus(high, &self.budget)?)?;
+                (name, ends) = (unknown, [at_low, at_high]);
+                if !positive {
+                    ends.reverse();
+                    signs.reverse();
+                }
+            }
+            let (low, high) = (ends[0].written()?, ends[1].written()?);
+            return region(name, format!("{}{low},{high}{}", bracket(signs[0], true), bracket(signs[1], false)));
         }
         let ([left, right], [sign]) = (values.as_slice(), signs) else { return None };
         let difference = left.minus(right, &self.budget)?;

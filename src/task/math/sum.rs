@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::divisor::common_divisor;
 use super::prime;
 use super::rational::{Rational, gcd};
 
@@ -25,6 +26,16 @@ impl Budget {
     /// A full one.
     pub fn new() -> Self {
         Self(Cell::new(MAX_STEPS))
+    }
+
+    /// A part of what is left, of this size.
+    pub fn part(&self, steps: u32) -> Self {
+        Self(Cell::new(steps.min(self.0.get())))
+    }
+
+    /// How much is left.
+    pub fn left(&self) -> u32 {
+        self.0.get()
     }
 
     /// Takes `steps`; `None` when there are not as many left.
@@ -301,7 +312,7 @@ impl Sum {
     }
 
     /// All other bases in it.
-    fn algebraic(&self) -> BTreeSet<Base> {
+    pub(super) fn algebraic(&self) -> BTreeSet<Base> {
         let bases = self.0.keys().flat_map(|m| m.0.keys());
         bases.filter(|b| b.name().is_none()).cloned().collect()
     }
@@ -406,37 +417,8 @@ impl Sum {
         Some(quotient)
     }
 
-    /// The remainder of a division of polynomials in one name with rational coefficients, made whole.
-    fn remainder(&self, divisor: &Self, budget: &Budget) -> Option<Self> {
-        let (lead, by) = divisor.leading()?;
-        let mut rest = self.clone();
-        while let Some((m, c)) = rest.leading() {
-            let Some(m) = m.over(lead) else { break };
-            let part = Self::term(m, c.over(by)?)?;
-            rest = rest.minus(&part.times(divisor, budget)?)?;
-        }
-        rest.scaled(Rational::ONE.over(rest.content()?)?)
-    }
-
-    /// The greatest common divisor of polynomials in one name with rational coefficients; `None` if they are not that.
-    fn common(&self, other: &Self, budget: &Budget) -> Option<Self> {
-        let names: BTreeSet<String> = self.names().union(&other.names()).cloned().collect();
-        let plain = |s: &Self| {
-            s.algebraic().is_empty() && s.0.keys().all(|m| m.names().all(|(_, e)| e.as_whole().is_some()))
-        };
-        if names.len() != 1 || !plain(self) || !plain(other) {
-            return None;
-        }
-        let (mut a, mut b) = (self.clone(), other.clone());
-        while !b.is_zero() {
-            let rest = a.remainder(&b, budget)?;
-            (a, b) = (b, rest);
-        }
-        Some(a)
-    }
-
     /// Its conjugate over a base: the terms with the square root of a prime, or with the imaginary unit, change their sign.
-    fn conjugate(&self, base: &Base) -> Option<Self> {
+    pub(super) fn conjugate(&self, base: &Base) -> Option<Self> {
         let turn = |m: &Monomial, c: &Rational| match m.exponent(base).is_zero() {
             true => Some(*c),
             false => c.negated(),
@@ -470,6 +452,22 @@ impl Sum {
             }
         }
         None
+    }
+
+    /// All bases in it that are names.
+    pub(super) fn variables(&self) -> BTreeSet<Base> {
+        self.0.keys().flat_map(|m| m.0.keys()).filter(|b| b.name().is_some()).cloned().collect()
+    }
+
+    /// Its coefficients by the exponent of a name, as sums of the rest.
+    pub(super) fn by_exponent(&self, name: &Base) -> BTreeMap<Rational, Self> {
+        let mut out: BTreeMap<Rational, Self> = BTreeMap::new();
+        for (monomial, c) in &self.0 {
+            let mut rest = monomial.clone();
+            let exponent = rest.0.remove(name).unwrap_or(Rational::ZERO);
+            out.entry(exponent).or_default().0.insert(rest, *c);
+        }
+        out
     }
 
     /// The largest monomial of names that divides every term of all of `sums`.
@@ -516,9 +514,9 @@ fn term_product(a: (&Monomial, Rational), b: (&Monomial, Rational)) -> Option<(M
 }
 
 /// A quotient of sums in one form: the denominator is free of roots as far as conjugates go, has whole coefficients without a common divisor and a
-/// positive leading one; common monomials are cancelled, and so are common factors of polynomials in one name, and a denominator that
-/// divides the numerator or is divided by it. (Other common factors are not looked for: equal quotients may then look different, never different
-/// ones equal.)
+/// positive leading one; common monomials are cancelled, and so are common factors of polynomials, and a denominator that divides the
+/// numerator or is divided by it. (Common factors of sums with roots are not looked for, nor those that cost too much: equal quotients may then
+/// look different, never different ones equal.)
 pub fn reduced(numerator: Sum, denominator: Sum, budget: &Budget) -> Option<(Sum, Sum)> {
     let (mut n, mut d) = (numerator, denominator);
     if d.is_zero() {
@@ -537,7 +535,7 @@ pub fn reduced(numerator: Sum, denominator: Sum, budget: &Budget) -> Option<(Sum
     if d.as_number().is_none() && d.algebraic().is_empty() {
         if let Some(quotient) = n.divided(&d, budget) {
             (n, d) = (quotient, one());
-        } else if let Some(common) = n.common(&d, budget).filter(|c| c.as_number().is_none()) {
+        } else if let Some(common) = common_divisor(&n, &d, budget).filter(|c| c.as_number().is_none()) {
             (n, d) = (n.divided(&common, budget)?, d.divided(&common, budget)?);
         } else if n.algebraic().is_empty()
             && let Some(quotient) = d.divided(&n, budget)

@@ -122,7 +122,7 @@ const SUBSCRIPTS: [char; 10] = ['₀', '₁', '₂', '₃', '₄', '₅', '₆',
 /// The tokens of an answer.
 pub fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().map(plain).collect();
-    let mut lexer = Lexer { chars: &chars, at: 0, space: false, depth: 0, out: Vec::new() };
+    let mut lexer = Lexer { chars: &chars, at: 0, space: false, depth: 0, looks: false, out: Vec::new() };
     while lexer.at < chars.len() {
         lexer.step();
     }
@@ -143,6 +143,11 @@ fn plain(c: char) -> char {
         '⩽' => '≤',
         '⩾' => '≥',
         '≃' => '≈',
+        'ℕ' => 'N',
+        'ℤ' => 'Z',
+        'ℚ' => 'Q',
+        'ℝ' => 'R',
+        'ℂ' => 'C',
         '˚' | 'º' => '°',
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
         c => c,
@@ -153,7 +158,10 @@ pub(super) struct Lexer<'a> {
     pub(super) chars: &'a [char],
     pub(super) at: usize,
     pub(super) space: bool,
+    /// Open brackets. Braces group, so they don't count, unless an answer starts with them, as a set without backslashes does.
     pub(super) depth: i32,
+    /// Whether the braces that come next belong to a command for looks.
+    pub(super) looks: bool,
     pub(super) out: Vec<Token>,
 }
 
@@ -164,7 +172,11 @@ impl Lexer<'_> {
 
     pub(super) fn push(&mut self, kind: Kind) {
         let token = Token { kind, space: std::mem::take(&mut self.space), raw: String::new() };
-        self.depth += token.depth();
+        let groups = matches!(token.kind, Kind::Open('{') | Kind::Close('}'));
+        let first = self.out.is_empty() && !std::mem::take(&mut self.looks);
+        if !groups || first {
+            self.depth += token.depth();
+        }
         self.out.push(token);
     }
 
@@ -232,7 +244,7 @@ impl Lexer<'_> {
         match c {
             ' ' | '~' => self.space = true,
             '°' | '%' => self.space = true,
-            '$' | '€' | '£' | '¥' | '‹' | '›' => {}
+            '$' | '€' | '£' | '¥' | '‹' | '›' | '`' => {}
             '*' if self.peek(0) == Some('*') => {
                 // Bold in Markdown at either end, a power between.
                 self.at += 1;

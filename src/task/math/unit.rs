@@ -12,12 +12,14 @@ const UNITS: [&str; 36] = [
 /// One letter that is a unit behind another one: `km/h`, `m/s`.
 const LETTERS: [&str; 8] = ["h", "s", "m", "g", "L", "l", "J", "N"];
 /// Words that change what the number before them says: with one of them, a phrase is no unit.
-const NO_UNITS: [&str; 60] = [
+const NO_UNITS: [&str; 79] = [
     "to", "of", "out", "or", "and", "r", "remainder", "rem", "plus", "minus", "times", "by", "over", "mod", "modulo",
     "base", "am", "pm", "bc", "bce", "ad", "ce", "noon", "midnight", "north", "south", "east", "west", "left",
     "right", "up", "down", "above", "below", "more", "less", "fewer", "greater", "smaller", "increase", "decrease",
     "gain", "loss", "profit", "if", "when", "where", "for", "with", "is", "not", "from", "than", "clockwise",
     "counterclockwise", "anticlockwise", "n", "e", "w", "between",
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday",
 ];
 /// Words for powers of ten.
 pub const MULTIPLIERS: [(&str, i32); 5] =

@@ -195,14 +195,36 @@ impl Value {
         Self::expression(&[self], |t| format!("{function}({})", t[0]))
     }
 
-    /// Absolute value, floor or ceiling, by its name.
+    /// Floor or ceiling, by its name.
     pub fn rounded(&self, function: &str) -> Option<Self> {
-        Some(match (self.as_number(), function) {
-            (Some(value), "abs") => Self::number(if value.is_negative() { value.negated()? } else { value }),
-            (Some(value), "floor") => Self::number(Rational::whole(value.floor())),
-            (Some(value), "ceil") => Self::number(Rational::whole(value.negated()?.floor().checked_neg()?)),
-            _ => return self.applied(function),
-        })
+        let Some(value) = self.as_number() else { return self.applied(function) };
+        Some(Self::number(Rational::whole(match function {
+            "floor" => value.floor(),
+            _ => value.negated()?.floor().checked_neg()?,
+        })))
+    }
+
+    /// Absolute value: of numbers without roots, and of complex ones; of others with the number in front taken out, and one sign inside.
+    pub fn absolute(&self, budget: &Budget) -> Option<Self> {
+        if let Some(value) = self.as_number() {
+            return Some(Self::number(if value.is_negative() { value.negated()? } else { value }));
+        }
+        if !self.has_names() && self.is_whole_sum() {
+            let imaginary = |sum: &Sum| sum.terms().iter().any(|(m, _)| !m.exponent(&Base::Imaginary).is_zero());
+            if imaginary(&self.n) {
+                let square = self.n.times(&self.n.conjugate(&Base::Imaginary)?, budget)?;
+                return Self::of(square).root(2, budget);
+            }
+            if self.n.single().is_some() {
+                return if self.n.leads_negative() { self.negated() } else { Some(self.clone()) };
+            }
+        }
+        let mut content = self.n.content()?;
+        if self.n.leads_negative() {
+            content = content.negated()?;
+        }
+        let inside = Self { n: self.n.scaled(Rational::ONE.over(content)?)?, d: self.d.clone() };
+        let outside = if content.is_negative() { content.negated()? } else { content };
+        inside.applied("abs")?.times(&Self::number(outside), budget)
     }
 }
-

@@ -76,6 +76,7 @@ pub fn text(all: &[Token]) -> String {
             Kind::Close('S') => "\\}".into(),
             Kind::Open('<') => "⟨".into(),
             Kind::Close('<') => "⟩".into(),
+            Kind::Sign('-') if all.get(i + 1).is_some_and(|t| t.kind == Kind::Open('S')) => "∖".into(),
             Kind::Open(c) | Kind::Close(c) | Kind::Sign(c) => c.to_string(),
             Kind::Begin(name) => format!("\\begin{{{name}}}"),
             Kind::End => "\\end{}".into(),
