@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use colloquy::adapter::NewAdapter;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::{
-    AdapterId, AdapterSource, Engine, EngineOptions, Optimizer, SampleRequest, SamplingParams, TrainRequest,
-    TrainSequence, TrainStep,
+    AdapterId, AdapterSource, Engine, EngineOptions, Normalizer, Optimizer, SampleRequest, SamplingParams,
+    TrainRequest, TrainSequence, TrainStep,
 };
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -169,7 +169,11 @@ fn train(engine: &mut Engine, adapters: &[AdapterId], sequences: &Arc<[TrainSequ
         let request = TrainRequest {
             adapter,
             sequences: sequences.clone(),
-            steps: vec![TrainStep { sequences: (0..TRAIN_SEQUENCES as u32).collect(), learning_rate: 1e-5 }],
+            steps: vec![TrainStep {
+                sequences: (0..TRAIN_SEQUENCES as u32).collect(),
+                learning_rate: 1e-5,
+                normalizer: Normalizer::default(),
+            }],
             optimizer: Optimizer::default(),
             fresh_moments: false,
             key: 0,

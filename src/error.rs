@@ -73,10 +73,10 @@ impl Error {
 
     /// The same, an adapter that the engine knows by its number called what the user calls it.
     pub fn naming(self, adapter: u32, name: &str) -> Self {
+        let named = |text: String| text.replace(&format!("adapter {adapter},"), &format!("{name},"));
         match self {
-            Error::NotFinite(problem) => {
-                Error::NotFinite(problem.replace(&format!("adapter {adapter},"), &format!("{name},")))
-            }
+            Error::NotFinite(problem) => Error::NotFinite(named(problem)),
+            Error::Input { place, problem } => Error::Input { place: named(place), problem },
             other => other,
         }
     }

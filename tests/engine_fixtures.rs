@@ -1,8 +1,8 @@
-//! Three optimizer steps of two adapters, fused by the engine, against transformers and PEFT.
+//! Optimizer steps of several adapters, fused by the engine, against transformers and PEFT.
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use colloquy::adapter::{Snapshot, matrices, read_peft};
 use colloquy::backend::{Backend, LoraMatrix, cpu::CpuBackend};
@@ -37,15 +37,23 @@ fn three_fused_steps_match_peft() {
     }
 }
 
-fn three_steps(name: &str, micro_batch_rows: usize) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-    let files = ModelFiles::open(&folder).unwrap();
-    let reference = TensorFile::open(&folder.join("reference.safetensors")).unwrap();
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn engine(folder: &Path, micro_batch_rows: usize) -> EngineHandle {
+    let files = ModelFiles::open(folder).unwrap();
     let mut backend: Box<dyn Backend> = Box::new(CpuBackend::new(2).unwrap());
     let load = LoadOptions { training: true, ..Default::default() };
     let model = Model::load(&files, ModelConfig::read(&files).unwrap(), &mut *backend, load).unwrap();
     let settings = EngineOptions { micro_batch_rows, ..options() };
-    let handle = EngineHandle::new(Engine::new(backend, model, settings).unwrap());
+    EngineHandle::new(Engine::new(backend, model, settings).unwrap())
+}
+
+fn three_steps(name: &str, micro_batch_rows: usize) {
+    let folder = fixture(name);
+    let reference = TensorFile::open(&folder.join("reference.safetensors")).unwrap();
+    let handle = engine(&folder, micro_batch_rows);
     let layout = layout(&handle);
 
     let sequences: Vec<TrainSequence> = (0..4)
@@ -69,7 +77,7 @@ fn three_steps(name: &str, micro_batch_rows: usize) {
             TrainRequest {
                 adapter: add(&handle, snapshot),
                 sequences: sequences.clone().into(),
-                steps: vec![TrainStep { sequences: own, learning_rate: 0.01 }; 3],
+                steps: vec![step(own, 0.01); 3],
                 optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },
                 fresh_moments: true,
                 key: 0,
@@ -100,6 +108,64 @@ fn three_steps(name: &str, micro_batch_rows: usize) {
             let difference = norm(new.2.iter().zip(&expected).map(|(n, e)| wide(n) - wide(e)));
             let change = norm(expected.iter().zip(&old.2).map(|(e, o)| wide(e) - wide(o)));
             assert!(difference < 1e-2 * change, "{name}: {parameter} is off by {}", difference / change);
+        }
+    }
+}
+
+/// A training of tests/data/weighted_loss.json.
+#[derive(serde::Deserialize)]
+struct Weighted {
+    adapter: String,
+    normalizer: String,
+    sequences: Vec<u32>,
+    before: Vec<f32>,
+    after: Vec<f32>,
+    loss: Vec<f32>,
+    grad_norm: Vec<f32>,
+}
+
+/// All normalizers at once, on weights of both signs, as tools/weighted_loss.py computed them.
+#[test]
+fn weights_of_both_signs_train_as_pytorch_has_it_under_every_normalizer() {
+    let file: serde_json::Value = serde_json::from_str(include_str!("data/weighted_loss.json")).unwrap();
+    let list = |value: &serde_json::Value| -> Vec<f32> { serde_json::from_value(value.clone()).unwrap() };
+    let sequence = |record: &serde_json::Value| TrainSequence {
+        tokens: list(&record["tokens"]).iter().map(|&t| t as u32).collect(),
+        weights: list(&record["weights"]),
+    };
+    let sequences: Vec<TrainSequence> = file["sequences"].as_array().unwrap().iter().map(sequence).collect();
+    let runs: Vec<Weighted> = serde_json::from_value(file["runs"].clone()).unwrap();
+    assert_eq!(runs.len(), 8);
+    for micro_batch_rows in [0, 40] {
+        let folder = fixture("llama");
+        let handle = engine(&folder, micro_batch_rows);
+        let layout = layout(&handle);
+        let requests: Vec<TrainRequest> = runs
+            .iter()
+            .map(|run| {
+                let start = read_peft(&folder.join("adapters").join(&run.adapter), &layout).unwrap();
+                let one = TrainStep {
+                    normalizer: run.normalizer.parse().unwrap(),
+                    ..step(run.sequences.clone(), 0.01)
+                };
+                let all = train_request(add(&handle, &start), &sequences, 1, 0.0);
+                TrainRequest { steps: vec![one; run.loss.len()], ..all }
+            })
+            .collect();
+        for ((run, request), metrics) in runs.iter().zip(&requests).zip(train(&handle, &requests)) {
+            let what = format!("{} by {}", run.adapter, run.normalizer);
+            let metrics = metrics.unwrap();
+            let pairs = metrics.iter().flat_map(|m| [m.loss, m.grad_norm]);
+            for (found, &expected) in pairs.zip(run.loss.iter().zip(&run.grad_norm).flat_map(|(l, g)| [l, g]))
+            {
+                assert!((found / expected - 1.0).abs() < 1e-4, "{what}: {found}, expected {expected}");
+            }
+            let after =
+                score(&handle, request.adapter, &sequences[run.sequences[0] as usize].tokens).logprobs;
+            assert_eq!(after.len(), run.after.len());
+            let distance = |a: &[f32], b: &[f32]| norm(a.iter().zip(b).map(|(a, b)| f64::from(a - b)));
+            let (off, moved) = (distance(&after, &run.after), distance(&run.before, &run.after));
+            assert!(moved > 1.0 && off < 1e-3 * moved, "{what}: off by {off} of {moved}");
         }
     }
 }

@@ -26,11 +26,28 @@ fn society(handle: &EngineHandle) -> Vec<TrainRequest> {
     ]
 }
 
+/// Each adapter under several normalizers, one a step, half of its weights negative where that may be.
+fn mixed_normalizers(mut requests: Vec<TrainRequest>) -> Vec<TrainRequest> {
+    let kinds = [Normalizer::Tokens, Normalizer::Sequences, Normalizer::Weights, Normalizer::Number(2.5)];
+    for (i, request) in requests.iter_mut().enumerate() {
+        let mut sequences = request.sequences.to_vec();
+        for (k, step) in request.steps.iter_mut().enumerate() {
+            step.normalizer = kinds[(i + k) % kinds.len()];
+            if step.normalizer != Normalizer::Weights {
+                let own = step.sequences.iter().step_by(2);
+                own.for_each(|&s| sequences[s as usize].weights.iter_mut().for_each(|w| *w = -*w));
+            }
+        }
+        request.sequences = sequences.into();
+    }
+    requests
+}
+
 #[test]
 fn adapters_trained_together_equal_adapters_trained_alone() {
     let run = |threads, micro_batch_rows, alone: bool| {
         let handle = TINY.handle(threads, EngineOptions { micro_batch_rows, ..options() });
-        let requests = society(&handle);
+        let requests = mixed_normalizers(society(&handle));
         let metrics: Vec<_> = if alone {
             requests.iter().map(|r| train(&handle, std::slice::from_ref(r)).remove(0).unwrap()).collect()
         } else {
@@ -155,13 +172,14 @@ fn a_step_that_is_not_finite_can_be_left_out() {
             })
             .collect();
         if spoilt {
-            // Of the third adapter, the second step alone: weights that cancel all but a little make coefficients beyond f32.
+            // Of the third adapter, the second step alone: weights so large that the square of the gradient is beyond f32.
             let last = requests.last_mut().unwrap();
             let mut sequences = last.sequences.to_vec();
             sequences[3].weights.fill(0.0);
             sequences[2].weights.fill(0.0);
             sequences[2].weights[1..4].copy_from_slice(&[1e38, -1e38, 1e-30]);
             last.sequences = sequences.into();
+            last.steps[1].normalizer = Normalizer::Tokens;
         }
         let ids: Vec<AdapterId> = requests.iter().map(|r| r.adapter).collect();
         let metrics: Vec<_> = train(handle, &requests).into_iter().map(Result::unwrap).collect();
@@ -286,6 +304,22 @@ fn bad_training_requests_are_refused_before_any_work() {
         r.sequences = sequences.into();
     });
     assert!(weightless.contains("step 1") && weightless.contains("sum to 0"), "{weightless}");
+    let opposed = |normalizer| {
+        refused(&|r| {
+            let mut sequences = r.sequences.to_vec();
+            sequences.iter_mut().for_each(|s| s.weights.fill(-1.0));
+            r.sequences = sequences.into();
+            r.steps[0].normalizer = normalizer;
+        })
+    };
+    let negative = opposed(Normalizer::Weights);
+    let tokens: usize = data.iter().map(|s| s.tokens.len() - 1).sum();
+    assert!(
+        negative.contains("adapter 1, step 1") && negative.contains(&format!("sum to -{tokens}")),
+        "{negative}"
+    );
+    assert!(negative.contains("tokens, sequences or a number"), "{negative}");
+    assert!(opposed(Normalizer::Number(-1.0)).contains("the normalizer -1"));
     assert!(with(&|s| s.weights.truncate(3)).contains("3 weights"));
     assert!(with(&|s| s.weights[1] = f32::INFINITY).contains("weight of inf"));
     assert!(with(&|s| s.tokens[0] = 64).contains("sequence 1: token 64"));
@@ -305,6 +339,87 @@ fn bad_training_requests_are_refused_before_any_work() {
     assert!(message(&handle.drop_adapter(adapter)).contains("being trained"));
     answers(&handle, vec![first]).remove(0).unwrap();
     train(&handle, &[good]).remove(0).unwrap();
+}
+
+/// One step of an adapter on weights of this sign, and what it left.
+fn one_step(sign: f32, normalizer: Normalizer, start: &Snapshot, decay: f32) -> (StepMetrics, Snapshot) {
+    let handle = TINY.handle(1, options());
+    let id = add(&handle, start);
+    let mut data = sequences(&mut Random(8), 3, (10, 20), TINY.vocab);
+    data.iter_mut().for_each(|s| s.weights.iter_mut().for_each(|w| *w *= sign));
+    let mut r = train_request(id, &data, 3, 0.01);
+    r.optimizer.weight_decay = decay;
+    r.steps[0].normalizer = normalizer;
+    (train(&handle, &[r]).remove(0).unwrap()[0], handle.snapshot(id, true).unwrap())
+}
+
+#[test]
+fn negative_weights_train_exactly_the_opposite() {
+    let layout = layout(&TINY.handle(1, options()));
+    let numbers = |list: &[(usize, LoraMatrix, Vec<f32>)], sign: f32| -> Vec<f32> {
+        list.iter().flat_map(|m| &m.2).map(|v| sign * v).collect()
+    };
+    for normalizer in [Normalizer::Tokens, Normalizer::Sequences, Normalizer::Number(0.3)] {
+        // Gradients are opposite: AdamW's first moment is a multiple of the clipped gradient.
+        let start = strong_adapter(&layout, 4, 1);
+        let ((up, with), (down, against)) =
+            (one_step(1.0, normalizer, &start, 0.1), one_step(-1.0, normalizer, &start, 0.1));
+        assert_eq!((down.loss, down.grad_norm), (-up.loss, up.grad_norm));
+        let (with, against) = (with.moments.unwrap(), against.moments.unwrap());
+        assert!(numbers(&with.first, 1.0).iter().any(|v| *v != 0.0));
+        assert_eq!(numbers(&with.first, 1.0), numbers(&against.first, -1.0), "{normalizer}");
+        assert_eq!(numbers(&with.second, 1.0), numbers(&against.second, 1.0), "{normalizer}");
+        // From B = 0, what the step writes is opposite too, and A stays: its gradient is 0.
+        let start = fresh_adapter(&layout, 4, 1);
+        let ((_, with), (_, against)) =
+            (one_step(1.0, normalizer, &start, 0.0), one_step(-1.0, normalizer, &start, 0.0));
+        for ((with, against), start) in with.weights.iter().zip(&against.weights).zip(&start.weights) {
+            let sign = if with.1 == LoraMatrix::B { -1.0 } else { 1.0 };
+            assert_eq!(numbers(std::slice::from_ref(with), sign), against.2, "{normalizer}");
+            assert_eq!(with.2 == start.2, with.1 == LoraMatrix::A);
+        }
+    }
+}
+
+#[test]
+fn weights_that_sum_to_zero_train_under_other_normalizers_as_weighted_sums() {
+    let handle = TINY.handle(2, options());
+    let start = strong_adapter(&layout(&handle), 4, 1);
+    let mut data = sequences(&mut Random(2), 2, (12, 12), TINY.vocab);
+    let signs = [1.0, -1.0];
+    data.iter_mut().zip(signs).for_each(|(s, sign)| s.weights.fill(sign));
+    let of = |normalizer| {
+        let mut r = train_request(add(&handle, &start), &data, 2, 0.01);
+        r.steps[0].normalizer = normalizer;
+        train(&handle, &[r]).remove(0)
+    };
+    let e = message(&of(Normalizer::Weights));
+    assert!(e.contains("step 1") && e.contains("sum to 0; expected a sum above 0"), "{e}");
+    // Of the first sequence alone and of the second alone, by the same number, make up the sum.
+    let id = add(&handle, &start);
+    let sums = data
+        .iter()
+        .map(|s| score(&handle, id, &s.tokens).logprobs.iter().map(|l| -f64::from(*l)).sum::<f64>());
+    let total: f64 = sums.zip(signs).map(|(sum, sign)| sum * f64::from(sign)).sum();
+    for (normalizer, z) in
+        [(Normalizer::Tokens, 22.0), (Normalizer::Sequences, 2.0), (Normalizer::Number(0.5), 0.5)]
+    {
+        let metrics = of(normalizer).unwrap();
+        assert!((f64::from(metrics[0].loss) - total / z).abs() < 1e-6 * total.abs().max(1.0) / z);
+        assert!(metrics[0].grad_norm > 0.0 && metrics[0].fault.is_none());
+    }
+}
+
+#[test]
+fn loss_and_gradient_scale_with_the_normalizer() {
+    let layout = layout(&TINY.handle(1, options()));
+    let start = strong_adapter(&layout, 4, 1);
+    let (whole, _) = one_step(1.0, Normalizer::Number(1.0), &start, 0.1);
+    for z in [0.25, 8.0, 1024.0] {
+        // Powers of two change no mantissa.
+        let (part, _) = one_step(1.0, Normalizer::Number(z), &start, 0.1);
+        assert_eq!((part.loss, part.grad_norm), (whole.loss / z as f32, whole.grad_norm / z as f32));
+    }
 }
 
 #[test]

@@ -62,7 +62,14 @@ fn work(engine: &mut Engine, adapters: usize) {
                 TrainSequence { weights: vec![1.0; tokens.len()], tokens }
             })
             .collect();
-        let steps = vec![TrainStep { sequences: (0..4).collect(), learning_rate: 1e-3 }; 2];
+        let steps = vec![
+            TrainStep {
+                sequences: (0..4).collect(),
+                learning_rate: 1e-3,
+                normalizer: Normalizer::Weights,
+            };
+            2
+        ];
         let optimizer = Optimizer::default();
         let request = TrainRequest {
             adapter,

@@ -147,7 +147,11 @@ impl<'r> Stopwatch<'r> {
         let sequences = (0..count)
             .map(|_| TrainSequence { tokens: self.tokens(length), weights: vec![1.0; length] })
             .collect();
-        let step = TrainStep { sequences: (0..count as u32).collect(), learning_rate: 1e-6 };
+        let step = TrainStep {
+            sequences: (0..count as u32).collect(),
+            learning_rate: 1e-6,
+            normalizer: Normalizer::default(),
+        };
         let request = TrainRequest {
             adapter,
             sequences,

@@ -33,7 +33,7 @@ use crate::run::is_name;
   {\"op\": \"generate\", \"records\": [{\"messages\": […], \"adapter\": NAME, \"temperature\": …, …}, …]}
   {\"op\": \"score\", \"records\": [{\"text\": …, \"adapter\": NAME}, …]}
   {\"op\": \"train\", \"adapters\": {NAME: {\"records\": […], \"learning_rate\": …, \"num_epochs\": …}, …}}
-      fields as the options of `train`; \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
+      fields as the options of `train`, \"normalizer\" too; \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
   {\"op\": \"clone\", \"adapter\": NAME, \"to\": NAME}
   {\"op\": \"reset\", \"adapter\": NAME}                 as it was when it was loaded
   {\"op\": \"save\", \"adapter\": NAME, \"output\": DIR}    a PEFT folder; \"force\": true replaces one

@@ -13,7 +13,10 @@ use super::records::{self, Record};
 use super::screen::Screen;
 use super::session::{Session, Wanted, longest};
 use crate::adapter::{AdapterOrigin, write_peft};
-use crate::engine::{AdapterId, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep, draw_key};
+use crate::engine::{
+    AdapterId, NORMALIZERS, Normalizer, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep,
+    draw_key,
+};
 use crate::error::{Error, Result};
 use crate::recipe::{Training, steps};
 use crate::run::{TrainingSection, write_lines, write_training};
@@ -28,10 +31,15 @@ use crate::run::{TrainingSection, write_lines, write_training};
     after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]` (targets joined by `+`).
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
-      assistant turns carry the loss; \"weight\": 0 leaves a turn out
+      assistant turns carry the loss; \"weight\": 0 leaves a turn out, other numbers weight it
   {\"prompt\": …, \"completion\": …}      the completion carries the loss
   {\"text\": …}                         every token does
   {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
+A weight w is any finite number, also a negative one, such as an advantage. The loss of an optimizer step is
+      Σ w·nll / Z      nll: minus the log-probability of a token; sums over the adapter's tokens in the step
+  --normalizer says what Z is: `weights`, Σ w, which has to be above 0 in every step; `tokens`, how many have a
+  weight other than 0; `sequences`, how many records the step has; or a number. A negative weight makes its token
+  less likely.
 Any training option can be set for one adapter: --learning-rate critic-0=2e-7
 Output: DIR/NAME/adapter_config.json, adapter_model.safetensors; DIR/metrics.jsonl with adapter, step, loss,
 grad_norm (before clipping), learning_rate, tokens; the same for TensorBoard in DIR/tensorboard.
@@ -96,9 +104,12 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "N")]
     batch_size: Vec<String>,
     /// Batches whose gradients make one optimizer step. As memory is --micro-batch-rows' business, this is a larger --batch-size, and the loss
-    /// is the mean over all their tokens [default: 1].
+    /// is that of all their tokens together [default: 1].
     #[arg(long, value_name = "N")]
     gradient_accumulation_steps: Vec<String>,
+    /// What the weighted losses of a step are divided by, see below: `weights`, `tokens`, `sequences` or a number > 0 [default: weights].
+    #[arg(long, value_name = "Z")]
+    normalizer: Vec<String>,
     /// constant, linear or cosine [default: constant].
     #[arg(long, value_name = "NAME")]
     lr_scheduler: Vec<String>,
@@ -182,6 +193,7 @@ impl TrainingArgs {
                 "max_steps" => &mut args.max_steps,
                 "batch_size" => &mut args.batch_size,
                 "gradient_accumulation_steps" => &mut args.gradient_accumulation_steps,
+                "normalizer" => &mut args.normalizer,
                 "lr_scheduler" => &mut args.lr_scheduler,
                 "warmup_ratio" => &mut args.warmup_ratio,
                 "shuffle" => &mut args.shuffle,
@@ -221,6 +233,12 @@ impl TrainingArgs {
             "at least 1",
             |n: usize| n >= 1 && whole(n),
         )?;
+        let normalizer = setting("normalizer", &self.normalizer)?.get(
+            adapter,
+            Normalizer::default(),
+            NORMALIZERS,
+            |_| true,
+        )?;
         let section = TrainingSection {
             learning_rate: number("learning-rate", &self.learning_rate, 1e-4, "a number >= 0", at_least_0)?,
             weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
@@ -251,7 +269,8 @@ impl TrainingArgs {
             let found = section.lr_scheduler;
             return Err(Error::Usage(format!("--lr-scheduler {found}: expected {}", known.join(", "))));
         }
-        Ok((Training::of_generators(&section)?, (max_steps > 0).then_some(max_steps)))
+        let training = Training { normalizer, ..Training::of_generators(&section)? };
+        Ok((training, (max_steps > 0).then_some(max_steps)))
     }
 }
 
@@ -292,7 +311,8 @@ fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: 
     plan
 }
 
-/// An adapter's training on `records`, as the engine takes it; `key` shuffles.
+/// An adapter's training on `records`, as the engine takes it; `key` shuffles. What is wrong with the
+/// weights of a step is an error here, before any adapter is trained.
 pub fn request(
     session: &Session,
     name: &str,
@@ -313,14 +333,16 @@ pub fn request(
     }
     check_length(sequences.len(), &(training.clone(), *max_steps))
         .map_err(|problem| Error::input(format!("adapter {name}"), problem))?;
-    Ok(TrainRequest {
+    let request = TrainRequest {
         adapter: session.adapters[name],
         steps: plan_steps(sequences.len(), training, *max_steps, key),
         sequences: sequences.into(),
         optimizer: training.optimizer(),
         key,
         fresh_moments: true,
-    })
+    };
+    request.divisors().map_err(|e| e.naming(request.adapter.0, &format!("adapter {name}")))?;
+    Ok(request)
 }
 
 /// A step as it is written.

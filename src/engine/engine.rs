@@ -193,7 +193,7 @@ impl Engine {
             return Ok(receiver);
         }
         let (dropout, first_step) = (self.slots.dropout(adapter)?, self.slots.next_step(adapter)?);
-        Ok(self.trainer.submit(request, slot, dropout, first_step))
+        self.trainer.submit(request, slot, dropout, first_step)
     }
 
     /// Makes an adapter.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::normalizer::Normalizer;
+use super::slots::name;
 use crate::adapter::Snapshot;
+use crate::error::{Error, Result};
 
 /// An adapter as callers name it. Stays valid while its slot moves, is cloned or is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -164,14 +167,15 @@ impl Default for Optimizer {
     }
 }
 
-/// Some optimizer steps of one adapter. Step i minimises `Σ w·nll / Σ w` over its sequences.
+/// Some optimizer steps of one adapter. Step i minimises `Σ w·nll / Z` over its sequences, where Z
+/// is given by its [`Normalizer`].
 #[derive(Clone, Debug)]
 pub struct TrainRequest {
     /// The adapter (not the base).
     pub adapter: AdapterId,
     /// The data.
     pub sequences: Arc<[TrainSequence]>,
-    /// For each optimizer step, in order: indices into `sequences`, in the adapter's own order, and the learning rate.
+    /// The optimizer steps, in order.
     pub steps: Vec<TrainStep>,
     /// AdamW settings.
     pub optimizer: Optimizer,
@@ -181,13 +185,35 @@ pub struct TrainRequest {
     pub fresh_moments: bool,
 }
 
+impl TrainRequest {
+    /// What the loss of each step is divided by.
+    ///
+    /// # Errors
+    ///
+    /// Names the first step whose sequences are not all there or whose loss cannot be divided.
+    pub fn divisors(&self) -> Result<Vec<f64>> {
+        let of = |(i, step): (usize, &TrainStep)| {
+            let place = || format!("training of {}, step {}", name(self.adapter), i + 1);
+            let count = self.sequences.len();
+            if let Some(s) = step.sequences.iter().find(|&&s| s as usize >= count) {
+                return Err(Error::input(place(), format!("sequence {s} of {count}")));
+            }
+            let sequences = step.sequences.iter().map(|&s| &self.sequences[s as usize]);
+            step.normalizer.divisor(sequences).map_err(|problem| Error::input(place(), problem))
+        };
+        self.steps.iter().enumerate().map(of).collect()
+    }
+}
+
 /// One optimizer step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainStep {
-    /// Indices into the request's sequences.
+    /// Indices into the request's sequences, in the adapter's own order.
     pub sequences: Vec<u32>,
     /// Learning rate.
     pub learning_rate: f32,
+    /// What the loss is divided by.
+    pub normalizer: Normalizer,
 }
 
 /// What a step did.
@@ -195,7 +221,7 @@ pub struct TrainStep {
 pub struct StepMetrics {
     /// 1-based, within the request.
     pub step: u32,
-    /// `Σ w·nll / Σ w` of the step's batch before the update.
+    /// `Σ w·nll / Z` of the step's batch before the update, which is what the step minimises.
     pub loss: f32,
     /// Gradient norm before clipping.
     pub grad_norm: f32,

@@ -24,8 +24,8 @@ struct Active {
     first_step: u32,
     /// For each sequence, the rows that are needed: up to the one that predicts its last token with a weight.
     rows: Vec<usize>,
-    /// For each step, the sum of its weights.
-    totals: Vec<f64>,
+    /// For each step, what its loss is divided by.
+    divisors: Vec<f64>,
     /// The current step, and how many of its sequences have been in a micro-batch.
     step: usize,
     next: usize,
@@ -135,23 +135,12 @@ impl Trainer {
             }
         }
         for (i, step) in request.steps.iter().enumerate() {
-            let place = format!("training of {adapter}, step {}", i + 1);
-            let count = request.sequences.len();
-            if let Some(s) = step.sequences.iter().find(|&&s| s as usize >= count) {
-                return Err(Error::input(place, format!("sequence {s} of {count}")));
-            }
             if !step.learning_rate.is_finite() {
+                let place = format!("training of {adapter}, step {}", i + 1);
                 return Err(Error::input(place, format!("a learning rate of {}", step.learning_rate)));
             }
-            let total = total_weight(request, i);
-            if total == 0.0 {
-                return Err(Error::input(
-                    place,
-                    "the weights of its tokens sum to 0: there is no loss to minimise",
-                ));
-            }
         }
-        Ok(())
+        request.divisors().map(drop)
     }
 
     /// Takes a checked request with at least one step whose adapter is at `slot`, with this rate of dropout; `first_step` is the number of
@@ -162,14 +151,14 @@ impl Trainer {
         slot: Slot,
         dropout: f32,
         first_step: u32,
-    ) -> oneshot::Receiver<Result<Vec<StepMetrics>>> {
+    ) -> Result<oneshot::Receiver<Result<Vec<StepMetrics>>>> {
         let (waiter, receiver) = oneshot::channel();
         let rows = request
             .sequences
             .iter()
             .map(|s| s.weights.iter().skip(1).rposition(|&w| w != 0.0).map_or(0, |last| last + 1))
             .collect();
-        let totals = (0..request.steps.len()).map(|i| total_weight(&request, i)).collect();
+        let divisors = request.divisors()?;
         let metrics = Vec::with_capacity(request.steps.len());
         self.active.push(Active {
             request,
@@ -177,14 +166,14 @@ impl Trainer {
             dropout,
             first_step,
             rows,
-            totals,
+            divisors,
             step: 0,
             next: 0,
             loss: 0.0,
             metrics,
             waiter,
         });
-        receiver
+        Ok(receiver)
     }
 
     /// Rows that the largest micro-batch of the present requests can have.
@@ -240,14 +229,14 @@ impl Trainer {
             if rows == 0 {
                 continue;
             }
-            let total = active.totals[active.step];
+            let divisor = active.divisors[active.step];
             let (start, _) = push_packed(&mut plan, t.slot, &sequence.tokens[..rows]);
             plan.dropout.push(t.dropout);
             variants.push(rotary.variant(sequence.tokens.len()));
             for (i, &weight) in sequence.weights[1..=rows].iter().enumerate() {
                 if weight != 0.0 {
                     plan.logit_rows.push(start + i as u32);
-                    let coefficient = (f64::from(weight) / total) as f32;
+                    let coefficient = (f64::from(weight) / divisor) as f32;
                     plan.labels.push(Label { token: sequence.tokens[i + 1], coefficient });
                 }
             }
@@ -361,7 +350,7 @@ impl Trainer {
                 continue;
             }
             slots.stepped(adapter)?;
-            let loss = (active.loss / active.totals[active.step]) as f32;
+            let loss = (active.loss / active.divisors[active.step]) as f32;
             active.step_ended(loss, norm, None);
             self.end_if_complete(place, slots);
         }
@@ -392,14 +381,4 @@ impl Trainer {
         let _ = active.waiter.send(result);
         Some(active.slot)
     }
-}
-
-/// Sum of the weights of a step, in the order of its sequences. The first token of a sequence is never predicted.
-fn total_weight(request: &TrainRequest, step: usize) -> f64 {
-    request.steps[step]
-        .sequences
-        .iter()
-        .flat_map(|&s| request.sequences[s as usize].weights.iter().skip(1))
-        .map(|&w| f64::from(w))
-        .sum()
 }

@@ -60,6 +60,7 @@ impl<'t> Passes<'t> {
         let step = |(i, sequences): (usize, &&[u32])| TrainStep {
             sequences: sequences.to_vec(),
             learning_rate: learning_rate(self.training, i, total),
+            normalizer: self.training.normalizer,
         };
         batches.iter().enumerate().map(step).collect()
     }

@@ -1,6 +1,6 @@
 //! Training settings with their choices read.
 
-use crate::engine::{NonFinite, Optimizer};
+use crate::engine::{NonFinite, Normalizer, Optimizer};
 use crate::error::{Error, Result};
 use crate::run::{TrainingSection, critic_section};
 
@@ -52,6 +52,9 @@ pub struct Training {
     pub is_shuffled: bool,
     /// `match = "gradient-tokens"`
     pub matches_tokens: bool,
+    /// What the loss of a step is divided by. No configuration sets it: the weights of recipes are
+    /// 0 and 1.
+    pub normalizer: Normalizer,
 }
 
 impl Training {
@@ -98,6 +101,7 @@ impl Training {
             is_dealt: one_of(place, "data", &section.data, &data)?,
             is_shuffled: one_of(place, "labels", &section.labels, &labels)?,
             matches_tokens: one_of(place, "match", &section.matching, &matches)?,
+            normalizer: Normalizer::default(),
             section,
         })
     }

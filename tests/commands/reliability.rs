@@ -504,7 +504,7 @@ fn a_process_with_little_memory_plans_within_it_or_says_so() {
 #[test]
 fn a_step_that_is_not_finite_stops_training_or_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    // Weights that cancel all but a little make the second sequence's coefficients infinite.
+    // Weights so large that the square of the second step's gradient is beyond f32.
     let records = [
         r#"{"tokens": [5, 9, 12, 40], "weights": [0, 1, 1, 1]}"#,
         r#"{"tokens": [5, 9, 12, 40], "weights": [0, 1e38, -1e38, 1e-30]}"#,
@@ -526,6 +526,7 @@ fn a_step_that_is_not_finite_stops_training_or_is_left_out() {
         ];
         args.extend(["--adapter", "other=new:init-seed=5", "--data", "other=good.jsonl"]);
         args.extend(["--adapter", "mine=new:init-seed=4", "--data", data, "--non-finite", policy]);
+        args.extend(["--normalizer", "mine=tokens"]);
         args
     };
     let e = fail(dir.path(), &train("stopped", "mine=bad.jsonl", "stop"), 1);
@@ -552,4 +553,49 @@ fn a_step_that_is_not_finite_stops_training_or_is_left_out() {
     }
     let e = fail(dir.path(), &train("x", "mine=good.jsonl", "ignore"), 2);
     assert!(e.contains("--non-finite ignore: expected stop or skip"), "{e}");
+}
+
+#[test]
+fn negative_weights_need_another_normalizer_and_then_train_the_opposite() {
+    let dir = tempfile::tempdir().unwrap();
+    let record =
+        |sign: i32| format!(r#"{{"tokens": [1, 5, 9, 12], "weights": [0, {sign}, {}, 0]}}"#, 2 * sign);
+    std::fs::write(dir.path().join("up.jsonl"), record(1)).unwrap();
+    std::fs::write(dir.path().join("down.jsonl"), record(-1)).unwrap();
+    let train = |output: &'static str, normalizers: &[&'static str]| {
+        let mut args = vec!["train", "--model", "embedded", "--output", output, "--max-steps", "4"];
+        for name in ["up=new:rank=4,init-seed=4", "down=new:rank=4,init-seed=4"] {
+            args.extend(["--adapter", name]);
+        }
+        args.extend(["--data", "up=up.jsonl", "--data", "down=down.jsonl", "--learning-rate", "1e-2"]);
+        normalizers.iter().for_each(|n| args.extend(["--normalizer", n]));
+        args
+    };
+    for normalizers in [&[][..], &["up=tokens"], &["tokens", "down=weights"]] {
+        let e = fail(dir.path(), &train("refused", normalizers), 1);
+        assert!(e.contains("training of adapter down, step 1: the weights of its tokens sum to -3"), "{e}");
+        assert!(e.contains("tokens, sequences or a number"), "{e}");
+        assert!(!dir.path().join("refused").exists());
+    }
+    for wrong in ["0", "-1", "inf", "token", "down=", "up=nan"] {
+        let e = fail(dir.path(), &train("refused", &[wrong]), 2);
+        assert!(e.contains("expected weights, tokens, sequences or a finite number > 0"), "{wrong}: {e}");
+    }
+    // Of the loss, 3 by the sum of the weights, 2 tokens, 1 sequence.
+    let losses = |output: &'static str, normalizers: &[&'static str]| {
+        succeed(dir.path(), &train(output, normalizers));
+        let lines = read_lines(&dir.path().join(output).join("metrics.jsonl"));
+        let of = |name: &str| -> Vec<f64> {
+            lines.iter().filter(|l| l["adapter"] == name).map(|l| l["loss"].as_f64().unwrap()).collect()
+        };
+        (of("up"), of("down"))
+    };
+    let (mean, down) = losses("mixed", &["down=tokens"]);
+    assert!((down[0] + 1.5 * mean[0]).abs() < 1e-6, "{mean:?} {down:?}");
+    assert!(down[3] < down[0] && mean[3] < mean[0], "each loss falls: {mean:?} {down:?}");
+    let (by_sequences, by_number) = losses("others", &["sequences", "down=12"]);
+    assert!((by_sequences[0] - 3.0 * mean[0]).abs() < 1e-5 && (by_number[0] + mean[0] / 4.0).abs() < 1e-6);
+    // The default is the sum of the weights.
+    let (named, _) = losses("named", &["up=weights", "down=1"]);
+    assert_eq!(named, mean);
 }

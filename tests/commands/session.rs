@@ -107,6 +107,42 @@ fn it_generates_scores_trains_and_keeps_adapters() {
 }
 
 #[test]
+fn training_takes_weights_of_both_signs_and_a_normalizer() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |sign: i32| json!({"tokens": [1, 5, 9, 12], "weights": [0, sign, 2 * sign, 0]});
+    let score = |name: &str| json!({"op": "score", "records": [{"tokens": [1, 5, 9, 12], "adapter": name}]});
+    let train = |down: Value| {
+        json!({"op": "train", "adapters": {
+            "up": {"records": [record(1)], "learning_rate": 1e-2, "max_steps": 3, "normalizer": 4.5},
+            "down": {"records": [record(-1)], "learning_rate": 1e-2, "max_steps": 3, "normalizer": down}}})
+    };
+    let requests = [
+        json!({"op": "load", "adapter": "up", "source": "new:rank=8,init-seed=3"}),
+        json!({"op": "load", "adapter": "down", "source": "new:rank=8,init-seed=3"}),
+        score("up"),
+        train(json!("weights")),
+        score("up"),
+        train(json!("tokens")),
+        score("up"),
+        score("down"),
+    ];
+    let answers = &ask(dir.path(), &[], &requests)[1..];
+    let e = answers[3]["error"].as_str().unwrap();
+    assert!(e.contains("adapter down, step 1") && e.contains("sum to -3"), "{e}");
+    let logprobs = |i: usize| -> Vec<f64> {
+        serde_json::from_value(answers[i]["result"]["records"][0]["logprobs"].clone()).unwrap()
+    };
+    assert_eq!(logprobs(2), logprobs(4), "neither is trained where one is refused");
+    let trained = &answers[5]["result"]["adapters"];
+    let loss = |name: &str| trained[name][0]["loss"].as_f64().unwrap();
+    assert!((loss("up") * 4.5 + loss("down") * 2.0).abs() < 1e-4, "{trained}");
+    for token in 0..2 {
+        let (before, up, down) = (logprobs(2)[token], logprobs(6)[token], logprobs(7)[token]);
+        assert!(up > before + 0.01 && down < before - 0.01, "{up} {before} {down}");
+    }
+}
+
+#[test]
 fn text_ends_before_the_stop_string() {
     let dir = tempfile::tempdir().unwrap();
     let record = |stop: Value| {
@@ -137,7 +173,7 @@ fn a_wrong_line_is_answered_and_the_session_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("there")).unwrap();
     let load = r#"{"op":"load","adapter":"a","source":"new"}"#;
-    let cases: [(&str, &str); 24] = [
+    let cases: [(&str, &str); 27] = [
         ("{", "stdin:2: not JSON"),
         ("[1]", "stdin:3: found [1], expected an object"),
         (r#"{"id":5}"#, "missing field `op`"),
@@ -176,6 +212,15 @@ fn a_wrong_line_is_answered_and_the_session_goes_on() {
             r#"{"op":"train","adapters":{"a":{"records":[{"text":"ab"}],"num_epochs":1,"max_steps":1}}}"#,
             "num_epochs",
         ),
+        (
+            r#"{"op":"train","adapters":{"a":{"records":[{"tokens":[1,5],"weights":[0,-1]}]}}}"#,
+            "training of adapter a, step 1: the weights of its tokens sum to -1",
+        ),
+        (
+            r#"{"op":"train","adapters":{"a":{"records":[{"text":"ab"}],"normalizer":"rows"}}}"#,
+            "normalizer rows: expected weights, tokens, sequences or a finite number > 0",
+        ),
+        (r#"{"op":"train","adapters":{"a":{"records":[{"text":"ab"}],"normalizer":-8}}}"#, "normalizer -8"),
         (r#"{"op":"drop","adapter":"q"}"#, "no adapter is called `q`"),
     ];
     let mut lines: Vec<String> = vec![json!({"op": "score", "records": [{"text": "2+2=4"}]}).to_string()];

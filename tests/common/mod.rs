@@ -245,6 +245,11 @@ pub fn sequences(
         .collect()
 }
 
+/// An optimizer step that minimises the weighted mean.
+pub fn step(sequences: Vec<u32>, learning_rate: f32) -> TrainStep {
+    TrainStep { sequences, learning_rate, normalizer: Normalizer::Weights }
+}
+
 /// A request that goes through `sequences` in batches.
 pub fn train_request(
     adapter: AdapterId,
@@ -256,7 +261,7 @@ pub fn train_request(
     TrainRequest {
         adapter,
         sequences: sequences.to_vec().into(),
-        steps: indices.chunks(batch).map(|c| TrainStep { sequences: c.to_vec(), learning_rate }).collect(),
+        steps: indices.chunks(batch).map(|c| step(c.to_vec(), learning_rate)).collect(),
         optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },
         fresh_moments: true,
         key: 0,

@@ -196,6 +196,7 @@ impl Society {
                 steps: vec![TrainStep {
                     sequences: (0..args.sequences as u32).collect(),
                     learning_rate: 1e-5,
+                    normalizer: Normalizer::default(),
                 }],
                 optimizer: Optimizer::default(),
                 key: 0,
