@@ -104,11 +104,12 @@ fn sample(c: &mut Criterion) {
     let workspace = tensor(&mut b, rows, v, 3);
     let logprobs = tensor(&mut b, rows, 1, 4);
     let tokens = b.tensor(TensorSpec { name: "bench", rows, width: 1, element: Element::U32 }).unwrap();
-    for (name, temperature, top_k, top_p) in [
-        ("greedy", 0.0, 0, 1.0),
-        ("plain", 1.0, 0, 1.0),
-        ("top_k 50", 1.0, 50, 1.0),
-        ("top_p 0.95", 0.7, 0, 0.95),
+    for (name, temperature, top_k, top_p, min_p) in [
+        ("greedy", 0.0, 0, 1.0, 0.0),
+        ("plain", 1.0, 0, 1.0, 0.0),
+        ("top_k 50", 1.0, 50, 1.0, 0.0),
+        ("top_p 0.95", 0.7, 0, 0.95, 0.0),
+        ("min_p 0.1", 1.0, 0, 1.0, 0.1),
     ] {
         let plan = BatchPlan {
             logit_rows: (0..rows as u32).collect(),
@@ -121,6 +122,7 @@ fn sample(c: &mut Criterion) {
                     temperature,
                     top_k,
                     top_p,
+                    min_p,
                 })
                 .collect(),
             draw_rows: (0..rows as u32).map(|logit_row| DrawRow { logit_row, weight: 1.0 }).collect(),

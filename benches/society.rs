@@ -137,7 +137,13 @@ fn submit(engine: &mut Engine, adapters: &[AdapterId], random: &mut Random, max_
         let request = SampleRequest {
             adapters: vec![(adapters[i * adapters.len() / BATCH], 1.0)],
             prompt: (0..PROMPT).map(|_| random.token()).collect(),
-            params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 0.9, max_tokens: max_tokens as u32 },
+            params: SamplingParams {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 0.9,
+                min_p: 0.0,
+                max_tokens: max_tokens as u32,
+            },
             key: random.next(),
             iteration: 0,
             priority: 0,

@@ -1,22 +1,26 @@
-// Drawing tokens from rows of logits: temperature, top-k, top-p and Gumbel-max (Maddison et al. 2014, arXiv 1411.0030).
+// Drawing tokens from rows of logits: temperature, top-k, top-p, min-p and Gumbel-max (Maddison et al. 2014, arXiv 1411.0030).
 //
-//   q = Σ weight softmax(z / T) over the members of a draw; of the tokens that survive top-k and then top-p the one with the largest ln q - ln(-ln u),
+//   q = Σ weight softmax(z / T) over the members of a draw; of the tokens that survive top-k, then top-p, then min-p (q >= min_p max q) the one with the largest ln q - ln(-ln u),
 //   u = uniform(key, position, token) as in src/backend/plan.rs; ties go to the lower token. T = 0: the largest q at T = 1.
 //   log-probability: ln Σ weight softmax(z), with the log-sum-exp of the loss (lm_head.cuh).
 //
 //   lm_head_gather           rows of the hidden state side by side, for a chunk whose rows are not consecutive       a warp a row
 //   lm_head_lse              log-sum-exp and most likely token of each row of a chunk                                 a block a row
-//   lm_head_sample           the chunk's draws from one row, without top-k and top-p                                  a block a draw
+//   lm_head_sample           the chunk's draws from one row, without top-k, top-p and min-p                           a block a draw
 //   lm_head_sample_filtered  the chunk's other draws                                        a block a draw; as many as run at once with mixtures
 //
 // z f32 [C, V]. The noise of a token is a function of (key, position, token), so the order in which tokens are looked at is free, and one that cannot win with the largest
-// noise, or not with its own, is left out before its logarithms are taken. A draw without top-k and top-p reads its row once.
+// noise, or not with its own, is left out before its logarithms are taken. A draw without top-k, top-p and min-p reads its row once.
 //
 // Top-k and top-p need no sorting. Tokens are ordered by logit, then by lower id; what survives is a beginning of that order, given by the last survivor:
 // its logit, as the bits of an ordered integer, is found by a search of 16 steps of 2 bits for the largest x with Σ over {logit >= x} of (1 or mass) >= (k or
 // p total), its id among equal logits likewise. All survivors are usually within 16 T of the largest logit: one pass counts and weighs those within
 // 4, 8, 16; if some distance has enough and at most kListed tokens, the block lists them in shared memory (in the order of threads, then of ids) and one warp
 // searches the list. Otherwise the block searches the row itself. All sums have one order that the row alone decides.
+//
+// Min-p compares a token's mass, which is that of the most likely token times exp(score), with min_p. The
+// survivors are a beginning of the same order. A list needs to reach no further than they do, unless
+// top-p is a share of the mass of top-k's survivors, which it then has to hold.
 //
 // A mixture of several members is first written to memory, ln q (q where T = 0), one row a block, and then treated as a row at T = 1.
 // Shared memory: 24.3 KB, of which the list has 24, for filtered draws; else the partial results of the warps.
@@ -85,7 +89,7 @@ DEVICE void consider(Best& best, float score, uint32_t token, uint64_t seed) {
     if (noisy > best.score || (noisy == best.score && token < best.token)) best = {noisy, token};
 }
 
-// ---- top-k and top-p ----
+// ---- top-k, top-p and min-p ----
 
 // Tokens within 4, 8 and 16 of the largest scaled logit are counted and weighed.
 constexpr int kReachCount = 3;
@@ -214,7 +218,7 @@ DEVICE Limit cut(const S& from, int count, const Distribution& d, const Limit& l
     return {x, y};
 }
 
-// The winner among the survivors of top-k and top-p. `total` is the mass that top-p is a share of where top-k leaves all.
+// The winner among the survivors of top-k, top-p and min-p. `total` is the mass that top-p is a share of where top-k leaves all.
 template <class S>
 DEVICE uint32_t draw_filtered(const S& from, int count, const Distribution& d, const Draw& draw, bool by_count, float total) {
     Limit limit{1, 0xffffffffu};
@@ -235,7 +239,7 @@ DEVICE uint32_t draw_filtered(const S& from, int count, const Distribution& d, c
     Best best{gumbel(uniform(seed, d.first)), d.first};
     for (int i = from.first(); i < count; i += from.step()) {
         const Candidate c = from.get(i);
-        if (survives(limit, c)) consider(best, score_of(d, unordered(c.key)), c.id, seed);
+        if (survives(limit, c) && c.mass >= draw.min_p) consider(best, score_of(d, unordered(c.key)), c.id, seed);
     }
     return token_of(from.best(rank_of(best.score, best.token)));
 }
@@ -314,7 +318,9 @@ DEVICE uint32_t draw_survivor(const Distribution& d, const Draw& draw, SampleScr
     for (int r = 0; r < kReachCount; r++) {
         const float all = block_sum<kWarps>(static_cast<float>(counts[r]), scratch->block.sums);
         const float near = block_sum<kWarps>(masses[r], scratch->block.sums);
-        const bool enough = by_count ? all >= static_cast<float>(draw.top_k) : near >= draw.top_p * total;
+        // The factor is more than all roundings.
+        const bool beyond_min_p = draw.min_p > 1.0001f * exponential(-reach_of(r)) && !(by_count && draw.top_p < 1.0f);
+        const bool enough = beyond_min_p || (by_count ? all >= static_cast<float>(draw.top_k) : draw.top_p < 1.0f && near >= draw.top_p * total);
         if (enough && !found) {
             found = true;
             count = all;
@@ -402,7 +408,7 @@ DEVICE float mixed_logprob(const LmHeadSampleParams& p, const Draw& draw, uint32
 
 // Whether a draw is more than the best of one row's tokens, with their noise or without.
 DEVICE bool is_filtered(const LmHeadSampleParams& p, const Draw& draw) {
-    return draw.temperature != 0.0f && ((draw.top_k > 0 && draw.top_k < p.vocabulary) || draw.top_p < 1.0f);
+    return draw.temperature != 0.0f && ((draw.top_k > 0 && draw.top_k < p.vocabulary) || draw.top_p < 1.0f || draw.min_p > 0.0f);
 }
 
 // Calls f(draw's index, draw) for this block's draws of the chunk that are (not) filtered or mixed.

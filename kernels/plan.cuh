@@ -26,7 +26,8 @@ struct Label {
 struct Draw {
     uint64_t key;
     uint32_t rows_start, rows_end, position, top_k;
-    float temperature, top_p;
+    float temperature, top_p, min_p;
+    uint32_t unused;
 };
 
 struct DrawRow {

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use colloquy::debate::{Occasion, Society, Table};
-use colloquy::engine::{AdapterId, NoJournal, Scope};
+use colloquy::engine::{AdapterId, NoJournal, SamplingParams, Scope};
+use colloquy::run::{RunConfig, SamplingSection};
 use colloquy::task::Question;
 use fake::*;
 use serde_json::json;
@@ -247,4 +248,26 @@ fn each_round_is_told_before_the_next_is_asked() {
     let expected: Vec<_> =
         expected.into_iter().zip([(1, 3), (2, 9), (3, 15)]).map(|(v, (r, n))| (r, v, n)).collect();
     assert_eq!(told.into_inner(), expected);
+}
+
+#[test]
+fn samples_are_drawn_as_the_configuration_says() {
+    let sampling = SamplingSection {
+        temperature: 0.8,
+        top_p: 0.95,
+        top_k: 30,
+        min_p: 0.05,
+        max_tokens: 50,
+        summary_max_tokens: 20,
+        ..SamplingSection::default()
+    };
+    let config = RunConfig { sampling, ..config(2, 2) };
+    let world = World::new(config, 2, 0, signed).run("multiagent");
+    let params = world.service.params.borrow();
+    for max_tokens in [50, 20] {
+        let wanted = SamplingParams { temperature: 0.8, top_k: 30, top_p: 0.95, min_p: 0.05, max_tokens };
+        assert!(params.contains(&wanted), "{params:?}");
+    }
+    let free = params.iter().filter(|p| p.temperature > 0.0);
+    assert!(free.clone().all(|p| (p.top_k, p.top_p, p.min_p) == (30, 0.95, 0.05)), "{params:?}");
 }

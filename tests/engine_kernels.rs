@@ -59,9 +59,9 @@ fn adapters(handle: &EngineHandle) -> Vec<AdapterId> {
 fn requests(adapters: &[AdapterId]) -> Vec<SampleRequest> {
     let stem = Random(5).tokens(70, SMALL.vocab);
     let settings = [
-        SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 9 },
-        SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, max_tokens: 6 },
-        SamplingParams { temperature: 0.7, top_k: 8, top_p: 0.9, max_tokens: 12 },
+        SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 9 },
+        SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 6 },
+        SamplingParams { temperature: 0.7, top_k: 8, top_p: 0.9, min_p: 0.05, max_tokens: 12 },
     ];
     let mut requests = Vec::new();
     for (i, &adapter) in adapters.iter().enumerate() {

@@ -19,10 +19,10 @@ fn mixed_requests(adapters: &[AdapterId]) -> Vec<SampleRequest> {
             let prompt = &stem[..[3, 20, 33, 50][(key as usize + i) % 4]];
             let mut r = request(adapter, prompt, 30, key);
             r.params = [
-                SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 30 },
-                SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, max_tokens: 17 },
-                SamplingParams { temperature: 0.7, top_k: 8, top_p: 1.0, max_tokens: 40 },
-                SamplingParams { temperature: 1.3, top_k: 0, top_p: 0.9, max_tokens: 1 },
+                SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 30 },
+                SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 17 },
+                SamplingParams { temperature: 0.7, top_k: 8, top_p: 1.0, min_p: 0.05, max_tokens: 40 },
+                SamplingParams { temperature: 1.3, top_k: 0, top_p: 0.9, min_p: 0.0, max_tokens: 1 },
             ][key as usize];
             requests.push(r);
         }
@@ -30,6 +30,7 @@ fn mixed_requests(adapters: &[AdapterId]) -> Vec<SampleRequest> {
     for (i, &adapter) in adapters.iter().enumerate() {
         let mut r = request(adapter, &stem[..24], 25, 9);
         r.adapters = vec![(adapter, 0.5), (adapters[(i + 1) % adapters.len()], 0.5)];
+        r.params.min_p = [0.0, 0.1][i % 2];
         requests.push(r);
     }
     requests
@@ -212,6 +213,45 @@ fn scores_do_not_depend_on_what_shares_the_batch() {
     let drawn = samples(&handle, &[greedy]).remove(0);
     let tokens: Vec<u32> = [5, 6, 7].into_iter().chain(drawn.tokens).collect();
     assert!(score(&handle, adapters[1], &tokens).is_argmax[2..].iter().all(|&a| a));
+}
+
+#[test]
+fn min_p_keeps_tokens_near_the_most_likely_one_and_reports_what_was_there_before() {
+    let handle = TINY.handle(1, options());
+    let adapter = with_adapters(&handle)[1];
+    let prompt = Random(6).tokens(12, TINY.vocab);
+    let drawn = |min_p: f32, temperature: f32, key: u64| {
+        let mut r = request(adapter, &prompt, 20, key);
+        (r.params.min_p, r.params.temperature) = (min_p, temperature);
+        samples(&handle, &[r]).remove(0)
+    };
+    // All of them, so that what is remembered of one is not taken for another.
+    let greedy = drawn(0.0, 0.0, 0);
+    let (free, half) = (drawn(0.0, 1.5, 3), drawn(0.5, 1.5, 3));
+    assert_eq!(drawn(1.0, 1.5, 3), greedy);
+    assert!(free != half && half != greedy);
+    let scored = |s: &Sample| {
+        let tokens: Vec<u32> = prompt.iter().chain(&s.tokens).copied().collect();
+        (score(&handle, adapter, &tokens).logprobs[prompt.len() - 1..].to_vec(), tokens)
+    };
+    let (mut dropped, mut kept) = (0, 0);
+    for key in 0..12 {
+        for (min_p, sample) in [(0.5, drawn(0.5, 1.5, key)), (0.0, drawn(0.0, 1.5, key))] {
+            let (logprobs, tokens) = scored(&sample);
+            assert_eq!(logprobs, sample.logprobs, "under the unmodified distribution");
+            for (i, logprob) in logprobs.iter().enumerate() {
+                let before = &tokens[..prompt.len() + i];
+                let mut best = request(adapter, before, 1, 0);
+                best.params.temperature = 0.0;
+                let best = samples(&handle, &[best]).remove(0).logprobs[0];
+                let ratio = ((logprob - best) / 1.5).exp();
+                assert!(min_p == 0.0 || ratio > 0.499, "{ratio}");
+                dropped += usize::from(ratio < 0.499);
+                kept += usize::from(min_p > 0.0 && ratio < 1.0);
+            }
+        }
+    }
+    assert!(dropped > 20 && kept > 5, "{dropped} far without min-p, {kept} not the best with it");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 mod common;
 
 use colloquy::adapter::Snapshot;
-use colloquy::backend::LoraMatrix;
 use colloquy::backend::cpu::CpuBackend;
+use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::engine::*;
 use common::*;
 
@@ -356,7 +356,7 @@ fn one_step(sign: f32, normalizer: Normalizer, start: &Snapshot, decay: f32) -> 
 #[test]
 fn negative_weights_train_exactly_the_opposite() {
     let layout = layout(&TINY.handle(1, options()));
-    let numbers = |list: &[(usize, LoraMatrix, Vec<f32>)], sign: f32| -> Vec<f32> {
+    let numbers = |list: &[(PartId, LoraMatrix, Vec<f32>)], sign: f32| -> Vec<f32> {
         list.iter().flat_map(|m| &m.2).map(|v| sign * v).collect()
     };
     for normalizer in [Normalizer::Tokens, Normalizer::Sequences, Normalizer::Number(0.3)] {

@@ -307,6 +307,7 @@ fn greedy_draws(plan: &mut BatchPlan) {
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
         });
         plan.draw_rows.push(DrawRow { logit_row: row, weight: 1.0 });
     }

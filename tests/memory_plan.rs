@@ -41,7 +41,7 @@ fn work(engine: &mut Engine, adapters: usize) {
             let request = SampleRequest {
                 adapters: vec![(adapter, 1.0)],
                 prompt: tokens(s * 7 + a as u32, 60).into(),
-                params: SamplingParams { max_tokens: 20, temperature: 1.0, top_k: 5, top_p: 0.9 },
+                params: SamplingParams { max_tokens: 20, temperature: 1.0, top_k: 5, top_p: 0.9, min_p: 0.0 },
                 key: u64::from(s),
                 iteration: 0,
                 priority: 0,

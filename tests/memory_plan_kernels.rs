@@ -39,7 +39,10 @@ fn work(handle: &EngineHandle, o: &EngineOptions) {
         let prompt = random.tokens(length, MODEL.vocab);
         let mut one = request(adapters[i % adapters.len()], &prompt, 4, i as u64);
         match i % 3 {
-            0 => one.params = SamplingParams { temperature: 0.8, top_k: 9, top_p: 0.9, max_tokens: 4 },
+            0 => {
+                one.params =
+                    SamplingParams { temperature: 0.8, top_k: 9, top_p: 0.9, min_p: 0.0, max_tokens: 4 }
+            }
             1 if adapters.len() > 1 && length < 100 => {
                 one.adapters = vec![(adapters[0], 0.25), (adapters[1], 0.75)];
             }

@@ -146,8 +146,16 @@ fn the_loss_checks_its_operands() {
 
 // ---- sampling ----
 
-const PLAIN_DRAW: Draw =
-    Draw { rows_start: 0, rows_end: 1, key: 0, position: 0, temperature: 1.0, top_k: 0, top_p: 1.0 };
+const PLAIN_DRAW: Draw = Draw {
+    rows_start: 0,
+    rows_end: 1,
+    key: 0,
+    position: 0,
+    temperature: 1.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+};
 
 /// The draws of rows of logits, which an identity for an lm_head would be: `hidden` and `w` as for the loss.
 struct Sampler {
@@ -191,8 +199,9 @@ impl Sampler {
     }
 }
 
-/// The exact distribution of a draw from `q`: top-k, then top-p over its survivors.
-fn enumerate(q: &[f64], top_k: usize, top_p: f64) -> Vec<f64> {
+/// The exact distribution of a draw from `q`: top-k, then top-p over its survivors, then min-p, as in transformers.
+fn enumerate(q: &[f64], draw: &Draw) -> Vec<f64> {
+    let (top_k, top_p) = (draw.top_k as usize, f64::from(draw.top_p));
     let mut order: Vec<usize> = (0..q.len()).collect();
     order.sort_by(|&a, &b| q[b].total_cmp(&q[a]).then(a.cmp(&b)));
     if top_k > 0 {
@@ -202,7 +211,8 @@ fn enumerate(q: &[f64], top_k: usize, top_p: f64) -> Vec<f64> {
     let mut kept = vec![0.0; q.len()];
     let mut better = 0.0;
     for (n, &i) in order.iter().enumerate() {
-        if n == 0 || top_p >= 1.0 || better / total < top_p {
+        let likely = q[i] >= f64::from(draw.min_p) * q[order[0]];
+        if n == 0 || (top_p >= 1.0 || better / total < top_p) && likely {
             kept[i] = q[i];
         }
         better += q[i];
@@ -243,26 +253,33 @@ fn draws_follow_the_exact_distribution() {
     let (hidden, w) = table(&z);
     let mut sampler = Sampler::new(2, 1, &hidden, &w, 1);
     let cases = [
-        (1.0, 0, 1.0),
-        (0.5, 0, 1.0),
-        (2.5, 0, 1.0),
-        (1.0, 5, 1.0),
-        (1.0, 0, 0.7),
-        (1.3, 12, 0.8),
-        (0.7, 36, 0.999),
-        (1.0, 37, 0.95),
-        (1.0, 1000, 0.3),
-        (1.0, 1, 1.0),
-        (1.0, 0, 1e-9),
-        (1.0, 0, 0.0),
-        (1.0, 0, -1.0),
+        (1.0, 0, 1.0, 0.0),
+        (0.5, 0, 1.0, 0.0),
+        (2.5, 0, 1.0, 0.0),
+        (1.0, 5, 1.0, 0.0),
+        (1.0, 0, 0.7, 0.0),
+        (1.3, 12, 0.8, 0.0),
+        (0.7, 36, 0.999, 0.0),
+        (1.0, 37, 0.95, 0.0),
+        (1.0, 1000, 0.3, 0.0),
+        (1.0, 1, 1.0, 0.0),
+        (1.0, 0, 1e-9, 0.0),
+        (1.0, 0, 0.0, 0.0),
+        (1.0, 0, -1.0, 0.0),
+        (1.0, 0, 1.0, 0.1),
+        (0.7, 0, 1.0, 0.02),
+        (1.0, 0, 0.7, 0.2),
+        (1.3, 12, 0.8, 0.3),
+        (1.0, 20, 1.0, 0.05),
+        (2.5, 0, 1.0, 1e-9),
+        (1.0, 0, 1.0, 1.0),
     ];
-    for (n, (temperature, top_k, top_p)) in cases.into_iter().enumerate() {
+    for (n, (temperature, top_k, top_p, min_p)) in cases.into_iter().enumerate() {
         let draws: Vec<(Draw, &[(u32, f32)])> = (0..20_000u64)
             .map(|i| {
                 let key = mix(i / 4) ^ n as u64;
                 (
-                    Draw { key, position: i as u32 % 4, temperature, top_k, top_p, ..PLAIN_DRAW },
+                    Draw { key, position: i as u32 % 4, temperature, top_k, top_p, min_p, ..PLAIN_DRAW },
                     &[(0, 1.0)][..],
                 )
             })
@@ -271,8 +288,8 @@ fn draws_follow_the_exact_distribution() {
         let mut counts = vec![0; z.len()];
         tokens.iter().for_each(|&t| counts[t as usize] += 1);
         let q = softmax(&widen(&z), f64::from(temperature));
-        let exact = enumerate(&q, top_k as usize, f64::from(top_p));
-        assert_distribution(&format!("T {temperature}, k {top_k}, p {top_p}"), &counts, &exact);
+        let exact = enumerate(&q, &draws[0].0);
+        assert_distribution(&format!("T {temperature}, k {top_k}, p {top_p}, min {min_p}"), &counts, &exact);
         for (&token, &logprob) in tokens.iter().zip(&logprobs) {
             assert!((f64::from(logprob) + nll(&widen(&z), token as usize)).abs() < 1e-5);
         }
@@ -300,12 +317,22 @@ fn ties_go_to_the_lower_id_in_every_filter() {
     assert_eq!(drawn(Draw { top_k: 3, top_p: 0.3, ..PLAIN_DRAW }), [1]);
     assert_eq!(drawn(Draw { top_k: 3, top_p: 0.4, ..PLAIN_DRAW }), [1, 2]);
     assert_eq!(drawn(Draw { top_k: 3, top_p: 0.7, ..PLAIN_DRAW }), [1, 2, 3]);
+    // exp(-0.5) = 0.607 and exp(-1) = 0.368 times as likely as the best.
+    assert_eq!(drawn(Draw { min_p: 1.0, ..PLAIN_DRAW }), [1, 2, 3]);
+    assert_eq!(drawn(Draw { min_p: 0.61, ..PLAIN_DRAW }), [1, 2, 3]);
+    assert_eq!(drawn(Draw { min_p: 0.6, ..PLAIN_DRAW }), [1, 2, 3, 5]);
+    assert_eq!(drawn(Draw { min_p: 0.37, ..PLAIN_DRAW }), [1, 2, 3, 5]);
+    assert_eq!(drawn(Draw { min_p: 0.36, ..PLAIN_DRAW }), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(drawn(Draw { min_p: 0.5, temperature: 0.5, ..PLAIN_DRAW }), [1, 2, 3]);
+    assert_eq!(drawn(Draw { min_p: 0.6, top_k: 2, ..PLAIN_DRAW }), [1, 2]);
+    // Top-p is a share of what min-p leaves out too: of what it keeps, 0.6 would be two tokens.
+    assert_eq!(drawn(Draw { min_p: 0.9, top_p: 0.6, ..PLAIN_DRAW }), [1, 2, 3]);
     assert_eq!(drawn(Draw { temperature: 1e-30, ..PLAIN_DRAW }), [1, 2, 3]);
 }
 
 /// What the contract says, token by token.
 fn gumbel_winner(q: &[f64], draw: &Draw) -> u32 {
-    let kept = enumerate(q, draw.top_k as usize, f64::from(draw.top_p));
+    let kept = enumerate(q, draw);
     let score = |token: usize| {
         let u = f64::from(uniform(draw.key, draw.position, token as u32));
         q[token].ln() - (-u.ln()).ln()
@@ -332,6 +359,7 @@ fn each_draw_is_the_gumbel_maximum_over_a_large_vocabulary() {
                 temperature: [1.0, 0.6, 1.7][i as usize % 3],
                 top_k: [0, 0, 40, 3000][i as usize / 3 % 4],
                 top_p: [1.0, 0.9, 0.5, 0.99][i as usize / 12 % 4],
+                min_p: if i < 48 { 0.0 } else { [0.02, 1e-8, 0.3, 1.0][i as usize % 4] },
                 ..PLAIN_DRAW
             })
             .collect();
@@ -361,6 +389,7 @@ fn sampled_log_probabilities_are_the_trainers_bits_and_draws_ignore_their_compan
             temperature: [0.0, 1.0, 0.8][i as usize % 3],
             top_k: [0, 50][i as usize % 2],
             top_p: [1.0, 0.9][i as usize / 2 % 2],
+            min_p: [0.0, 0.1][i as usize / 4 % 2],
             ..PLAIN_DRAW
         })
         .collect();
@@ -396,16 +425,23 @@ fn groups_draw_from_their_mixture() {
         let parts: Vec<Vec<f64>> = z.iter().map(|z| softmax(z, temperature)).collect();
         (0..v).map(|t| group.iter().map(|&(r, w)| f64::from(w) * parts[r as usize][t]).sum()).collect()
     };
-    for (temperature, top_k, top_p) in
-        [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.5, 7, 1.0), (1.0, 0, 0.8), (0.9, 9, 0.7)]
-    {
-        let draws: Vec<_> =
-            (0..20_000).map(|key| (Draw { key, temperature, top_k, top_p, ..PLAIN_DRAW }, group)).collect();
+    for (temperature, top_k, top_p, min_p) in [
+        (1.0, 0, 1.0, 0.0),
+        (0.6, 0, 1.0, 0.0),
+        (1.5, 7, 1.0, 0.0),
+        (1.0, 0, 0.8, 0.0),
+        (0.9, 9, 0.7, 0.0),
+        (0.8, 0, 1.0, 0.2),
+        (1.2, 0, 0.9, 0.1),
+    ] {
+        let draws: Vec<_> = (0..20_000)
+            .map(|key| (Draw { key, temperature, top_k, top_p, min_p, ..PLAIN_DRAW }, group))
+            .collect();
         let (tokens, logprobs) = sampler.draw(&draws);
         let mut counts = vec![0; v];
         tokens.iter().for_each(|&t| counts[t as usize] += 1);
-        let exact = enumerate(&mixture(f64::from(temperature)), top_k as usize, f64::from(top_p));
-        assert_distribution(&format!("T {temperature}, k {top_k}, p {top_p}"), &counts, &exact);
+        let exact = enumerate(&mixture(f64::from(temperature)), &draws[0].0);
+        assert_distribution(&format!("T {temperature}, k {top_k}, p {top_p}, min {min_p}"), &counts, &exact);
         let plain = mixture(1.0);
         for (&token, &logprob) in tokens.iter().zip(&logprobs).take(200) {
             assert!((f64::from(logprob) - plain[token as usize].ln()).abs() < 1e-5);
@@ -442,6 +478,7 @@ fn logits_that_are_not_finite_neither_panic_nor_reach_other_rows() {
                 temperature: [0.0, 1.0][i as usize % 2],
                 top_k: [0, 10][i as usize / 2 % 2],
                 top_p: [1.0, 0.9][i as usize / 4 % 2],
+                min_p: [0.0, 0.1][i as usize / 8 % 2],
                 ..PLAIN_DRAW
             };
             (draw, [(i as u32 % 3, 1.0)])
@@ -496,6 +533,9 @@ fn draws_that_make_no_sense_are_errors() {
         (Draw { temperature: -1.0, ..PLAIN_DRAW }, "temperature -1"),
         (Draw { temperature: f32::NAN, ..PLAIN_DRAW }, "temperature NaN"),
         (Draw { top_p: f32::NAN, ..PLAIN_DRAW }, "top-p"),
+        (Draw { min_p: f32::NAN, ..PLAIN_DRAW }, "min-p NaN"),
+        (Draw { min_p: -0.1, ..PLAIN_DRAW }, "min-p -0.1"),
+        (Draw { min_p: 1.5, ..PLAIN_DRAW }, "min-p 1.5"),
     ] {
         plan.draws = vec![draw];
         let error = error_of(b, &plan, op.clone());

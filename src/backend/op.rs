@@ -304,8 +304,8 @@ pub enum Op {
         /// `[L, d]`, overwritten. May be `hidden`.
         dhidden: Option<Tensor>,
     },
-    /// Draws the plan's `draws`. With z the logits of a member and T the temperature: `q = Σ weight softmax(z / T)`; of the tokens that survive top-k and
-    /// then top-p (the mass renormalised over top-k's survivors), the one with the largest `ln q + g`, `g = -ln(-ln u)` with `u` of
+    /// Draws the plan's `draws`. With z the logits of a member and T the temperature: `q = Σ weight softmax(z / T)`; of the tokens that survive top-k, then
+    /// top-p (the mass renormalised over top-k's survivors) and then min-p (`q >= min_p * max q`), the one with the largest `ln q + g`, `g = -ln(-ln u)` with `u` of
     /// [`uniform`](super::uniform) (Gumbel-max: an exact draw, whatever the order); ties go to the lower id. T = 0: the largest `q` at T = 1.
     /// The log-probability is that of the unmodified mixture: `ln Σ weight softmax(z)`, with the log-sum-exp of [`Op::LmHeadLoss`].
     LmHeadSample {

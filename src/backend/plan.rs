@@ -94,6 +94,7 @@ impl BatchPlan {
                     format!("has temperature {}", draw.temperature)
                 }
                 Some(_) if draw.top_p.is_nan() => "has a top-p that is not a number".to_string(),
+                Some(_) if !(0.0..=1.0).contains(&draw.min_p) => format!("has min-p {}", draw.min_p),
                 Some(_) => continue,
             };
             return Err(Error::Internal(format!("{op}: draw {i} {problem}")));
@@ -206,6 +207,16 @@ pub struct Draw {
     pub top_k: u32,
     /// Keep a token iff the mass of strictly better ones (ties by lower id) is below this; 1 or more keeps all.
     pub top_p: f32,
+    /// Keep a token iff it is at least this share, from 0 to 1, as likely as the most likely one; 0
+    /// keeps all.
+    pub min_p: f32,
+}
+
+impl Draw {
+    /// Whether top-k leaves out any token of a vocabulary of this size.
+    pub fn limits_count(&self, vocabulary: usize) -> bool {
+        self.top_k > 0 && (self.top_k as usize) < vocabulary
+    }
 }
 
 /// A member of a draw's group.

@@ -216,6 +216,7 @@ impl<'r> Stopwatch<'r> {
                     temperature: sampling.temperature,
                     top_k: sampling.top_k,
                     top_p: sampling.top_p,
+                    min_p: sampling.min_p,
                     max_tokens: sampling.max_tokens,
                 },
                 key: occasion.key("answer", question, 0, 1, 0),
@@ -242,7 +243,13 @@ impl<'r> Stopwatch<'r> {
         let request = SampleRequest {
             adapters: vec![(AdapterId::BASE, 1.0)],
             prompt: self.tokens(length).into(),
-            params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: new as u32 },
+            params: SamplingParams {
+                temperature: 1.0,
+                top_k: 0,
+                top_p: 1.0,
+                min_p: 0.0,
+                max_tokens: new as u32,
+            },
             key: self.next(),
             iteration: 0,
             priority: 0,

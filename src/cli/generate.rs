@@ -26,7 +26,8 @@ use crate::text::{ChatTokenizer, Codec, cut_at_stop};
   {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4?\"}]}  through the chat template
   {\"text\": \"Once upon\"}                                       no template
   {\"tokens\": [1, 5, 9]}                                       needs no tokenizer
-each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_p\", \"top_k\", \"n\", \"seed\", \"stop\";
+each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_k\", \"top_p\", \"min_p\", \"n\", \"seed\", \"stop\"
+(temperature, top_k, top_p and min_p act in this order, as in transformers);
 in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever the same key, prompt and weights meet.
 Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
 with log-probabilities under the unmodified distribution; the text ends before the stop string, the tokens with it.
@@ -53,12 +54,16 @@ pub struct Args {
     /// Most likely tokens kept where a record does not say; 0 keeps all.
     #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: u32,
+    /// Where a record does not say, keep tokens at least P times as likely as the most likely one.
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    min_p: f32,
     #[command(flatten)]
     common: Common,
 }
 
 /// Fields of a record beyond those that every command knows.
-pub const FIELDS: [&str; 8] = ["max_tokens", "temperature", "top_p", "top_k", "n", "seed", "key", "stop"];
+pub const FIELDS: [&str; 9] =
+    ["max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "key", "stop"];
 
 /// Most samples of one record.
 const MAX_SAMPLES: u32 = 10_000;
@@ -79,6 +84,7 @@ pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wi
         temperature: record.field("temperature", "a number")?.unwrap_or(defaults.temperature),
         top_k: record.field("top_k", "a whole number")?.unwrap_or(defaults.top_k),
         top_p: record.field("top_p", "a number")?.unwrap_or(defaults.top_p),
+        min_p: record.field("min_p", "a number")?.unwrap_or(defaults.min_p),
         max_tokens: record.field("max_tokens", "a whole number")?.unwrap_or(defaults.max_tokens),
     };
     if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
@@ -88,6 +94,9 @@ pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wi
     }
     if !(params.top_p > 0.0 && params.top_p <= 1.0) {
         return Err(record.error("top_p", format!("found {}, expected a number > 0 and <= 1", params.top_p)));
+    }
+    if !(0.0..=1.0).contains(&params.min_p) {
+        return Err(record.error("min_p", format!("found {}, expected a number from 0 to 1", params.min_p)));
     }
     if params.max_tokens == 0 {
         return Err(record.error("max_tokens", "found 0, expected at least 1"));
@@ -170,8 +179,8 @@ pub fn answer(
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
     let records = records::read(&args.files.input, &FIELDS)?;
-    let Args { max_tokens, temperature, top_p, top_k, .. } = args;
-    let defaults = SamplingParams { temperature, top_k, top_p, max_tokens };
+    let Args { max_tokens, temperature, top_p, top_k, min_p, .. } = args;
+    let defaults = SamplingParams { temperature, top_k, top_p, min_p, max_tokens };
     let seed = args.common.seed.unwrap_or(0);
     let wished = records.iter().map(|r| wishes(r, defaults, seed)).collect::<Result<Vec<_>>>()?;
     let sink = Sink::create(&args.files.output, args.files.force)?;

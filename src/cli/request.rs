@@ -148,7 +148,8 @@ fn check(written: Written, place: &str, seed: u64) -> Result<Request> {
     let at = format!("{place}: records");
     Ok(match written {
         Written::Generate { records, prompt_tokens } => {
-            let defaults = SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 256 };
+            let defaults =
+                SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 256 };
             let wished = |record: Record| {
                 let wishes = generate::wishes(&record, defaults, seed)?;
                 Ok((record, wishes))

@@ -454,7 +454,8 @@ impl Table {
                 self.sampling.max_tokens,
             );
             if greedy {
-                request.params = SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, ..request.params };
+                request.params =
+                    SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..request.params };
             }
             Some(request)
         });
@@ -487,11 +488,11 @@ impl Table {
         key: u64,
         max_tokens: u32,
     ) -> SampleRequest {
-        let SamplingSection { temperature, top_k, top_p, .. } = self.sampling;
+        let SamplingSection { temperature, top_k, top_p, min_p, .. } = self.sampling;
         SampleRequest {
             adapters: vec![(adapter, 1.0)],
             prompt,
-            params: SamplingParams { temperature, top_k, top_p, max_tokens },
+            params: SamplingParams { temperature, top_k, top_p, min_p, max_tokens },
             key,
             iteration: occasion.iteration,
             priority: 0,

@@ -28,6 +28,10 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// Keep the smallest set of tokens whose mass reaches p; 1 keeps all.
     pub top_p: f32,
+    /// Of what temperature, top-k and top-p leave, keep the tokens that are at least this share as
+    /// likely as the most likely one; 0 keeps all. The order is that of transformers.
+    #[serde(default)]
+    pub min_p: f32,
     /// At most this many new tokens.
     pub max_tokens: u32,
 }

@@ -63,13 +63,16 @@ impl Diversity {
             let problem = format!("found `{}`, expected `{ENCODER}`", eval.encoder);
             return Err(Error::input("eval.encoder", problem));
         }
-        let SamplingSection { temperature, top_p, top_k, .. } = sampling;
+        let SamplingSection { temperature, top_p, top_k, min_p, .. } = sampling;
         let mut drawn = format!("temperature {temperature}");
         if *top_p < 1.0 {
             drawn += &format!(", top-p {top_p}");
         }
         if *top_k > 0 {
             drawn += &format!(", top-k {top_k}");
+        }
+        if *min_p > 0.0 {
+            drawn += &format!(", min-p {min_p}");
         }
         Ok(Self { questions: eval.diversity, drawn })
     }

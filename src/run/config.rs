@@ -164,6 +164,8 @@ pub struct SamplingSection {
     pub top_p: f32,
     /// 0 keeps all.
     pub top_k: u32,
+    /// Keep tokens at least this share as likely as the most likely one; 0 keeps all.
+    pub min_p: f32,
     /// New tokens of an answer.
     pub max_tokens: u32,
     /// New tokens of a summary.
@@ -178,6 +180,7 @@ impl Default for SamplingSection {
             temperature: 1.0,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
             max_tokens: 160,
             summary_max_tokens: 120,
             stop: vec![],

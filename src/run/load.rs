@@ -476,6 +476,7 @@ mod tests {
             ("[task]\nsubjects = [\" \"]\nname = \"mmlu\"", "task.subjects"),
             ("[debate]\nrounds = 0", "debate.rounds"),
             ("[sampling]\ntop_p = 0.0", "sampling.top_p"),
+            ("[sampling]\nmin_p = 1.5", "sampling.min_p"),
             ("[sampling]\ntemperature = -1", "sampling.temperature"),
             ("[adapter]\nrank = 129", "adapter.rank"),
             ("[adapter.of.critic]\nrank = 0", "adapter.of.critic.rank"),

@@ -69,6 +69,7 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
         sampling.top_p,
         "a number > 0 and <= 1",
     )?;
+    c.that((0.0..=1.0).contains(&sampling.min_p), "sampling.min_p", sampling.min_p, "a number from 0 to 1")?;
     c.at_least(sampling.max_tokens as usize, 1, "sampling.max_tokens")?;
     c.at_least(sampling.summary_max_tokens as usize, 1, "sampling.summary_max_tokens")?;
     c.that(

@@ -441,6 +441,8 @@ fn bad_records_name_their_line() {
     for (line, field) in [
         ("{\"tokens\": [1], \"temperature\": -1}", "temperature"),
         ("{\"tokens\": [1], \"top_p\": 0}", "top_p"),
+        ("{\"tokens\": [1], \"min_p\": 1.5}", "min_p"),
+        ("{\"tokens\": [1], \"min_p\": \"much\"}", "min_p"),
         ("{\"tokens\": [1], \"max_tokens\": 0}", "max_tokens"),
         ("{\"tokens\": [1], \"n\": \"two\"}", "n"),
         ("{\"tokens\": [1], \"max_token\": 3}", "max_token"),

@@ -169,6 +169,31 @@ fn text_ends_before_the_stop_string() {
 }
 
 #[test]
+fn min_p_of_one_leaves_the_most_likely_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |fields: Value| {
+        let mut record = json!({"tokens": [1, 5, 9, 12], "max_tokens": 12, "temperature": 2, "seed": 3});
+        record.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        record
+    };
+    let records = [record(json!({})), record(json!({"min_p": 1})), record(json!({"temperature": 0}))];
+    let answers = ask(dir.path(), &[], &[json!({"op": "generate", "records": records})]);
+    let of = |i: usize| answers[1]["result"]["records"][i]["tokens"].clone();
+    assert_eq!(of(1), of(2));
+    assert_ne!(of(0), of(2));
+
+    // The option of `generate` is the default of its records.
+    let lines: Vec<String> =
+        [records[0].clone(), record(json!({"min_p": 0}))].map(|r| r.to_string()).to_vec();
+    std::fs::write(dir.path().join("in.jsonl"), lines.join("\n")).unwrap();
+    let args = ["generate", "--model", "embedded", "--min-p", "1", "--input", "in.jsonl", "--output", "-"];
+    let out = succeed(dir.path(), &args);
+    let drawn: Vec<Value> =
+        out.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["tokens"].clone()).collect();
+    assert_eq!(drawn, [of(2), of(0)]);
+}
+
+#[test]
 fn a_wrong_line_is_answered_and_the_session_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("there")).unwrap();

@@ -113,6 +113,8 @@ pub struct FakeService {
     script: Script,
     keys: RefCell<HashMap<u64, Asked>>,
     pub asked: RefCell<Vec<Asked>>,
+    /// How each sample was to be drawn.
+    pub params: RefCell<Vec<SamplingParams>>,
     pub trained: RefCell<Vec<TrainRequest>>,
     pub restored: RefCell<Vec<(AdapterId, u32)>>,
     pub scored: RefCell<Vec<ScoreRequest>>,
@@ -159,6 +161,7 @@ pub fn state(snapshot: &Snapshot) -> u32 {
 impl Service for FakeService {
     fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>> {
         assert!(!self.closed.get(), "sampled what the journal has");
+        self.params.borrow_mut().push(request.params);
         let adapter = request.adapters[0].0;
         let text: String =
             request.prompt.iter().map(|t| char::from_u32(*t).unwrap()).filter(|c| *c != '\u{1}').collect();
@@ -466,6 +469,7 @@ impl World {
             script: Box::new(move |asked| script(asked).into()),
             keys: RefCell::new(keys(&questions, 0, &OWN)),
             asked: RefCell::default(),
+            params: RefCell::default(),
             trained: RefCell::default(),
             restored: RefCell::default(),
             scored: RefCell::default(),

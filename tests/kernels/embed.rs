@@ -76,6 +76,7 @@ fn a_row_is_the_embedding_of_what_the_step_before_drew() {
                 temperature: 0.0,
                 top_k: 0,
                 top_p: 1.0,
+                min_p: 0.0,
             })
             .collect();
         let sample = Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs };
@@ -120,8 +121,8 @@ fn draws_are_fetched_as_they_were() {
         for i in 0..2 {
             plan.draw_rows.push(DrawRow { logit_row: i, weight: 1.0 });
             let (rows_start, rows_end) = (i, i + 1);
-            let (key, position, temperature, top_k, top_p) = (0, 0, 0.0, 0, 1.0);
-            plan.draws.push(Draw { rows_start, rows_end, key, position, temperature, top_k, top_p });
+            let (key, position, temperature, top_k, top_p, min_p) = (0, 0, 0.0, 0, 1.0, 0.0);
+            plan.draws.push(Draw { rows_start, rows_end, key, position, temperature, top_k, top_p, min_p });
         }
         let mut fetched = Vec::new();
         for peaks in [[3, 5], [1, 0], [7, 2]] {

@@ -248,8 +248,16 @@ fn the_loss_checks_its_operands() {
 
 // ---- sampling ----
 
-const PLAIN_DRAW: Draw =
-    Draw { rows_start: 0, rows_end: 1, key: 0, position: 0, temperature: 1.0, top_k: 0, top_p: 1.0 };
+const PLAIN_DRAW: Draw = Draw {
+    rows_start: 0,
+    rows_end: 1,
+    key: 0,
+    position: 0,
+    temperature: 1.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+};
 const ONLY: &[(u32, f32)] = &[(0, 1.0)];
 
 /// Tokens in the order that top-k and top-p keep them.
@@ -259,8 +267,9 @@ fn by_rank(q: &[f64]) -> Vec<usize> {
     order
 }
 
-/// The exact distribution of a draw from `q`: top-k, then top-p over its survivors.
-fn enumerate(q: &[f64], top_k: usize, top_p: f64) -> Vec<f64> {
+/// The exact distribution of a draw from `q`: top-k, then top-p over its survivors, then min-p, as in transformers.
+fn enumerate(q: &[f64], draw: &Draw) -> Vec<f64> {
+    let (top_k, top_p) = (draw.top_k as usize, f64::from(draw.top_p));
     let mut order = by_rank(q);
     if top_k > 0 {
         order.truncate(top_k);
@@ -269,7 +278,8 @@ fn enumerate(q: &[f64], top_k: usize, top_p: f64) -> Vec<f64> {
     let mut kept = vec![0.0; q.len()];
     let mut better = 0.0;
     for (n, &i) in order.iter().enumerate() {
-        if n == 0 || top_p >= 1.0 || better / total < top_p {
+        let likely = q[i] >= f64::from(draw.min_p) * q[order[0]];
+        if n == 0 || (top_p >= 1.0 || better / total < top_p) && likely {
             kept[i] = q[i];
         }
         better += q[i];
@@ -278,10 +288,10 @@ fn enumerate(q: &[f64], top_k: usize, top_p: f64) -> Vec<f64> {
     kept.iter().map(|q| q / total).collect()
 }
 
-/// The score of each token, whose largest wins: that of a token that top-k or top-p has removed is
+/// The score of each token, whose largest wins: that of a token that top-k, top-p or min-p has removed is
 /// minus infinity.
 fn gumbel_scores(q: &[f64], draw: &Draw) -> Vec<f64> {
-    let kept = enumerate(q, draw.top_k as usize, f64::from(draw.top_p));
+    let kept = enumerate(q, draw);
     let score = |token: usize| {
         let u = f64::from(uniform(draw.key, draw.position, token as u32));
         q[token].ln() - (-u.ln()).ln()
@@ -343,22 +353,29 @@ fn draws_follow_the_exact_distribution() {
         let name = device.name.clone();
         let mut head = Head::of_logits(device, &z);
         let cases = [
-            (1.0, 0, 1.0),
-            (0.5, 0, 1.0),
-            (2.5, 0, 1.0),
-            (1.0, 5, 1.0),
-            (1.0, 0, 0.7),
-            (1.3, 12, 0.8),
-            (0.7, 36, 0.999),
-            (1.0, 37, 0.95),
-            (1.0, 1000, 0.3),
-            (1.0, 1, 1.0),
-            (1.0, 0, 1e-9),
-            (1.0, 0, 0.0),
-            (1.0, 0, -1.0),
+            (1.0, 0, 1.0, 0.0),
+            (0.5, 0, 1.0, 0.0),
+            (2.5, 0, 1.0, 0.0),
+            (1.0, 5, 1.0, 0.0),
+            (1.0, 0, 0.7, 0.0),
+            (1.3, 12, 0.8, 0.0),
+            (0.7, 36, 0.999, 0.0),
+            (1.0, 37, 0.95, 0.0),
+            (1.0, 1000, 0.3, 0.0),
+            (1.0, 1, 1.0, 0.0),
+            (1.0, 0, 1e-9, 0.0),
+            (1.0, 0, 0.0, 0.0),
+            (1.0, 0, -1.0, 0.0),
+            (1.0, 0, 1.0, 0.1),
+            (0.7, 0, 1.0, 0.02),
+            (1.0, 0, 0.7, 0.2),
+            (1.3, 12, 0.8, 0.3),
+            (1.0, 20, 1.0, 0.05),
+            (2.5, 0, 1.0, 1e-9),
+            (1.0, 0, 1.0, 1.0),
         ];
-        for (n, (temperature, top_k, top_p)) in cases.into_iter().enumerate() {
-            let repeats = match (head.slow(), top_k == 0 && top_p == 1.0) {
+        for (n, (temperature, top_k, top_p, min_p)) in cases.into_iter().enumerate() {
+            let repeats = match (head.slow(), top_k == 0 && top_p == 1.0 && min_p == 0.0) {
                 (false, _) => 20_000,
                 (true, true) => 200,
                 (true, false) => 48,
@@ -366,15 +383,18 @@ fn draws_follow_the_exact_distribution() {
             let draws: Vec<(Draw, &[(u32, f32)])> = (0..repeats)
                 .map(|i| {
                     let key = mix(i / 4) ^ n as u64;
-                    (Draw { key, position: i as u32 % 4, temperature, top_k, top_p, ..PLAIN_DRAW }, ONLY)
+                    (
+                        Draw { key, position: i as u32 % 4, temperature, top_k, top_p, min_p, ..PLAIN_DRAW },
+                        ONLY,
+                    )
                 })
                 .collect();
             let (tokens, logprobs) = head.draw(&Head::one(), &draws, 1);
             let mut counts = vec![0; z.len()];
             tokens.iter().for_each(|&t| counts[t as usize] += 1);
             let q = softmax(&widen(&z), f64::from(temperature));
-            let exact = enumerate(&q, top_k as usize, f64::from(top_p));
-            let what = format!("{name}, T {temperature}, k {top_k}, p {top_p}");
+            let exact = enumerate(&q, &draws[0].0);
+            let what = format!("{name}, T {temperature}, k {top_k}, p {top_p}, min {min_p}");
             assert_distribution(&what, &counts, &exact);
             for ((draw, _), (&token, &logprob)) in draws.iter().zip(tokens.iter().zip(&logprobs)).take(250) {
                 assert!((f64::from(logprob) + nll(&widen(&z), token as usize)).abs() < 1e-5);
@@ -404,6 +424,16 @@ fn ties_go_to_the_lower_id_in_every_filter() {
         assert_eq!(drawn(Draw { top_k: 3, top_p: 0.3, ..PLAIN_DRAW }), [1]);
         assert_eq!(drawn(Draw { top_k: 3, top_p: 0.4, ..PLAIN_DRAW }), [1, 2]);
         assert_eq!(drawn(Draw { top_k: 3, top_p: 0.7, ..PLAIN_DRAW }), [1, 2, 3]);
+        // exp(-0.5) = 0.607 and exp(-1) = 0.368 times as likely as the best.
+        assert_eq!(drawn(Draw { min_p: 1.0, ..PLAIN_DRAW }), [1, 2, 3]);
+        assert_eq!(drawn(Draw { min_p: 0.61, ..PLAIN_DRAW }), [1, 2, 3]);
+        assert_eq!(drawn(Draw { min_p: 0.6, ..PLAIN_DRAW }), [1, 2, 3, 5]);
+        assert_eq!(drawn(Draw { min_p: 0.37, ..PLAIN_DRAW }), [1, 2, 3, 5]);
+        assert_eq!(drawn(Draw { min_p: 0.36, ..PLAIN_DRAW }), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(drawn(Draw { min_p: 0.5, temperature: 0.5, ..PLAIN_DRAW }), [1, 2, 3]);
+        assert_eq!(drawn(Draw { min_p: 0.6, top_k: 2, ..PLAIN_DRAW }), [1, 2]);
+        // Top-p is a share of what min-p leaves out too: of what it keeps, 0.6 would be two tokens.
+        assert_eq!(drawn(Draw { min_p: 0.9, top_p: 0.6, ..PLAIN_DRAW }), [1, 2, 3]);
         assert_eq!(drawn(Draw { temperature: 1e-30, ..PLAIN_DRAW }), [1, 2, 3]);
         assert_eq!(drawn(Draw { temperature: 1e-42, top_k: 2, ..PLAIN_DRAW }), [1, 2]);
     }
@@ -423,7 +453,7 @@ fn each_draw_is_the_gumbel_maximum_over_a_large_vocabulary() {
             let name = device.name.clone();
             let z = logits(&widen(&hidden), &w, d);
             let mut head = Head::new(device, &w, d);
-            let n = if head.slow() { 48 } else { 240 };
+            let n = if head.slow() { 72 } else { 240 };
             let draws: Vec<Draw> = (0..n)
                 .map(|i| Draw {
                     key: random.bits(),
@@ -431,6 +461,7 @@ fn each_draw_is_the_gumbel_maximum_over_a_large_vocabulary() {
                     temperature: [1.0, 0.6, 1.7][i as usize % 3],
                     top_k: [0, 0, 40, 3000][i as usize / 3 % 4],
                     top_p: [1.0, 0.9, 0.5, 0.99][i as usize / 12 % 4],
+                    min_p: if i < 48 { 0.0 } else { [0.02, 1e-8, 0.3, 1.0][i as usize % 4] },
                     ..PLAIN_DRAW
                 })
                 .collect();
@@ -466,6 +497,7 @@ fn sampled_log_probabilities_are_the_trainers_bits_and_draws_ignore_their_compan
                     temperature: [0.0, 1.0, 0.8][i as usize % 3],
                     top_k: [0, 50][i as usize % 2],
                     top_p: [1.0, 0.9][i as usize / 2 % 2],
+                    min_p: [0.0, 0.1][i as usize / 4 % 2],
                     ..PLAIN_DRAW
                 })
                 .collect();
@@ -508,18 +540,24 @@ fn groups_draw_from_their_mixture() {
             (0..v).map(|t| group.iter().map(|&(r, w)| f64::from(w) * parts[r as usize][t]).sum()).collect()
         };
         let repeats = if head.slow() { 48 } else { 20_000 };
-        for (temperature, top_k, top_p) in
-            [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.5, 7, 1.0), (1.0, 0, 0.8), (0.9, 9, 0.7)]
-        {
+        for (temperature, top_k, top_p, min_p) in [
+            (1.0, 0, 1.0, 0.0),
+            (0.6, 0, 1.0, 0.0),
+            (1.5, 7, 1.0, 0.0),
+            (1.0, 0, 0.8, 0.0),
+            (0.9, 9, 0.7, 0.0),
+            (0.8, 0, 1.0, 0.2),
+            (1.2, 0, 0.9, 0.1),
+        ] {
             let draws: Vec<_> = (0..repeats)
-                .map(|key| (Draw { key, temperature, top_k, top_p, ..PLAIN_DRAW }, group))
+                .map(|key| (Draw { key, temperature, top_k, top_p, min_p, ..PLAIN_DRAW }, group))
                 .collect();
             let (tokens, logprobs) = head.draw(&hidden, &draws, 3);
             let mut counts = vec![0; v];
             tokens.iter().for_each(|&t| counts[t as usize] += 1);
             let q = mixture(f64::from(temperature));
-            let what = format!("T {temperature}, k {top_k}, p {top_p}");
-            assert_distribution(&what, &counts, &enumerate(&q, top_k as usize, f64::from(top_p)));
+            let what = format!("T {temperature}, k {top_k}, p {top_p}, min {min_p}");
+            assert_distribution(&what, &counts, &enumerate(&q, &draws[0].0));
             let plain = mixture(1.0);
             for ((draw, _), (&token, &logprob)) in draws.iter().zip(tokens.iter().zip(&logprobs)).take(200) {
                 assert!((f64::from(logprob) - plain[token as usize].ln()).abs() < 1e-5);
@@ -585,6 +623,7 @@ fn logits_that_are_not_finite_neither_panic_nor_reach_other_rows() {
                     temperature: [0.0, 1.0][i as usize % 2],
                     top_k: [0, 10][i as usize / 2 % 2],
                     top_p: [1.0, 0.9][i as usize / 4 % 2],
+                    min_p: [0.0, 0.1][i as usize / 8 % 2],
                     ..PLAIN_DRAW
                 };
                 (draw, [(i as u32 % 3, 1.0)])
@@ -625,6 +664,9 @@ fn draws_that_make_no_sense_are_errors() {
             (Draw { temperature: -1.0, ..PLAIN_DRAW }, "temperature -1"),
             (Draw { temperature: f32::NAN, ..PLAIN_DRAW }, "temperature NaN"),
             (Draw { top_p: f32::NAN, ..PLAIN_DRAW }, "top-p"),
+            (Draw { min_p: f32::NAN, ..PLAIN_DRAW }, "min-p NaN"),
+            (Draw { min_p: -0.1, ..PLAIN_DRAW }, "min-p -0.1"),
+            (Draw { min_p: 1.5, ..PLAIN_DRAW }, "min-p 1.5"),
         ] {
             plan.draws = vec![draw];
             let error = error_of(&mut d, &plan, op.clone());

@@ -1,4 +1,4 @@
-//! Drawing tokens: temperature, top-k, top-p and Gumbel-max (Maddison et al. 2014, arXiv 1411.0030) over logits that exist
+//! Drawing tokens: temperature, top-k, top-p, min-p and Gumbel-max (Maddison et al. 2014, arXiv 1411.0030) over logits that exist
 //! only in the workspace.
 //!
 //! The order in which tokens are considered is free, because a draw's noise is a function of (key, position, token) alone. So the search
@@ -166,10 +166,33 @@ pub(super) fn task_bytes(vocab: usize) -> usize {
     vocab * (size_of::<f32>() + 2 * (size_of::<u64>() + size_of::<f32>()))
 }
 
-/// Leaves in `scratch.candidates` the tokens that survive top-k and then top-p.
+/// Leaves in `scratch.candidates` the tokens that survive top-k, then top-p and then min-p.
 fn survivors(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) {
+    if draw.limits_count(x.z.len()) || draw.top_p < 1.0 {
+        leading(level, x, draw, scratch);
+    } else {
+        gather(level, x.z, lowest_of_min_p(x, draw.min_p), &mut scratch.candidates);
+    }
+    if draw.min_p > 0.0 {
+        let Scratch { candidates, scores: found, .. } = scratch;
+        masses(level, x, candidates, found);
+        let mut of = found.iter();
+        candidates.retain(|_| of.next().is_some_and(|&mass| mass >= draw.min_p));
+    }
+}
+
+/// A logit that none of the tokens that survive min-p is below. The most likely token has mass 1.
+fn lowest_of_min_p(x: Scores<'_>, min_p: f32) -> f32 {
+    // In f64 and a little further, so that no rounding loses a token: of the masses, which decide,
+    // of this logarithm, or of the logits' distances.
+    let reach = -f64::from(min_p).ln() * (1.0 + 1e-4) + 1e-4;
+    (f64::from(x.largest) - reach * f64::from(x.temperature)) as f32
+}
+
+/// Leaves in `scratch.candidates` the tokens that survive top-k and then top-p.
+fn leading(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) {
     let Scratch { candidates, scores: found, .. } = scratch;
-    let top_k = if draw.top_k == 0 { x.z.len() } else { (draw.top_k as usize).min(x.z.len()) };
+    let top_k = if draw.limits_count(x.z.len()) { draw.top_k as usize } else { x.z.len() };
     let by_mass = draw.top_p < 1.0;
     let lowest = |reach: f32| x.largest - reach * x.temperature;
     if top_k < x.z.len() {
@@ -285,8 +308,7 @@ fn choose(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) -> u3
     if x.temperature == 0.0 || !x.largest.is_finite() {
         return first;
     }
-    let top_k = draw.top_k > 0 && (draw.top_k as usize) < x.z.len();
-    if !top_k && draw.top_p >= 1.0 {
+    if !draw.limits_count(x.z.len()) && draw.top_p >= 1.0 && draw.min_p == 0.0 {
         return draw_from_all(level, x, first, draw.key, draw.position);
     }
     survivors(level, x, draw, scratch);

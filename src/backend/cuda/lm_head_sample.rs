@@ -170,7 +170,7 @@ pub fn run(
     let mut sampling = Sampling { plain: 0, filtered: 0 };
     for draw in &plan.draws {
         let filtered = draw.temperature != 0.0
-            && (draw.top_k > 0 && (draw.top_k as usize) < vocabulary || draw.top_p < 1.0);
+            && (draw.limits_count(vocabulary) || draw.top_p < 1.0 || draw.min_p > 0.0);
         let which =
             if filtered || group(draw).len() > 1 { &mut sampling.filtered } else { &mut sampling.plain };
         *which = c.plan.bounds.draws;

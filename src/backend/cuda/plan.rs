@@ -60,6 +60,8 @@ struct DeviceDraw {
     top_k: u32,
     temperature: f32,
     top_p: f32,
+    min_p: f32,
+    unused: u32,
 }
 
 /// The dropout of a sequence as the device sees it.
@@ -208,6 +210,8 @@ impl DevicePlan {
                 top_k: d.top_k,
                 temperature: d.temperature,
                 top_p: d.top_p,
+                min_p: d.min_p,
+                unused: 0,
             })
             .collect();
         let dropout: Vec<DeviceDropout> = plan

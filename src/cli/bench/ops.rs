@@ -237,6 +237,7 @@ fn decode(slots: &[Slot], batch: usize, vocab: usize) -> BatchPlan {
             temperature: 1.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
         });
     }
     plan

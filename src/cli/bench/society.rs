@@ -169,6 +169,7 @@ impl Society {
                     temperature: 1.0,
                     top_k: 0,
                     top_p: 1.0,
+                    min_p: 0.0,
                     max_tokens: max_tokens as u32,
                 },
                 key: self.random.next(),

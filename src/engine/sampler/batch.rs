@@ -95,6 +95,7 @@ impl Round {
                 temperature: job.params.temperature,
                 top_k: job.params.top_k,
                 top_p: job.params.top_p,
+                min_p: job.params.min_p,
             });
         }
         Ok(SampleBatch { plan, draws })

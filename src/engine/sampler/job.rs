@@ -29,8 +29,8 @@ pub struct JobKey {
     /// Weights, and the bits of the share.
     pub members: Vec<(WeightsId, u32)>,
     pub prompt: Arc<[u32]>,
-    /// The bits of temperature, top-k, top-p, and the most tokens.
-    params: [u32; 4],
+    /// The bits of temperature, top-k, top-p, min-p, and the most tokens.
+    params: [u32; 5],
     draw: u64,
     stop: Option<u64>,
 }
@@ -41,7 +41,7 @@ impl JobKey {
         Self {
             members: members.iter().map(|&(w, share)| (w, share.to_bits())).collect(),
             prompt: request.prompt.clone(),
-            params: [p.temperature.to_bits(), p.top_k, p.top_p.to_bits(), p.max_tokens],
+            params: [p.temperature.to_bits(), p.top_k, p.top_p.to_bits(), p.min_p.to_bits(), p.max_tokens],
             // A greedy draw uses no randomness.
             draw: if p.temperature == 0.0 { 0 } else { request.key },
             stop: request.stop.as_ref().map(|s| s.id()),

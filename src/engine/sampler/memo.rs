@@ -105,7 +105,7 @@ mod tests {
         let request = SampleRequest {
             adapters: vec![(AdapterId::BASE, 1.0)],
             prompt: Arc::from([1, 2, 3]),
-            params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 4 },
+            params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 4 },
             key: draw,
             iteration: 0,
             priority: 0,

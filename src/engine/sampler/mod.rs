@@ -233,6 +233,9 @@ impl Sampler {
         if p.top_p.is_nan() || p.top_p <= 0.0 {
             return wrong(format!("top_p {} is not above 0", p.top_p));
         }
+        if !(0.0..=1.0).contains(&p.min_p) {
+            return wrong(format!("min_p {} is not a number from 0 to 1", p.min_p));
+        }
         let count = request.adapters.len();
         if count == 0 || count > self.limits.max_group {
             return wrong(format!("{count} adapters in a draw group, from 1 to {}", self.limits.max_group));

@@ -163,7 +163,7 @@ fn request(adapters: &[(u32, f32)], prompt: &[u32], max_tokens: u32, key: u64) -
     SampleRequest {
         adapters: adapters.iter().map(|&(a, w)| (AdapterId(a), w)).collect(),
         prompt: prompt.into(),
-        params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens },
+        params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens },
         key,
         iteration: 0,
         priority: 0,
@@ -186,6 +186,7 @@ fn expected(r: &SampleRequest, slots: &SlotTable, limits: &SamplerLimits) -> Sam
             temperature: r.params.temperature,
             top_k: r.params.top_k,
             top_p: r.params.top_p,
+            min_p: r.params.min_p,
         };
         let members = r.adapters.iter().map(|&(a, share)| {
             let weights = slots.weights(a).unwrap().0;
@@ -559,6 +560,9 @@ fn bad_requests_are_refused_one_by_one() {
     assert!(refused(&|r| r.params.max_tokens = 0).contains("max_tokens"));
     assert!(refused(&|r| r.params.temperature = -1.0).contains("temperature"));
     assert!(refused(&|r| r.params.top_p = 0.0).contains("top_p"));
+    for min_p in [-0.1, 1.1, f32::NAN] {
+        assert!(refused(&|r| r.params.min_p = min_p).contains("min_p"));
+    }
     assert!(refused(&|r| r.adapters = vec![]).contains("0 adapters"));
     assert!(refused(&|r| r.adapters = vec![(AdapterId(99), 1.0)]).contains("adapter 99"));
     assert!(refused(&|r| r.adapters[0].1 = 0.5).contains("distribution"));

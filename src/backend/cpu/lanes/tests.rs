@@ -60,6 +60,7 @@ fn all_operations(level: Level, bf16_kv: bool) -> Vec<u32> {
                 temperature: [1.0, 0.7, 0.0][i as usize % 3],
                 top_k: [0, 20][i as usize / 3 % 2],
                 top_p: [1.0, 0.8][i as usize / 6 % 2],
+                min_p: [0.0, 0.05, 0.3][i as usize / 12 % 3],
             })
             .collect(),
         draw_rows: (0..41).map(row).collect(),
