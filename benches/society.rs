@@ -62,6 +62,7 @@ fn write_model(folder: &Path) {
         "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS, "vocab_size": VOCAB, "tie_word_embeddings": true, "rms_norm_eps": 1e-5,
         "max_position_embeddings": 2048, "hidden_act": "silu", "rope_theta": 10000.0,
+        "bos_token_id": null, "eos_token_id": null,
     });
     std::fs::write(folder.join("config.json"), config.to_string()).expect("config.json");
     let mut random = Random(1);

@@ -58,7 +58,9 @@ fn defaults_follow_transformers() {
     })
     .unwrap();
     assert_eq!((c.num_kv_heads, c.head_dim, c.rope.theta), (4, 16, 10_000.0));
-    assert!(c.eos_token_ids.is_empty());
+    assert_eq!((c.bos_token_id, c.eos_token_ids.as_slice()), (Some(1), &[2][..]), "Llama's");
+    let c = config_with(set("eos_token_id", json!(null))).unwrap();
+    assert!(c.eos_token_ids.is_empty(), "null is none");
     let c = config_with(set("head_dim", json!(32))).unwrap();
     assert_eq!(c.heads().q_width(), 128, "head_dim is its own field");
 }
@@ -121,15 +123,9 @@ fn every_end_of_sequence_token_counts() {
 
 #[test]
 fn missing_fields_are_named() {
-    for field in [
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "max_position_embeddings",
-        "rms_norm_eps",
-    ] {
+    for field in
+        ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    {
         let e = config_with(remove(field)).unwrap_err().to_string();
         assert!(e.starts_with(&format!("m/config.json, field {field}: missing, expected ")), "{e}");
     }

@@ -140,4 +140,5 @@ def main():
     print("[\n" + ",\n".join(json.dumps(r) for r in records) + "\n]")
 
 
-main()
+if __name__ == "__main__":
+    main()

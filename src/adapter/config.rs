@@ -12,7 +12,10 @@ use crate::error::{Error, Result};
 use crate::files::json::{Fields, brief, parse_object};
 use crate::files::{Bytes, written_out};
 
-pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const CONFIG: &str = ADAPTER_CONFIG;
+
+/// The file that makes a folder one of an adapter.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Fields of adapter_config.json that say nothing about the adapter's mathematics, whatever they hold.
 const HARMLESS: [&str; 10] = [
@@ -88,6 +91,9 @@ impl PeftConfig {
     /// Reads the one of a PEFT folder.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
+        if !path.exists() {
+            return Err(Error::file(&path, no_config(folder)));
+        }
         Self::parse(&Bytes::open(&path)?, &path.display().to_string())
     }
 
@@ -167,6 +173,73 @@ impl PeftConfig {
         let base = self.base.as_deref()?;
         (!names.iter().any(|name| last_component(name) == last_component(base))).then_some(base)
     }
+}
+
+/// What is wrong with a folder that has no adapter_config.json, and what may have been meant.
+fn no_config(folder: &Path) -> String {
+    const EXPECTED: &str = "expected the folder of a PEFT adapter";
+    let inside = adapters_in(folder);
+    if !inside.is_empty() {
+        return format!("found no such file, {EXPECTED}; {}", holding(&inside));
+    }
+    match (folder.is_dir(), folder.join("config.json").exists()) {
+        (false, _) => format!("found no folder {}, {EXPECTED}", folder.display()),
+        (true, true) => format!("found no such file beside config.json of a model, {EXPECTED}"),
+        (true, false) => format!("found no such file, {EXPECTED}"),
+    }
+}
+
+/// Says of a folder, such as a trainer's output, which adapters are in it.
+pub fn holding(adapters: &[String]) -> String {
+    /// As many as an error names.
+    const SHOWN: usize = 8;
+    let more = adapters.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = adapters[..adapters.len().min(SHOWN)].join(", ");
+    format!("there are adapters in the folders {shown}{more} inside: give one of these")
+}
+
+/// The folders inside `folder` that are adapters, such as `checkpoint-10` or `checkpoint-10/critic`, numbers in their order.
+pub fn adapters_in(folder: &Path) -> Vec<String> {
+    /// Entries of a folder that are looked at.
+    const MOST: usize = 1000;
+    let folders = |of: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(of).into_iter().flatten().take(MOST);
+        let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+        names.filter(|name| of.join(name).is_dir()).collect()
+    };
+    let mut found = Vec::new();
+    for outer in folders(folder) {
+        let path = folder.join(&outer);
+        let is_adapter = |path: &Path| path.join(CONFIG).is_file();
+        let inner = folders(&path).into_iter().filter(|name| is_adapter(&path.join(name)));
+        found.extend(inner.map(|inner| format!("{outer}/{inner}")));
+        if is_adapter(&path) {
+            found.push(outer);
+        }
+    }
+    sort_naturally(&mut found);
+    found
+}
+
+/// Sorts names, numbers in them by value: `checkpoint-9` before `checkpoint-10`.
+pub fn sort_naturally(names: &mut [String]) {
+    names.sort_by_cached_key(|name| {
+        let mut key = String::new();
+        let mut digits = String::new();
+        for c in name.chars().chain(['\0']) {
+            if c.is_ascii_digit() {
+                digits.push(c);
+                continue;
+            }
+            if !digits.is_empty() {
+                key.push_str(&format!("{digits:0>20}"));
+                digits.clear();
+            }
+            key.push(c);
+        }
+        key
+    });
 }
 
 /// What the first pattern that matches gives.

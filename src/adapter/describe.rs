@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::PeftConfig;
 use super::init::scale;
-use super::peft::{Base, OPTIMIZER, WEIGHTS};
+use super::peft::{Base, OPTIMIZER, WEIGHTS, saved_end};
 use crate::error::{Error, Result};
 use crate::files::TensorFile;
 
@@ -24,6 +24,8 @@ pub struct Description {
     pub dropout: f64,
     /// Numbers of A and B.
     pub parameters: usize,
+    /// Modules of the base of which the file has a copy, which must be the base's own.
+    pub copies: Vec<String>,
     /// Types they are stored in.
     pub types: Vec<String>,
     /// Bytes of the file of weights.
@@ -60,15 +62,17 @@ pub fn describe(folder: &Path) -> Result<Description> {
     }
     let targets: BTreeSet<&str> = ranks.keys().map(|m| m.rsplit('.').next().unwrap_or(m)).collect();
     let numbers = |name| file.shape(name).map_or(0, |s| s.iter().product());
+    let own = || file.names().filter(|name| saved_end(name).is_none());
     let types: BTreeSet<String> =
-        file.names().filter_map(|n| file.raw(n)).map(|(t, ..)| format!("{t:?}").to_lowercase()).collect();
+        own().filter_map(|n| file.raw(n)).map(|(t, ..)| format!("{t:?}").to_lowercase()).collect();
     Ok(Description {
         base: config.base.map(|name| Base { name, revision: config.revision }),
         shapes,
         rslora,
         targets: targets.into_iter().map(String::from).collect(),
         dropout: config.dropout,
-        parameters: file.names().map(numbers).sum(),
+        parameters: own().map(numbers).sum(),
+        copies: file.names().filter_map(saved_end).map(String::from).collect(),
         types: types.into_iter().collect(),
         bytes: file.bytes().len() as u64,
         optimizer: optimizer(folder)?,
@@ -78,7 +82,7 @@ pub fn describe(folder: &Path) -> Result<Description> {
 /// Modules and their ranks, by the tensors' names and shapes.
 fn ranks(file: &TensorFile) -> Result<BTreeMap<&str, usize>> {
     let mut ranks = BTreeMap::new();
-    for name in file.names() {
+    for name in file.names().filter(|name| saved_end(name).is_none()) {
         let module = name.strip_prefix("base_model.model.").and_then(|rest| rest.strip_suffix(".weight"));
         match (module.and_then(|m| m.rsplit_once('.')), file.shape(name)) {
             (Some((module, "lora_A")), Some(&[rank, _])) if rank > 0 => drop(ranks.insert(module, rank)),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{Snapshot, Targets, matrices, read_peft};
+use super::{BaseWeights, Snapshot, Targets, matrices, read_peft_on};
 use crate::backend::{AdapterLayout, LoraMatrix, MAX_RANK, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
 
@@ -39,7 +39,7 @@ impl Default for NewAdapter {
     }
 }
 
-/// Where an adapter of the command line comes from: a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`.
+/// Where an adapter of the command line comes from: a PEFT folder (or a name on the hub, which is looked for where no folder is), or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AdapterOrigin {
     /// Initialised here.
@@ -77,11 +77,11 @@ impl AdapterOrigin {
         Ok(AdapterOrigin::New(new))
     }
 
-    /// The adapter for a model with this layout.
-    pub fn snapshot(&self, layout: &AdapterLayout) -> Result<Snapshot> {
+    /// The adapter for a model with this layout and these ends.
+    pub fn snapshot(&self, layout: &AdapterLayout, base: &dyn BaseWeights) -> Result<Snapshot> {
         match self {
             AdapterOrigin::New(new) => new.snapshot(layout),
-            AdapterOrigin::Folder(folder) => read_peft(folder, layout),
+            AdapterOrigin::Folder(folder) => read_peft_on(folder, layout, base),
         }
     }
 }

@@ -6,7 +6,7 @@ mod init;
 mod peft;
 mod targets;
 
-pub use config::PeftConfig;
+pub use config::{ADAPTER_CONFIG, PeftConfig, adapters_in, holding, sort_naturally};
 pub use describe::{Description, describe};
 pub use init::*;
 pub use peft::*;

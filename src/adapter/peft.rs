@@ -7,13 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::config::{CONFIG, PeftConfig};
 use super::init::scale;
-use super::targets::suffix;
+use super::targets::{ENDS, suffix};
 use super::{Matrices, MatrixInfo, Moments, Snapshot, matrices, suffixes};
-use crate::backend::{AdapterLayout, LoraMatrix, PartSpec, SlotSpec};
+use crate::backend::{AdapterLayout, LoraMatrix, PartSpec, SlotSpec, WeightView};
 use crate::error::{Error, Result};
-use crate::files::{TensorFile, safetensors_bytes, sync_folder, write_whole};
+use crate::files::{TensorFile, safetensors_bytes, same_values, sync_folder, write_whole};
 
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const WEIGHTS: &str = ADAPTER_WEIGHTS;
+
+/// The file of an adapter's matrices.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// What PEFT puts before the name of a module of the model.
@@ -34,8 +37,32 @@ impl From<&str> for Base {
     }
 }
 
-/// Reads a PEFT folder for a model with this layout.
+/// The ends of a base, of which a PEFT folder may hold copies beside the adapter's matrices.
+pub trait BaseWeights {
+    /// The matrix of `model.embed_tokens` or of `lm_head`, if the base has it.
+    fn end(&self, module: &str) -> Result<Option<WeightView<'_>>>;
+    /// Gives back the memory that reading it took.
+    fn release(&self);
+}
+
+/// A base of which nothing is known.
+pub struct NoBase;
+
+impl BaseWeights for NoBase {
+    fn end(&self, _module: &str) -> Result<Option<WeightView<'_>>> {
+        Ok(None)
+    }
+    fn release(&self) {}
+}
+
+/// Reads a PEFT folder for a model with this layout; a copy of an end of the base in it is an error, as there is nothing to compare it with.
 pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
+    read_peft_on(folder, layout, &NoBase)
+}
+
+/// Reads a PEFT folder for a model with this layout and these ends. Copies of the ends, as PEFT saves them where it thinks that the
+/// vocabulary was resized, are passed over if they are the base's own, number by number, and an error otherwise.
+pub fn read_peft_on(folder: &Path, layout: &AdapterLayout, base: &dyn BaseWeights) -> Result<Snapshot> {
     let config = PeftConfig::read(folder)?;
     let spec = config.spec(layout)?;
     let path = folder.join(WEIGHTS);
@@ -43,7 +70,8 @@ pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
         return Err(Error::file(folder, format!("found adapter_model.bin, expected {WEIGHTS}")));
     }
     let file = TensorFile::open(&path)?;
-    let weights = read_matrices(&file, &spec, layout, &[""]).map_err(|e| match (e, &config.base) {
+    let weights = check_saved_ends(&file, base).and_then(|()| read_matrices(&file, &spec, layout, &[""]));
+    let weights = weights.map_err(|e| match (e, &config.base) {
         // What does not fit most often belongs to another model.
         (Error::Input { place, problem }, Some(base)) => {
             Error::input(place, format!("{problem} (the adapter was made for {base})"))
@@ -51,6 +79,42 @@ pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
         (e, _) => e,
     })?;
     Ok(Snapshot { spec, weights: weights.into_iter().next().unwrap_or_default(), moments: None })
+}
+
+/// The module whose matrix in the base a tensor of a PEFT file is a copy of: `model.embed_tokens` or `lm_head`.
+pub(super) fn saved_end(name: &str) -> Option<&'static str> {
+    let module = name.strip_prefix(WRAPPER).unwrap_or(name).strip_suffix(".weight")?;
+    ENDS.into_iter().find(|end| *end == module)
+}
+
+/// That the copies of the base's ends in a file are the base's own.
+fn check_saved_ends(file: &TensorFile, base: &dyn BaseWeights) -> Result<()> {
+    for name in file.names() {
+        let Some(module) = saved_end(name) else { continue };
+        let wrong = |problem: String| {
+            let meaning =
+                "PEFT would put this matrix in the place of the base's, which all adapters here share";
+            Err(Error::input(format!("{}, tensor {name}", file.place()), format!("{problem}: {meaning}")))
+        };
+        let Some(own) = base.end(module)? else {
+            return wrong(format!(
+                "found a copy of {module}, which this base cannot be compared with, expected none"
+            ));
+        };
+        let shape = [own.rows, own.cols];
+        if file.shape(name) != Some(shape.as_slice()) {
+            let found = file.shape(name).unwrap_or_default();
+            return wrong(format!("found shape {found:?}, expected that of the base's {module}, {shape:?}"));
+        }
+        let pause = || {
+            base.release();
+            file.release();
+        };
+        if !same_values(file.view(name, &shape)?, own, pause) {
+            return wrong(format!("found other numbers than the base's {module} has, expected the same"));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a PEFT folder together with the optimizer's state, if [`write_peft`] put one there.
@@ -250,7 +314,8 @@ fn read_matrices(
     prefixes: &[&str],
 ) -> Result<Vec<Matrices>> {
     let mut unread: BTreeMap<String, &str> = BTreeMap::new();
-    for name in file.names() {
+    // What stands for the base's ends was compared with them.
+    for name in file.names().filter(|name| saved_end(name).is_none()) {
         let prefix = prefixes.iter().find(|p| name.starts_with(**p)).unwrap_or(&"");
         if let Some(other) = unread.insert(plain_name(prefix, name), name) {
             let problem = format!("found it a second time as {other}, expected each matrix once");

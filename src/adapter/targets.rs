@@ -14,7 +14,7 @@ const SIZE_LIMIT: usize = 128 << 10;
 pub(super) const MAX_PATTERNS: usize = 1024;
 
 /// What an adapter must not change, though a model has it: their LoRA would be one of embeddings.
-const ENDS: [&str; 2] = ["model.embed_tokens", "lm_head"];
+pub(super) const ENDS: [&str; 2] = ["model.embed_tokens", "lm_head"];
 
 /// PEFT's word for every linear but the lm_head.
 const ALL_LINEAR: &str = "all-linear";

@@ -8,9 +8,9 @@ use super::common::name_value;
 use super::models;
 use super::screen::{Screen, bytes};
 use super::session::{Society, warn_of_other_base};
-use crate::adapter::read_peft;
+use crate::adapter::read_peft_on;
 use crate::error::{Error, Result};
-use crate::model::{MergedType, ModelConfig, adapter_layout, merge};
+use crate::model::{MergedType, adapter_layout, merge};
 
 /// Options of `merge`.
 #[derive(ClapArgs, Debug)]
@@ -26,10 +26,11 @@ use crate::model::{MergedType, ModelConfig, adapter_layout, merge};
   colloquy score --model merged --input texts.jsonl --output -"
 )]
 pub struct Args {
-    /// A Hugging Face model folder, or `embedded`.
+    /// A Hugging Face model folder, OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
     #[arg(long, value_name = "DIR", required_unless_present = "society")]
     model: Option<String>,
-    /// The adapter: a PEFT folder and a name for it, or with --society the name of one of the lane's.
+    /// The adapter: a PEFT folder or OWNER/NAME[@REVISION] of the Hugging Face hub and a name for it, or with --society the name of one of the
+    /// lane's.
     #[arg(long, value_name = "NAME=DIR")]
     adapter: String,
     /// A run folder: its base model and the adapters of one iteration (the last, unless @ITERATION is given).
@@ -59,8 +60,9 @@ pub fn run(args: Args) -> Result<()> {
     let (model, name, adapter) = sources(&args)?;
     check_output(&args.output, args.force, &[Path::new(&model), &adapter])?;
     let files = models::open(&model, &screen)?.files;
-    let config = ModelConfig::read(&files)?;
-    let snapshot = read_peft(&adapter, &adapter_layout(&config))?;
+    let config = models::config(&files, &screen)?;
+    let adapter = models::adapter(&adapter, &screen)?;
+    let snapshot = read_peft_on(&adapter, &adapter_layout(&config), &files)?;
     warn_of_other_base(&adapter, &name, &files, &screen)?;
     let merged = merge(&files, &config, &snapshot, args.dtype, &args.output)?;
     screen.line(&format!(

@@ -1,11 +1,12 @@
-//! What a user names as a model: a folder, `embedded`, or a repository of the hub.
+//! What a user names as a model: a folder, `embedded`, or a repository of the hub; and as an adapter: a folder or such a repository.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::screen::Screen;
+use crate::adapter::AdapterOrigin;
 use crate::error::{Error, Result};
-use crate::hub::{self, HubName, Watch};
-use crate::model::{EMBEDDED, ModelFiles};
+use crate::hub::{self, HubName, Kind, Watch};
+use crate::model::{EMBEDDED, ModelConfig, ModelFiles};
 
 /// A model's files, and what it is called.
 pub struct Opened {
@@ -40,10 +41,46 @@ pub fn open(name: &str, screen: &Screen) -> Result<Opened> {
     match place(name)? {
         Place::Here => Ok(Opened { files: ModelFiles::named(name)?, commit: None }),
         Place::Hub(name) => {
-            let snapshot = hub::fetch(&name, &Downloads(screen))?;
+            let snapshot = hub::fetch(&name, Kind::Model, &Downloads(screen))?;
             screen.line(&format!("hub      {name} is commit {}", snapshot.commit));
             Ok(Opened { files: ModelFiles::open(&snapshot.folder)?, commit: Some(snapshot.commit) })
         }
+    }
+}
+
+/// A model's configuration. Says so where its lm_head is another than config.json promises.
+pub fn config(files: &ModelFiles, screen: &Screen) -> Result<ModelConfig> {
+    let config = ModelConfig::read(files)?;
+    if config.unties {
+        screen.line(&format!("warning: {}: {UNTIED}", files.file_place("config.json")));
+    }
+    Ok(config)
+}
+
+/// What is said of a model whose config.json ties two matrices that are not the same.
+pub const UNTIED: &str =
+    "tie_word_embeddings is true, but lm_head.weight is another matrix than the embedding; it is used";
+
+/// The folder of the adapter `name`: a folder of that name wins over the hub. Downloads what the cache lacks of it.
+pub fn adapter(name: &Path, screen: &Screen) -> Result<PathBuf> {
+    if name.exists() {
+        return Ok(name.into());
+    }
+    let Some(hub_name) = name.to_str().and_then(HubName::parse) else {
+        let expected =
+            "a PEFT folder with adapter_config.json, or OWNER/NAME[@REVISION] on the Hugging Face hub";
+        return Err(Error::file(name, format!("found no folder, expected {expected}")));
+    };
+    let snapshot = hub::fetch(&hub_name, Kind::Adapter, &Downloads(screen))?;
+    screen.line(&format!("hub      {hub_name} is commit {}", snapshot.commit));
+    Ok(snapshot.folder)
+}
+
+/// The adapter of `origin`, its folder here if it has one.
+pub fn origin(origin: &AdapterOrigin, screen: &Screen) -> Result<AdapterOrigin> {
+    match origin {
+        AdapterOrigin::New(new) => Ok(AdapterOrigin::New(new.clone())),
+        AdapterOrigin::Folder(folder) => adapter(folder, screen).map(AdapterOrigin::Folder),
     }
 }
 

@@ -15,7 +15,7 @@ use super::records::Record;
 use super::request::{Request, Training};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
-use super::{generate, one_line, request, score, train};
+use super::{generate, models, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
 use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ use crate::run::is_name;
     long_about = "Loads the model once and answers one request a line with one line, until stdin ends. All records of a request share \
                   batches, whatever their adapter. A request that is wrong is answered with an error; the session goes on.",
     after_help = "Requests, each with an \"id\" of yours (copied to the answer):
-  {\"op\": \"load\", \"adapter\": NAME, \"source\": \"DIR\" or \"new:rank=16,init-seed=7\"}
+  {\"op\": \"load\", \"adapter\": NAME, \"source\": \"DIR\", \"OWNER/NAME\" or \"new:rank=16,init-seed=7\"}
   {\"op\": \"generate\", \"records\": [{\"messages\": […], \"adapter\": NAME, \"temperature\": …, …}, …]}
   {\"op\": \"score\", \"records\": [{\"text\": …, \"adapter\": NAME}, …]}
   {\"op\": \"train\", \"adapters\": {NAME: {\"records\": […], \"learning_rate\": …, \"num_epochs\": …}, …}}
@@ -72,6 +72,7 @@ enum Origin {
 /// A resident model.
 struct Resident {
     session: Session,
+    screen: Screen,
     origins: std::collections::BTreeMap<String, Origin>,
     model: String,
     seed: u64,
@@ -101,12 +102,17 @@ pub fn run(args: Args) -> Result<()> {
     wanted.training = !args.no_training;
     wanted.rank = args.max_lora_rank;
     wanted.lanes = vec![args.max_loras - wanted.adapters.len()];
+    // What a name of the hub means is settled once: a reset gives what was loaded.
+    for (_, origin) in &mut wanted.adapters {
+        *origin = models::origin(origin, &screen)?;
+    }
     let origins =
         wanted.adapters.iter().map(|(name, origin)| (name.clone(), Origin::Source(origin.clone()))).collect();
     let session = Session::open(&wanted, &args.common, &screen)?;
     session.show_plan(&screen);
     let mut resident = Resident {
         session,
+        screen,
         origins,
         model: wanted.model,
         seed: args.common.seed.unwrap_or(0),
@@ -172,6 +178,7 @@ impl Resident {
             Request::Train { adapters } => self.train(adapters, place),
             Request::Load { adapter, source: origin } => {
                 self.is_free(&adapter, place)?;
+                let origin = models::origin(&origin, &self.screen)?;
                 let snapshot = Arc::new(self.read(&origin)?);
                 self.create(adapter.clone(), AdapterSource::Snapshot(snapshot))?;
                 self.origins.insert(adapter, Origin::Source(origin));
@@ -248,7 +255,7 @@ impl Resident {
     /// An adapter's numbers, where this session may hold it.
     fn read(&self, origin: &AdapterOrigin) -> Result<Snapshot> {
         let layout = self.session.engine.with(|e| e.model().layout().clone());
-        let snapshot = origin.snapshot(&layout)?;
+        let snapshot = origin.snapshot(&layout, &self.session.files)?;
         let rank = snapshot.spec.parts.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
         if rank > self.max_lora_rank {
             return Err(Error::input(

@@ -14,7 +14,7 @@ use crate::backend::{Selected, select};
 use crate::engine::*;
 use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
-use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+use crate::model::{LoadOptions, Model, ModelFiles};
 use crate::run::{is_name, read_manifest};
 use crate::text::{ChatTokenizer, Codec};
 
@@ -222,7 +222,13 @@ impl Session {
         let Selected { mut backend, why } =
             select(common.device.as_deref().unwrap_or("auto"), common.threads.unwrap_or(0))?;
         let Opened { files, commit } = models::open(&wanted.model, screen)?;
-        let config = ModelConfig::read(&files)?;
+        let config = models::config(&files, screen)?;
+        // Adapters are found before the weights are loaded, and read before memory is planned: a bad one costs little.
+        let origins = wanted
+            .adapters
+            .iter()
+            .map(|(name, origin)| Ok((name.clone(), models::origin(origin, screen)?)))
+            .collect::<Result<Vec<_>>>()?;
         let tokenizer = match files.text("tokenizer.json") {
             Some(_) => Some(Rc::new(ChatTokenizer::new(&files, &config)?)),
             None => None,
@@ -231,12 +237,10 @@ impl Session {
         let options = LoadOptions { training: wanted.training, max_positions: None };
         let model = Model::load(&files, config, &mut *backend, options)?;
         let (device, arithmetic) = (backend.describe(), backend.arithmetic());
-        // Adapters are read before memory is planned, so that a bad one costs nothing.
-        let snapshots = wanted
-            .adapters
+        let snapshots = origins
             .iter()
             .map(|(name, origin)| {
-                let snapshot = origin.snapshot(model.layout())?;
+                let snapshot = origin.snapshot(model.layout(), &files)?;
                 if let AdapterOrigin::Folder(folder) = origin {
                     warn_of_other_base(folder, name, &files, screen)?;
                 }

@@ -28,7 +28,8 @@ use crate::run::{TrainingSection, write_lines, write_training};
     long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
                   optimizer, and comes out as if it had been trained alone, bit for bit.",
     override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
-    after_help = "SOURCE is a PEFT folder, or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]` (targets joined by `+`).
+    after_help = "SOURCE is a PEFT folder, OWNER/NAME[@REVISION] of the Hugging Face hub, or
+`new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]` (targets joined by `+`).
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
       assistant turns carry the loss; \"weight\": 0 leaves a turn out, other numbers weight it

@@ -204,6 +204,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Refuses a field that is there and null: absent, it has a default; null, it says nothing that can be read.
+    pub fn not_null(&self, field: &str) -> Result<()> {
+        match self.map.get(field) {
+            Some(Value::Null) => Err(self.wrong(field, &Value::Null, "a value, or no such field")),
+            _ => Ok(()),
+        }
+    }
+
     /// Likewise, with a default.
     pub fn size_or(&self, field: &str, default: usize) -> Result<usize> {
         if self.get(field).is_none() { Ok(default) } else { self.size(field) }

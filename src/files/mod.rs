@@ -42,8 +42,30 @@ impl Bytes {
         // SAFETY: the map is read-only and private to us. As everywhere model files are mapped, another process that truncates the
         // file meanwhile can fault this one; we write files under new names and rename them, so our own never change in place.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        if let Some(problem) = pointer(&map) {
+            return Err(Error::file(path, problem));
+        }
         Ok(Bytes::Mapped(map))
     }
+}
+
+/// What is wrong with a file that only stands for a large one in a repository of Git LFS, if it is one.
+fn pointer(bytes: &[u8]) -> Option<String> {
+    /// How a pointer begins, now and in the versions before 1.0.
+    const SPECS: [&str; 2] =
+        ["version https://git-lfs.github.com/spec/", "version https://hawser.github.com/spec/"];
+    /// A pointer is shorter, says its specification.
+    const LONGEST: usize = 1024;
+    let text = std::str::from_utf8(bytes.get(..bytes.len().min(LONGEST))?).ok()?;
+    if bytes.len() >= LONGEST || !SPECS.iter().any(|spec| text.starts_with(spec)) {
+        return None;
+    }
+    let size = text.lines().find_map(|line| line.strip_prefix("size ")?.trim().parse::<u64>().ok());
+    let of = size.map_or(String::new(), |size| format!(" to a file of {size} bytes"));
+    Some(format!(
+        "found a Git LFS pointer ({} bytes){of}, expected the file itself: run `git lfs pull` in its repository",
+        bytes.len()
+    ))
 }
 
 impl Bytes {
@@ -267,6 +289,37 @@ pub fn widen(view: WeightView<'_>) -> Vec<f32> {
         }
     }
     values
+}
+
+/// Whether two weights hold the same numbers, whatever their types: exactly, as f32. `pause` is called now and then, to give back the memory of
+/// what was read.
+pub fn same_values<'a>(a: WeightView<'a>, b: WeightView<'a>, pause: impl Fn()) -> bool {
+    /// Numbers compared between two pauses.
+    const BLOCK: usize = 1 << 22;
+    if (a.rows, a.cols) != (b.rows, b.cols) {
+        return false;
+    }
+    let (mut left, mut right) = (vec![0.0; a.cols], vec![0.0; a.cols]);
+    // Of one type the same bytes are the same numbers, and most rows are settled so.
+    let row_bytes = if a.dtype == b.dtype { a.cols * a.dtype.bytes() } else { 0 };
+    let bytes_of = |view: &WeightView<'a>, row: usize| view.bytes.get(row * row_bytes..(row + 1) * row_bytes);
+    let same_bytes =
+        |row| row_bytes > 0 && bytes_of(&a, row).is_some_and(|of_a| Some(of_a) == bytes_of(&b, row));
+    let step = (BLOCK / a.cols.max(1)).max(1);
+    for start in (0..a.rows).step_by(step) {
+        for row in start..a.rows.min(start + step) {
+            if same_bytes(row) {
+                continue;
+            }
+            a.row_into(row, &mut left);
+            b.row_into(row, &mut right);
+            if left != right {
+                return false;
+            }
+        }
+        pause();
+    }
+    true
 }
 
 /// Checks one tensor by itself; the error says what was found and expected.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::{HubName, Watch};
+use super::{HubName, Kind, Watch};
+use crate::adapter::ADAPTER_WEIGHTS;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
-use crate::model::{CONFIG, INDEX, SINGLE, TEXTS, shard_names};
+use crate::model::{INDEX, SINGLE, shard_names};
 
 /// A commit's place in the cache.
 #[derive(Clone)]
@@ -44,7 +45,7 @@ impl Cached {
         found.folder().is_dir().then_some(found)
     }
 
-    /// The model folder.
+    /// The folder of the model or adapter.
     pub fn folder(&self) -> PathBuf {
         self.repository.join("snapshots").join(&self.commit)
     }
@@ -65,23 +66,24 @@ impl Cached {
     }
 
     /// The files of weights, as far as what is there tells: one, or those of the index.
-    pub fn weight_files(&self) -> Result<BTreeSet<String>> {
-        match self.has(INDEX) && !self.has(SINGLE) {
-            true => shard_names(&self.folder().join(INDEX)),
-            false => Ok([SINGLE.to_string()].into()),
+    pub fn weight_files(&self, kind: Kind) -> Result<BTreeSet<String>> {
+        match kind {
+            Kind::Adapter => Ok([ADAPTER_WEIGHTS.to_string()].into()),
+            Kind::Model if self.has(INDEX) && !self.has(SINGLE) => shard_names(&self.folder().join(INDEX)),
+            Kind::Model => Ok([SINGLE.to_string()].into()),
         }
     }
 
-    /// Files without which this is no model.
-    pub fn missing(&self) -> Vec<String> {
+    /// Files without which this is no model or adapter.
+    pub fn missing(&self, kind: Kind) -> Vec<String> {
         // A broken index is reported by whoever opens the folder.
-        let weights = self.weight_files().unwrap_or_default();
-        [CONFIG.to_string()].into_iter().chain(weights).filter(|f| !self.has(f)).collect()
+        let weights = self.weight_files(kind).unwrap_or_default();
+        [kind.config().to_string()].into_iter().chain(weights).filter(|f| !self.has(f)).collect()
     }
 
-    /// Whether it is known of every file, a model may lack, that it is there or does not exist.
-    pub fn is_settled(&self) -> bool {
-        TEXTS.iter().all(|file| self.has(file) || self.absent(file).exists())
+    /// Whether it is known of every text, which may lack, that it is there or does not exist.
+    pub fn is_settled(&self, kind: Kind) -> bool {
+        kind.texts().iter().all(|file| self.has(file) || self.absent(file).exists())
     }
 
     fn absent(&self, file: &str) -> PathBuf {

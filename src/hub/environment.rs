@@ -20,21 +20,29 @@ pub struct Environment {
 
 impl Environment {
     /// Reads the process's: HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE,
-    /// with the older names of some of them.
+    /// with the older names of some of them. Paths are expanded as there: `~`, `~USER`, `$NAME` and `${NAME}`. One that is empty counts as unset.
     pub fn read() -> Result<Self> {
-        Self::from(&|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+        Self::from(&|name| std::env::var(name).ok())
     }
 
-    fn from(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let path = |name: &str| variable(name).map(PathBuf::from);
+    fn from(all: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let variable = |name: &str| all(name).filter(|v| !v.is_empty());
+        let expanded = |name: &str, path: &str| {
+            expand(path, all).map(PathBuf::from).map_err(|problem| Error::input(name, problem))
+        };
+        let path = |name: &str| variable(name).map(|text| expanded(name, &text)).transpose();
         let is_on = |name: &str| {
             variable(name).is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()))
         };
-        let home = path("HF_HOME").or_else(|| {
-            let folder = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
-            folder.map(|folder| folder.join("huggingface"))
-        });
-        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
+        let home = match (path("HF_HOME")?, path("XDG_CACHE_HOME")?, variable("HOME")) {
+            (Some(home), _, _) => Some(home),
+            (None, Some(folder), _) => Some(folder.join("huggingface")),
+            (None, None, home) => home.map(|home| PathBuf::from(home).join(".cache/huggingface")),
+        };
+        let cache = match path("HF_HUB_CACHE")? {
+            Some(cache) => Some(cache),
+            None => path("HUGGINGFACE_HUB_CACHE")?,
+        };
         let cache = cache.or_else(|| Some(home.as_ref()?.join("hub"))).ok_or_else(|| {
             Error::input(
                 "HF_HOME",
@@ -43,8 +51,9 @@ impl Environment {
         })?;
         // Links in the cache are relative, which only whole paths can be.
         let cache = std::path::absolute(&cache).map_err(Error::io(&cache))?;
+        let token_path = path("HF_TOKEN_PATH")?;
         let token_file = || {
-            let file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")))?;
+            let file = token_path.or_else(|| Some(home.as_ref()?.join("token")))?;
             std::fs::read_to_string(file).ok().filter(|_| !is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"))
         };
         let token = variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN")).or_else(token_file);
@@ -63,9 +72,59 @@ impl Environment {
                 format!("found {endpoint:?}, expected a URL such as {ENDPOINT}"),
             ));
         }
-        let offline = is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE");
+        // The second is an older name, which does not count beside the first.
+        let offline = match variable("HF_HUB_OFFLINE") {
+            Some(_) => is_on("HF_HUB_OFFLINE"),
+            None => is_on("TRANSFORMERS_OFFLINE"),
+        };
         Ok(Self { cache, endpoint, token, offline })
     }
+}
+
+/// A path with `~`, `~USER`, `$NAME` and `${NAME}` replaced as Python's `expandvars(expanduser(path))` does: in this order, each once; what a
+/// variable holds is not looked at again, and one that is not set stays as it is written.
+///
+/// A user who is not known is an error, where Python leaves the name as it is: files would go into a folder called `~USER`.
+fn expand(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    expand_user(path, variable).map(|path| expand_variables(&path, variable))
+}
+
+fn expand_user(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let Some(rest) = path.strip_prefix('~') else { return Ok(path.to_string()) };
+    let (user, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let home = match user {
+        "" => variable("HOME").or_else(|| std::env::home_dir()?.to_str().map(String::from)),
+        user => home_of(user),
+    };
+    let home = home.ok_or_else(|| format!("found {path}, expected a path: no home of ~{user} is known"))?;
+    let whole = format!("{}{rest}", home.trim_end_matches('/'));
+    Ok(if whole.is_empty() { "/".into() } else { whole })
+}
+
+/// A user's home, of those that the system's own file lists.
+fn home_of(user: &str) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = users.lines().map(|line| line.split(':'));
+    fields.find_map(|mut line| if line.next() == Some(user) { line.nth(4).map(String::from) } else { None })
+}
+
+fn expand_variables(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let (mut done, mut rest) = (String::new(), path);
+    while let Some((before, after)) = rest.split_once('$') {
+        done.push_str(before);
+        let word = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+        let (name, written) = match (after.strip_prefix('{').and_then(|inside| inside.split_once('}')), word)
+        {
+            (Some((name, _)), _) => (name, name.len() + 2),
+            (None, word) => (&after[..word], word),
+        };
+        match variable(name).filter(|_| !name.is_empty()) {
+            Some(value) => done.push_str(&value),
+            None => done.push_str(&rest[before.len()..before.len() + 1 + written]),
+        }
+        rest = &after[written..];
+    }
+    done + rest
 }
 
 #[cfg(test)]
@@ -86,6 +145,71 @@ mod tests {
         assert_eq!(cache(&[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/o")]), "/o");
         assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "/o"), ("HF_HUB_CACHE", "/c")]), "/c");
         assert!(of(&[]).is_err());
+    }
+
+    /// Expected values are those of Python's `os.path.expandvars(os.path.expanduser(...))`.
+    #[test]
+    fn paths_are_expanded_as_python_does() {
+        let find = |name: &str| match name {
+            "HOME" => Some("/u/".to_string()),
+            "A" => Some("/a".to_string()),
+            "B_1" => Some("$A".to_string()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        for (written, expected) in [
+            ("~", "/u"),
+            ("~/x", "/u/x"),
+            ("/x/~", "/x/~"),
+            ("x~", "x~"),
+            ("$A/x", "/a/x"),
+            ("${A}x", "/ax"),
+            ("$Ax/y", "$Ax/y"),
+            ("$B_1/$A", "$A//a"),
+            ("${B_1}", "$A"),
+            ("$EMPTY/x", "/x"),
+            ("$NONE/${NONE}/x", "$NONE/${NONE}/x"),
+            ("$", "$"),
+            ("$$A", "$/a"),
+            ("${A", "${A"),
+            ("${}", "${}"),
+            ("$A-$A", "/a-/a"),
+            ("~/$A", "/u//a"),
+            ("é$Aé", "é/aé"),
+        ] {
+            assert_eq!(expand(written, &find).as_deref(), Ok(expected), "{written}");
+        }
+        assert_eq!(expand("~root/x", &find).unwrap(), format!("{}/x", home_of("root").unwrap()));
+        assert!(expand("~no-such-user/x", &find).unwrap_err().contains("no home of ~no-such-user is known"));
+        assert_eq!(
+            expand("~", &|name| find(name).filter(|_| name != "HOME")).is_ok(),
+            std::env::home_dir().is_some()
+        );
+    }
+
+    #[test]
+    fn every_path_is_expanded() {
+        let cache = |variables: &[(&str, &str)]| {
+            of(&[&[("HOME", "/u"), ("SCRATCH", "/s")], variables].concat())
+                .unwrap()
+                .cache
+                .display()
+                .to_string()
+        };
+        assert_eq!(cache(&[("HF_HOME", "~/h")]), "/u/h/hub");
+        assert_eq!(cache(&[("HF_HOME", "${SCRATCH}/h")]), "/s/h/hub");
+        assert_eq!(cache(&[("HF_HUB_CACHE", "$HOME/c")]), "/u/c");
+        assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "~/o")]), "/u/o");
+        assert_eq!(cache(&[("XDG_CACHE_HOME", "~/x")]), "/u/x/huggingface/hub");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("mine"), "hf_mine").unwrap();
+        let home = dir.path().to_str().unwrap();
+        for path in ["~/mine", "$HOME/mine", "${HOME}/mine"] {
+            let found = of(&[("HOME", home), ("HF_TOKEN_PATH", path)]).unwrap();
+            assert_eq!(found.token.as_deref(), Some("hf_mine"), "{path}");
+        }
+        let e = of(&[("HF_HOME", "~no-such-user/h")]).err().unwrap().to_string();
+        assert!(e.starts_with("HF_HOME: found ~no-such-user/h, expected a path"), "{e}");
     }
 
     #[test]
@@ -109,6 +233,8 @@ mod tests {
         assert!(!of(&[home, ("HF_HUB_OFFLINE", "0")]).unwrap().offline);
         assert!(of(&[home, ("HF_HUB_OFFLINE", "true")]).unwrap().offline);
         assert!(of(&[home, ("TRANSFORMERS_OFFLINE", "1")]).unwrap().offline);
+        assert!(!of(&[home, ("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")]).unwrap().offline);
+        assert!(of(&[home, ("HF_HUB_OFFLINE", ""), ("TRANSFORMERS_OFFLINE", "1")]).unwrap().offline);
         assert_eq!(of(&[home, ("HF_ENDPOINT", "http://mirror/")]).unwrap().endpoint, "http://mirror");
         assert_eq!(of(&[home]).unwrap().endpoint, ENDPOINT);
         assert!(of(&[home, ("HF_ENDPOINT", "mirror")]).is_err());

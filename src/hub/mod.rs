@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub: from `OWNER/NAME[@REVISION]` to a folder with the files that a model consists of.
+//! Models and adapters of the Hugging Face hub: from `OWNER/NAME[@REVISION]` to a folder with the files that one consists of.
 //!
 //! The folder is a snapshot in the cache that Python's huggingface_hub keeps: `models--OWNER--NAME/snapshots/COMMIT/FILE` links to
 //! `blobs/ETAG`, `refs/REVISION` holds a commit, an empty `.no_exist/COMMIT/FILE` says that the commit has no such file. What either program
@@ -20,8 +20,11 @@ use hf_hub::api::RepoInfo;
 use self::cache::Cached;
 use self::environment::Environment;
 use self::transfer::{Client, Failure};
+use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapters_in, holding, sort_naturally};
 use crate::error::{Error, Result};
-use crate::model::{CONFIG, INDEX, SINGLE, TEXTS, shard_names};
+use crate::model::{
+    ADAPTER_IS_NO_MODEL, CONFIG, INDEX, SINGLE, TEXTS, is_other_weights, no_weights, shard_names,
+};
 
 /// The revision of a name that gives none.
 const MAIN: &str = "main";
@@ -107,10 +110,45 @@ pub trait Watch {
     fn end(&self);
 }
 
-/// A model's files in the cache.
+/// What a repository is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A model in transformers' format.
+    Model,
+    /// A PEFT adapter.
+    Adapter,
+}
+
+impl Kind {
+    /// The file that must be there.
+    fn config(self) -> &'static str {
+        match self {
+            Kind::Model => CONFIG,
+            Kind::Adapter => ADAPTER_CONFIG,
+        }
+    }
+
+    /// The files beside the weights that are read, where there are any.
+    fn texts(self) -> &'static [&'static str] {
+        match self {
+            Kind::Model => &TEXTS,
+            Kind::Adapter => &[ADAPTER_CONFIG],
+        }
+    }
+
+    /// What a folder of it is called.
+    fn folder(self) -> &'static str {
+        match self {
+            Kind::Model => "a model folder",
+            Kind::Adapter => "an adapter folder",
+        }
+    }
+}
+
+/// Files of a model or adapter in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// A model folder.
+    /// The folder of the model or adapter.
     pub folder: PathBuf,
     /// The commit that it is of.
     pub commit: String,
@@ -129,12 +167,12 @@ pub struct Overview {
     pub is_complete: bool,
 }
 
-/// Downloads what the cache lacks of a model, and gives its folder.
-pub fn fetch(name: &HubName, watch: &dyn Watch) -> Result<Snapshot> {
-    let session = Session::open(name, watch)?;
+/// Downloads what the cache lacks of a model or adapter, and gives its folder.
+pub fn fetch(name: &HubName, kind: Kind, watch: &dyn Watch) -> Result<Snapshot> {
+    let session = Session::open(name, kind, watch)?;
     let Source { cached, listing } = session.source()?;
     if let Some((client, files)) = listing {
-        for file in text_files(&session, &cached, &files)? {
+        for file in session.text_files(&cached, &files)? {
             session.ensure(&client, &cached, file)?;
         }
         for file in session.weight_files(&client, &cached, &files)? {
@@ -145,13 +183,20 @@ pub fn fetch(name: &HubName, watch: &dyn Watch) -> Result<Snapshot> {
     Ok(Snapshot { folder: cached.folder(), commit: cached.commit().into() })
 }
 
-/// The same without weights, of which only sizes are asked for.
-pub fn look(name: &HubName, watch: &dyn Watch) -> Result<Overview> {
-    let session = Session::open(name, watch)?;
+/// The same of a model without weights, of which only sizes are asked for; nothing if the repository is an adapter's.
+pub fn look(name: &HubName, watch: &dyn Watch) -> Result<Option<Overview>> {
+    let session = Session::open(name, Kind::Model, watch)?;
+    let known = Cached::find(&session.environment.cache, name);
+    if known.is_some_and(|c| c.has(ADAPTER_CONFIG) && !c.has(CONFIG)) {
+        return Ok(None);
+    }
     let Source { cached, listing } = session.source()?;
+    if listing.as_ref().is_some_and(|(_, files)| files.contains(ADAPTER_CONFIG)) {
+        return Ok(None);
+    }
     let mut weights = Vec::new();
     if let Some((client, files)) = listing {
-        for file in text_files(&session, &cached, &files)? {
+        for file in session.text_files(&cached, &files)? {
             session.ensure(&client, &cached, file)?;
         }
         for file in session.weight_files(&client, &cached, &files)? {
@@ -165,16 +210,17 @@ pub fn look(name: &HubName, watch: &dyn Watch) -> Result<Overview> {
         }
         session.remember(&cached)?;
     } else {
-        let files = cached.weight_files()?;
+        let files = cached.weight_files(Kind::Model)?;
         weights.extend(files.into_iter().filter_map(|file| Some((file.clone(), cached.bytes(&file)?))));
     }
-    let is_complete = cached.missing().is_empty();
-    Ok(Overview { folder: cached.folder(), commit: cached.commit().into(), weights, is_complete })
+    let is_complete = cached.missing(Kind::Model).is_empty();
+    Ok(Some(Overview { folder: cached.folder(), commit: cached.commit().into(), weights, is_complete }))
 }
 
 /// A name, where it is looked for, and who is told.
 struct Session<'a> {
     name: &'a HubName,
+    kind: Kind,
     environment: Environment,
     watch: &'a dyn Watch,
 }
@@ -186,8 +232,8 @@ struct Source {
 }
 
 impl<'a> Session<'a> {
-    fn open(name: &'a HubName, watch: &'a dyn Watch) -> Result<Self> {
-        Ok(Self { name, environment: Environment::read()?, watch })
+    fn open(name: &'a HubName, kind: Kind, watch: &'a dyn Watch) -> Result<Self> {
+        Ok(Self { name, kind, environment: Environment::read()?, watch })
     }
 
     /// Resolves the revision: without the network where that is asked for, or where it is a commit of which the cache has everything.
@@ -198,9 +244,8 @@ impl<'a> Session<'a> {
         if self.environment.offline {
             return self.offline(known, "HF_HUB_OFFLINE is set").and_then(here);
         }
-        if let Some(cached) =
-            known.as_ref().filter(|c| self.name.is_pinned() && c.is_settled() && c.missing().is_empty())
-        {
+        let is_whole = |c: &&Cached| c.is_settled(self.kind) && c.missing(self.kind).is_empty();
+        if let Some(cached) = known.as_ref().filter(|_| self.name.is_pinned()).filter(is_whole) {
             return here(cached.clone());
         }
         let client = Client::new(&self.environment);
@@ -234,17 +279,65 @@ impl<'a> Session<'a> {
             None => Err(self.name.error(
                 None,
                 format!(
-                    "{why}, and found nothing of it in the cache {folder}; download it where there is a network, or give a model folder"
+                    "{why}, and found nothing of it in the cache {folder}; download it where there is a network, or give {}",
+                    self.kind.folder()
                 ),
             )),
-            Some(cached) => match cached.missing().first() {
+            Some(cached) => match cached.missing(self.kind).first() {
                 None => Ok(cached),
+                Some(file) if file == ADAPTER_CONFIG && !adapters_in(&cached.folder()).is_empty() => {
+                    Err(self.inside(&adapters_in(&cached.folder())))
+                }
                 Some(file) => Err(self.name.error(
                     Some(file),
                     format!("{why}, and found no such file of commit {} in the cache {folder}; download it where there is a network", cached.commit()),
                 )),
             },
         }
+    }
+
+    /// The texts that there are. Those that lack are written down, so that a commit is known to be complete without the network.
+    fn text_files(&self, cached: &Cached, files: &BTreeSet<String>) -> Result<Vec<&'static str>> {
+        let is_adapter = files.contains(ADAPTER_CONFIG);
+        match self.kind {
+            // transformers would load the adapter's base, and the adapter.
+            Kind::Model if is_adapter => {
+                return Err(self.name.error(Some(ADAPTER_CONFIG), ADAPTER_IS_NO_MODEL));
+            }
+            Kind::Model if !files.contains(CONFIG) => {
+                let problem = format!("found no {CONFIG}, expected a model in transformers' format");
+                return Err(self.name.error(None, problem));
+            }
+            Kind::Adapter if !is_adapter => {
+                let ending = format!("/{ADAPTER_CONFIG}");
+                let mut inside: Vec<String> =
+                    files.iter().filter_map(|f| f.strip_suffix(&ending)).map(String::from).collect();
+                sort_naturally(&mut inside);
+                return Err(self.inside(&inside));
+            }
+            _ => {}
+        }
+        let (there, lacking): (Vec<&str>, Vec<&str>) =
+            self.kind.texts().iter().partition(|t| files.contains(**t));
+        for file in lacking {
+            cached.write_absent(file)?;
+        }
+        Ok(there)
+    }
+
+    /// The error of a repository that is no adapter itself; `adapters` are in its folders.
+    fn inside(&self, adapters: &[String]) -> Error {
+        let found = format!("found no {ADAPTER_CONFIG}, expected a PEFT adapter");
+        match adapters {
+            [] => self.name.error(None, found),
+            some => self.name.error(None, format!("{found}; {}, downloaded", holding(some))),
+        }
+    }
+
+    fn no_adapter_weights(&self, files: &BTreeSet<String>) -> Error {
+        const OTHER: &str = "adapter_model.bin";
+        let found = if files.contains(OTHER) { OTHER } else { "no weights" };
+        self.name.error(None, format!("found {found}, expected {ADAPTER_WEIGHTS}"))
     }
 
     /// The files of weights: one, or those of the index.
@@ -254,14 +347,18 @@ impl<'a> Session<'a> {
         cached: &Cached,
         files: &BTreeSet<String>,
     ) -> Result<Vec<String>> {
+        if self.kind == Kind::Adapter {
+            return match files.contains(ADAPTER_WEIGHTS) {
+                true => Ok(vec![ADAPTER_WEIGHTS.into()]),
+                false => Err(self.no_adapter_weights(files)),
+            };
+        }
         if files.contains(SINGLE) {
             return Ok(vec![SINGLE.into()]);
         }
         if !files.contains(INDEX) {
-            return Err(self.name.error(
-                None,
-                format!("found no weights, expected {SINGLE} or {INDEX}; other formats are not read"),
-            ));
+            let others: Vec<String> = files.iter().filter(|name| is_other_weights(name)).cloned().collect();
+            return Err(self.name.error(None, no_weights(&others)));
         }
         self.ensure(client, cached, INDEX)?;
         let shards = shard_names(&cached.folder().join(INDEX))?;
@@ -325,7 +422,8 @@ impl<'a> Session<'a> {
             (404, _) if file.is_some() => "it is listed but not there; try again later".into(),
             (404, _) if self.name.revision == MAIN => {
                 format!(
-                    "there is no {repository}; check the name (a model folder of this name is not here either)"
+                    "there is no {repository}; check the name ({} of this name is not here either)",
+                    self.kind.folder()
                 )
             }
             (404, _) => format!("there is no {repository}, or it has no revision {}", self.name.revision),
@@ -333,20 +431,6 @@ impl<'a> Session<'a> {
         };
         self.name.error(file, format!("{found}: {advice}"))
     }
-}
-
-/// The texts that a model has. Those that it lacks are written down, so that a commit is known to be complete without the network.
-fn text_files<'f>(session: &Session<'_>, cached: &Cached, files: &BTreeSet<String>) -> Result<Vec<&'f str>> {
-    if !files.contains(CONFIG) {
-        return Err(session
-            .name
-            .error(None, format!("found no {CONFIG}, expected a model in transformers' format")));
-    }
-    let (there, lacking): (Vec<&str>, Vec<&str>) = TEXTS.into_iter().partition(|t| files.contains(*t));
-    for file in lacking {
-        cached.write_absent(file)?;
-    }
-    Ok(there)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a model is, read from a Hugging Face config.json and generation_config.json.
 
-use super::families;
+use super::families::{self, Family};
+use super::fields;
 use super::files::ModelFiles;
 use super::rope::{self, RopeConfig};
 use crate::backend::Heads;
@@ -32,6 +33,9 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// lm_head is the embedding.
     pub tie_word_embeddings: bool,
+    /// config.json has `tie_word_embeddings`, but the files hold an lm_head that is another matrix than the embedding; it is used, and
+    /// `tie_word_embeddings` is false here.
+    pub unties: bool,
     /// Biases of q, k and v.
     pub qkv_bias: bool,
     /// Bias of the attention's output.
@@ -50,44 +54,32 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Every end-of-sequence token of config.json and generation_config.json.
     pub eos_token_ids: Vec<u32>,
+    /// A field with a rate of dropout that transformers applies inside the base in training, and the rate. It is not supported: such a model
+    /// can be loaded for inference only.
+    pub base_dropout: Option<(&'static str, f64)>,
+    /// Fields of config.json that nothing is known of; transformers passes over them too.
+    pub unknown_fields: Vec<String>,
 }
 
-/// Longest context accepted, which bounds the rotary table.
-const MAX_POSITIONS: usize = 1 << 20;
-/// Most layers accepted: lists with an entry a layer are made before any weight is looked for. Published models have up to 126.
-const MAX_LAYERS: usize = 1 << 12;
-/// Most parameters accepted, far beyond any model's: whatever is counted in bytes from here on, such as a memory plan, fits 64 bits.
-const MAX_PARAMETERS: usize = 1 << 44;
+/// Heads of an attention.
+struct AttentionShape {
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+}
 
-impl ModelConfig {
-    /// Reads config.json and, where there is one, generation_config.json.
-    pub fn read(files: &ModelFiles) -> Result<Self> {
-        let mut config = Self::from_json(files.config(), &files.file_place("config.json"))?;
-        let name = "generation_config.json";
-        if let Some(bytes) = files.text(name) {
-            config.add_generation_config(bytes, &files.file_place(name))?;
-        }
-        Ok(config)
-    }
-
-    /// Reads the contents of a config.json; `place` names it in errors.
-    pub fn from_json(bytes: &[u8], place: &str) -> Result<Self> {
-        let map = parse_object(bytes, place)?;
-        let fields = Fields { place, prefix: "", map: &map };
-        let family = families::find(&fields)?;
-        if let Some(v) = fields.get("quantization_config") {
-            return Err(fields.wrong("quantization_config", v, "no quantization: f32, f16 or bf16 weights"));
-        }
-
-        let hidden_size = fields.size("hidden_size")?;
+impl AttentionShape {
+    fn read(fields: &Fields<'_>, family: &Family, hidden_size: usize) -> Result<Self> {
         let num_heads = fields.size("num_attention_heads")?;
         // Absent and null are two things here: transformers takes the family's default for the first, the number of heads for the second.
-        let num_kv_heads = match (map.get("num_key_value_heads"), family.kv_heads) {
+        let num_kv_heads = match (fields.map.get("num_key_value_heads"), family.defaults.kv_heads) {
             (None, Some(default)) => default,
             _ => fields.size_or("num_key_value_heads", num_heads)?,
         };
-        let head_dim = match (map.get("head_dim"), family.head_dim) {
+        let head_dim = match (fields.map.get("head_dim"), family.defaults.head_dim) {
             (None, Some(default)) => default,
+            // A family with a width of its own has no other for null.
+            (Some(_), Some(_)) => fields.size("head_dim")?,
             (Some(v), _) if !v.is_null() => fields.size("head_dim")?,
             _ if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             _ => {
@@ -97,10 +89,6 @@ impl ModelConfig {
                 return Err(Error::input(fields.name("num_attention_heads"), problem));
             }
         };
-        let act = fields.text("hidden_act")?.unwrap_or("silu");
-        if act != "silu" {
-            return Err(Error::input(fields.name("hidden_act"), format!("found {act:?}, expected \"silu\"")));
-        }
         if !num_heads.is_multiple_of(num_kv_heads) {
             let problem =
                 format!("found {num_kv_heads}, expected a divisor of num_attention_heads = {num_heads}");
@@ -118,8 +106,69 @@ impl ModelConfig {
                 format!("found {found}, expected a head size that is a multiple of 8 from 16 to 128");
             return Err(Error::input(fields.name(field), problem));
         }
-        let max_positions = fields.size("max_position_embeddings")?;
-        let (rope, context) = rope::read(&fields, family.rope, head_dim, max_positions)?;
+        Ok(Self { num_heads, num_kv_heads, head_dim })
+    }
+}
+
+/// The first of the family's rates of dropout that is not 0.
+fn base_dropout(fields: &Fields<'_>, family: &Family) -> Result<Option<(&'static str, f64)>> {
+    for &field in family.dropout {
+        let Some(value) = fields.get(field) else { continue };
+        match value.as_f64() {
+            Some(0.0) => {}
+            Some(rate) if rate > 0.0 && rate < 1.0 => return Ok(Some((field, rate))),
+            _ => return Err(fields.wrong(field, value, "a number from 0 on, below 1")),
+        }
+    }
+    Ok(None)
+}
+
+/// Longest context accepted, which bounds the rotary table.
+const MAX_POSITIONS: usize = 1 << 20;
+/// Most layers accepted: lists with an entry a layer are made before any weight is looked for. Published models have up to 126.
+const MAX_LAYERS: usize = 1 << 12;
+/// Most parameters accepted, far beyond any model's: whatever is counted in bytes from here on, such as a memory plan, fits 64 bits.
+const MAX_PARAMETERS: usize = 1 << 44;
+
+impl ModelConfig {
+    /// Reads config.json and, where there is one, generation_config.json. Where config.json ties lm_head to the embedding and the files hold both,
+    /// they are compared: two different matrices are not tied, as in transformers.
+    pub fn read(files: &ModelFiles) -> Result<Self> {
+        let generation = "generation_config.json";
+        let generation = files.text(generation).map(|bytes| (bytes, files.file_place(generation)));
+        let mut config = Self::parse(files.config(), &files.file_place("config.json"), generation.is_none())?;
+        if let Some((bytes, place)) = generation {
+            config.add_generation_config(bytes, &place)?;
+        }
+        if config.tie_word_embeddings && files.has_other_head(config.vocab_size, config.hidden_size)? {
+            config.tie_word_embeddings = false;
+            config.unties = true;
+        }
+        Ok(config)
+    }
+
+    /// Reads the contents of a config.json; `place` names it in errors. Absent fields but sizes are what the family's configuration class in
+    /// transformers has for them.
+    pub fn from_json(bytes: &[u8], place: &str) -> Result<Self> {
+        Self::parse(bytes, place, true)
+    }
+
+    /// The same. The family's special tokens stand for absent ones only where there is no generation_config.json (`alone`).
+    fn parse(bytes: &[u8], place: &str, alone: bool) -> Result<Self> {
+        let map = parse_object(bytes, place)?;
+        let fields = Fields { place, prefix: "", map: &map };
+        let family = families::find(&fields)?;
+        fields::check(&fields)?;
+        let defaults = &family.defaults;
+        let act = fields.text("hidden_act")?.unwrap_or("silu");
+        if !["silu", "swish"].contains(&act) {
+            return Err(Error::input(fields.name("hidden_act"), format!("found {act:?}, expected \"silu\"")));
+        }
+        let hidden_size = fields.size("hidden_size")?;
+        let AttentionShape { num_heads, num_kv_heads, head_dim } =
+            AttentionShape::read(&fields, family, hidden_size)?;
+        let max_positions = fields.size_or("max_position_embeddings", defaults.max_positions)?;
+        let (rope, context) = rope::read(&fields, family, head_dim, max_positions)?;
         if context > MAX_POSITIONS {
             let problem = format!("found a context of {context}, expected at most {MAX_POSITIONS}");
             return Err(Error::input(fields.name("max_position_embeddings"), problem));
@@ -130,6 +179,10 @@ impl ModelConfig {
             let problem = format!("found {num_layers}, expected at most {MAX_LAYERS} layers");
             return Err(Error::input(fields.name("num_hidden_layers"), problem));
         }
+        let token_ids = |field: &str, default: Option<u32>| match map.contains_key(field) {
+            false if alone => Ok(default.into_iter().collect()),
+            _ => fields.token_ids(field),
+        };
         let mut config = Self {
             model_type: family.model_type.to_string(),
             vocab_size: fields.size("vocab_size")?,
@@ -139,9 +192,10 @@ impl ModelConfig {
             num_heads,
             num_kv_heads,
             head_dim,
-            rms_norm_eps: fields.positive("rms_norm_eps", None)?,
+            rms_norm_eps: fields.positive("rms_norm_eps", Some(defaults.rms_norm_eps))?,
             max_positions: context,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+            unties: false,
             qkv_bias: false,
             o_bias: false,
             mlp_bias: false,
@@ -149,8 +203,10 @@ impl ModelConfig {
             fused: false,
             windows: vec![None; num_layers],
             rope,
-            bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
-            eos_token_ids: fields.token_ids("eos_token_id")?,
+            bos_token_id: token_ids("bos_token_id", defaults.bos_token_id)?.first().copied(),
+            eos_token_ids: token_ids("eos_token_id", defaults.eos_token_id)?,
+            base_dropout: base_dropout(&fields, family)?,
+            unknown_fields: fields::unknown(&fields),
         };
         (family.read)(&fields, &mut config)?;
         if config.checked_parameters().is_none_or(|n| n > MAX_PARAMETERS) {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use crate::adapter::{ADAPTER_CONFIG, BaseWeights};
 use crate::backend::{Noise, WeightType, WeightView, mix};
 use crate::error::{Error, Result};
-use crate::files::{Bytes, TensorFile, without_mark};
+use crate::files::{Bytes, TensorFile, same_values, without_mark};
 
 /// Everything a model consists of, mapped and with checked safetensors headers; nothing is read yet.
 pub struct ModelFiles {
@@ -64,6 +65,10 @@ pub const EMBEDDED: &str = "embedded";
 pub const SINGLE: &str = "model.safetensors";
 /// What tells which of several files has which weight, where there is no [`SINGLE`].
 pub const INDEX: &str = "model.safetensors.index.json";
+/// The embedding's tensor.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The lm_head's tensor, which a model that ties it to the embedding need not have.
+pub(super) const LM_HEAD: &str = "lm_head.weight";
 
 impl ModelFiles {
     /// Opens what a user names: `embedded`, or a model folder.
@@ -83,6 +88,7 @@ impl ModelFiles {
         if !folder.is_dir() {
             return Err(Error::file(folder, "found no folder, expected a model folder with config.json"));
         }
+        check_no_adapter(folder)?;
         let texts = read_texts(folder)?;
         let single = folder.join(SINGLE);
         let index = folder.join(INDEX);
@@ -92,10 +98,7 @@ impl ModelFiles {
             return Self::new(place, texts, vec![TensorFile::open(&single)?], None).map(in_folder);
         }
         if !index.exists() {
-            return Err(Error::file(
-                folder,
-                format!("found no weights, expected {SINGLE} or {INDEX}; other formats are not read"),
-            ));
+            return Err(Error::file(folder, no_weights(&other_weights(folder))));
         }
         let weight_map = read_index(&index)?;
         let names: BTreeSet<&String> = weight_map.values().collect();
@@ -112,10 +115,19 @@ impl ModelFiles {
         shards: Vec<TensorFile>,
         index: Option<BTreeMap<String, usize>>,
     ) -> Result<Self> {
-        let shard_of = match index {
-            Some(index) => index,
-            None => shards[0].names().map(|name| (name.to_string(), 0)).collect(),
-        };
+        let mut shard_of = index.unwrap_or_default();
+        // transformers takes all of what the files hold, named in the index or not.
+        for (i, shard) in shards.iter().enumerate() {
+            for name in shard.names() {
+                let named = *shard_of.entry(name.to_string()).or_insert(i);
+                if named != i && shards[named].shape(name).is_some() {
+                    return Err(Error::input(
+                        format!("{}, tensor {name}", shard.place()),
+                        format!("found it in {} too, expected it in one file", shards[named].place()),
+                    ));
+                }
+            }
+        }
         for (tensor, &shard) in &shard_of {
             if shards[shard].shape(tensor).is_none() {
                 return Err(Error::input(
@@ -202,6 +214,27 @@ impl ModelFiles {
         }
     }
 
+    /// A tensor's shape, if the files have it.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shards[*self.shard_of.get(name)?].shape(name)
+    }
+
+    /// The tensor of the embedding of a model whose ends are tied: where the files have one matrix for both, that may be the lm_head's.
+    pub(super) fn tied_embedding(&self) -> &'static str {
+        let only_head = self.shape(EMBEDDING).is_none() && self.shape(LM_HEAD).is_some();
+        if only_head { LM_HEAD } else { EMBEDDING }
+    }
+
+    /// Whether the files hold an lm_head that is another matrix than the embedding, both `[vocab, hidden]`. Reads both, and keeps neither.
+    pub(super) fn has_other_head(&self, vocab: usize, hidden: usize) -> Result<bool> {
+        if self.shape(EMBEDDING).is_none() || self.shape(LM_HEAD).is_none() {
+            return Ok(false);
+        }
+        let shape = [vocab, hidden];
+        let (embedding, head) = (self.tensor(EMBEDDING, &shape)?, self.tensor(LM_HEAD, &shape)?);
+        Ok(!same_values(embedding, head, || self.release()))
+    }
+
     /// Names a tensor in errors.
     pub fn tensor_place(&self, name: &str) -> String {
         match (self.shard_of.get(name), &*self.shards) {
@@ -210,6 +243,62 @@ impl ModelFiles {
             _ => format!("{}/{INDEX}, tensor {name}", self.place),
         }
     }
+}
+
+impl BaseWeights for ModelFiles {
+    fn end(&self, module: &str) -> Result<Option<WeightView<'_>>> {
+        let own = format!("{module}.weight");
+        let other = if own == EMBEDDING { LM_HEAD } else { EMBEDDING };
+        // Of tied ends the files need only one.
+        let name = if self.shape(&own).is_some() { own.as_str() } else { other };
+        match self.shape(name) {
+            Some(shape) => self.tensor(name, shape).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn release(&self) {
+        ModelFiles::release(self);
+    }
+}
+
+/// That a folder is none of an adapter: transformers would load the adapter's base and the adapter from it, whatever weights are beside it.
+fn check_no_adapter(folder: &Path) -> Result<()> {
+    let path = folder.join(ADAPTER_CONFIG);
+    match path.exists() {
+        true => Err(Error::file(&path, ADAPTER_IS_NO_MODEL)),
+        false => Ok(()),
+    }
+}
+
+/// What is wrong with an adapter that was given as a model.
+pub const ADAPTER_IS_NO_MODEL: &str = "found an adapter, expected a model: give its base as --model and the adapter as --adapter \
+                                       NAME=…; if the weights beside it are those of a whole model, move this file away";
+
+/// What is wrong with files that have no weights in a format that is read; `others` are weights in formats that are not.
+pub fn no_weights(others: &[String]) -> String {
+    let found = match others {
+        [] => "found no weights".to_string(),
+        [first, ..] => format!("found no weights but {first}"),
+    };
+    format!("{found}, expected {SINGLE} or {INDEX}; other formats are not read")
+}
+
+/// Whether a file's name is that of weights in a format that is not read.
+pub fn is_other_weights(name: &str) -> bool {
+    let ends = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors"];
+    let starts = ["pytorch_model", "consolidated", "model", "tf_model", "flax_model"];
+    ends.iter().any(|end| name.ends_with(end)) && starts.iter().any(|start| name.starts_with(start))
+        || name.ends_with(".gguf")
+}
+
+/// The weights in other formats that a folder has, sorted.
+fn other_weights(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let mut found: Vec<String> = names.filter(|name| is_other_weights(name)).collect();
+    found.sort();
+    found
 }
 
 type Texts = BTreeMap<&'static str, Bytes>;

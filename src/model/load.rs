@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::files::{CONFIG, EMBEDDING, LM_HEAD};
 use super::layout::Modules;
 use super::{GroupKind, Layer, Model, ModelConfig, ModelFiles, Rotary, adapter_layout};
 use crate::backend::{Backend, HeadNorm, Linear, LinearSpec, Vector};
@@ -28,24 +29,26 @@ impl Model {
         if let Some(limit) = options.max_positions {
             config.max_positions = config.max_positions.min(limit.max(1));
         }
+        check_dropout(files, &config, options)?;
         check_widths(files, &config, backend)?;
         check_room(files, &config, backend)?;
         let heads = config.heads();
         let (d, v) = (config.hidden_size, config.vocab_size);
         let mut loader = Loader { files, backend, used: BTreeSet::new() };
 
-        let embedding_name = "model.embed_tokens.weight";
+        let tied = config.tie_word_embeddings;
+        let embedding_name = if tied { loader.files.tied_embedding() } else { EMBEDDING };
         let table = loader.files.tensor(embedding_name, &[v, d])?;
         loader.used.insert(embedding_name.into());
         let embedding = loader.backend.load_table(table)?;
         files.release();
 
         // Before the layers: its pages of the file, as many as several layers', are given back while there is little beside them.
-        let lm_head_name = if config.tie_word_embeddings { embedding_name } else { "lm_head.weight" };
+        let lm_head_name = if tied { embedding_name } else { LM_HEAD };
         let weights = loader.files.tensor(lm_head_name, &[v, d])?;
         loader.used.insert(lm_head_name.into());
         let spec = LinearSpec { parts: &[weights], bias: None, backward: options.training };
-        let lm_head = if config.tie_word_embeddings {
+        let lm_head = if tied {
             loader.backend.load_tied(embedding, spec)?
         } else {
             loader.backend.load_linear(spec)?
@@ -99,6 +102,17 @@ impl Model {
         backend.adapter_layout(&layout)?;
         let training = options.training;
         Ok(Self { config, heads, layout, embedding, rope, rotary, layers, norm, lm_head, training })
+    }
+}
+
+/// That the base is without dropout where it is to be trained on: transformers would apply it, and adapters would be others.
+fn check_dropout(files: &ModelFiles, config: &ModelConfig, options: LoadOptions) -> Result<()> {
+    match config.base_dropout.filter(|_| options.training) {
+        None => Ok(()),
+        Some((field, rate)) => Err(Error::input(
+            format!("{}, field {field}", files.file_place(CONFIG)),
+            format!("found {rate}, expected 0: training with dropout inside the base is not supported"),
+        )),
     }
 }
 
@@ -178,8 +192,8 @@ impl Loader<'_> {
     /// A tensor that nothing reads means that config.json describes another model than the weights.
     fn check_unused(&self, config: &ModelConfig) -> Result<()> {
         let harmless = |name: &str| {
-            // Old Llama files store the frequencies; a tied lm_head may be stored a second time.
-            name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+            // Old Llama files store the frequencies; a tied lm_head may be stored a second time, which `ModelConfig::read` has compared.
+            name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == LM_HEAD)
         };
         match self.files.tensor_names().find(|name| !self.used.contains(*name) && !harmless(name)) {
             Some(name) => Err(Error::input(

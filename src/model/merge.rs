@@ -18,7 +18,7 @@ use crate::adapter::Snapshot;
 use crate::backend::{LoraMatrix, WeightType, WeightView};
 use crate::error::{Error, Result};
 use crate::files::json::parse_object;
-use crate::files::{NewFolder, TensorFile, write_whole};
+use crate::files::{Bytes, NewFolder, TensorFile, write_whole};
 
 /// Numbers worked on at a time.
 const BLOCK: usize = 1 << 20;
@@ -182,7 +182,7 @@ pub fn merge(
     if let Some(index) = index_json(files, merged.bytes)? {
         write(INDEX, &index)?;
     }
-    write("config.json", &config_json(files, dtype)?)?;
+    write("config.json", &config_json(files, config, dtype)?)?;
     for (name, bytes) in companions(files)? {
         if let Some((folder, _)) = name.split_once('/') {
             let (path, shown) = place(folder);
@@ -366,21 +366,29 @@ fn row(
     odd
 }
 
-/// config.json, with the type of the weights where it is another than the base's.
-fn config_json(files: &ModelFiles, dtype: Option<MergedType>) -> Result<Vec<u8>> {
-    let Some(dtype) = dtype else { return Ok(files.config().to_vec()) };
-    let mut config = parse_object(files.config(), &files.file_place("config.json"))?;
+/// config.json, with the type of the weights where it is another than the base's, and without a tie that the weights do not keep: there are
+/// programs that would go by it.
+fn config_json(files: &ModelFiles, config: &ModelConfig, dtype: Option<MergedType>) -> Result<Vec<u8>> {
+    let mut map = parse_object(files.config(), &files.file_place("config.json"))?;
     let mut changed = false;
-    for field in ["dtype", "torch_dtype"] {
-        if let Some(value) = config.get_mut(field).filter(|v| v.as_str() != Some(dtype.in_config())) {
-            *value = dtype.in_config().into();
+    let mut set = |field: &str, new: Value| {
+        if let Some(value) = map.get_mut(field).filter(|v| **v != new) {
+            *value = new;
             changed = true;
         }
+    };
+    if let Some(dtype) = dtype {
+        for field in ["dtype", "torch_dtype"] {
+            set(field, dtype.in_config().into());
+        }
+    }
+    if config.unties {
+        set("tie_word_embeddings", false.into());
     }
     if !changed {
         return Ok(files.config().to_vec());
     }
-    pretty(&Value::Object(config))
+    pretty(&Value::Object(map))
 }
 
 /// The index of a base that has one, its size what it is now.
@@ -422,8 +430,8 @@ fn companions(files: &ModelFiles) -> Result<Vec<(String, Vec<u8>)>> {
     there
         .map(|name| {
             let path = folder.join(&name);
-            let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-            Ok((name, bytes))
+            let bytes = Bytes::open(&path)?;
+            Ok((name, bytes.to_vec()))
         })
         .collect()
 }

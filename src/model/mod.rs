@@ -7,6 +7,7 @@ mod activations;
 mod backward;
 mod config;
 mod families;
+mod fields;
 mod files;
 mod forward;
 mod layout;
@@ -17,6 +18,7 @@ mod synthetic;
 
 pub use activations::*;
 pub use config::*;
+pub use fields::{GENERATION_FIELDS, IGNORED_FIELDS, Neutral, READ_FIELDS, REFUSED_FIELDS, Refused};
 pub use files::*;
 pub use layout::*;
 pub use load::*;

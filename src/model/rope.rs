@@ -1,6 +1,6 @@
 //! Rotary frequencies: their scaling as config.json describes it, and the tables of cosines and sines.
 //!
-//! Formulas and roundings are those of transformers' `modeling_rope_utils.py` (5.23): frequencies and angles in f32 (large positions make that
+//! Formulas and roundings are those of transformers' `modeling_rope_utils.py` (5.24): frequencies and angles in f32 (large positions make that
 //! visible), in its order of operations.
 //!
 //! Two kinds depend on how long a sequence is: `dynamic` and `longrope`. The length that counts is fixed for each request (its prompt and
@@ -12,7 +12,7 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value};
 
-use super::families::RopeNames;
+use super::families::{Family, RopeNames};
 use crate::backend::BatchPlan;
 use crate::error::{Error, Result};
 use crate::files::json::Fields;
@@ -88,38 +88,29 @@ pub enum RopeScaling {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RopeVariant(pub u32);
 
-/// New files have `rope_parameters`; old ones `rope_theta` and `rope_scaling`. Also the context that the scaling makes of `max_positions`.
+/// The rotary fields: `rope_parameters` of new files, `rope_theta` and `rope_scaling` of old ones, read in the order in which transformers 5 does.
+/// Also the context that the scaling makes of `max_positions`.
 pub(super) fn read(
     fields: &Fields<'_>,
-    names: RopeNames,
+    family: &Family,
     head_dim: usize,
     max_positions: usize,
 ) -> Result<(RopeConfig, usize)> {
+    let names = family.rope;
     let empty = Map::new();
-    let (name, map) = match (fields.object("rope_parameters")?, fields.object("rope_scaling")?) {
-        (Some(map), _) => ("rope_parameters.", map),
-        (None, Some(map)) => ("rope_scaling.", map),
-        (None, None) => ("", &empty),
-    };
-    let rope = Fields { place: fields.place, prefix: name, map };
-    let theta = match rope.get("rope_theta") {
-        Some(_) => rope.positive("rope_theta", None)?,
-        None => fields.positive("rope_theta", Some(10_000.0))?,
-    };
+    let rope = source(fields, &empty)?;
+    let theta = theta(fields, &rope)?;
     let dim = rotated(fields, &rope, names, head_dim)?;
     let kind_field = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
-    let kind = match (names, rope.text(kind_field)?) {
-        (RopeNames::LongRope, Some("su" | "yarn")) => Some("longrope"),
-        (RopeNames::LongRope, Some(k)) if !["default", "longrope"].contains(&k) => {
+    let kind = match (names, rope.text(kind_field)?.unwrap_or("default")) {
+        (RopeNames::LongRope, "su" | "yarn") => "longrope",
+        (RopeNames::LongRope, k) if !["default", "longrope"].contains(&k) => {
             return Err(rope.wrong(kind_field, &k.into(), "one of the known: default, longrope"));
         }
         (_, kind) => kind,
     };
-    // A field of the model itself counts first, as in Phi-3.
-    let original = || match fields.get("original_max_position_embeddings") {
-        Some(_) => fields.size("original_max_position_embeddings"),
-        None => rope.size_or("original_max_position_embeddings", max_positions),
-    };
+    check_names(&rope, kind)?;
+    let original = || original_positions(fields, &rope, family.defaults.original_positions, max_positions);
     // Where it is not given, it follows from the two contexts.
     let factor = |original: usize| match rope.get("factor") {
         Some(_) => number(&rope, "factor"),
@@ -127,10 +118,14 @@ pub(super) fn read(
     };
     let given = |field: &str| rope.get(field).map(|_| number(&rope, field)).transpose();
     let scaling = match kind {
-        None | Some("default") => RopeScaling::None,
-        Some("linear") => RopeScaling::Linear { factor: rope.positive("factor", None)? },
-        Some("dynamic") => RopeScaling::Dynamic { factor: number(&rope, "factor")?, original: max_positions },
-        Some("yarn") => {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear { factor: rope.positive("factor", None)? },
+        "dynamic" => RopeScaling::Dynamic { factor: number(&rope, "factor")?, original: max_positions },
+        "yarn" => {
+            // Null stands for the ratio of the contexts; an absent one is an oversight, and an error in transformers too.
+            if !rope.map.contains_key("factor") {
+                number(&rope, "factor")?;
+            }
             let original = original()?;
             let factor = factor(original)?;
             let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
@@ -146,10 +141,11 @@ pub(super) fn read(
                 attention_factor,
                 beta_fast: given("beta_fast")?.unwrap_or(32.0),
                 beta_slow: given("beta_slow")?.unwrap_or(1.0),
-                truncate: rope.flag("truncate", true)?,
+                // In Python null is false.
+                truncate: rope.flag("truncate", !rope.map.contains_key("truncate"))?,
             }
         }
-        Some("longrope") => {
+        "longrope" => {
             let original = original()?;
             let factor = factor(original)?;
             let attention_factor = match given("attention_factor")? {
@@ -164,13 +160,13 @@ pub(super) fn read(
                 attention_factor,
             }
         }
-        Some("llama3") => RopeScaling::Llama3 {
+        "llama3" => RopeScaling::Llama3 {
             factor: rope.positive("factor", None)?,
             low_freq_factor: rope.positive("low_freq_factor", None)?,
             high_freq_factor: rope.positive("high_freq_factor", None)?,
             original: original()?,
         },
-        Some(other) => {
+        other => {
             let expected = "one of the known: default, linear, dynamic, yarn, longrope, llama3";
             return Err(rope.wrong(kind_field, &Value::from(other), expected));
         }
@@ -186,13 +182,123 @@ pub(super) fn read(
     Ok((RopeConfig { theta, dim, scaling }, context))
 }
 
+/// The object that describes the rotation: `rope_scaling` where it says anything, whatever stands beside it, else `rope_parameters`.
+fn source<'a>(fields: &Fields<'a>, empty: &'a Map<String, Value>) -> Result<Fields<'a>> {
+    let some = |field: &str| fields.object(field).map(|map| map.filter(|map| !map.is_empty()));
+    let (scaling, parameters) = (some("rope_scaling")?, some("rope_parameters")?);
+    let (prefix, map) = match (scaling, parameters) {
+        (Some(map), _) => ("rope_scaling.", map),
+        (None, Some(map)) => ("rope_parameters.", map),
+        (None, None) => ("", empty),
+    };
+    let rope = Fields { place: fields.place, prefix, map };
+    if let Some((name, value)) = map.iter().find(|(name, value)| value.is_object() || by_layer(name)) {
+        let expected =
+            "one set of rotary parameters for all layers: those by type of layer are not supported";
+        return Err(rope.wrong(name, value, expected));
+    }
+    Ok(rope)
+}
+
+/// Whether a name is that of a type of layers.
+fn by_layer(name: &str) -> bool {
+    name.ends_with("_attention")
+}
+
+/// `rope_theta`, of the object or else of the model itself.
+fn theta(fields: &Fields<'_>, rope: &Fields<'_>) -> Result<f32> {
+    const NAME: &str = "rope_theta";
+    if rope.map.contains_key(NAME) {
+        return rope.positive(NAME, None);
+    }
+    if fields.map.contains_key(NAME) {
+        return fields.positive(NAME, None);
+    }
+    check_passed_over(fields, rope, NAME, f64::from(DEFAULT_THETA))?;
+    Ok(DEFAULT_THETA)
+}
+
+/// That rope_parameters has no other value of a field than `default`. Beside rope_scaling transformers does not look into it, and would take
+/// the default without a word.
+fn check_passed_over(fields: &Fields<'_>, rope: &Fields<'_>, name: &str, default: f64) -> Result<()> {
+    match fields.object("rope_parameters")?.and_then(|map| map.get(name)) {
+        Some(value) if value.as_f64() != Some(default) => {
+            let problem = format!(
+                "missing, expected one: beside rope_scaling rope_parameters is not read, nor its {name} of {value}"
+            );
+            Err(Error::input(rope.name(name), problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `rope_theta` where there is none.
+const DEFAULT_THETA: f32 = 10_000.0;
+
+/// The context of pre-training. A field of the model itself counts first, as in Phi-3, whose family has a default for it (`default`).
+fn original_positions(
+    fields: &Fields<'_>,
+    rope: &Fields<'_>,
+    default: Option<usize>,
+    max_positions: usize,
+) -> Result<usize> {
+    const NAME: &str = "original_max_position_embeddings";
+    if fields.get(NAME).is_some() {
+        return fields.size(NAME);
+    }
+    match (default, rope.get(NAME)) {
+        (None, _) => rope.size_or(NAME, max_positions),
+        (Some(default), Some(value)) if rope.size(NAME)? != default => {
+            let expected =
+                format!("{NAME} beside it, outside: where that is absent this family takes {default}");
+            Err(rope.wrong(NAME, value, &expected))
+        }
+        (Some(default), _) => Ok(default),
+    }
+}
+
+/// That every field of the object is one that its kind of scaling reads, null, or known to change nothing.
+fn check_names(rope: &Fields<'_>, kind: &str) -> Result<()> {
+    // The context of pre-training is told of kinds too that do not need it; `finetuned` says how a model came about.
+    const ALL: [&str; 6] = [
+        "rope_type",
+        "type",
+        "rope_theta",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+        "finetuned",
+    ];
+    let own: &[&str] = match kind {
+        "linear" | "dynamic" => &["factor"],
+        "yarn" => {
+            &["factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"]
+        }
+        "longrope" => &["factor", "attention_factor", "short_factor", "long_factor"],
+        "llama3" => &["factor", "low_freq_factor", "high_freq_factor"],
+        "default" => &[],
+        // An unknown kind has an error of its own.
+        _ => return Ok(()),
+    };
+    for (name, value) in rope.map {
+        let nothing = value.is_null() || (name == "factor" && value.as_f64() == Some(1.0));
+        if !nothing && !ALL.contains(&name.as_str()) && !own.contains(&name.as_str()) {
+            let expected = format!("no such field: rotary parameters of type {kind} do not have it");
+            return Err(rope.wrong(name, value, &expected));
+        }
+    }
+    Ok(())
+}
+
 /// How many numbers of a head are rotated.
 fn rotated(fields: &Fields<'_>, rope: &Fields<'_>, names: RopeNames, head_dim: usize) -> Result<usize> {
     const NAME: &str = "partial_rotary_factor";
     let (of, value) = match (rope.get(NAME), fields.get(NAME)) {
         (Some(v), _) => (rope, v),
         (None, Some(v)) => (fields, v),
-        (None, None) => return Ok(head_dim),
+        (None, None) => {
+            check_passed_over(fields, rope, NAME, 1.0)?;
+            return Ok(head_dim);
+        }
     };
     let factor = value.as_f64().unwrap_or(f64::NAN);
     if names == RopeNames::Usual {

@@ -97,6 +97,8 @@ impl Shape {
             "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads,
             "vocab_size": self.vocab, "tie_word_embeddings": self.tied, "rms_norm_eps": 1e-5,
             "max_position_embeddings": context, "hidden_act": "silu", "rope_theta": 10000.0,
+            // Measured samples have the length that was asked for.
+            "bos_token_id": null, "eos_token_id": null,
         });
         let texts = BTreeMap::from([("config.json", Bytes::Owned(config.to_string().into_bytes()))]);
         // About the size that training gives weights of this width.

@@ -1,6 +1,8 @@
 //! What tests of the engine share: tiny random models and adapters, and engines over them.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod shrunk;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 

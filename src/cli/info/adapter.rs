@@ -23,7 +23,7 @@ pub fn say(folder: &Path) -> Result<Said> {
         "kind": "adapter", "folder": folder.display().to_string(),
         "base": d.base.as_ref().map(|b| &b.name), "base_revision": d.base.as_ref().and_then(|b| b.revision.as_ref()),
         "modules": modules, "shapes": shapes, "rslora": d.rslora, "targets": d.targets, "dropout": d.dropout,
-        "parameters": d.parameters, "dtypes": d.types, "bytes": d.bytes,
+        "parameters": d.parameters, "dtypes": d.types, "bytes": d.bytes, "copies": d.copies,
         "optimizer": d.optimizer.map(|(steps, bytes)| json!({"steps": steps, "bytes": bytes})),
     });
 
@@ -54,6 +54,10 @@ pub fn say(folder: &Path) -> Result<Said> {
     ];
     if d.dropout > 0.0 {
         lines.push(("dropout", format!("{}, in training", d.dropout)));
+    }
+    if !d.copies.is_empty() {
+        let copies = format!("of {}, taken where they are the base's own", d.copies.join(" and "));
+        lines.push(("copies", copies));
     }
     let optimizer = match d.optimizer {
         Some((steps, size)) => format!("state after {steps} steps, {}", bytes(size as usize)),

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::models::{self, Place};
 use super::screen::{Screen, out};
+use crate::adapter::{ADAPTER_CONFIG, adapters_in, holding};
 use crate::error::{Error, Result};
 use crate::model::{CONFIG, EMBEDDED};
 
@@ -22,7 +23,7 @@ use crate::model::{CONFIG, EMBEDDED};
                   A model (a folder, `embedded`, or OWNER/NAME of the hub, of which no weights are downloaded): its shape, its files, \
                   and the memory that sampling and training with it take on each device, from the same plan that every command makes \
                   before it starts.\n\n\
-                  An adapter (a PEFT folder): its ranks, scales and modules, its base, whether it has the optimizer's state.\n\n\
+                  An adapter (a PEFT folder, or OWNER/NAME of the hub): its ranks, scales and modules, its base, whether it has the optimizer's state.\n\n\
                   A run: its configuration, how far its lanes are, what takes how much room, how to go on.",
     after_help = "Examples:
   colloquy info embedded
@@ -65,7 +66,10 @@ enum Kind {
 pub fn run(args: Args) -> Result<()> {
     let screen = Screen::new();
     let said = match kind(&args.what)? {
-        Kind::Model => model::say(&args, &screen)?,
+        Kind::Model => match model::say(&args, &screen)? {
+            Some(said) => said,
+            None => adapter::say(&models::adapter(Path::new(&args.what), &screen)?)?,
+        },
         Kind::Adapter(folder) => adapter::say(&folder)?,
         Kind::Run(folder) => run::say(&folder)?,
     };
@@ -92,19 +96,23 @@ fn kind(what: &str) -> Result<Kind> {
     }
     let has = |file: &str| path.join(file).is_file();
     // A PEFT folder may have its base's config.json too.
-    match (has("manifest.json"), has("adapter_config.json"), has(CONFIG)) {
+    match (has("manifest.json"), has(ADAPTER_CONFIG), has(CONFIG)) {
         (true, ..) => Ok(Kind::Run(path.into())),
         (_, true, _) => Ok(Kind::Adapter(path.into())),
         (_, _, true) => Ok(Kind::Model),
         _ if !path.is_dir() => {
             Err(Error::file(path, "found a file, expected the folder of a model, an adapter or a run"))
         }
-        _ => Err(Error::file(
-            path,
-            format!(
-                "found neither manifest.json (of a run) nor adapter_config.json (of a PEFT adapter) nor {CONFIG} (of a model)"
-            ),
-        )),
+        _ => {
+            let inside = adapters_in(path);
+            let inside = if inside.is_empty() { String::new() } else { format!("; {}", holding(&inside)) };
+            Err(Error::file(
+                path,
+                format!(
+                    "found neither manifest.json (of a run) nor {ADAPTER_CONFIG} (of a PEFT adapter) nor {CONFIG} (of a model){inside}"
+                ),
+            ))
+        }
     }
 }
 

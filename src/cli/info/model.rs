@@ -8,7 +8,7 @@ use super::{Args, Said, facts, plural};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cuda::CudaBackend;
 use crate::backend::{Backend, MAX_RANK, WeightType};
-use crate::cli::models::{self, Downloads, Place};
+use crate::cli::models::{self, Downloads, Place, UNTIED};
 use crate::cli::screen::{Screen, bytes};
 use crate::cli::session::{count, program_bytes};
 use crate::engine::{EngineOptions, KvBudget, MemoryPlan};
@@ -34,6 +34,8 @@ const DEVICES: [&str; 3] = ["cpu", "cpu-bf16", "cuda"];
 struct Found {
     /// A folder, or `embedded`.
     path: String,
+    /// All files, where the weights are there too.
+    files: Option<ModelFiles>,
     commit: Option<String>,
     /// Files of weights and their bytes; none where the hub cannot be asked.
     weights: Vec<(String, u64)>,
@@ -41,17 +43,18 @@ struct Found {
     types: BTreeMap<String, usize>,
 }
 
-fn find(name: &str, screen: &Screen) -> Result<Found> {
+/// Nothing of a repository that is an adapter's.
+fn find(name: &str, screen: &Screen) -> Result<Option<Found>> {
     let (path, commit, listed) = match models::place(name)? {
         Place::Here => (name.to_string(), None, None),
         Place::Hub(hub_name) => {
-            let overview = hub::look(&hub_name, &Downloads(screen))?;
+            let Some(overview) = hub::look(&hub_name, &Downloads(screen))? else { return Ok(None) };
             let listed = (!overview.is_complete).then_some(overview.weights);
             (overview.folder.display().to_string(), Some(overview.commit), listed)
         }
     };
     if let Some(weights) = listed {
-        return Ok(Found { path, commit, weights, types: BTreeMap::new() });
+        return Ok(Some(Found { path, files: None, commit, weights, types: BTreeMap::new() }));
     }
     let files = ModelFiles::named(&path)?;
     let mut types = BTreeMap::new();
@@ -63,20 +66,20 @@ fn find(name: &str, screen: &Screen) -> Result<Found> {
         let name = std::path::Path::new(shard.place()).file_name().unwrap_or_default();
         weights.push((name.to_string_lossy().into_owned(), shard.bytes().len() as u64));
     }
-    Ok(Found { path, commit, weights, types })
+    Ok(Some(Found { path, files: Some(files), commit, weights, types }))
 }
 
-/// What it is.
-pub fn say(args: &Args, screen: &Screen) -> Result<Said> {
+/// What it is; nothing if it is a repository with an adapter.
+pub fn say(args: &Args, screen: &Screen) -> Result<Option<Said>> {
     if args.rank == 0 || args.rank > MAX_RANK {
         return Err(Error::Usage(format!("--rank {}: expected 1 to {MAX_RANK}", args.rank)));
     }
     if args.tokens == 0 {
         return Err(Error::Usage("--tokens 0: expected at least 1".into()));
     }
-    let found = find(&args.what, screen)?;
+    let Some(found) = find(&args.what, screen)? else { return Ok(None) };
     let texts = ModelFiles::without_weights(&found.path, WeightType::Bf16)?;
-    let config = ModelConfig::read(&texts)?;
+    let config = ModelConfig::read(found.files.as_ref().unwrap_or(&texts))?;
     let tokenizer = texts.text("tokenizer.json").map(|_| ChatTokenizer::new(&texts, &config)).transpose()?;
     let has_template = tokenizer.as_ref().is_some_and(ChatTokenizer::has_template);
     // Of weights that are not here, config.json knows best.
@@ -99,6 +102,7 @@ pub fn say(args: &Args, screen: &Screen) -> Result<Said> {
         "heads": config.num_heads, "kv_heads": config.num_kv_heads, "head_dim": config.head_dim,
         "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
         "context": config.max_positions, "vocabulary": config.vocab_size, "tied_embeddings": config.tie_word_embeddings,
+        "unknown_fields": config.unknown_fields,
         "dtypes": dtypes, "bytes": total,
         "files": found.weights.iter().map(|(name, bytes)| json!({"file": name, "bytes": bytes})).collect::<Vec<_>>(),
         "tokenizer": tokenizer.is_some(), "chat_template": has_template,
@@ -110,7 +114,7 @@ pub fn say(args: &Args, screen: &Screen) -> Result<Said> {
     let tied = if config.tie_word_embeddings { ", one matrix for both ends" } else { "" };
     let dtype = if dtypes.is_empty() { "unknown type".into() } else { dtypes.join(" and ") };
     let files = plural(found.weights.len(), "file");
-    let mut page = facts(&[
+    let mut lines = vec![
         ("model", format!("{}{commit}", args.what)),
         ("family", config.model_type.clone()),
         ("parameters", format!("{} ({})", count(config.parameters()), config.parameters())),
@@ -131,8 +135,15 @@ pub fn say(args: &Args, screen: &Screen) -> Result<Said> {
             if tokenizer.is_some() { "yes" } else { "none: only records with `tokens` work" }.into(),
         ),
         ("chat template", if has_template { "yes" } else { "none: no `messages` and no debates" }.into()),
-        ("path", found.path.clone()),
-    ]);
+    ];
+    if config.unties {
+        lines.push(("lm_head", UNTIED.into()));
+    }
+    if !config.unknown_fields.is_empty() {
+        lines.push(("not read", format!("{} of config.json", config.unknown_fields.join(", "))));
+    }
+    lines.push(("path", found.path.clone()));
+    let mut page = facts(&lines);
     page.push_str(&format!(
         "\nmemory with {} of rank {}, sequences of {} tokens\n",
         plural(args.adapters, "adapter"),
@@ -146,7 +157,7 @@ pub fn say(args: &Args, screen: &Screen) -> Result<Said> {
         "Training counts on {BESIDE_TRAINING} sequences sampled beside it. --memory lowers all of it.\n"
     ));
     notes.iter().for_each(|note| page.push_str(&format!("{note}\n")));
-    Ok(Said { json, text: page })
+    Ok(Some(Said { json, text: page }))
 }
 
 /// The element type that config.json declares.
