@@ -20,11 +20,11 @@ fn status(name: &str) -> usize {
 }
 
 /// A bf16 model, written in small pieces so that nothing of it is in memory before it is loaded.
-fn write_model(folder: &Path) {
+fn write_model(folder: &Path, tied: bool) {
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB, "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "num_attention_heads": 6, "num_key_value_heads": 2,
-        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": false,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": tied,
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let (d, f, kv) = (HIDDEN, INTERMEDIATE, 2 * HIDDEN / 6);
@@ -63,20 +63,28 @@ fn write_model(folder: &Path) {
     file.write_all(header.as_bytes()).unwrap();
     let piece: Vec<u8> =
         (0..4096u16).flat_map(|i| half::bf16::from_f32(f32::from(i) / 4096.0).to_le_bytes()).collect();
-    let mut left = end;
-    while left > 0 {
-        let n = left.min(piece.len());
-        file.write_all(&piece[..n]).unwrap();
-        left -= n;
+    // Embedding and lm_head are the same but for the last number.
+    for (name, shape) in &tensors {
+        let mut left = 2 * shape.iter().product::<usize>();
+        while left > 0 {
+            let n = left.min(piece.len());
+            let mut part = piece[..n].to_vec();
+            left -= n;
+            if left == 0 && name == "lm_head.weight" {
+                part[n - 2] ^= 1;
+            }
+            file.write_all(&part).unwrap();
+        }
     }
     file.flush().unwrap();
 }
 
 #[test]
 fn loading_peaks_at_the_packed_weights_and_a_tenth() {
-    let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path());
-    for training in [false, true] {
+    // Where the ends are said to be tied and both are stored, they are compared first, to their last number.
+    for (tied, training) in [(false, false), (false, true), (true, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        write_model(folder.path(), tied);
         let mut backend = CpuBackend::new(2).unwrap();
         // 5 sets the peak back to what is there now.
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -84,11 +92,12 @@ fn loading_peaks_at_the_packed_weights_and_a_tenth() {
         let files = ModelFiles::open(folder.path()).unwrap();
         let config = ModelConfig::read(&files).unwrap();
         let options = LoadOptions { training, ..Default::default() };
+        assert_eq!(config.unties, tied);
         let model = Model::load(&files, config, &mut backend, options).unwrap();
         let (peak, packed) = (status("VmHWM:") - before, backend.bytes_in_use());
         assert!(packed > 80 << 20, "{packed}");
         println!(
-            "training {training}: {packed} bytes packed, {peak} at the peak, {:.3}",
+            "tied {tied}, training {training}: {packed} bytes packed, {peak} at the peak, {:.3}",
             peak as f64 / packed as f64
         );
         assert!(peak as f64 <= 1.1 * packed as f64, "{packed} bytes packed, {peak} at the peak");

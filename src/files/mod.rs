@@ -50,7 +50,7 @@ impl Bytes {
 }
 
 /// What is wrong with a file that only stands for a large one in a repository of Git LFS, if it is one.
-fn pointer(bytes: &[u8]) -> Option<String> {
+pub fn pointer(bytes: &[u8]) -> Option<String> {
     /// How a pointer begins, now and in the versions before 1.0.
     const SPECS: [&str; 2] =
         ["version https://git-lfs.github.com/spec/", "version https://hawser.github.com/spec/"];

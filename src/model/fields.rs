@@ -43,7 +43,7 @@ pub const READ_FIELDS: [&str; 31] = [
 ];
 
 /// Fields that say nothing about what a model of these families computes, whatever they hold.
-pub const IGNORED_FIELDS: [&str; 36] = [
+pub const IGNORED_FIELDS: [&str; 38] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_commit_hash",
@@ -58,6 +58,7 @@ pub const IGNORED_FIELDS: [&str; 36] = [
     "id2label",
     "initializer_range",
     "is_decoder",
+    "is_llama_config",
     "label2id",
     "model_max_length",
     "name_or_path",
@@ -76,6 +77,7 @@ pub const IGNORED_FIELDS: [&str; 36] = [
     "tie_last_hidden_states",
     "tokenizer_class",
     "torchscript",
+    "transformers.js_config",
     "transformers_version",
     "unsloth_version",
     "use_bfloat16",
@@ -132,7 +134,7 @@ const NO_NOPE: &str = "null: layers without rotary embeddings are not supported"
 
 /// Fields that change what is computed in a way that is not supported: those which transformers reads whatever the family, and those by which
 /// other families differ from these.
-pub const REFUSED_FIELDS: [Refused; 35] = [
+pub const REFUSED_FIELDS: [Refused; 39] = [
     refused("quantization_config", Neutral::Off, UNQUANTIZED),
     refused("compression_config", Neutral::Off, UNQUANTIZED),
     refused("quantization", Neutral::Off, UNQUANTIZED),
@@ -173,12 +175,16 @@ pub const REFUSED_FIELDS: [Refused; 35] = [
     refused("final_logit_softcapping", Neutral::Off, NO_CAP),
     refused("no_rope_layers", Neutral::Off, NO_NOPE),
     refused("no_rope_layer_interval", Neutral::Off, NO_NOPE),
+    refused("use_mrope", Neutral::Off, "false: positions have one part"),
     refused("rope_interleaved", Neutral::Off, "false: the two halves of a head are rotated together"),
     refused("alibi", Neutral::Off, "false: positions are rotary"),
     refused("use_parallel_residual", Neutral::Off, "false: attention and MLP follow one another"),
     refused("parallel_attn", Neutral::Off, "false: attention and MLP follow one another"),
     refused("qk_layernorm", Neutral::Off, "false: only qwen3 norms queries and keys"),
     refused("use_qk_norm", Neutral::Off, "false: only qwen3 norms queries and keys"),
+    refused("lm_head_bias", Neutral::Off, "false: an lm_head with a bias is not supported"),
+    refused("full_attn_mod", Neutral::One, "null or 1: windows are those of sliding_window"),
+    refused("interpolate_factor", Neutral::One, NO_SCALE),
     refused("num_local_experts", Neutral::Off, "0: mixtures of experts are not supported"),
 ];
 

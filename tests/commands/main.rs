@@ -21,6 +21,7 @@ mod fixtures;
 mod given_data;
 mod gpu_check;
 mod hub;
+mod hub_adapters;
 mod info;
 mod merge;
 mod reliability;

@@ -434,3 +434,61 @@ fn a_disk_that_is_full_is_an_error_and_leaves_nothing() {
     assert!(e.starts_with("deep/merged/model.safetensors: "), "{e}");
     assert_eq!(names(&dir.path().join("deep")), [""; 0]);
 }
+
+/// A base whose config.json ties two matrices that are not the same.
+fn untied(folder: &Path) {
+    copy(&fixture("llama-tied"), folder);
+    let path = folder.join("model.safetensors");
+    let mut all = tensors(&path);
+    let (dtype, shape, mut bytes) = all["model.embed_tokens.weight"].clone();
+    // One row, of a token that the records have.
+    let row = bytes.len() / shape[0];
+    bytes[9 * row..10 * row].reverse();
+    all.insert("lm_head.weight".into(), (dtype, shape, bytes));
+    std::fs::remove_file(&path).unwrap();
+    write_tensors(&path, &all);
+}
+
+#[test]
+fn a_head_that_is_not_tied_is_merged_and_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    write_input(dir.path());
+    untied(&dir.path().join("base"));
+    let adapter = format!("x={}", fixture_str("llama-tied/adapters/a"));
+    let args = ["merge", "--model", "base", "--adapter", &adapter, "--output", "merged"];
+    let output = run(dir.path(), &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let warning =
+        "tie_word_embeddings is true, but lm_head.weight is another matrix than the embedding; it is used";
+    assert!(stderr(&output).contains(warning), "{}", stderr(&output));
+    let with_adapter = scores(dir.path(), &["--model", "base", "--adapter", &adapter, "--input", "x.jsonl"]);
+    let merged = scores(dir.path(), &["--model", "merged", "--input", "base.jsonl"]);
+    assert!(farthest(&with_adapter, &merged) < 2e-4);
+    // Programs that go by config.json alone must not tie them.
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("merged/config.json")).unwrap()).unwrap();
+    assert_eq!(config["tie_word_embeddings"], false);
+    let head =
+        |folder: &str| tensors(&dir.path().join(folder).join("model.safetensors"))["lm_head.weight"].clone();
+    assert_eq!(head("merged"), head("base"));
+    // A base whose ends are tied stays one.
+    let tied = fixture_str("llama-tied");
+    succeed(dir.path(), &["merge", "--model", &tied, "--adapter", &adapter, "--output", "tied"]);
+    assert_eq!(
+        std::fs::read(dir.path().join("tied/config.json")).unwrap(),
+        std::fs::read(fixture("llama-tied").join("config.json")).unwrap()
+    );
+    // The head shows in the scores, and `info` counts it.
+    let plain = scores(dir.path(), &["--model", &tied, "--input", "base.jsonl"]);
+    let other = scores(dir.path(), &["--model", "base", "--input", "base.jsonl"]);
+    assert!(farthest(&plain, &other) > 0.1);
+    let of = |model: &str| -> Value {
+        serde_json::from_str(&succeed(dir.path(), &["info", model, "--json"])).unwrap()
+    };
+    let (base, tied) = (of("base"), of(&tied));
+    assert_eq!((&base["tied_embeddings"], &tied["tied_embeddings"]), (&json!(false), &json!(true)));
+    assert_eq!(base["parameters"].as_u64().unwrap() - tied["parameters"].as_u64().unwrap(), 256 * 64);
+    assert!(
+        succeed(dir.path(), &["info", "base"]).contains("lm_head         tie_word_embeddings is true, but")
+    );
+}
