@@ -1,4 +1,5 @@
-//! Model folders as programs and people leave them, read as transformers reads them (`tools/folder_fixtures.py`) or refused by name.
+//! Model folders as programs and people leave them, read as transformers reads them
+//! (`tools/folder_fixtures.py`) or refused by name.
 
 mod common;
 
@@ -260,7 +261,8 @@ fn what_is_passed_over_changes_nothing() {
     assert_eq!(ModelConfig { unknown_fields: vec![], ..config }, plain);
 }
 
-/// docs/model-folders.md names in the first cells of its tables the fields that the program has in its lists.
+/// docs/model-folders.md names in the first cells of its tables the fields that the program has in
+/// its lists.
 #[test]
 fn the_documentation_has_the_same_fields() {
     let text = std::fs::read_to_string("docs/model-folders.md").unwrap();
@@ -377,7 +379,8 @@ fn rotary_parameters_that_would_be_lost_are_refused() {
         let e = wrong(changes);
         assert!(e.starts_with(&format!("config.json, field {field}: ")) && e.contains(expected), "{e}");
     }
-    // Beside rope_scaling nothing of rope_parameters is read. What that would lose must be said again.
+    // Beside rope_scaling nothing of rope_parameters is read. What that would lose must be said
+    // again.
     let beside = |more: Value| {
         let mut config = record("swish")["config"].clone();
         config.as_object_mut().unwrap().remove("rope_theta");

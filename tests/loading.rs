@@ -81,7 +81,8 @@ fn write_model(folder: &Path, tied: bool) {
 
 #[test]
 fn loading_peaks_at_the_packed_weights_and_a_tenth() {
-    // Where the ends are said to be tied and both are stored, they are compared first, to their last number.
+    // Where the ends are said to be tied and both are stored, they are compared first, to their
+    // last number.
     for (tied, training) in [(false, false), (false, true), (true, false)] {
         let folder = tempfile::tempdir().unwrap();
         write_model(folder.path(), tied);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use colloquy::adapter::{
-    AdapterOrigin, Moments, NewAdapter, PeftConfig, Snapshot, matrices, read_checkpoint, read_peft,
+    AdapterOrigin, Moments, NewAdapter, NoBase, PeftConfig, Snapshot, matrices, read_checkpoint, read_peft,
     write_peft,
 };
 use colloquy::backend::{AdapterLayout, LoraMatrix, PartId, PartSpec, SlotSpec};
@@ -420,14 +420,14 @@ fn weights_that_do_not_fit_are_named() {
 fn new_adapters_are_written_and_read() {
     let layout = layout("llama");
     let origin = AdapterOrigin::parse("new:rank=5,alpha=10,targets=q_proj+down_proj,init-seed=9").unwrap();
-    let snapshot = origin.snapshot(&layout).unwrap();
-    assert_eq!(snapshot, origin.snapshot(&layout).unwrap());
+    let snapshot = origin.snapshot(&layout, &NoBase).unwrap();
+    assert_eq!(snapshot, origin.snapshot(&layout, &NoBase).unwrap());
     let (_keep, path, config) = written(&snapshot);
     assert_eq!(
         (&config["r"], &config["lora_alpha"], &config["use_rslora"]),
         (&json!(5), &json!(10), &json!(false))
     );
-    let read = AdapterOrigin::parse(path.to_str().unwrap()).unwrap().snapshot(&layout).unwrap();
+    let read = AdapterOrigin::parse(path.to_str().unwrap()).unwrap().snapshot(&layout, &NoBase).unwrap();
     assert_eq!(read, snapshot);
 
     let rslora = NewAdapter { rslora: true, ..Default::default() }.snapshot(&layout).unwrap();

@@ -175,7 +175,7 @@ impl PeftConfig {
     }
 }
 
-/// What is wrong with a folder that has no adapter_config.json, and what may have been meant.
+/// Returns the error of a folder without adapter_config.json, with what may have been meant.
 fn no_config(folder: &Path) -> String {
     const EXPECTED: &str = "expected the folder of a PEFT adapter";
     let inside = adapters_in(folder);
@@ -189,7 +189,7 @@ fn no_config(folder: &Path) -> String {
     }
 }
 
-/// Says of a folder, such as a trainer's output, which adapters are in it.
+/// Says which adapters are in a folder such as a trainer's output.
 pub fn holding(adapters: &[String]) -> String {
     /// As many as an error names.
     const SHOWN: usize = 8;
@@ -199,7 +199,8 @@ pub fn holding(adapters: &[String]) -> String {
     format!("there are adapters in the folders {shown}{more} inside: give one of these")
 }
 
-/// The folders inside `folder` that are adapters, such as `checkpoint-10` or `checkpoint-10/critic`, numbers in their order.
+/// Returns the folders inside `folder`, at most two levels down, that are adapters: for example
+/// `checkpoint-10` and `checkpoint-10/critic`. Numbers in names are sorted by value.
 pub fn adapters_in(folder: &Path) -> Vec<String> {
     /// Entries of a folder that are looked at.
     const MOST: usize = 1000;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::PeftConfig;
 use super::init::scale;
-use super::peft::{Base, OPTIMIZER, WEIGHTS, saved_end};
+use super::peft::{Base, OPTIMIZER, WEIGHTS, copied_module};
 use crate::error::{Error, Result};
 use crate::files::TensorFile;
 
@@ -62,7 +62,7 @@ pub fn describe(folder: &Path) -> Result<Description> {
     }
     let targets: BTreeSet<&str> = ranks.keys().map(|m| m.rsplit('.').next().unwrap_or(m)).collect();
     let numbers = |name| file.shape(name).map_or(0, |s| s.iter().product());
-    let own = || file.names().filter(|name| saved_end(name).is_none());
+    let own = || file.names().filter(|name| copied_module(name).is_none());
     let types: BTreeSet<String> =
         own().filter_map(|n| file.raw(n)).map(|(t, ..)| format!("{t:?}").to_lowercase()).collect();
     Ok(Description {
@@ -72,7 +72,7 @@ pub fn describe(folder: &Path) -> Result<Description> {
         targets: targets.into_iter().map(String::from).collect(),
         dropout: config.dropout,
         parameters: own().map(numbers).sum(),
-        copies: file.names().filter_map(saved_end).map(String::from).collect(),
+        copies: file.names().filter_map(copied_module).map(String::from).collect(),
         types: types.into_iter().collect(),
         bytes: file.bytes().len() as u64,
         optimizer: optimizer(folder)?,
@@ -82,7 +82,7 @@ pub fn describe(folder: &Path) -> Result<Description> {
 /// Modules and their ranks, by the tensors' names and shapes.
 fn ranks(file: &TensorFile) -> Result<BTreeMap<&str, usize>> {
     let mut ranks = BTreeMap::new();
-    for name in file.names().filter(|name| saved_end(name).is_none()) {
+    for name in file.names().filter(|name| copied_module(name).is_none()) {
         let module = name.strip_prefix("base_model.model.").and_then(|rest| rest.strip_suffix(".weight"));
         match (module.and_then(|m| m.rsplit_once('.')), file.shape(name)) {
             (Some((module, "lora_A")), Some(&[rank, _])) if rank > 0 => drop(ranks.insert(module, rank)),

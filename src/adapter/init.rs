@@ -39,7 +39,9 @@ impl Default for NewAdapter {
     }
 }
 
-/// Where an adapter of the command line comes from: a PEFT folder (or a name on the hub, which is looked for where no folder is), or `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`.
+/// Where an adapter of the command line comes from: a PEFT folder (or a name on the hub, which is
+/// looked for where no folder is), or
+/// `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AdapterOrigin {
     /// Initialised here.
@@ -77,7 +79,7 @@ impl AdapterOrigin {
         Ok(AdapterOrigin::New(new))
     }
 
-    /// The adapter for a model with this layout and these ends.
+    /// The adapter for a model with this layout and these weights.
     pub fn snapshot(&self, layout: &AdapterLayout, base: &dyn BaseWeights) -> Result<Snapshot> {
         match self {
             AdapterOrigin::New(new) => new.snapshot(layout),

@@ -37,10 +37,11 @@ impl From<&str> for Base {
     }
 }
 
-/// The ends of a base, of which a PEFT folder may hold copies beside the adapter's matrices.
+/// The embedding and the lm_head of a base. A PEFT folder may hold copies of them beside the
+/// adapter's matrices.
 pub trait BaseWeights {
     /// The matrix of `model.embed_tokens` or of `lm_head`, if the base has it.
-    fn end(&self, module: &str) -> Result<Option<WeightView<'_>>>;
+    fn matrix(&self, module: &str) -> Result<Option<WeightView<'_>>>;
     /// Gives back the memory that reading it took.
     fn release(&self);
 }
@@ -49,19 +50,23 @@ pub trait BaseWeights {
 pub struct NoBase;
 
 impl BaseWeights for NoBase {
-    fn end(&self, _module: &str) -> Result<Option<WeightView<'_>>> {
+    fn matrix(&self, _module: &str) -> Result<Option<WeightView<'_>>> {
         Ok(None)
     }
     fn release(&self) {}
 }
 
-/// Reads a PEFT folder for a model with this layout; a copy of an end of the base in it is an error, as there is nothing to compare it with.
+/// Reads a PEFT folder for a model with this layout. Refuses copies of the embedding or the
+/// lm_head in it, as there is nothing to compare them with; see [`read_peft_on`].
 pub fn read_peft(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot> {
     read_peft_on(folder, layout, &NoBase)
 }
 
-/// Reads a PEFT folder for a model with this layout and these ends. Copies of the ends, as PEFT saves them where it thinks that the
-/// vocabulary was resized, are passed over if they are the base's own, number by number, and an error otherwise.
+/// Reads a PEFT folder for a model with this layout and these weights.
+///
+/// PEFT saves the embedding and the lm_head too where it thinks that the vocabulary was resized
+/// (`save_embedding_layers`). Passes over such a copy if all its numbers are the base's, and
+/// refuses any other.
 pub fn read_peft_on(folder: &Path, layout: &AdapterLayout, base: &dyn BaseWeights) -> Result<Snapshot> {
     let config = PeftConfig::read(folder)?;
     let spec = config.spec(layout)?;
@@ -70,7 +75,7 @@ pub fn read_peft_on(folder: &Path, layout: &AdapterLayout, base: &dyn BaseWeight
         return Err(Error::file(folder, format!("found adapter_model.bin, expected {WEIGHTS}")));
     }
     let file = TensorFile::open(&path)?;
-    let weights = check_saved_ends(&file, base).and_then(|()| read_matrices(&file, &spec, layout, &[""]));
+    let weights = check_copies(&file, base).and_then(|()| read_matrices(&file, &spec, layout, &[""]));
     let weights = weights.map_err(|e| match (e, &config.base) {
         // What does not fit most often belongs to another model.
         (Error::Input { place, problem }, Some(base)) => {
@@ -81,22 +86,22 @@ pub fn read_peft_on(folder: &Path, layout: &AdapterLayout, base: &dyn BaseWeight
     Ok(Snapshot { spec, weights: weights.into_iter().next().unwrap_or_default(), moments: None })
 }
 
-/// The module whose matrix in the base a tensor of a PEFT file is a copy of: `model.embed_tokens` or `lm_head`.
-pub(super) fn saved_end(name: &str) -> Option<&'static str> {
+/// Returns the module that a tensor of a PEFT file is a copy of: `model.embed_tokens` or `lm_head`.
+pub(super) fn copied_module(name: &str) -> Option<&'static str> {
     let module = name.strip_prefix(WRAPPER).unwrap_or(name).strip_suffix(".weight")?;
-    ENDS.into_iter().find(|end| *end == module)
+    ENDS.into_iter().find(|name| *name == module)
 }
 
-/// That the copies of the base's ends in a file are the base's own.
-fn check_saved_ends(file: &TensorFile, base: &dyn BaseWeights) -> Result<()> {
+/// Checks that copies of the embedding and the lm_head have the base's numbers.
+fn check_copies(file: &TensorFile, base: &dyn BaseWeights) -> Result<()> {
     for name in file.names() {
-        let Some(module) = saved_end(name) else { continue };
+        let Some(module) = copied_module(name) else { continue };
         let wrong = |problem: String| {
             let meaning =
                 "PEFT would put this matrix in the place of the base's, which all adapters here share";
             Err(Error::input(format!("{}, tensor {name}", file.place()), format!("{problem}: {meaning}")))
         };
-        let Some(own) = base.end(module)? else {
+        let Some(own) = base.matrix(module)? else {
             return wrong(format!(
                 "found a copy of {module}, which this base cannot be compared with, expected none"
             ));
@@ -314,8 +319,8 @@ fn read_matrices(
     prefixes: &[&str],
 ) -> Result<Vec<Matrices>> {
     let mut unread: BTreeMap<String, &str> = BTreeMap::new();
-    // What stands for the base's ends was compared with them.
-    for name in file.names().filter(|name| saved_end(name).is_none()) {
+    // Copies of the embedding and the lm_head have a check of their own.
+    for name in file.names().filter(|name| copied_module(name).is_none()) {
         let prefix = prefixes.iter().find(|p| name.starts_with(**p)).unwrap_or(&"");
         if let Some(other) = unread.insert(plain_name(prefix, name), name) {
             let problem = format!("found it a second time as {other}, expected each matrix once");

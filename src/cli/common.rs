@@ -52,7 +52,8 @@ pub struct ModelArgs {
     /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json), OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
-    /// A PEFT adapter (its folder, or OWNER/NAME[@REVISION] of the Hugging Face hub) and the name records call it by. May be repeated.
+    /// A PEFT adapter (its folder, or OWNER/NAME[@REVISION] of the Hugging Face hub) and the name
+    /// records call it by. May be repeated.
     #[arg(long = "adapter", value_name = "NAME=DIR")]
     pub adapters: Vec<String>,
     /// A run folder: its base model and the adapters of one iteration (the last, unless @ITERATION is given).

@@ -29,8 +29,8 @@ pub struct Args {
     /// A Hugging Face model folder, OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
     #[arg(long, value_name = "DIR", required_unless_present = "society")]
     model: Option<String>,
-    /// The adapter: a PEFT folder or OWNER/NAME[@REVISION] of the Hugging Face hub and a name for it, or with --society the name of one of the
-    /// lane's.
+    /// The adapter: a PEFT folder or OWNER/NAME[@REVISION] of the Hugging Face hub and a name for
+    /// it, or with --society the name of one of the lane's.
     #[arg(long, value_name = "NAME=DIR")]
     adapter: String,
     /// A run folder: its base model and the adapters of one iteration (the last, unless @ITERATION is given).

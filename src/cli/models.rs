@@ -1,4 +1,5 @@
-//! What a user names as a model: a folder, `embedded`, or a repository of the hub; and as an adapter: a folder or such a repository.
+//! What a user names as a model: a folder, `embedded`, or a repository of the hub; and as an
+//! adapter: a folder or such a repository.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,8 @@ pub fn config(files: &ModelFiles, screen: &Screen) -> Result<ModelConfig> {
 pub const UNTIED: &str =
     "tie_word_embeddings is true, but lm_head.weight is another matrix than the embedding; it is used";
 
-/// The folder of the adapter `name`: a folder of that name wins over the hub. Downloads what the cache lacks of it.
+/// The folder of the adapter `name`: a folder of that name wins over the hub. Downloads what the
+/// cache lacks of it.
 pub fn adapter(name: &Path, screen: &Screen) -> Result<PathBuf> {
     if name.exists() {
         return Ok(name.into());

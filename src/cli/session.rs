@@ -223,7 +223,8 @@ impl Session {
             select(common.device.as_deref().unwrap_or("auto"), common.threads.unwrap_or(0))?;
         let Opened { files, commit } = models::open(&wanted.model, screen)?;
         let config = models::config(&files, screen)?;
-        // Adapters are found before the weights are loaded, and read before memory is planned: a bad one costs little.
+        // Adapters are found before the weights are loaded, and read before memory is planned: a
+        // bad one costs little.
         let origins = wanted
             .adapters
             .iter()

@@ -204,7 +204,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses a field that is there and null: absent, it has a default; null, it says nothing that can be read.
+    /// Refuses a field that is there and null: absent, it has a default; null, it says nothing that
+    /// can be read.
     pub fn not_null(&self, field: &str) -> Result<()> {
         match self.map.get(field) {
             Some(Value::Null) => Err(self.wrong(field, &Value::Null, "a value, or no such field")),

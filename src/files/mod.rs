@@ -49,7 +49,8 @@ impl Bytes {
     }
 }
 
-/// What is wrong with a file that only stands for a large one in a repository of Git LFS, if it is one.
+/// What is wrong with a file that only stands for a large one in a repository of Git LFS, if it is
+/// one.
 pub fn pointer(bytes: &[u8]) -> Option<String> {
     /// How a pointer begins, now and in the versions before 1.0.
     const SPECS: [&str; 2] =
@@ -291,8 +292,8 @@ pub fn widen(view: WeightView<'_>) -> Vec<f32> {
     values
 }
 
-/// Whether two weights hold the same numbers, whatever their types: exactly, as f32. `pause` is called now and then, to give back the memory of
-/// what was read.
+/// Whether two weights hold the same numbers, whatever their types: exactly, as f32. `pause` is
+/// called now and then, to give back the memory of what was read.
 pub fn same_values<'a>(a: WeightView<'a>, b: WeightView<'a>, pause: impl Fn()) -> bool {
     /// Numbers compared between two pauses.
     const BLOCK: usize = 1 << 22;

@@ -19,8 +19,10 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads the process's: HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE,
-    /// with the older names of some of them. Paths are expanded as there: `~`, `~USER`, `$NAME` and `${NAME}`. One that is empty counts as unset.
+    /// Reads the process's: HF_HUB_CACHE, HF_HOME, HF_TOKEN, HF_TOKEN_PATH,
+    /// HF_HUB_DISABLE_IMPLICIT_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE, with the older names of some
+    /// of them. Paths are expanded as there: `~`, `~USER`, `$NAME` and `${NAME}`. One that is empty
+    /// counts as unset.
     pub fn read() -> Result<Self> {
         Self::from(&|name| std::env::var(name).ok())
     }
@@ -81,10 +83,12 @@ impl Environment {
     }
 }
 
-/// A path with `~`, `~USER`, `$NAME` and `${NAME}` replaced as Python's `expandvars(expanduser(path))` does: in this order, each once; what a
-/// variable holds is not looked at again, and one that is not set stays as it is written.
+/// A path with `~`, `~USER`, `$NAME` and `${NAME}` replaced as Python's
+/// `expandvars(expanduser(path))` does: in this order, each once; what a variable holds is not
+/// looked at again, and one that is not set stays as it is written.
 ///
-/// A user who is not known is an error, where Python leaves the name as it is: files would go into a folder called `~USER`.
+/// A user who is not known is an error, where Python leaves the name as it is: files would go into
+/// a folder called `~USER`.
 fn expand(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     expand_user(path, variable).map(|path| expand_variables(&path, variable))
 }

@@ -1,4 +1,5 @@
-//! Models and adapters of the Hugging Face hub: from `OWNER/NAME[@REVISION]` to a folder with the files that one consists of.
+//! Models and adapters of the Hugging Face hub: from `OWNER/NAME[@REVISION]` to a folder with the
+//! files that one consists of.
 //!
 //! The folder is a snapshot in the cache that Python's huggingface_hub keeps: `models--OWNER--NAME/snapshots/COMMIT/FILE` links to
 //! `blobs/ETAG`, `refs/REVISION` holds a commit, an empty `.no_exist/COMMIT/FILE` says that the commit has no such file. What either program
@@ -183,7 +184,8 @@ pub fn fetch(name: &HubName, kind: Kind, watch: &dyn Watch) -> Result<Snapshot> 
     Ok(Snapshot { folder: cached.folder(), commit: cached.commit().into() })
 }
 
-/// The same of a model without weights, of which only sizes are asked for; nothing if the repository is an adapter's.
+/// The same of a model without weights, of which only sizes are asked for; nothing if the
+/// repository is an adapter's.
 pub fn look(name: &HubName, watch: &dyn Watch) -> Result<Option<Overview>> {
     let session = Session::open(name, Kind::Model, watch)?;
     let known = Cached::find(&session.environment.cache, name);
@@ -296,7 +298,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The texts that there are. Those that lack are written down, so that a commit is known to be complete without the network.
+    /// The texts that there are. Those that lack are written down, so that a commit is known to be
+    /// complete without the network.
     fn text_files(&self, cached: &Cached, files: &BTreeSet<String>) -> Result<Vec<&'static str>> {
         let is_adapter = files.contains(ADAPTER_CONFIG);
         match self.kind {

@@ -33,8 +33,8 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// lm_head is the embedding.
     pub tie_word_embeddings: bool,
-    /// config.json has `tie_word_embeddings`, but the files hold an lm_head that is another matrix than the embedding; it is used, and
-    /// `tie_word_embeddings` is false here.
+    /// config.json has `tie_word_embeddings`, but the files hold an lm_head that is another matrix
+    /// than the embedding; it is used, and `tie_word_embeddings` is false here.
     pub unties: bool,
     /// Biases of q, k and v.
     pub qkv_bias: bool,
@@ -54,8 +54,8 @@ pub struct ModelConfig {
     pub bos_token_id: Option<u32>,
     /// Every end-of-sequence token of config.json and generation_config.json.
     pub eos_token_ids: Vec<u32>,
-    /// A field with a rate of dropout that transformers applies inside the base in training, and the rate. It is not supported: such a model
-    /// can be loaded for inference only.
+    /// A field with a rate of dropout that transformers applies inside the base in training, and
+    /// the rate. It is not supported: such a model can be loaded for inference only.
     pub base_dropout: Option<(&'static str, f64)>,
     /// Fields of config.json that nothing is known of; transformers passes over them too.
     pub unknown_fields: Vec<String>,
@@ -125,14 +125,17 @@ fn base_dropout(fields: &Fields<'_>, family: &Family) -> Result<Option<(&'static
 
 /// Longest context accepted, which bounds the rotary table.
 const MAX_POSITIONS: usize = 1 << 20;
-/// Most layers accepted: lists with an entry a layer are made before any weight is looked for. Published models have up to 126.
+/// Most layers accepted: lists with an entry a layer are made before any weight is looked for.
+/// Published models have up to 126.
 const MAX_LAYERS: usize = 1 << 12;
-/// Most parameters accepted, far beyond any model's: whatever is counted in bytes from here on, such as a memory plan, fits 64 bits.
+/// Most parameters accepted, far beyond any model's: whatever is counted in bytes from here on,
+/// such as a memory plan, fits 64 bits.
 const MAX_PARAMETERS: usize = 1 << 44;
 
 impl ModelConfig {
-    /// Reads config.json and, where there is one, generation_config.json. Where config.json ties lm_head to the embedding and the files hold both,
-    /// they are compared: two different matrices are not tied, as in transformers.
+    /// Reads config.json and, where there is one, generation_config.json. Where config.json ties
+    /// lm_head to the embedding and the files hold both, they are compared: two different matrices
+    /// are not tied, as in transformers.
     pub fn read(files: &ModelFiles) -> Result<Self> {
         let generation = "generation_config.json";
         let generation = files.text(generation).map(|bytes| (bytes, files.file_place(generation)));
@@ -147,13 +150,14 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Reads the contents of a config.json; `place` names it in errors. Absent fields but sizes are what the family's configuration class in
-    /// transformers has for them.
+    /// Reads the contents of a config.json; `place` names it in errors. Absent fields but sizes are
+    /// what the family's configuration class in transformers has for them.
     pub fn from_json(bytes: &[u8], place: &str) -> Result<Self> {
         Self::parse(bytes, place, true)
     }
 
-    /// The same. The family's special tokens stand for absent ones only where there is no generation_config.json (`alone`).
+    /// The same. The family's special tokens stand for absent ones only where there is no
+    /// generation_config.json (`alone`).
     fn parse(bytes: &[u8], place: &str, alone: bool) -> Result<Self> {
         let map = parse_object(bytes, place)?;
         let fields = Fields { place, prefix: "", map: &map };

@@ -1,7 +1,9 @@
-//! The families: how each one's config.json differs from the plain decoder, and what it takes where a field is absent.
+//! The families: how each one's config.json differs from the plain decoder, and what it takes where
+//! a field is absent.
 //!
-//! Defaults are those of the configuration classes of transformers 5.24, but for sizes: there they are those of some published model, and layers
-//! that a file lacks would be filled with random numbers; here a size is required.
+//! Defaults are those of the configuration classes of transformers 5.24, but for sizes: there they
+//! are those of some published model, and layers that a file lacks would be filled with random
+//! numbers; here a size is required.
 
 use serde_json::Value;
 
@@ -102,7 +104,8 @@ pub(super) const FAMILIES: [Family; 5] = [
         read: |fields, config| {
             let window = window(fields, Some(DEFAULT_WINDOW))?;
             config.windows.fill(window);
-            // transformers reads a Mistral model that has layer types as Ministral, whose windows they place.
+            // transformers reads a Mistral model that has layer types as Ministral, whose windows
+            // they place.
             if let Some(windows) = layer_windows(fields, config.num_layers, window, "sliding_window")? {
                 config.windows = windows;
             }
@@ -181,8 +184,9 @@ fn qwen_windows(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     Ok(())
 }
 
-/// The window of each layer by `layer_types`, if the file has it. A layer of type `sliding_attention` takes `window`; `needs` names the fields
-/// that would give one where there is none.
+/// The window of each layer by `layer_types`, if the file has it. A layer of type
+/// `sliding_attention` takes `window`; `needs` names the fields that would give one where there is
+/// none.
 fn layer_windows(
     fields: &Fields<'_>,
     layers: usize,
@@ -207,8 +211,8 @@ fn layer_windows(
     list.iter().map(one).collect::<Result<Vec<_>>>().map(Some)
 }
 
-/// That a file of a family without windows has none that is narrower than its context. (transformers would have it in the cache, and not in the
-/// attention.)
+/// That a file of a family without windows has none that is narrower than its context.
+/// (transformers would have it in the cache, and not in the attention.)
 fn check_no_window(fields: &Fields<'_>, config: &ModelConfig) -> Result<()> {
     if !fields.flag("use_sliding_window", true)? {
         return Ok(());
@@ -222,7 +226,8 @@ fn check_no_window(fields: &Fields<'_>, config: &ModelConfig) -> Result<()> {
     }
 }
 
-/// That `layer_types`, where a file of a family without such a field has it, says nothing else than the windows that are read.
+/// That `layer_types`, where a file of a family without such a field has it, says nothing else than
+/// the windows that are read.
 fn check_layer_types(fields: &Fields<'_>, config: &ModelConfig) -> Result<()> {
     let window = config.windows.first().copied().flatten();
     let needs = "a family whose layers may have windows of their own";
@@ -235,7 +240,8 @@ fn check_layer_types(fields: &Fields<'_>, config: &ModelConfig) -> Result<()> {
     }
 }
 
-/// The family that a config.json names. `model_type` decides, as in transformers; `architectures` may name no other family.
+/// The family that a config.json names. `model_type` decides, as in transformers; `architectures`
+/// may name no other family.
 pub(super) fn find(fields: &Fields<'_>) -> Result<&'static Family> {
     let by_name = by_architecture(fields)?;
     let expected = format!("one of the known: {}", FAMILIES.map(|f| f.model_type).join(", "));

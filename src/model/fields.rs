@@ -1,5 +1,6 @@
-//! The fields of config.json: which are read, which are passed over and why, and which are refused because they change what is computed.
-//! docs/model-folders.md has the same lists for people; a test compares them.
+//! The fields of config.json: which are read, which are passed over and why, and which are refused
+//! because they change what is computed. docs/model-folders.md has the same lists for people; a
+//! test compares them.
 
 use serde_json::Value;
 
@@ -36,7 +37,8 @@ pub const READ_FIELDS: [&str; 31] = [
     "tie_word_embeddings",
     "use_sliding_window",
     "vocab_size",
-    // Of these two, the name of the model that an adapter may have been made for, and what `info` says of weights that are not there.
+    // Of these two, the name of the model that an adapter may have been made for, and what `info`
+    // says of weights that are not there.
     "_name_or_path",
     "dtype",
     "torch_dtype",
@@ -132,8 +134,8 @@ const NO_SCALE: &str = "null or 1: a factor that these families do not have";
 const NO_CAP: &str = "null: bounded logits are not supported";
 const NO_NOPE: &str = "null: layers without rotary embeddings are not supported";
 
-/// Fields that change what is computed in a way that is not supported: those which transformers reads whatever the family, and those by which
-/// other families differ from these.
+/// Fields that change what is computed in a way that is not supported: those which transformers
+/// reads whatever the family, and those by which other families differ from these.
 pub const REFUSED_FIELDS: [Refused; 39] = [
     refused("quantization_config", Neutral::Off, UNQUANTIZED),
     refused("compression_config", Neutral::Off, UNQUANTIZED),
@@ -221,8 +223,8 @@ pub(super) fn unknown(fields: &Fields<'_>) -> Vec<String> {
     fields.map.keys().filter(|name| !is_known(name)).cloned().collect()
 }
 
-/// Settings of sampling that older versions of transformers kept in config.json: passed over there and in generation_config.json, as the
-/// command or the configuration of a run has its own.
+/// Settings of sampling that older versions of transformers kept in config.json: passed over there
+/// and in generation_config.json, as the command or the configuration of a run has its own.
 pub const GENERATION_FIELDS: [&str; 27] = [
     "bad_words_ids",
     "begin_suppress_tokens",

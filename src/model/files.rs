@@ -219,13 +219,15 @@ impl ModelFiles {
         self.shards[*self.shard_of.get(name)?].shape(name)
     }
 
-    /// The tensor of the embedding of a model whose ends are tied: where the files have one matrix for both, that may be the lm_head's.
+    /// Returns the name of the one matrix that is embedding and lm_head of a tied model: it may be
+    /// stored under either name.
     pub(super) fn tied_embedding(&self) -> &'static str {
         let only_head = self.shape(EMBEDDING).is_none() && self.shape(LM_HEAD).is_some();
         if only_head { LM_HEAD } else { EMBEDDING }
     }
 
-    /// Whether the files hold an lm_head that is another matrix than the embedding, both `[vocab, hidden]`. Reads both, and keeps neither.
+    /// Returns whether the files hold both an embedding and an lm_head, and these differ. Both are
+    /// `[vocab, hidden]`. Reads them in blocks and keeps neither.
     pub(super) fn has_other_head(&self, vocab: usize, hidden: usize) -> Result<bool> {
         if self.shape(EMBEDDING).is_none() || self.shape(LM_HEAD).is_none() {
             return Ok(false);
@@ -246,10 +248,10 @@ impl ModelFiles {
 }
 
 impl BaseWeights for ModelFiles {
-    fn end(&self, module: &str) -> Result<Option<WeightView<'_>>> {
+    fn matrix(&self, module: &str) -> Result<Option<WeightView<'_>>> {
         let own = format!("{module}.weight");
         let other = if own == EMBEDDING { LM_HEAD } else { EMBEDDING };
-        // Of tied ends the files need only one.
+        // A tied model may have one matrix for both.
         let name = if self.shape(&own).is_some() { own.as_str() } else { other };
         match self.shape(name) {
             Some(shape) => self.tensor(name, shape).map(Some),
@@ -262,7 +264,8 @@ impl BaseWeights for ModelFiles {
     }
 }
 
-/// That a folder is none of an adapter: transformers would load the adapter's base and the adapter from it, whatever weights are beside it.
+/// Checks that a folder is not an adapter's. From such a folder transformers would load the
+/// adapter and its base, whatever weights are beside it.
 fn check_no_adapter(folder: &Path) -> Result<()> {
     let path = folder.join(ADAPTER_CONFIG);
     match path.exists() {
@@ -271,11 +274,12 @@ fn check_no_adapter(folder: &Path) -> Result<()> {
     }
 }
 
-/// What is wrong with an adapter that was given as a model.
+/// The error of an adapter that was given as a model.
 pub const ADAPTER_IS_NO_MODEL: &str = "found an adapter, expected a model: give its base as --model and the adapter as --adapter \
                                        NAME=…; if the weights beside it are those of a whole model, move this file away";
 
-/// What is wrong with files that have no weights in a format that is read; `others` are weights in formats that are not.
+/// Returns the error of files without weights in a format that is read. `others` are weights in
+/// other formats.
 pub fn no_weights(others: &[String]) -> String {
     let found = match others {
         [] => "found no weights".to_string(),
@@ -284,7 +288,7 @@ pub fn no_weights(others: &[String]) -> String {
     format!("{found}, expected {SINGLE} or {INDEX}; other formats are not read")
 }
 
-/// Whether a file's name is that of weights in a format that is not read.
+/// Returns whether a file's name is that of weights in a format that is not read.
 pub fn is_other_weights(name: &str) -> bool {
     let ends = [".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".safetensors"];
     let starts = ["pytorch_model", "consolidated", "model", "tf_model", "flax_model"];
@@ -292,7 +296,7 @@ pub fn is_other_weights(name: &str) -> bool {
         || name.ends_with(".gguf")
 }
 
-/// The weights in other formats that a folder has, sorted.
+/// Returns the names of weights in other formats in a folder, sorted.
 fn other_weights(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());

@@ -105,7 +105,8 @@ impl Model {
     }
 }
 
-/// That the base is without dropout where it is to be trained on: transformers would apply it, and adapters would be others.
+/// That the base is without dropout where it is to be trained on: transformers would apply it, and
+/// adapters would be others.
 fn check_dropout(files: &ModelFiles, config: &ModelConfig, options: LoadOptions) -> Result<()> {
     match config.base_dropout.filter(|_| options.training) {
         None => Ok(()),
@@ -192,7 +193,8 @@ impl Loader<'_> {
     /// A tensor that nothing reads means that config.json describes another model than the weights.
     fn check_unused(&self, config: &ModelConfig) -> Result<()> {
         let harmless = |name: &str| {
-            // Old Llama files store the frequencies; a tied lm_head may be stored a second time, which `ModelConfig::read` has compared.
+            // Old Llama files store the frequencies; a tied lm_head may be stored a second time,
+            // which `ModelConfig::read` has compared.
             name.ends_with(".rotary_emb.inv_freq") || (config.tie_word_embeddings && name == LM_HEAD)
         };
         match self.files.tensor_names().find(|name| !self.used.contains(*name) && !harmless(name)) {

@@ -366,8 +366,8 @@ fn row(
     odd
 }
 
-/// config.json, with the type of the weights where it is another than the base's, and without a tie that the weights do not keep: there are
-/// programs that would go by it.
+/// config.json, with the type of the weights where it is another than the base's, and without a tie
+/// that the weights do not keep: there are programs that would go by it.
 fn config_json(files: &ModelFiles, config: &ModelConfig, dtype: Option<MergedType>) -> Result<Vec<u8>> {
     let mut map = parse_object(files.config(), &files.file_place("config.json"))?;
     let mut changed = false;

@@ -1,7 +1,7 @@
 //! Rotary frequencies: their scaling as config.json describes it, and the tables of cosines and sines.
 //!
-//! Formulas and roundings are those of transformers' `modeling_rope_utils.py` (5.24): frequencies and angles in f32 (large positions make that
-//! visible), in its order of operations.
+//! Formulas and roundings are those of transformers' `modeling_rope_utils.py` (5.24): frequencies
+//! and angles in f32 (large positions make that visible), in its order of operations.
 //!
 //! Two kinds depend on how long a sequence is: `dynamic` and `longrope`. The length that counts is fixed for each request (its prompt and
 //! the most tokens it may draw; of a sequence that is scored or trained, its tokens), so a request's keys never change under it, and is
@@ -88,8 +88,9 @@ pub enum RopeScaling {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RopeVariant(pub u32);
 
-/// The rotary fields: `rope_parameters` of new files, `rope_theta` and `rope_scaling` of old ones, read in the order in which transformers 5 does.
-/// Also the context that the scaling makes of `max_positions`.
+/// The rotary fields: `rope_parameters` of new files, `rope_theta` and `rope_scaling` of old ones,
+/// read in the order in which transformers 5 does. Also the context that the scaling makes of
+/// `max_positions`.
 pub(super) fn read(
     fields: &Fields<'_>,
     family: &Family,
@@ -122,7 +123,8 @@ pub(super) fn read(
         "linear" => RopeScaling::Linear { factor: rope.positive("factor", None)? },
         "dynamic" => RopeScaling::Dynamic { factor: number(&rope, "factor")?, original: max_positions },
         "yarn" => {
-            // Null stands for the ratio of the contexts; an absent one is an oversight, and an error in transformers too.
+            // Null stands for the ratio of the contexts; an absent one is an oversight, and an
+            // error in transformers too.
             if !rope.map.contains_key("factor") {
                 number(&rope, "factor")?;
             }
@@ -182,7 +184,8 @@ pub(super) fn read(
     Ok((RopeConfig { theta, dim, scaling }, context))
 }
 
-/// The object that describes the rotation: `rope_scaling` where it says anything, whatever stands beside it, else `rope_parameters`.
+/// The object that describes the rotation: `rope_scaling` where it says anything, whatever stands
+/// beside it, else `rope_parameters`.
 fn source<'a>(fields: &Fields<'a>, empty: &'a Map<String, Value>) -> Result<Fields<'a>> {
     let some = |field: &str| fields.object(field).map(|map| map.filter(|map| !map.is_empty()));
     let (scaling, parameters) = (some("rope_scaling")?, some("rope_parameters")?);
@@ -218,8 +221,8 @@ fn theta(fields: &Fields<'_>, rope: &Fields<'_>) -> Result<f32> {
     Ok(DEFAULT_THETA)
 }
 
-/// That rope_parameters has no other value of a field than `default`. Beside rope_scaling transformers does not look into it, and would take
-/// the default without a word.
+/// That rope_parameters has no other value of a field than `default`. Beside rope_scaling
+/// transformers does not look into it, and would take the default without a word.
 fn check_passed_over(fields: &Fields<'_>, rope: &Fields<'_>, name: &str, default: f64) -> Result<()> {
     match fields.object("rope_parameters")?.and_then(|map| map.get(name)) {
         Some(value) if value.as_f64() != Some(default) => {
@@ -235,7 +238,8 @@ fn check_passed_over(fields: &Fields<'_>, rope: &Fields<'_>, name: &str, default
 /// `rope_theta` where there is none.
 const DEFAULT_THETA: f32 = 10_000.0;
 
-/// The context of pre-training. A field of the model itself counts first, as in Phi-3, whose family has a default for it (`default`).
+/// The context of pre-training. A field of the model itself counts first, as in Phi-3, whose family
+/// has a default for it (`default`).
 fn original_positions(
     fields: &Fields<'_>,
     rope: &Fields<'_>,
@@ -257,9 +261,11 @@ fn original_positions(
     }
 }
 
-/// That every field of the object is one that its kind of scaling reads, null, or known to change nothing.
+/// That every field of the object is one that its kind of scaling reads, null, or known to change
+/// nothing.
 fn check_names(rope: &Fields<'_>, kind: &str) -> Result<()> {
-    // The context of pre-training is told of kinds too that do not need it; `finetuned` says how a model came about.
+    // The context of pre-training is told of kinds too that do not need it; `finetuned` says how a
+    // model came about.
     const ALL: [&str; 6] = [
         "rope_type",
         "type",

@@ -1,4 +1,5 @@
-//! Shrunk models of every family, whose weights are a formula of a tensor's name (`tools/family_fixtures.py`).
+//! Shrunk models of every family, whose weights are a formula of a tensor's name
+//! (`tools/family_fixtures.py`).
 
 use std::collections::BTreeMap;
 
@@ -60,7 +61,8 @@ pub fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-/// A model's folder. `stored` gives tensors another name for the formula, or null for tensors that are not there.
+/// A model's folder. `stored` gives tensors another name for the formula, or null for tensors that
+/// are not there.
 pub fn folder(config: &Value, stored: &Value) -> tempfile::TempDir {
     let mut shapes: BTreeMap<String, (Vec<usize>, String)> =
         tensors(config).into_iter().map(|(name, shape)| (name.clone(), (shape, name))).collect();
