@@ -49,8 +49,8 @@ impl Bytes {
     }
 }
 
-/// What is wrong with a file that only stands for a large one in a repository of Git LFS, if it is
-/// one.
+/// Returns the error of a Git LFS pointer: a short text in the place of a large file. Returns
+/// nothing for any other file.
 pub fn pointer(bytes: &[u8]) -> Option<String> {
     /// How a pointer begins, now and in the versions before 1.0.
     const SPECS: [&str; 2] =
@@ -292,8 +292,8 @@ pub fn widen(view: WeightView<'_>) -> Vec<f32> {
     values
 }
 
-/// Whether two weights hold the same numbers, whatever their types: exactly, as f32. `pause` is
-/// called now and then, to give back the memory of what was read.
+/// Returns whether two weights hold the same numbers as f32, whatever their types. Calls `pause`
+/// after every block, so that the memory of what was read can be given back.
 pub fn same_values<'a>(a: WeightView<'a>, b: WeightView<'a>, pause: impl Fn()) -> bool {
     /// Numbers compared between two pauses.
     const BLOCK: usize = 1 << 22;
