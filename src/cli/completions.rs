@@ -1,6 +1,6 @@
 //! `colloquy completions`: what a shell needs to complete commands and options.
 
-use clap::{Args as ClapArgs, CommandFactory};
+use clap::Args as ClapArgs;
 use clap_complete::Shell;
 
 use super::screen::out;
@@ -24,6 +24,6 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "colloquy", &mut script);
+    clap_complete::generate(args.shell, &mut super::command(), "colloquy", &mut script);
     out(&String::from_utf8(script).map_err(|e| Error::Internal(e.to_string()))?)
 }

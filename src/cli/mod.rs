@@ -34,7 +34,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{Error, Result};
 
@@ -80,12 +80,27 @@ enum Command {
 /// The whole program, with the arguments of the process.
 pub fn main() -> ExitCode {
     heap::settle();
+    #[cfg(unix)]
+    if let Err(e) = interrupt::leave_nothing_behind() {
+        let _ = writeln!(std::io::stderr(), "warning: signals are not watched for: {e}");
+    }
     ExitCode::from(call(std::env::args_os()))
+}
+
+/// The command line. A negative number is a value, so that what is wrong with it can be said.
+pub fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|subcommand| {
+        subcommand.mut_args(|arg| match arg.get_action().takes_values() && !arg.is_positional() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        })
+    })
 }
 
 /// Parses the arguments, of which the first is the program's name, runs the command, prints an error if there is one; the exit code.
 pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();

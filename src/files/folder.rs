@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::sync_folder;
+use super::underway::UnderWay;
 use crate::error::{Error, Result};
 
 /// A folder being filled under a temporary name. Nothing stands under its own name until [`NewFolder::finish`]; dropped before, it leaves
 /// nothing.
 pub struct NewFolder {
     path: PathBuf,
-    temporary: PathBuf,
+    temporary: UnderWay,
     finished: bool,
 }
 
@@ -19,26 +20,26 @@ impl NewFolder {
         if path.file_name().is_none() {
             return Err(Error::file(path, "found no name of a folder, expected one to make"));
         }
-        let temporary = beside(path, "");
+        let temporary = UnderWay::new(beside(path, ""));
         std::fs::create_dir_all(parent(path)).map_err(Error::io(parent(path)))?;
-        std::fs::create_dir(&temporary).map_err(Error::io(path))?;
+        std::fs::create_dir(temporary.path()).map_err(Error::io(path))?;
         Ok(Self { path: path.to_path_buf(), temporary, finished: false })
     }
 
     /// Where it lies until it is finished.
     pub fn temporary(&self) -> &Path {
-        &self.temporary
+        self.temporary.path()
     }
 
     /// Gives the folder its name. One that stands there already makes way, and is removed once the new one is in its place.
     pub fn finish(mut self) -> Result<()> {
-        sync_folder(&self.temporary);
+        sync_folder(self.temporary.path());
         let old = beside(&self.path, ".old");
         let replaces = self.path.exists();
         if replaces {
             std::fs::rename(&self.path, &old).map_err(Error::io(&self.path))?;
         }
-        if let Err(e) = std::fs::rename(&self.temporary, &self.path) {
+        if let Err(e) = std::fs::rename(self.temporary.path(), &self.path) {
             if replaces {
                 let _ = std::fs::rename(&old, &self.path);
             }
@@ -56,7 +57,7 @@ impl NewFolder {
 impl Drop for NewFolder {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = std::fs::remove_dir_all(&self.temporary);
+            let _ = std::fs::remove_dir_all(self.temporary.path());
         }
     }
 }

@@ -2,13 +2,17 @@
 
 mod folder;
 pub mod json;
+mod lines;
 mod pattern;
 mod text;
+mod underway;
 mod write;
 
 pub use folder::NewFolder;
+pub use lines::{Line, MAX_LINE, read_line, skip_line};
 pub use pattern::written_out;
 pub use text::{decode, other_format, read_bytes, read_text, without_mark};
+pub use underway::remove_under_way;
 pub use write::{NewFile, write_whole};
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::sync_folder;
+use super::underway::UnderWay;
 use crate::error::{Error, Result};
 
 /// A file being written. Nothing stands under its name until [`NewFile::finish`]; dropped before, it leaves nothing.
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 pub struct NewFile {
     path: PathBuf,
     /// Where it lies until it is whole, and where then; none for what is written as it stands.
-    names: Option<(PathBuf, PathBuf)>,
+    names: Option<(UnderWay, PathBuf)>,
     file: Option<BufWriter<File>>,
 }
 
@@ -38,14 +39,14 @@ impl NewFile {
         let mut temporary = std::ffi::OsString::from(".");
         temporary.push(place.file_name().unwrap_or(name));
         temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = folder.join(temporary);
-        let file = File::create(&temporary).map_err(Error::io(path))?;
+        let temporary = UnderWay::new(folder.join(temporary));
+        let file = File::create(temporary.path()).map_err(Error::io(path))?;
         Ok(Self { path: path.into(), names: Some((temporary, place)), file: Some(BufWriter::new(file)) })
     }
 
     /// Where it lies until then, for those who write by name; they must be done before [`NewFile::finish`].
     pub fn temporary(&self) -> &Path {
-        self.names.as_ref().map_or(&self.path, |(temporary, _)| temporary)
+        self.names.as_ref().map_or(&self.path, |(temporary, _)| temporary.path())
     }
 
     /// Makes the file durable and gives it its name.
@@ -54,7 +55,7 @@ impl NewFile {
             let file = self.file.take().expect("finished once").into_inner().map_err(|e| e.into_error())?;
             let Some((temporary, place)) = &self.names else { return Ok(()) };
             file.sync_all()?;
-            std::fs::rename(temporary, place)?;
+            std::fs::rename(temporary.path(), place)?;
             sync_folder(folder_of(place));
             Ok(())
         })();
@@ -84,7 +85,7 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some((temporary, _)) = &self.names {
             self.file.take().map(|f| f.into_parts());
-            let _ = std::fs::remove_file(temporary);
+            let _ = std::fs::remove_file(temporary.path());
         }
     }
 }
@@ -114,6 +115,25 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         let e = write_whole(path.parent().unwrap(), b"no").unwrap_err().to_string();
         assert!(e.contains("found a folder"), "{e}");
+    }
+
+    #[test]
+    fn what_is_under_way_can_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = NewFile::create(&dir.path().join("file")).unwrap();
+        file.write_all(b"half").unwrap();
+        let folder = crate::files::NewFolder::create(&dir.path().join("folder")).unwrap();
+        std::fs::write(folder.temporary().join("in it"), "").unwrap();
+        write_whole(&dir.path().join("whole"), b"kept").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+        // As a signal does, but for the files of other tests of this process.
+        for path in [file.temporary(), folder.temporary()] {
+            assert!(super::super::underway::is_under_way(path), "{}", path.display());
+        }
+        let whole = dir.path().join("whole");
+        assert!(!super::super::underway::is_under_way(&whole));
+        drop((file, folder));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
