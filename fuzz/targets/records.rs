@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use colloquy::cli::records::{Content, read};
+use colloquy::cli::records::{Content, Reader, read};
 use colloquy::cli::request::{self, Request};
 use colloquy::run::TaskSection;
 use colloquy::task::load_file;
@@ -16,7 +16,7 @@ pub fn jsonl_records(input: &[u8]) {
             let path = folder.join(format!("data.{extension}"));
             std::fs::write(&path, input).expect("a file");
             if extension == "jsonl"
-                && let Ok(records) = read(&path, &["weights"])
+                && let Ok(records) = read(&path, Reader::Train)
             {
                 for record in records {
                     if let Content::Tokens(tokens, Some(weights)) = record.content {

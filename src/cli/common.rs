@@ -15,13 +15,13 @@ pub struct Common {
     #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
     pub device: Option<String>,
     /// CPU threads; 0 is all cores. Never changes results.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub threads: Option<usize>,
     /// Most memory to use, e.g. 3GiB. Never changes results.
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_hyphen_values = true)]
     pub memory: Option<String>,
     /// Seed of every draw.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     pub seed: Option<u64>,
 }
 
@@ -30,6 +30,15 @@ impl Common {
     pub fn memory_limit(&self) -> Option<usize> {
         self.memory.as_deref().and_then(parse_bytes)
     }
+}
+
+/// A whole number from 0 on.
+pub fn whole<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let number = text.parse::<u64>().map_err(|_| match text.strip_prefix('-') {
+        Some(digits) if digits.parse::<f64>().is_ok() => "expected a whole number, 0 or more".to_string(),
+        _ => "expected a whole number".to_string(),
+    })?;
+    T::try_from(number).map_err(|_| "expected a smaller number".to_string())
 }
 
 fn parse_device(text: &str) -> Result<String, String> {

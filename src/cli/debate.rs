@@ -12,7 +12,7 @@ use super::common::Common;
 use super::council::{Council, CouncilArgs};
 use super::live;
 use super::overheard::Overheard;
-use super::records::{Sink, read_text};
+use super::records::{Sink, count, ignored_line, read_text, shown};
 use super::screen::{Paint, Screen};
 use crate::debate::{Occasion, Round, Table};
 use crate::engine::{NoJournal, Scope};
@@ -62,7 +62,7 @@ struct Asked {
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
-    let mut asked = read_questions(&args)?;
+    let mut asked = read_questions(&args, &screen)?;
     let sink = args.output.as_deref().map(|p| Sink::create(p, args.force)).transpose()?;
     let council = Council::open(&args.council, vec![], &args.common, &screen)?;
     let section = task::resolve(&council.config.task)?;
@@ -156,7 +156,7 @@ fn speakers(asked: &[Asked], table: &Table, occasion: Occasion) -> HashMap<u64, 
     names
 }
 
-fn read_questions(args: &Args) -> Result<Vec<Asked>> {
+fn read_questions(args: &Args, screen: &Screen) -> Result<Vec<Asked>> {
     let Some(path) = &args.input else {
         let text = args.question.clone().unwrap_or_default();
         let text = text.trim();
@@ -166,7 +166,7 @@ fn read_questions(args: &Args) -> Result<Vec<Asked>> {
         return Ok(vec![Asked { place: "the question".into(), question: Question::new(text), right: None }]);
     };
     let (name, text) = read_text(path)?;
-    let mut asked = Vec::new();
+    let (mut asked, mut ignored) = (Vec::new(), Vec::new());
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
         let place = format!("{name}:{}", i + 1);
         let json = with_exact_numbers(line.trim_start_matches('\u{feff}'));
@@ -178,12 +178,28 @@ fn read_questions(args: &Args) -> Result<Vec<Asked>> {
         let right = match &record["answer"] {
             Value::String(s) => Some(s.clone()),
             Value::Number(n) => Some(n.to_string()),
-            _ => None,
+            Value::Null => None,
+            other => {
+                let problem = format!("found {}, expected a string or a number", shown(other));
+                return Err(Error::input(format!("{place}: answer"), problem));
+            }
         };
+        for (name, _) in record.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+            if ["choices", "options"].contains(&name.as_str()) {
+                let problem = "`debate` shows agents the question alone; write the choices into it";
+                return Err(Error::input(format!("{place}: {name}"), problem));
+            }
+            if !["question", "answer"].contains(&name.as_str()) {
+                ignored.push(name.clone());
+            }
+        }
         asked.push(Asked { place, question: Question::new(question), right });
     }
     if asked.is_empty() {
         return Err(Error::input(name, "holds no questions"));
+    }
+    if let Some(line) = ignored_line(&count(ignored.iter().map(String::as_str))) {
+        screen.line(&line);
     }
     Ok(asked)
 }

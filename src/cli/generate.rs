@@ -1,5 +1,6 @@
 //! `colloquy generate`: continuations of prompts.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use clap::Args as ClapArgs;
 use futures::stream::{FuturesOrdered, StreamExt};
 use serde_json::{Value, json};
 
-use super::common::{Common, Files, ModelArgs};
-use super::records::{self, Record, Sink};
+use super::common::{Common, ModelArgs, whole};
+use super::records::{self, Reader, Record, Sink};
 use super::screen::Screen;
 use super::session::{Session, Wanted};
 use crate::engine::{Finish, Sample, SampleRequest, SamplingParams, Service, draw_key};
@@ -25,14 +26,19 @@ use crate::text::{ChatTokenizer, Codec, cut_at_stop};
     after_help = "Input, one of:
   {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4?\"}]}  through the chat template
   {\"text\": \"Once upon\"}                                       no template
+  {\"prompt\": …}                                              the same as text, or as messages if it is a list
   {\"tokens\": [1, 5, 9]}                                       needs no tokenizer
+messages may go with \"tools\" and \"chat_template_kwargs\", e.g. {\"enable_thinking\": false}, for the template;
 each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_k\", \"top_p\", \"min_p\", \"n\", \"seed\", \"stop\"
 (temperature, top_k, top_p and min_p act in this order, as in transformers);
 in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever the same key, prompt and weights meet.
 Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
 with log-probabilities under the unmodified distribution; the text ends before the stop string, the tokens with it.
 
-Example:
+A field that is none of these and would mean something elsewhere (\"max_new_tokens\") is an error; others are named as ignored.
+
+Examples:
+  colloquy generate --model embedded --prompt \"3+4=\" --max-tokens 8
   q=\"What is the result of 3+4*5+6-7*8? Make sure to state your answer at the end\"
   printf '{\"n\": 3, \"messages\": [{\"role\": \"user\", \"content\": \"%s\"}]}' \\
     \"$q of the response.\" | colloquy generate --model embedded --input - --output -"
@@ -40,10 +46,23 @@ Example:
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    files: Files,
+    /// JSON Lines to read; `-` is stdin.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["prompt", "message"])]
+    input: Option<PathBuf>,
+    /// Instead of --input: continue this text, as the base or, if adapters are given, as each of them.
+    #[arg(long, value_name = "TEXT", conflicts_with = "input", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// Instead of --input: answer this message of a user, through the chat template; the same.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["input", "prompt"], allow_hyphen_values = true)]
+    message: Option<String>,
+    /// Where results go, JSON Lines in the order of the input; `-` is stdout [default without --input: -].
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["prompt", "message"])]
+    output: Option<PathBuf>,
+    /// Replace --output if it exists.
+    #[arg(long)]
+    force: bool,
     /// New tokens where a record does not say.
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 256, value_name = "N", alias = "max-new-tokens", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
     /// Temperature where a record does not say; 0 is greedy.
     #[arg(long, default_value_t = 1.0, value_name = "T")]
@@ -52,7 +71,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f32,
     /// Most likely tokens kept where a record does not say; 0 keeps all.
-    #[arg(long, default_value_t = 0, value_name = "K")]
+    #[arg(long, default_value_t = 0, value_name = "K", value_parser = whole::<u32>)]
     top_k: u32,
     /// Where a record does not say, keep tokens at least P times as likely as the most likely one.
     #[arg(long, default_value_t = 0.0, value_name = "P")]
@@ -175,16 +194,37 @@ pub fn answer(
     }))
 }
 
+/// The records of --input, or those that --prompt or --message stand for.
+fn read_records(args: &Args, wanted: &Wanted) -> Result<Vec<Record>> {
+    let (place, content) = match (&args.input, &args.prompt, &args.message) {
+        (Some(input), ..) => return records::read(input, Reader::Generate),
+        (_, Some(prompt), _) => ("--prompt", json!({"prompt": prompt})),
+        (.., message) => ("--message", json!({"messages": [{"role": "user", "content": message}]})),
+    };
+    let of = |adapter: Option<&str>| {
+        let mut record = content.clone();
+        record["adapter"] = json!(adapter);
+        Record::from_value(record, place.into(), Reader::Generate)
+    };
+    match wanted.adapters.is_empty() {
+        true => Ok(vec![of(None)?]),
+        false => wanted.adapters.iter().map(|(name, _)| of(Some(name))).collect(),
+    }
+}
+
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
-    let records = records::read(&args.files.input, &FIELDS)?;
+    let wanted = Wanted::from_args(&args.model)?;
+    let records = read_records(&args, &wanted)?;
     let Args { max_tokens, temperature, top_p, top_k, min_p, .. } = args;
     let defaults = SamplingParams { temperature, top_k, top_p, min_p, max_tokens };
     let seed = args.common.seed.unwrap_or(0);
     let wished = records.iter().map(|r| wishes(r, defaults, seed)).collect::<Result<Vec<_>>>()?;
-    let sink = Sink::create(&args.files.output, args.files.force)?;
-    let session = Session::open(&Wanted::from_args(&args.model)?, &args.common, &screen)?;
+    let stdout = PathBuf::from("-");
+    let sink = Sink::create(args.output.as_ref().unwrap_or(&stdout), args.force)?;
+    let session = Session::open(&wanted, &args.common, &screen)?;
+    session.tell_ignored(records.iter(), &screen);
 
     let mut waiting = FuturesOrdered::new();
     for (record, wishes) in records.into_iter().zip(wished) {

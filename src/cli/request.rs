@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::generate::{self, Wishes};
-use super::records::{Record, shown};
+use super::records::{Reader, Record, shown};
 use super::train::{self, TrainingArgs};
 use crate::adapter::AdapterOrigin;
 use crate::engine::{SamplingParams, draw_key};
@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 use crate::files::json::parse_with_ids;
 use crate::files::without_mark;
 use crate::recipe::Training as Settings;
+
+/// Most samples of one request: all are under way at once.
+const MAX_SAMPLES: u64 = 100_000;
 
 /// A request but for its `id`, as it is written.
 #[derive(Deserialize)]
@@ -138,6 +141,10 @@ pub fn read(line: &[u8], place: &str, seed: u64) -> (Value, Result<Request>) {
         Err(e) => return (Value::Null, Err(Error::input(place, format!("not JSON: {e} of the line")))),
     };
     let id = fields.shift_remove("id").unwrap_or(Value::Null);
+    if let Some(op) = fields.get("op").filter(|op| !op.is_string()) {
+        let problem = format!("found {}, expected a name such as `score`", shown(op));
+        return (id, Err(Error::input(format!("{place}: op"), problem)));
+    }
     let request = serde_json::from_value::<Written>(Value::Object(fields))
         .map_err(|e| Error::input(place, e))
         .and_then(|written| check(written, place, seed));
@@ -154,13 +161,17 @@ fn check(written: Written, place: &str, seed: u64) -> Result<Request> {
                 let wishes = generate::wishes(&record, defaults, seed)?;
                 Ok((record, wishes))
             };
-            let records = read_records(records, &generate::FIELDS, &at)?;
-            Request::Generate {
-                records: records.into_iter().map(wished).collect::<Result<_>>()?,
-                prompt_tokens,
+            let records = read_records(records, Reader::Generate, &at)?;
+            let records: Vec<(Record, Wishes)> = records.into_iter().map(wished).collect::<Result<_>>()?;
+            let samples: u64 = records.iter().map(|(_, wishes)| u64::from(wishes.n)).sum();
+            if samples > MAX_SAMPLES {
+                let problem =
+                    format!("found {samples} samples, expected at most {MAX_SAMPLES} in one request");
+                return Err(Error::input(at, problem));
             }
+            Request::Generate { records, prompt_tokens }
         }
-        Written::Score { records } => Request::Score { records: read_records(records, &[], &at)? },
+        Written::Score { records } => Request::Score { records: read_records(records, Reader::Score, &at)? },
         Written::Train { adapters } => {
             let of = |(name, value): (String, Value)| {
                 let training = training(&name, value, place, seed);
@@ -204,17 +215,17 @@ fn training(adapter: &str, value: Value, place: &str, seed: u64) -> Result<Train
     let settings = TrainingArgs::from_json(&fields, &place)?
         .of(adapter, &[adapter])
         .map_err(|e| Error::input(&place, e))?;
-    let records = read_records(records, &["weights"], &format!("{place}.records"))?;
+    let records = read_records(records, Reader::Train, &format!("{place}.records"))?;
     train::check_length(records.len(), &settings).map_err(|problem| Error::input(&place, problem))?;
     Ok(Training { records, settings, key, keep_moments })
 }
 
 /// Records of a request, at least one.
-fn read_records(records: Vec<Value>, known: &[&str], place: &str) -> Result<Vec<Record>> {
+fn read_records(records: Vec<Value>, reader: Reader, place: &str) -> Result<Vec<Record>> {
     if records.is_empty() {
         return Err(Error::input(place, "found none, expected at least one"));
     }
-    let record = |(i, value)| Record::from_value(value, format!("{place}[{i}]"), known);
+    let record = |(i, value)| Record::from_value(value, format!("{place}[{i}]"), reader);
     records.into_iter().enumerate().map(record).collect()
 }
 
@@ -234,6 +245,12 @@ mod tests {
             error(&generate(4_294_967_295))
                 .contains("records[0]: n: found 4294967295, expected at most 10000")
         );
+        let many = |count: usize| {
+            let records = vec![r#"{"text":"a","n":10000}"#; count].join(",");
+            format!(r#"{{"op":"generate","records":[{records}]}}"#)
+        };
+        assert_eq!(error(&many(10)), "");
+        assert!(error(&many(11)).contains("records: found 110000 samples, expected at most 100000 in one"));
         let train = |field: &str| {
             format!(r#"{{"op":"train","adapters":{{"a":{{"records":[{{"text":"a"}}],{field}}}}}}}"#)
         };

@@ -1,6 +1,6 @@
 //! `colloquy session`: a resident model that other programs talk to, in JSON Lines on stdin and stdout.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,17 +9,18 @@ use clap::Args as ClapArgs;
 use futures::future::{LocalBoxFuture, join_all};
 use serde_json::{Map, Value, json};
 
-use super::common::{Common, ModelArgs};
+use super::common::{Common, ModelArgs, whole};
 use super::generate::Wishes;
-use super::records::Record;
+use super::records::{Record, too_long};
 use super::request::{Request, Training};
 use super::screen::Screen;
-use super::session::{Session, Wanted};
+use super::session::{Session, Wanted, ignored};
 use super::{generate, models, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
 use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
 use crate::error::{Error, Result};
 use crate::files::json::to_line;
+use crate::files::{Line, MAX_LINE, read_line, skip_line};
 use crate::run::is_name;
 
 /// Options of `session`.
@@ -39,7 +40,8 @@ use crate::run::is_name;
   {\"op\": \"save\", \"adapter\": NAME, \"output\": DIR}    a PEFT folder; \"force\": true replaces one
   {\"op\": \"drop\", \"adapter\": NAME}
   {\"op\": \"list\"}
-Records are those of `generate`, `score` and `train`. With \"prompt_tokens\": true, `generate` also gives the prompt's.
+Records are those of `generate`, `score` and `train`; fields of theirs that are not read are counted in the answer, as
+{\"id\": …, \"ignored\": {\"source\": 40}, \"result\": …}. A line may have at most 64 MiB. With \"prompt_tokens\": true, `generate` also gives the prompt's.
 Answers: {\"id\": …, \"result\": …} or {\"id\": …, \"error\": \"…\"}. The first line says what is loaded.
 
 Example:
@@ -49,10 +51,10 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Most adapters at once; memory is planned for as many.
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = whole::<usize>)]
     max_loras: usize,
     /// The largest rank of adapters that are loaded later.
-    #[arg(long, default_value_t = 16, value_name = "R")]
+    #[arg(long, default_value_t = 16, value_name = "R", value_parser = whole::<usize>)]
     max_lora_rank: usize,
     /// Plan no memory for training; `train` is then an error.
     #[arg(long)]
@@ -122,18 +124,27 @@ pub fn run(args: Args) -> Result<()> {
     };
     say(&resident.greeting())?;
     let mut lines = std::io::stdin().lock();
-    let mut bytes = Vec::new();
+    let mut line = Vec::new();
+    let stdin = |e| Error::io(Path::new("stdin"))(e);
     for number in 1.. {
-        bytes.clear();
-        if lines.read_until(b'\n', &mut bytes).map_err(Error::io(Path::new("stdin")))? == 0 {
-            break;
+        let place = format!("stdin:{number}");
+        match read_line(&mut lines, &mut line, MAX_LINE).map_err(stdin)? {
+            Line::End => break,
+            Line::TooLong => {
+                say(&json!({"id": null, "error": one_line(&too_long(&place))}))?;
+                skip_line(&mut lines).map_err(stdin)?;
+            }
+            Line::Whole if line.trim_ascii().is_empty() => {}
+            Line::Whole => say(&resident.answer(&line, &place)?)?,
         }
-        if !bytes.trim_ascii().is_empty() {
-            say(&resident.answer(&bytes, &format!("stdin:{number}"))?)?;
-        }
+        // A long line is no reason to hold its memory from then on.
+        line.shrink_to(KEPT_LINE);
     }
     Ok(())
 }
+
+/// Bytes of a line's memory that are kept for the next.
+const KEPT_LINE: usize = 1 << 20;
 
 fn say(answer: &Value) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -161,13 +172,28 @@ impl Resident {
     fn answer(&mut self, line: &[u8], place: &str) -> Result<Value> {
         let refuse = |id: Value, problem: String| json!({"id": id, "error": problem});
         let (id, request) = request::read(line, place, self.seed);
+        let ignored = request.as_ref().map_or(Map::new(), |request| self.ignored(request));
         match request.and_then(|request| self.obey(request, place)) {
-            Ok(result) => Ok(json!({"id": id, "result": result})),
+            Ok(result) if ignored.is_empty() => Ok(json!({"id": id, "result": result})),
+            Ok(result) => Ok(json!({"id": id, "ignored": ignored, "result": result})),
             Err(Error::Internal(problem)) => {
                 say(&refuse(id, problem.clone()))?;
                 Err(Error::Internal(problem))
             }
             Err(e) => Ok(refuse(id, one_line(&e))),
+        }
+    }
+
+    /// Fields of a request's records that are not read, and in how many each is.
+    fn ignored(&self, request: &Request) -> Map<String, Value> {
+        let codec = self.session.tokenizer.as_deref();
+        match request {
+            Request::Generate { records, .. } => ignored(codec, records.iter().map(|(record, _)| record)),
+            Request::Score { records } => ignored(codec, records.iter()),
+            Request::Train { adapters } => {
+                ignored(codec, adapters.iter().filter_map(|(_, t)| t.as_ref().ok()).flat_map(|t| &t.records))
+            }
+            _ => Map::new(),
         }
     }
 

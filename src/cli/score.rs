@@ -8,7 +8,7 @@ use futures::stream::{FuturesOrdered, StreamExt};
 use serde_json::{Value, json};
 
 use super::common::{Common, Files, ModelArgs};
-use super::records::{self, Record, Sink};
+use super::records::{self, Reader, Record, Sink};
 use super::screen::Screen;
 use super::session::{Session, Wanted, longest};
 use crate::engine::{Score, ScoreRequest, Service};
@@ -24,7 +24,8 @@ use crate::error::Result;
   {\"tokens\": [1, 5, 9]}                                     used as they are; needs no tokenizer
   {\"text\": \"The sky is blue.\"}                              no template
   {\"messages\": [{\"role\": \"user\", \"content\": \"2+2?\"}, …]}    through the chat template
-  {\"prompt\": \"2+2=\", \"completion\": \"4\"}
+  {\"prompt\": \"2+2=\", \"completion\": \"4\"}                    or both lists of messages
+messages may go with \"tools\" and \"chat_template_kwargs\" for the template;
 each with an optional \"adapter\": NAME and \"id\".
 Output: {\"id\", \"adapter\", \"tokens\": […], \"logprobs\": [null, …]}
 
@@ -50,12 +51,13 @@ pub fn answer(record: &Record, tokens: &[u32], score: &Score) -> Value {
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
-    let records = records::read(&args.files.input, &[])?;
+    let records = records::read(&args.files.input, Reader::Score)?;
     let sink = Sink::create(&args.files.output, args.files.force)?;
     let session =
         Session::open_for(&Wanted::from_args(&args.model)?, &args.common, &screen, |files, codec| {
             longest(files, codec, &records)
         })?;
+    session.tell_ignored(records.iter(), &screen);
 
     let mut waiting = FuturesOrdered::new();
     for record in records {

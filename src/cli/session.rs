@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::common::{Common, ModelArgs, name_value};
 use super::models::{self, Opened};
-use super::records::{Content, Record};
+use super::records::{self, Content, Record};
 use super::screen::{Screen, bytes};
 use crate::adapter::{AdapterOrigin, Base, PeftConfig};
 use crate::backend::{Selected, select};
@@ -16,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
 use crate::model::{LoadOptions, Model, ModelFiles};
 use crate::run::{is_name, read_manifest};
-use crate::text::{ChatTokenizer, Codec};
+use crate::text::{ChatTokenizer, Message, SUBSTANTIAL};
 
 /// What a session is to hold.
 pub struct Wanted {
@@ -221,6 +223,12 @@ impl Session {
     ) -> Result<Self> {
         let Selected { mut backend, why } =
             select(common.device.as_deref().unwrap_or("auto"), common.threads.unwrap_or(0))?;
+        let cores = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+        if let Some(threads) = common.threads.filter(|threads| *threads > cores) {
+            screen.line(&format!(
+                "warning: {threads} threads on {cores} cores: more than cores only wait for one another"
+            ));
+        }
         let Opened { files, commit } = models::open(&wanted.model, screen)?;
         let config = models::config(&files, screen)?;
         // Adapters are found before the weights are loaded, and read before memory is planned: a
@@ -338,6 +346,13 @@ impl Session {
         Ok((tokens, weights))
     }
 
+    /// Names on the screen the fields of records that are not read.
+    pub fn tell_ignored<'a>(&self, records: impl Iterator<Item = &'a Record> + Clone, screen: &Screen) {
+        if let Some(line) = records::ignored_line(&ignored(self.tokenizer.as_deref(), records)) {
+            screen.line(&line);
+        }
+    }
+
     /// Runs one future to its end, with the engine.
     pub fn drive(&self, work: impl std::future::Future<Output = Result<()>> + 'static) -> Result<()> {
         run_lanes(&self.engine, vec![Box::pin(work)])
@@ -393,11 +408,19 @@ fn tokens<'a>(
             let weights = weights.clone().unwrap_or_else(|| vec![1.0; tokens.len()]);
             ("tokens", (tokens.clone(), weights))
         }
-        Content::Text(text) => ("text", ones(codec()?.encode_text(text).map_err(at("text"))?)),
-        Content::Messages(messages) if prompt => {
-            ("messages", ones(codec()?.prompt(messages).map_err(at("messages"))?))
+        Content::Text(text) => {
+            let field = record.content_field;
+            (field, ones(codec()?.encode_text(text).map_err(at(field))?))
         }
-        Content::Messages(messages) => ("messages", codec()?.training(messages).map_err(at("messages"))?),
+        Content::Messages(messages) => {
+            let (codec, field) = (codec()?, record.content_field);
+            check_template(codec, record, messages)?;
+            let tokens = match prompt {
+                true => codec.prompt_with(messages, &record.chat).map(ones),
+                false => codec.training_with(messages, &record.chat),
+            };
+            (field, tokens.map_err(at(field))?)
+        }
         Content::PromptCompletion(before, after) => {
             let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
             let mut weights = vec![0.0; tokens.len()];
@@ -407,6 +430,59 @@ fn tokens<'a>(
         }
     };
     Ok((field, tokens, weights))
+}
+
+/// Refuses what a conversation says that the model's chat template leaves out.
+fn check_template(codec: &ChatTokenizer, record: &Record, messages: &[Message]) -> Result<()> {
+    const PROBLEM: &str = "the model's chat template does not read it; leave it out";
+    for (i, message) in messages.iter().enumerate() {
+        if let Some(name) = message.more().find(|name| SUBSTANTIAL.contains(name) && !codec.reads_field(name))
+        {
+            return Err(record.error(&format!("{}[{i}].{name}", record.content_field), PROBLEM));
+        }
+    }
+    if record.chat.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && !codec.reads_variable("tools") {
+        return Err(record.error("tools", PROBLEM));
+    }
+    match record.chat.kwargs.keys().find(|name| !codec.reads_variable(name)) {
+        Some(name) => Err(record.error(&format!("chat_template_kwargs.{name}"), PROBLEM)),
+        None => Ok(()),
+    }
+}
+
+/// Records of which it is tried whether a message's field shows in what the template makes of them.
+const TRIED: usize = 100;
+
+/// Fields of records and of their messages that are not read, and in how many records each is. A message's field is read if it changes what
+/// the template makes of any of the first records that have it.
+pub fn ignored<'a>(
+    codec: Option<&ChatTokenizer>,
+    records: impl Iterator<Item = &'a Record> + Clone,
+) -> Map<String, Value> {
+    let mut counts = records::count(records.clone().flat_map(|r| r.ignored.iter().map(String::as_str)));
+    let Some(codec) = codec else { return counts };
+    // Those that have each field.
+    let mut having: Vec<(&str, Vec<&Record>)> = Vec::new();
+    for record in records {
+        let Content::Messages(messages) = &record.content else { continue };
+        for name in messages.iter().flat_map(Message::more) {
+            match having.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, of)) if of.last().is_some_and(|last| std::ptr::eq(*last, record)) => {}
+                Some((_, of)) => of.push(record),
+                None => having.push((name, vec![record])),
+            }
+        }
+    }
+    for (name, of) in having {
+        let shows = |record: &&&Record| match &record.content {
+            Content::Messages(messages) => codec.shows_field(messages, &record.chat, name),
+            _ => false,
+        };
+        if !of.iter().take(TRIED).any(|record| shows(&record)) {
+            counts.insert(format!("messages.{name}"), of.len().into());
+        }
+    }
+    counts
 }
 
 /// Says so where an adapter fits the model but names another as its base: folders move and are renamed, so it is used all the same.

@@ -8,8 +8,8 @@ use clap::Args as ClapArgs;
 use futures::future::try_join_all;
 use serde_json::{Map, Value, json};
 
-use super::common::{Common, name_value};
-use super::records::{self, Record};
+use super::common::{Common, name_value, whole};
+use super::records::{self, Reader, Record};
 use super::screen::Screen;
 use super::session::{Session, Wanted, longest};
 use crate::adapter::{AdapterOrigin, write_peft};
@@ -33,9 +33,11 @@ use crate::run::{TrainingSection, write_lines, write_training};
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
       assistant turns carry the loss; \"weight\": 0 leaves a turn out, other numbers weight it
-  {\"prompt\": …, \"completion\": …}      the completion carries the loss
+  {\"prompt\": …, \"completion\": …}      the completion carries the loss; both texts, or both lists of messages
   {\"text\": …}                         every token does
   {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
+messages may go with \"tools\" and \"chat_template_kwargs\" for the template. A field that is none of these and would mean
+something elsewhere (\"labels\", \"chosen\") is an error; others are named as ignored.
 A weight w is any finite number, also a negative one, such as an advantage. The loss of an optimizer step is
       Σ w·nll / Z      nll: minus the log-probability of a token; sums over the adapter's tokens in the step
   --normalizer says what Z is: `weights`, Σ w, which has to be above 0 in every step; `tokens`, how many have a
@@ -67,7 +69,7 @@ pub struct Args {
     #[command(flatten)]
     training: TrainingArgs,
     /// Most rows (tokens) in a micro-batch; 0 is no limit. Never changes results.
-    #[arg(long, default_value_t = 2048, value_name = "ROWS", help_heading = "Device")]
+    #[arg(long, default_value_t = 2048, value_name = "ROWS", help_heading = "Device", value_parser = whole::<usize>)]
     micro_batch_rows: usize,
     #[command(flatten)]
     common: Common,
@@ -78,7 +80,7 @@ pub struct Args {
 #[command(next_help_heading = "Training ([NAME=]VALUE)")]
 pub struct TrainingArgs {
     /// Peak learning rate [default: 1e-4].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", alias = "lr")]
     learning_rate: Vec<String>,
     /// Decoupled weight decay [default: 0].
     #[arg(long, value_name = "X")]
@@ -96,13 +98,13 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "X")]
     max_grad_norm: Vec<String>,
     /// Passes over the data [default: 1].
-    #[arg(long, value_name = "N", conflicts_with = "max_steps")]
+    #[arg(long, value_name = "N", aliases = ["epochs", "num-train-epochs"], conflicts_with = "max_steps")]
     num_epochs: Vec<String>,
     /// Optimizer steps, instead of epochs; the data repeats as needed.
     #[arg(long, value_name = "N")]
     max_steps: Vec<String>,
     /// Sequences in one optimizer step; 0 is all [default: 8].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", aliases = ["bs", "per-device-train-batch-size"])]
     batch_size: Vec<String>,
     /// Batches whose gradients make one optimizer step. As memory is --micro-batch-rows' business, this is a larger --batch-size, and the loss
     /// is that of all their tokens together [default: 1].
@@ -112,7 +114,7 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "Z")]
     normalizer: Vec<String>,
     /// constant, linear or cosine [default: constant].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", alias = "lr-scheduler-type")]
     lr_scheduler: Vec<String>,
     /// Share of the steps that warm up [default: 0].
     #[arg(long, value_name = "X")]
@@ -199,7 +201,7 @@ impl TrainingArgs {
                 "warmup_ratio" => &mut args.warmup_ratio,
                 "shuffle" => &mut args.shuffle,
                 "non_finite" => &mut args.non_finite,
-                _ => return Err(Error::input(format!("{place}: {name}"), "unknown field")),
+                other => return Err(Error::input(format!("{place}: {name}"), unknown(other))),
             };
             texts.push(match value {
                 Value::String(text) => text.clone(),
@@ -273,6 +275,20 @@ impl TrainingArgs {
         let training = Training { normalizer, ..Training::of_generators(&section)? };
         Ok((training, (max_steps > 0).then_some(max_steps)))
     }
+}
+
+/// The problem of a field that no training has, with the one that may be meant.
+fn unknown(name: &str) -> String {
+    let meant = match name {
+        "lr" => Some("learning_rate"),
+        "epochs" | "num_train_epochs" => Some("num_epochs"),
+        "bs" | "per_device_train_batch_size" => Some("batch_size"),
+        "lr_scheduler_type" => Some("lr_scheduler"),
+        "steps" => Some("max_steps"),
+        "seed" => Some("key"),
+        _ => None,
+    };
+    meant.map_or("unknown field".into(), |meant| format!("unknown field; did you mean `{meant}`?"))
 }
 
 /// Refuses a training whose order of sequences would be longer than anybody waits for. The error lacks its place.
@@ -364,6 +380,18 @@ struct Job {
     request: TrainRequest,
 }
 
+/// The mean loss of the first and of the last quarter of the steps, where it rose by more than half and more than half a nat.
+fn risen(metrics: &[StepMetrics]) -> Option<(f32, f32)> {
+    let losses: Vec<f32> = metrics.iter().filter(|m| m.fault.is_none()).map(|m| m.loss).collect();
+    let quarter = losses.len().div_ceil(4);
+    let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
+    if losses.len() < 2 {
+        return None;
+    }
+    let (first, last) = (mean(&losses[..quarter]), mean(&losses[losses.len() - quarter..]));
+    (last > 1.5 * first && last - first > 0.5).then_some((first, last))
+}
+
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
@@ -396,7 +424,7 @@ pub fn run(args: Args) -> Result<()> {
             "exists already; choose another --output, or --force to replace results in it",
         ));
     }
-    let read = names.iter().map(|n| records::read(&data[n], &["weights"])).collect::<Result<Vec<_>>>()?;
+    let read = names.iter().map(|n| records::read(&data[n], Reader::Train)).collect::<Result<Vec<_>>>()?;
 
     let defaults = crate::run::RunSection::default();
     let wanted = Wanted {
@@ -413,6 +441,7 @@ pub fn run(args: Args) -> Result<()> {
         longest(files, codec, read.iter().flatten())
     })?;
     session.show_plan(&screen);
+    session.tell_ignored(read.iter().flatten(), &screen);
     let layout = session.engine.with(|e| e.model().layout().clone());
 
     let mut jobs = Vec::new();
@@ -424,10 +453,12 @@ pub fn run(args: Args) -> Result<()> {
     }
 
     let steps: usize = jobs.iter().map(|j| j.request.steps.len()).sum();
-    screen.line(&format!("train    {} adapters, {steps} optimizer steps", jobs.len()));
+    let plural = if jobs.len() == 1 { "adapter" } else { "adapters" };
+    screen.line(&format!("train    {} {plural}, {steps} optimizer steps", jobs.len()));
     let engine = session.engine.clone();
     let output = args.output.clone();
     let base = session.base.clone();
+    let told = screen.clone();
     session.drive(async move {
         let results = try_join_all(jobs.iter().map(async |job| {
             let trained = engine.train(job.request.clone()).await;
@@ -436,6 +467,12 @@ pub fn run(args: Args) -> Result<()> {
         .await?;
         let mut lines = Vec::new();
         for (job, metrics) in jobs.iter().zip(&results) {
+            if let Some((from, to)) = risen(metrics) {
+                told.line(&format!(
+                    "warning: the loss of adapter {} rose from {from:.2} to {to:.2}; try a smaller --learning-rate",
+                    job.name
+                ));
+            }
             lines.extend(metrics.iter().map(|m| metrics_record(&job.name, m)));
             let snapshot = engine.snapshot(job.id, false)?;
             write_peft(&output.join(&job.name), &snapshot, &layout, base.clone())?;

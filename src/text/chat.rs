@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::contained::contained;
-use super::{ChatTemplate, Codec, Message, StopStrings, pipeline};
+use super::{ChatOptions, ChatTemplate, Codec, Message, StopStrings, pipeline};
 use crate::engine::StopRule;
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, parse_object};
@@ -188,26 +188,29 @@ fn some_messages(messages: &[Message]) -> Result<()> {
     }
 }
 
-impl Codec for ChatTokenizer {
-    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+impl ChatTokenizer {
+    /// [`Codec::prompt`] with tools and variables of the template.
+    pub fn prompt_with(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>> {
         some_messages(messages)?;
-        self.encode(&self.template()?.render(messages, true)?, false)
+        self.encode(&self.template()?.render_with(messages, options, true)?, false)
     }
 
+    /// [`Codec::training`] with tools and variables of the template.
+    ///
     /// The tokens are those of the conversation as the template renders it whole. Each assistant turn begins where the prompt for it ends. Its
     /// loss reaches up to its first end-of-sequence token: what the template puts after that (a line break, say) is never generated.
     ///
     /// A template may close a conversation with more than it puts between turns, as Phi-3's does; one that renders an earlier turn in
     /// another way than the last one, as Qwen3's does with thoughts, gives no loss to any turn but the last.
-    fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)> {
+    pub fn training_with(&self, messages: &[Message], options: &ChatOptions) -> Result<(Vec<u32>, Vec<f32>)> {
         some_messages(messages)?;
         let template = self.template()?;
-        let whole = template.render(messages, false)?;
+        let whole = template.render_with(messages, options, false)?;
         let mut sequence = Rendered::default();
         let mut spans = Vec::new();
         for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
             let weight = message.weight.map_or(1.0, f32::from);
-            let prompt = template.render(&messages[..i], true)?;
+            let prompt = template.render_with(&messages[..i], options, true)?;
             if !(whole.starts_with(&prompt) && prompt.starts_with(&sequence.text)) {
                 if weight == 0.0 {
                     continue;
@@ -217,7 +220,7 @@ impl Codec for ChatTokenizer {
             self.extend(&mut sequence, &prompt)?;
             let start = sequence.tokens.len();
 
-            let closed = template.render(&messages[..=i], false)?;
+            let closed = template.render_with(&messages[..=i], options, false)?;
             let mut turn = sequence.clone();
             if closed.starts_with(&prompt) {
                 self.extend(&mut turn, &closed)?;
@@ -252,6 +255,38 @@ impl Codec for ChatTokenizer {
             weights[start..tokens.len()].fill(weight);
         }
         Ok((sequence.tokens, weights))
+    }
+
+    /// Whether the chat template can read a message's field of this name. Without a template: yes, as its absence is the error.
+    pub fn reads_field(&self, name: &str) -> bool {
+        self.template.as_ref().is_none_or(|template| template.reads_field(name))
+    }
+
+    /// Whether a conversation is rendered in another way without the messages' field of this name. What cannot be rendered counts as if it were.
+    pub fn shows_field(&self, messages: &[Message], options: &ChatOptions, name: &str) -> bool {
+        let Some(template) = &self.template else { return true };
+        let mut without = messages.to_vec();
+        without.iter_mut().for_each(|message| drop(message.given.shift_remove(name)));
+        let render = |messages: &[Message]| template.render_with(messages, options, false).ok();
+        match (render(messages), render(&without)) {
+            (Some(with), Some(without)) => with != without,
+            _ => true,
+        }
+    }
+
+    /// Whether the chat template names this variable.
+    pub fn reads_variable(&self, name: &str) -> bool {
+        self.template.as_ref().is_none_or(|template| template.reads_variable(name))
+    }
+}
+
+impl Codec for ChatTokenizer {
+    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.prompt_with(messages, &ChatOptions::default())
+    }
+
+    fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)> {
+        self.training_with(messages, &ChatOptions::default())
     }
 
     fn text(&self, text: &str) -> Result<Vec<u32>> {

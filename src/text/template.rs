@@ -1,9 +1,14 @@
 //! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's methods, and a clock that stands still.
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
+
 use minijinja::UndefinedBehavior;
+use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use regex::Regex;
+use serde_json::{Map, Value as Json, json};
 
 use super::{BoundedTemplate, Message};
 use crate::error::{Error, Result};
@@ -13,6 +18,107 @@ pub struct ChatTemplate {
     template: BoundedTemplate,
     /// Names such as `bos_token` with their text.
     special_tokens: Vec<(String, String)>,
+    names: Names,
+    /// Whether it shows messages whole, with fields that it does not name.
+    shows_all: OnceCell<bool>,
+    /// Whether it goes through content in parts, by role.
+    reads_parts: OnceCell<[bool; ROLES.len()]>,
+}
+
+/// What the source names.
+#[derive(Default)]
+struct Names {
+    /// Variables and functions.
+    variables: HashSet<String>,
+    /// The same with fields, as `.name` or `["name"]`.
+    fields: HashSet<String>,
+}
+
+impl Names {
+    fn of(source: &str, syntax: SyntaxConfig) -> Self {
+        let mut names = Self::default();
+        let mut is_field = false;
+        // What is no token is the parser's to report.
+        for (token, _) in tokenize(source, false, syntax).map_while(Result::ok) {
+            match &token {
+                Token::Ident(name) => {
+                    names.fields.insert(name.to_string());
+                    if !is_field {
+                        names.variables.insert(name.to_string());
+                    }
+                }
+                Token::Str(text) => drop(names.fields.insert(text.to_string())),
+                Token::String(text) => drop(names.fields.insert(text.to_string())),
+                _ => {}
+            }
+            is_field = matches!(token, Token::Dot);
+        }
+        names
+    }
+}
+
+/// Roles of which it can be tried out whether a template reads their content in parts.
+const ROLES: [&str; 3] = ["system", "user", "assistant"];
+
+/// What a conversation gives its template beside the messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChatOptions {
+    /// Descriptions of tools, as transformers takes them.
+    pub tools: Option<Vec<Json>>,
+    /// More variables of the template, e.g. `enable_thinking`.
+    pub kwargs: Map<String, Json>,
+}
+
+/// Variables that only the program itself sets.
+const RESERVED: [&str; 6] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "raise_exception",
+    "strftime_now",
+];
+
+impl ChatOptions {
+    /// Checks the names of the variables: the one that may not be set, and why.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        for name in self.kwargs.keys() {
+            let mut letters = name.chars();
+            let is_name = letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+                && letters.all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let problem = match name.as_str() {
+                "tools" => "reserved; `tools` is a field of the record",
+                reserved if RESERVED.contains(&reserved) => "reserved, expected another variable",
+                token if token.ends_with("_token") => "reserved; the tokenizer says what it is",
+                _ if !is_name => "expected the name of a template's variable",
+                _ => continue,
+            };
+            return Err((name.clone(), problem.into()));
+        }
+        Ok(())
+    }
+
+    /// Their size in bytes, as JSON.
+    fn bytes(&self) -> usize {
+        let tools = self.tools.iter().flatten().map(|tool| tool.to_string().len()).sum::<usize>();
+        tools + self.kwargs.iter().map(|(name, v)| name.len() + v.to_string().len()).sum::<usize>()
+    }
+}
+
+/// A JSON value as templates see it.
+fn seen(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(*b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
+            (Some(n), ..) => Value::from(n),
+            (None, Some(n), _) => Value::from(n),
+            (None, None, n) => Value::from(n.unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(seen).collect(),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(name, v)| (name.as_str(), seen(v)))),
+    }
 }
 
 impl ChatTemplate {
@@ -20,10 +126,11 @@ impl ChatTemplate {
     pub fn new(source: &str, special_tokens: Vec<(String, String)>, place: String) -> Result<Self> {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let syntax = syntax.map_err(|e| Error::Internal(e.to_string()))?;
-        let mut template =
-            BoundedTemplate::new(prepared(source), syntax, UndefinedBehavior::default(), place)?;
+        let source = prepared(source);
+        let names = Names::of(&source, syntax.clone());
+        let mut template = BoundedTemplate::new(source, syntax, UndefinedBehavior::default(), place)?;
         template.environment().add_function("strftime_now", strftime);
-        Ok(Self { template, special_tokens })
+        Ok(Self { template, special_tokens, names, shows_all: OnceCell::new(), reads_parts: OnceCell::new() })
     }
 
     /// The text of a conversation; with `add_generation_prompt` it waits for the assistant's next turn.
@@ -31,21 +138,87 @@ impl ChatTemplate {
     /// The same conversation gives the same text on any day: `strftime_now` knows only Friday, 26 July 2024, the date that Llama 3's templates
     /// fall back to where there is no clock. A conversation that is rendered for training tomorrow must not differ from the one that was sampled.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let bytes = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-        let messages: Value = messages
-            .iter()
-            .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
-            .collect();
+        self.render_with(messages, &ChatOptions::default(), add_generation_prompt)
+    }
+
+    /// The same with tools and variables. Content in parts is a list for templates that go through
+    /// one, and for others the text that the parts make.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let joined = |message: &Message| message.has_parts() && !self.reads_parts(&message.role);
+        let messages: Vec<Vec<(&str, Json)>> = messages.iter().map(|m| m.fields(joined(m))).collect();
+        self.render_fields(&messages, options, add_generation_prompt)
+    }
+
+    fn render_fields(
+        &self,
+        messages: &[Vec<(&str, Json)>],
+        options: &ChatOptions,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let size = |(name, value): &(&str, Json)| match (*name, value) {
+            ("role" | "content", Json::String(text)) => text.len(),
+            (name, value) => name.len() + value.to_string().len(),
+        };
+        let bytes = messages.iter().flatten().map(size).sum::<usize>() + options.bytes();
+        let message = |fields: &Vec<(&str, Json)>| {
+            Value::from_pairs(fields.iter().map(|(name, value)| (*name, seen(value))))
+        };
+        let messages: Value = messages.iter().map(message).collect();
+        let tools = options.tools.as_ref().map_or(Value::from(()), |tools| tools.iter().map(seen).collect());
         let mut variables = vec![
             ("messages", messages),
-            ("tools", Value::from(())),
+            ("tools", tools),
             ("documents", Value::from(())),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
         ];
         variables.extend(
             self.special_tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))),
         );
+        variables.extend(options.kwargs.iter().map(|(name, value)| (name.as_str(), seen(value))));
         self.template.render(variables, bytes)
+    }
+
+    /// Whether the template may read a message's field of this name: it names it, or shows messages whole.
+    pub fn reads_field(&self, name: &str) -> bool {
+        self.names.fields.contains(name) || *self.shows_all.get_or_init(|| self.tries_showing_all())
+    }
+
+    /// Whether the template names a variable.
+    pub fn reads_variable(&self, name: &str) -> bool {
+        self.names.variables.contains(name)
+    }
+
+    /// Gives it a message with a field that no template names.
+    fn tries_showing_all(&self) -> bool {
+        const FIELD: &str = "field_of_no_template";
+        let user = vec![("role", json!("user")), ("content", json!("a")), (FIELD, json!("shown"))];
+        let assistant = vec![("role", json!("assistant")), ("content", json!("b")), (FIELD, json!("shown"))];
+        let text = self.render_fields(&[user, assistant], &ChatOptions::default(), false);
+        text.is_ok_and(|text| text.contains(FIELD) || text.contains("shown"))
+    }
+
+    /// Whether it goes through the parts of content, rather than show them as they are or fail.
+    fn reads_parts(&self, role: &str) -> bool {
+        let Some(at) = ROLES.iter().position(|known| *known == role) else { return false };
+        self.reads_parts.get_or_init(|| ROLES.map(|role| self.tries_parts(role)))[at]
+    }
+
+    fn tries_parts(&self, role: &str) -> bool {
+        let turn = |role: &'static str| vec![("role", json!(role)), ("content", json!("a"))];
+        let tried = vec![("role", json!(role)), ("content", json!([{"type": "text", "text": "tried"}]))];
+        let messages = match role {
+            "system" => vec![tried, turn("user")],
+            "assistant" => vec![turn("user"), tried],
+            _ => vec![tried],
+        };
+        let text = self.render_fields(&messages, &ChatOptions::default(), false);
+        // A list that is shown as it is has its keys in quotes.
+        text.is_ok_and(|t| t.contains("tried") && !t.contains("'text'") && !t.contains("\"text\""))
     }
 
     /// Names the template in errors.
@@ -175,6 +348,72 @@ mod tests {
             t.render(&[Message::user(""), Message::user("&")], false).unwrap(),
             "{\n  \"role\": \"user\",\n  \"content\": \"&\"\n}"
         );
+    }
+
+    #[test]
+    fn tools_and_variables_are_what_transformers_gives() {
+        let t = template(
+            "{{ tools | tojson }}{{ tools[0]['a']['b'] }}{{ date }}{{ n + 1 }}{% if not thinks %}-{% endif %}{{ documents }}",
+        );
+        let json = json!({"tools": [{"a": {"b": 1.5, "c": null, "d": true}}],
+                          "kwargs": {"date": "today", "n": 7, "thinks": false, "documents": ["d"]}});
+        let options = ChatOptions {
+            tools: json["tools"].as_array().cloned(),
+            kwargs: json["kwargs"].as_object().unwrap().clone(),
+        };
+        let text = t.render_with(&talk(), &options, false).unwrap();
+        assert_eq!(text, r#"[{"a": {"b": 1.5, "c": null, "d": true}}]1.5today8-['d']"#);
+        let t = template("{{ tools is none }}{{ thinks is defined }}{{ documents is none }}");
+        assert_eq!(t.render(&talk(), false).unwrap(), "TrueFalseTrue");
+        assert_eq!(options.check(), Ok(()));
+        for name in
+            ["messages", "tools", "add_generation_prompt", "eos_token", " input bytes", "a b", "", "1"]
+        {
+            let kwargs = [(name.to_string(), json!(1))].into_iter().collect();
+            let e = ChatOptions { tools: None, kwargs }.check().unwrap_err();
+            assert_eq!(e.0, name);
+        }
+    }
+
+    #[test]
+    fn a_template_says_what_it_reads() {
+        let t = template(
+            "{# thinking #}Say name: {% for m in messages %}{{ m.role + m['content'] }}{{ m.get('reasoning') }}\
+             {% if enable_thinking %}thoughts{% endif %}{{ m.call.tools }}{% endfor %}",
+        );
+        for (name, is_field, is_variable) in [
+            ("content", true, false),
+            ("reasoning", true, false),
+            ("call", true, false),
+            ("tools", true, false),
+            ("enable_thinking", true, true),
+            ("thinking", false, false),
+            ("name", false, false),
+            ("thoughts", false, false),
+        ] {
+            assert_eq!((t.reads_field(name), t.reads_variable(name)), (is_field, is_variable), "{name}");
+        }
+        assert!(template("{{ messages | tojson }}").reads_field("name"), "messages are shown whole");
+        assert!(template("{% for m in messages %}{{ m }}{% endfor %}").reads_field("name"));
+    }
+
+    #[test]
+    fn parts_are_a_list_for_templates_that_read_one() {
+        let parts = json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
+        let of = |source: &str, role: &str| {
+            let mut message = parts.clone();
+            message["role"] = role.into();
+            template(source).render(&[Message::read(&message).unwrap()], false).unwrap()
+        };
+        assert_eq!(of("{{ messages[0].content }}", "user"), "ab");
+        assert_eq!(of("{{ 'x' + messages[0].content }}", "user"), "xab");
+        let by_part = "{% for m in messages %}{% for p in m.content %}{{ p.text }},{% endfor %}{% endfor %}";
+        assert_eq!(of(by_part, "user"), "a,b,");
+        let of_users = "{% for m in messages %}{% if m.role == 'user' and m.content is not string %}\
+                        {% for p in m.content %}[{{ p['text'] }}]{% endfor %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+        assert_eq!(of(of_users, "user"), "[a][b]");
+        assert_eq!(of(of_users, "assistant"), "ab");
+        assert_eq!(of(of_users, "tool"), "ab");
     }
 
     #[test]

@@ -36,6 +36,96 @@ fn ask(dir: &Path, args: &[&str], requests: &[Value]) -> Vec<Value> {
     answers
 }
 
+/// The answers to these bytes, the greeting left out, and whether all went well.
+fn talk_bytes(dir: &Path, input: &[u8]) -> (Vec<Value>, bool) {
+    let mut child = colloquy(dir, &["session", "--model", "embedded"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text.lines().skip(1).map(|l| serde_json::from_str(l).unwrap()).collect(), output.status.success())
+}
+
+#[test]
+fn it_survives_any_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |s: &str| s.as_bytes().to_vec();
+    let in_record = |s: &str| text(&format!("{{\"op\":\"score\",\"records\":[{s}]}}"));
+    let deep = |open: &str, n: usize| text(&open.repeat(n));
+    let mut long = in_record("{\"text\":\"");
+    long.resize(65 << 20, b'x');
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (b"\0".to_vec(), "not JSON"),
+        (b"{\"op\":\"list\"}\0".to_vec(), "not JSON"),
+        (b"\xff\xfe".to_vec(), "not JSON"),
+        (b"{\"op\":\"\xff\"}".to_vec(), "not JSON"),
+        (deep("[", 200_000), "not JSON"),
+        (deep("{\"a\":", 200_000), "not JSON"),
+        (in_record(&format!("{}{}", "[".repeat(100), "]".repeat(100))), "expected an object"),
+        (in_record("1e999"), ""),
+        (in_record("{\"tokens\":[18446744073709551616]}"), "expected an array of token ids"),
+        (in_record("{\"tokens\":[-1e308]}"), "expected an array of token ids"),
+        (in_record("{\"text\":\"\\ud800\"}"), "not JSON"),
+        (
+            text("{\"op\":\"generate\",\"records\":[{\"text\":\"a\",\"max_tokens\":1e300}]}"),
+            "max_tokens: found",
+        ),
+        (text("{\"op\":\"generate\",\"records\":[{\"text\":\"a\",\"n\":4294967296}]}"), "n: found"),
+        (text(&format!("{{\"op\":\"{}\"}}", "sing".repeat(1000))), "unknown variant"),
+        (text("{\"op\":null}"), "op: found null, expected a name"),
+        (text("{\"op\":{\"op\":\"list\"}}"), "op: found {"),
+        (text("null"), "expected an object"),
+        (long, "found a line of more than 64 MiB"),
+    ];
+    let mut input = Vec::new();
+    for (line, _) in &cases {
+        input.extend_from_slice(line);
+        input.push(b'\n');
+    }
+    input.extend_from_slice(b"{\"op\":\"list\",\"id\":\"last\"}");
+    let (answers, ended_well) = talk_bytes(dir.path(), &input);
+    assert!(ended_well);
+    assert_eq!(answers.len(), cases.len() + 1, "one answer a line");
+    for (i, ((line, expected), answer)) in cases.iter().zip(&answers).enumerate() {
+        let start = String::from_utf8_lossy(&line[..line.len().min(60)]);
+        let error = answer["error"].as_str().unwrap_or_else(|| panic!("{start}: {answer}"));
+        assert!(error.contains(expected) && error.contains(&format!("stdin:{}", i + 1)), "{start}: {error}");
+    }
+    assert_eq!(answers[cases.len()], json!({"id": "last", "result": {"adapters": []}}));
+}
+
+#[test]
+fn fields_that_are_not_read_are_in_the_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = json!([{"text": "a", "source": 1}, {"text": "b", "source": 2, "note": 3}, {"text": "c"}]);
+    let answers = ask(
+        dir.path(),
+        &[],
+        &[
+            json!({"op": "score", "records": records}),
+            json!({"op": "score", "records": [{"text": "a"}]}),
+            json!({"op": "load", "adapter": "a", "source": "new:rank=2"}),
+            json!({"op": "train", "adapters": {"a": {"records": [{"text": "ab", "source": 1}], "max_steps": 1}}}),
+            json!({"op": "train", "adapters": {"a": {"records": [{"text": "ab"}], "lr": 1}}}),
+            json!({"op": "train", "adapters": {"a": {"records": [{"text": "ab", "labels": [1]}]}}}),
+        ],
+    );
+    assert_eq!(answers[1]["ignored"], json!({"source": 2, "note": 1}));
+    assert_eq!(answers[1]["result"]["records"].as_array().unwrap().len(), 3);
+    assert!(answers[2].get("ignored").is_none(), "{}", answers[2]);
+    assert_eq!(answers[4]["ignored"], json!({"source": 1}));
+    for (i, expected) in [
+        (5, "adapters.a: lr: unknown field; did you mean `learning_rate`?"),
+        (6, "records[0]: labels: unknown field"),
+    ] {
+        assert!(answers[i]["error"].as_str().unwrap().contains(expected), "{}", answers[i]);
+    }
+}
+
 fn message(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
 }
