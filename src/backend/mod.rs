@@ -21,7 +21,7 @@ pub mod recording;
 
 pub use op::*;
 pub use plan::*;
-pub use select::{Selected, select};
+pub use select::{MAX_THREADS, Selected, select};
 pub use slot::*;
 pub use weights::*;
 
@@ -333,6 +333,11 @@ pub trait Backend: std::any::Any {
     /// What became of the launch lists so far; `None` on a device without graphs.
     fn graph_counts(&self) -> Option<GraphCounts> {
         None
+    }
+
+    /// Whether [`Backend::ceilings`] can measure: known before anything is.
+    fn has_ceilings(&self) -> bool {
+        false
     }
     /// What the device reaches at its best, measured now; `None` where that is not known how to measure.
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {

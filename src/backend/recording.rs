@@ -284,6 +284,10 @@ impl<B: Backend> Backend for Recording<B> {
         self.inner.graph_counts()
     }
 
+    fn has_ceilings(&self) -> bool {
+        self.inner.has_ceilings()
+    }
+
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         self.settled("ceilings")?.ceilings()
     }

@@ -6,6 +6,9 @@ use super::cuda::CudaBackend;
 use super::cuda::device::Gpu;
 use crate::error::{Error, Result};
 
+/// Most threads of the CPU: more than the largest machines have cores, and few enough to be started.
+pub const MAX_THREADS: usize = 1024;
+
 /// A backend and, for `auto`, why it was chosen.
 pub struct Selected {
     /// The backend.
@@ -19,6 +22,9 @@ pub struct Selected {
 ///
 /// What was asked for by name is opened or is an error; only `auto` chooses.
 pub fn select(device: &str, threads: usize) -> Result<Selected> {
+    if threads > MAX_THREADS {
+        return Err(Error::input("threads", format!("found {threads}, expected at most {MAX_THREADS}")));
+    }
     let chosen = |backend| Ok(Selected { backend, why: None });
     match device {
         "cpu" => chosen(Box::new(CpuBackend::new(threads)?)),

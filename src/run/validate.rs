@@ -1,8 +1,20 @@
 //! What values a configuration may have, beyond their types.
 
 use super::RunConfig;
-use crate::backend::MAX_RANK;
+use crate::backend::{MAX_RANK, MAX_THREADS};
 use crate::error::{Error, Result};
+
+/// Most rounds of a debate: what one adds to a conversation is a hundredth of the longest contexts.
+const MAX_ROUNDS: usize = 100;
+/// Most iterations of a run: each is a training.
+const MAX_ITERATIONS: usize = 1000;
+/// Most answers sampled to one question.
+const MAX_SAMPLES: usize = 10_000;
+/// Most new tokens of an answer: the longest contexts have as many.
+const MAX_TOKENS: usize = 1 << 24;
+/// Most questions of a split, and most passes over what they give.
+const MAX_QUESTIONS: usize = 1_000_000;
+const MAX_EPOCHS: usize = 1_000_000;
 
 /// Checks every value; `place` turns a dotted path into file, line and field.
 pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
@@ -134,13 +146,33 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
         let methods = ["greedy", "single", "majority", "first-vote", "final-vote"];
         c.one_of(&primary.method, &methods, "report.primary.method")?;
     }
-    Ok(())
+    bounds(&c, config)
+}
+
+/// What would be made before anybody could see that it is too much.
+fn bounds(c: &Check<'_>, config: &RunConfig) -> Result<()> {
+    let RunConfig { debate, sampling, run, eval, .. } = config;
+    c.at_most(debate.rounds, MAX_ROUNDS, "debate.rounds")?;
+    c.at_most(sampling.max_tokens as usize, MAX_TOKENS, "sampling.max_tokens")?;
+    c.at_most(sampling.summary_max_tokens as usize, MAX_TOKENS, "sampling.summary_max_tokens")?;
+    c.at_most(run.threads, MAX_THREADS, "run.threads")?;
+    c.at_most(run.iterations, MAX_ITERATIONS, "run.iterations")?;
+    c.at_most(eval.majority_samples, MAX_SAMPLES, "eval.majority_samples")?;
+    c.at_most(eval.diversity, MAX_QUESTIONS, "eval.diversity")
 }
 
 /// What holds for `[task]` and `[transfer]`.
 fn task_section(c: &Check<'_>, task: &super::TaskSection, path: &str) -> Result<()> {
     let at = |key: &str| format!("{path}.{key}");
     c.at_least(task.dev_questions, 1, &at("dev_questions"))?;
+    for (key, value) in [
+        ("train_questions", task.train_questions),
+        ("train_pool", task.train_pool),
+        ("dev_questions", task.dev_questions),
+        ("test_questions", task.test_questions),
+    ] {
+        c.at_most(value, MAX_QUESTIONS, &at(key))?;
+    }
     c.at_least(task.max_operand as usize, 1, &at("max_operand"))?;
     c.at_least(task.terms as usize, 1, &at("terms"))?;
     c.that(task.levels.iter().all(|l| *l > 0), &at("levels"), 0, "levels from 1")?;
@@ -172,6 +204,8 @@ fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Re
     c.that(t.adam_epsilon > 0.0, &at("adam_epsilon"), t.adam_epsilon, "a number > 0")?;
     c.that(t.max_grad_norm >= 0.0, &at("max_grad_norm"), t.max_grad_norm, "a number >= 0 (0: no clipping)")?;
     c.at_least(t.num_epochs, 1, &at("num_epochs"))?;
+    c.at_most(t.num_epochs, MAX_EPOCHS, &at("num_epochs"))?;
+    c.at_most(t.samples, MAX_SAMPLES, &at("samples"))?;
     c.one_of(&t.non_finite, &["stop", "skip"], &at("non_finite"))?;
     c.one_of(&t.lr_scheduler, &["constant", "linear", "cosine"], &at("lr_scheduler"))?;
     let share = 0.0..=1.0;
@@ -237,6 +271,10 @@ impl Check<'_> {
 
     fn at_least(&self, value: usize, least: usize, path: &str) -> Result<()> {
         self.that(value >= least, path, value, format!("at least {least}"))
+    }
+
+    fn at_most(&self, value: usize, most: usize, path: &str) -> Result<()> {
+        self.that(value <= most, path, value, format!("at most {most}"))
     }
 
     fn one_of(&self, value: &str, known: &[&str], path: &str) -> Result<()> {

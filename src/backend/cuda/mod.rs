@@ -495,6 +495,10 @@ impl Backend for CudaBackend {
         Some(self.graphs.counts)
     }
 
+    fn has_ceilings(&self) -> bool {
+        true
+    }
+
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         self.flush()?;
         self.driver.ceilings()
