@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use clap::Args as ClapArgs;
 
-use super::common::{Common, ModelArgs};
+use super::common::{Common, ModelArgs, whole};
 use super::screen::Screen;
 use super::session::{Session, Society as Found, Wanted};
 use crate::adapter::AdapterOrigin;
@@ -24,10 +24,10 @@ pub struct CouncilArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Number of agents [default: 3, or the society's].
-    #[arg(long, value_name = "N", help_heading = "Debate")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, help_heading = "Debate")]
     pub agents: Option<usize>,
     /// Rounds, the first answers included [default: 2, or the society's].
-    #[arg(long, value_name = "M", help_heading = "Debate")]
+    #[arg(long, value_name = "M", value_parser = whole::<usize>, help_heading = "Debate")]
     pub rounds: Option<usize>,
     /// Set any value of the configuration by its dotted path, e.g. sampling.max_tokens=300.
     #[arg(long = "set", value_name = "KEY=VALUE", help_heading = "Debate")]

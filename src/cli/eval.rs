@@ -6,7 +6,7 @@ use std::rc::Rc;
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use super::common::Common;
+use super::common::{Common, whole};
 use super::council::{Council, CouncilArgs};
 use super::records::Sink;
 use super::screen::{Screen, out};
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Ask at most this many questions [default: all of --data, or the configuration's number].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     questions: Option<usize>,
     /// Which questions, without --data.
     #[arg(long, value_name = "SPLIT", default_value = "dev", value_parser = ["dev", "test"])]
@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long = "method", value_name = "METHOD", value_parser = ["greedy", "single", "majority", "debate"])]
     methods: Vec<String>,
     /// Samples in a majority vote [default: the number of agents].
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole::<usize>)]
     majority_samples: Option<usize>,
     /// Also write every answer, as JSON Lines; `-` is stdout.
     #[arg(long, value_name = "FILE")]

@@ -297,7 +297,14 @@ fn open_session(plan: &Plan, arms: &[ArmWork], commit: Option<&str>, screen: &Sc
         memory: (!run.memory.is_empty()).then(|| run.memory.clone()),
         seed: None,
     };
-    Session::open_for(&wanted, &common, screen, |files, codec| longest(arms, files, codec))
+    let opened = Session::open_for(&wanted, &common, screen, |files, codec| longest(arms, files, codec));
+    opened.map_err(|e| match e {
+        // A path that nobody typed here is found by its key.
+        Error::Input { place, problem } if place == plan.config.model.path => {
+            Error::input(format!("model.path: {place}"), problem)
+        }
+        other => other,
+    })
 }
 
 fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) -> Result<()> {

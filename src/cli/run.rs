@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::common::Common;
+use super::common::{Common, whole};
 use super::execute::{self, Place};
 use super::live;
 use super::plan;
 use super::screen::{Screen, out};
 use crate::error::{Error, Result};
 use crate::recipe;
-use crate::run::{PRESETS, Plan, Selection, Source, load, select, to_toml};
+use crate::run::{PRESETS, Plan, RunFolder, Selection, Source, load, select, to_toml};
 
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
@@ -57,6 +57,9 @@ pub struct Args {
     /// List built-in configurations, tasks, recipes and presets.
     #[arg(long)]
     list: bool,
+    /// Seeds of every arm, e.g. 0,1: short for --set run.seeds=[0,1].
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = whole::<u64>, conflicts_with = "seed")]
+    seeds: Vec<u64>,
     #[command(flatten)]
     common: Common,
 }
@@ -77,6 +80,9 @@ pub fn run(args: Args) -> Result<()> {
         return out(&to_toml(&plan.config)?);
     }
     if args.dry_run {
+        if let Some(output) = &args.output {
+            RunFolder::check_new(output, args.force)?;
+        }
         return plan::show(&plan, &Screen::new());
     }
     let output = args.output.unwrap_or_else(|| PathBuf::from("runs").join(format!("{name}-{}", timestamp())));
@@ -94,6 +100,7 @@ fn sets(args: &Args) -> Vec<String> {
     set("run.threads", common.threads.map(|n| n.to_string()));
     set("run.memory", common.memory.as_deref().map(quoted));
     set("run.seeds", common.seed.map(|n| format!("[{n}]")));
+    set("run.seeds", (!args.seeds.is_empty()).then(|| format!("{:?}", args.seeds)));
     sets.extend(args.sets.iter().cloned());
     sets
 }
@@ -107,6 +114,19 @@ pub fn source(config: Option<&str>) -> Result<(String, Source)> {
     if !path.is_file() && recipe::built_in_configs().iter().any(|b| b.name == config) {
         return Ok((config.to_string(), built_in(config)?));
     }
+    if !path.exists() {
+        return Err(no_such(config));
+    }
+    if path.is_dir() {
+        return Err(Error::file(&path, "found a folder, expected a configuration file"));
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if ["yaml", "yml", "json"].contains(&extension) {
+        return Err(Error::file(
+            &path,
+            format!("found .{extension}, expected TOML: configurations are .toml"),
+        ));
+    }
     let text = crate::files::read_text(&path)?;
     let folder = path.parent().map(|p| if p.as_os_str().is_empty() { ".".into() } else { p.to_path_buf() });
     let folder = folder.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
@@ -115,13 +135,29 @@ pub fn source(config: Option<&str>) -> Result<(String, Source)> {
     Ok((name, Source { name: config.to_string(), text, folder }))
 }
 
+/// The error of a configuration that is not there.
+fn no_such(config: &str) -> Error {
+    let is_path = config.contains(['/', '\\']) || config.ends_with(".toml");
+    let tip = if is_path { String::new() } else { meant(config) };
+    Error::input(
+        config,
+        format!("no such file and no built-in configuration{tip} (`colloquy run --list` shows those)"),
+    )
+}
+
+/// The built-in configuration that may be meant, or all of them.
+fn meant(name: &str) -> String {
+    let known = || recipe::built_in_configs().iter().map(|b| b.name);
+    let far = |known: &&str| strsim::damerau_levenshtein(name, known);
+    match known().min_by_key(far).filter(|near| name.len() < 40 && far(near) <= 2) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => format!("; there are {}", known().collect::<Vec<_>>().join(", ")),
+    }
+}
+
 fn built_in(name: &str) -> Result<Source> {
     let Some(found) = recipe::built_in_configs().iter().find(|b| b.name == name) else {
-        let known: Vec<&str> = recipe::built_in_configs().iter().map(|b| b.name).collect();
-        return Err(Error::Usage(format!(
-            "no built-in configuration is called `{name}`; there are {}",
-            known.join(", ")
-        )));
+        return Err(Error::Usage(format!("no built-in configuration is called `{name}`{}", meant(name))));
     };
     Ok(Source { name: format!("built-in {name}"), text: found.text.to_string(), folder: None })
 }

@@ -98,6 +98,8 @@ impl ModelFiles {
             return Self::new(place, texts, vec![TensorFile::open(&single)?], None).map(in_folder);
         }
         if !index.exists() {
+            // What no weights would help is said first.
+            super::ModelConfig::read(&Self::without_weights(&place, WeightType::Bf16)?)?;
             return Err(Error::file(folder, no_weights(&other_weights(folder))));
         }
         let weight_map = read_index(&index)?;

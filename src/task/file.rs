@@ -24,7 +24,13 @@ struct Record {
 /// Reads the files of `[task]`.
 pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, AnswerKey)> {
     let Some(data) = &section.data else {
-        return Err(Error::input("task.data", format!("missing; the task `{}` needs it", section.name)));
+        return Err(Error::input(
+            "task.data",
+            format!(
+                "missing; the task `{}` needs a file of questions (of `eval`: --data FILE)",
+                section.name
+            ),
+        ));
     };
     let source = Source::new(section, reader)?;
     let mut splits: HashMap<Split, Vec<Record>> = HashMap::new();

@@ -6,17 +6,17 @@ use crate::shell::*;
 use serde_json::{Value, json};
 
 /// A copy of the tiny model, to be broken.
-fn model(dir: &Path) -> String {
+pub fn model(dir: &Path) -> String {
     let to = dir.join("model");
     copy(&fixture("llama"), &to);
     "model".into()
 }
 
-fn write(dir: &Path, name: &str, text: &str) {
+pub fn write(dir: &Path, name: &str, text: &str) {
     std::fs::write(dir.join(name), text).unwrap();
 }
 
-const GOOD: &str = "{\"tokens\": [1, 5, 9, 12]}\n";
+pub const GOOD: &str = "{\"tokens\": [1, 5, 9, 12]}\n";
 
 /// `score` of a good file on a model someone broke; the error.
 fn score_error(dir: &Path) -> String {
@@ -28,7 +28,7 @@ fn score_error(dir: &Path) -> String {
     e
 }
 
-fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
+pub fn edit_json(path: &Path, edit: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     edit(&mut value);
     std::fs::write(path, value.to_string()).unwrap();
@@ -115,7 +115,13 @@ fn a_bench_measures_what_it_is_asked_and_says_what_it_cannot() {
     assert!(!out.contains("graphs") && report["society"][0].get("graphs").is_none(), "{out}{report}");
 
     assert!(fail(dir.path(), &bench(&["--json", "b.json"]), 1).contains("exists"));
-    assert!(fail(dir.path(), &bench(&["ops"]), 1).contains("needs a GPU"));
+    let output = run(dir.path(), &bench(&["ops"]));
+    assert!(one_error(&output, &["bench"], 1).contains("needs a GPU"));
+    assert!(
+        !stderr(&output).contains("measuring"),
+        "refused before anything is measured: {}",
+        stderr(&output)
+    );
     assert!(fail(dir.path(), &["bench", "--shape", "7b"], 2).contains("tiny, 135m, 1b, 8b"));
     assert!(fail(dir.path(), &["bench", "--rank", "200"], 2).contains("at most 128"));
     assert!(fail(dir.path(), &["bench", "--batch", "0"], 2).contains("1 or more"));
@@ -565,6 +571,22 @@ fn configurations_are_checked_before_any_work() {
         ("[debate]\nagnts = 3\n", "run.toml:2: debate.agnts", "`debate.agents`"),
         ("[debate]\nagents = \"three\"\n", "run.toml:2: debate.agents", "expected a whole number"),
         ("[debate]\nagents = 0\n", "run.toml:2: debate.agents", "at least 1"),
+        ("[debate]\nrounds = 1000000\n", "run.toml:2: debate.rounds", "found 1000000, expected at most 100"),
+        ("[run]\niterations = 1000000\n", "run.toml:2: run.iterations", "expected at most 1000"),
+        ("[run]\nthreads = 1000000\n", "run.toml:2: run.threads", "expected at most 1024"),
+        ("[training]\nsamples = 1000000\n", "run.toml:2: training.samples", "expected at most 10000"),
+        (
+            "[training]\nnum_epochs = 10000000\n",
+            "run.toml:2: training.num_epochs",
+            "expected at most 1000000",
+        ),
+        ("[eval]\nmajority_samples = 1000000\n", "run.toml:2: eval.majority_samples", "at most 10000"),
+        ("[task]\ntrain_questions = 10000000\n", "run.toml:2: task.train_questions", "at most 1000000"),
+        (
+            "[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\nset = {\"debate.rounds\" = 1000000}\n",
+            "run.toml:",
+            "expected at most 100",
+        ),
         ("[task]\nname = \"arithmetics\"\n", "task.name", "arithmetic"),
         ("[model]\npath = \"./nowhere\"\n", "nowhere", ""),
         ("[debate\n", "run.toml:1", ""),

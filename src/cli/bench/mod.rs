@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Value, json};
 
-use super::common::Common;
+use super::common::{Common, whole};
 use super::models;
 use super::screen::{Screen, bytes};
 use crate::backend::{GraphCounts, OpTimes, Selected, select};
@@ -65,31 +65,31 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Adapters, all in every batch.
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = whole::<usize>)]
     adapters: usize,
     /// Their rank.
-    #[arg(long, value_name = "R", default_value_t = 16)]
+    #[arg(long, value_name = "R", default_value_t = 16, value_parser = whole::<usize>)]
     rank: usize,
     /// Sequences sampled together.
-    #[arg(long, value_name = "N", default_value_t = 24)]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = whole::<usize>)]
     batch: usize,
     /// Tokens of a prompt.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<usize>)]
     prompt: usize,
     /// Tokens sampled after it.
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = whole::<usize>)]
     new_tokens: usize,
     /// Training sequences of each adapter.
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = whole::<usize>)]
     sequences: usize,
     /// Tokens of a training sequence.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = whole::<usize>)]
     tokens: usize,
     /// Rows of a training micro-batch.
-    #[arg(long, value_name = "N", default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = whole::<usize>)]
     micro_batch: usize,
     /// Runs, of which the median counts.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<usize>)]
     repeats: usize,
     /// Time by operation or kernel, after the measurement (which it does not disturb).
     #[arg(long)]

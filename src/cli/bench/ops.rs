@@ -53,13 +53,17 @@ struct Buffers {
 /// Measures all operations and prints the table.
 pub fn measure(mut backend: Box<dyn Backend>, shape: &Shape, args: &Args, screen: &Screen) -> Result<Value> {
     let b = &mut *backend;
-    screen.line("         measuring what the device reaches at its best");
-    let Some(ceilings) = b.ceilings()? else {
-        return Err(Error::Unsupported(format!(
-            "bench ops on {}: it needs a GPU (`cargo bench --bench ops` measures a CPU)",
-            b.describe()
-        )));
+    let needs_gpu = |b: &dyn Backend| {
+        let device = b.describe();
+        Error::Unsupported(format!(
+            "bench ops on {device}: it needs a GPU (`cargo bench --bench ops` measures a CPU)"
+        ))
     };
+    if !b.has_ceilings() {
+        return Err(needs_gpu(b));
+    }
+    screen.line("         measuring what the device reaches at its best");
+    let Some(ceilings) = b.ceilings()? else { return Err(needs_gpu(b)) };
     b.set_profiling(true)?;
     let one_layer = Shape { layers: 1, ..*shape };
     let files = one_layer.files(SEQUENCE)?;

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use serde_json::Value;
 
+use super::common::whole;
 use super::models::{self, Place};
 use super::screen::{Screen, out};
-use crate::adapter::{ADAPTER_CONFIG, adapters_in, holding};
+use crate::adapter::ADAPTER_CONFIG;
 use crate::error::{Error, Result};
 use crate::model::{CONFIG, EMBEDDED};
 
@@ -39,13 +40,13 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Of a model: adapters in the memory plans.
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = whole::<usize>)]
     adapters: usize,
     /// Of a model: their rank.
-    #[arg(long, value_name = "R", default_value_t = 16)]
+    #[arg(long, value_name = "R", default_value_t = 16, value_parser = whole::<usize>)]
     rank: usize,
     /// Of a model: tokens of each sequence in the memory plans (at most its context).
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole::<usize>)]
     tokens: usize,
 }
 
@@ -104,16 +105,45 @@ fn kind(what: &str) -> Result<Kind> {
             Err(Error::file(path, "found a file, expected the folder of a model, an adapter or a run"))
         }
         _ => {
-            let inside = adapters_in(path);
-            let inside = if inside.is_empty() { String::new() } else { format!("; {}", holding(&inside)) };
-            Err(Error::file(
-                path,
-                format!(
-                    "found neither manifest.json (of a run) nor {ADAPTER_CONFIG} (of a PEFT adapter) nor {CONFIG} (of a model){inside}"
-                ),
-            ))
+            let below = below(path);
+            let below =
+                if below.is_empty() { String::new() } else { format!("; below it are {}", below.join(", ")) };
+            let problem = format!(
+                "found neither manifest.json (of a run) nor {ADAPTER_CONFIG} (of a PEFT adapter) nor {CONFIG} (of a model){below}"
+            );
+            Err(Error::file(path, problem))
         }
     }
+}
+
+/// Most folders that [`below`] names, and looks into.
+const MOST_BELOW: (usize, usize) = (8, 1000);
+
+/// Runs, adapters and models in the folders of a folder, three levels down, in order; links are not followed.
+fn below(folder: &Path) -> Vec<String> {
+    let (mut found, mut looked) = (Vec::new(), 0);
+    let mut waiting = vec![(folder.to_path_buf(), 0)];
+    while let Some((at, depth)) = waiting.pop() {
+        looked += 1;
+        if looked > MOST_BELOW.1 {
+            break;
+        }
+        if depth > 0 && ["manifest.json", ADAPTER_CONFIG, CONFIG].iter().any(|f| at.join(f).is_file())
+        {
+            if found.len() == MOST_BELOW.0 {
+                found.push("…".into());
+                break;
+            }
+            found.push(at.display().to_string());
+        } else if depth < 3 {
+            let entries = std::fs::read_dir(&at).into_iter().flatten().filter_map(Result::ok);
+            let mut folders: Vec<PathBuf> =
+                entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+            folders.sort();
+            waiting.extend(folders.into_iter().rev().map(|path| (path, depth + 1)));
+        }
+    }
+    found
 }
 
 /// Width of a page.
