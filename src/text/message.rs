@@ -144,6 +144,25 @@ impl Message {
         self.given.get("content").is_some_and(Value::is_array)
     }
 
+    /// The message with other texts: its role, its content and all texts in its other fields, but not
+    /// the fields' names.
+    pub fn map_texts(&self, to: &impl Fn(&str) -> String) -> Self {
+        let part = |part: &Value| {
+            let mut part = part.clone();
+            // Its type says that it is a text, whatever that says.
+            if let Some(text) = part.get_mut("text") {
+                *text = map_texts(text, to);
+            }
+            part
+        };
+        let mapped = |name: &str, value: &Value| match value {
+            Value::Array(parts) if name == "content" => parts.iter().map(part).collect(),
+            value => map_texts(value, to),
+        };
+        let given = self.given.iter().map(|(name, value)| (name.clone(), mapped(name, value))).collect();
+        Self { role: to(&self.role), content: to(&self.content), weight: self.weight, given }
+    }
+
     /// What a template sees of it: its fields in order. Content in parts is the list, or the text that
     /// they make if `joined`.
     pub fn fields(&self, joined: bool) -> Vec<(&str, Value)> {
@@ -155,6 +174,18 @@ impl Message {
             (_, value) => value.clone(),
         };
         self.given.iter().map(|pair| (pair.0.as_str(), field(pair))).collect()
+    }
+}
+
+/// A value with other texts; names of fields stay.
+pub fn map_texts(value: &Value, to: &impl Fn(&str) -> String) -> Value {
+    match value {
+        Value::String(text) => Value::String(to(text)),
+        Value::Array(items) => items.iter().map(|item| map_texts(item, to)).collect(),
+        Value::Object(fields) => {
+            Value::Object(fields.iter().map(|(name, v)| (name.clone(), map_texts(v, to))).collect())
+        }
+        other => other.clone(),
     }
 }
 
@@ -262,6 +293,17 @@ mod tests {
         let message = Message::read(&call).unwrap();
         assert_eq!((message.content.as_str(), message.has_parts()), ("", false));
         assert_eq!(message.fields(true)[1], ("content", Value::Null));
+    }
+
+    #[test]
+    fn all_texts_of_a_message_can_be_replaced() {
+        let value = json!({"role": "r", "content": [{"type": "text", "text": "a"}], "tool_calls": [{"name": "b", "n": 1}]});
+        let message = Message::read(&value).unwrap().map_texts(&|text| format!("<{text}>"));
+        assert_eq!((message.role.as_str(), message.content.as_str()), ("<r>", "<a>"));
+        assert_eq!(message.fields(true)[1].1, json!("<a>"));
+        assert_eq!(message.fields(false)[1].1, json!([{"type": "text", "text": "<a>"}]));
+        assert_eq!(message.fields(false)[2].1, json!([{"name": "<b>", "n": 1}]));
+        assert_eq!(Message::user("a").map_texts(&|_| "b".into()).content, "b");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use minijinja::value::Value;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use super::{BoundedTemplate, Message};
+use super::{BoundedTemplate, Message, map_texts};
 use crate::error::{Error, Result};
 
 /// A compiled chat template.
@@ -96,6 +96,13 @@ impl ChatOptions {
             return Err((name.clone(), problem.into()));
         }
         Ok(())
+    }
+
+    /// The same with other texts in tools and variables; names stay.
+    pub fn map_texts(&self, to: &impl Fn(&str) -> String) -> Self {
+        let kwargs = self.kwargs.iter().map(|(name, value)| (name.clone(), map_texts(value, to)));
+        let tools = self.tools.as_ref().map(|tools| tools.iter().map(|tool| map_texts(tool, to)).collect());
+        Self { tools, kwargs: kwargs.collect() }
     }
 
     /// Their size in bytes, as JSON.

@@ -31,9 +31,19 @@ impl Reader {
 const KNOWN: [(&[Reader], &[&str]); 4] = [
     (
         &[Generate, Score, Train],
-        &["id", "adapter", "tokens", "text", "messages", "prompt", "tools", "chat_template_kwargs"],
+        &[
+            "id",
+            "adapter",
+            "tokens",
+            "text",
+            "messages",
+            "prompt",
+            "tools",
+            "chat_template_kwargs",
+            "control_tokens",
+        ],
     ),
-    (&[Score, Train], &["completion"]),
+    (&[Score, Train], &["completion", "eos"]),
     (&[Train], &["weights"]),
     (&[Generate], &crate::cli::generate::FIELDS),
 ];
