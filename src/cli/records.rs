@@ -47,6 +47,9 @@ pub struct Record {
     fields: Map<String, Value>,
 }
 
+/// Most fields of a record: each name is compared with many.
+const MOST_FIELDS: usize = 1000;
+
 /// Fields that hold content; one of them is there.
 const CONTENT: [&str; 4] = ["tokens", "text", "messages", "prompt"];
 
@@ -83,6 +86,10 @@ impl Record {
         let Value::Object(fields) = value else {
             return Err(Error::input(&place, format!("found {}, expected an object", shown(&value))));
         };
+        if fields.len() > MOST_FIELDS {
+            let problem = format!("found {} fields, expected at most {MOST_FIELDS}", fields.len());
+            return Err(Error::input(place, problem));
+        }
         let mut record = Self {
             place,
             id: Value::Null,
@@ -569,6 +576,16 @@ mod tests {
             let e = parse(line).unwrap_err().to_string();
             assert!(e.contains(expected) && e.starts_with("in.jsonl:3"), "{line}: {e}");
         }
+    }
+
+    #[test]
+    fn fields_are_bounded() {
+        let of = |n: usize| {
+            let more: String = (1..n).map(|i| format!(r#","f{i}":1"#)).collect();
+            parse(&format!(r#"{{"text":"a"{more}}}"#))
+        };
+        assert_eq!(of(1000).unwrap().ignored.len(), 999);
+        assert!(of(1001).unwrap_err().to_string().contains("found 1001 fields, expected at most 1000"));
     }
 
     #[test]

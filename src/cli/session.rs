@@ -450,7 +450,7 @@ fn check_template(codec: &ChatTokenizer, record: &Record, messages: &[Message]) 
     }
 }
 
-/// Records of which it is tried whether a message's field shows in what the template makes of them.
+/// Fields of messages that are looked at, and records of which it is tried whether a message's field shows in what the template makes of them.
 const TRIED: usize = 100;
 
 /// Fields of records and of their messages that are not read, and in how many records each is. A message's field is read if it changes what
@@ -462,23 +462,22 @@ pub fn ignored<'a>(
     let mut counts = records::count(records.clone().flat_map(|r| r.ignored.iter().map(String::as_str)));
     let Some(codec) = codec else { return counts };
     // Those that have each field.
-    let mut having: Vec<(&str, Vec<&Record>)> = Vec::new();
+    let mut having: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
     for record in records {
         let Content::Messages(messages) = &record.content else { continue };
         for name in messages.iter().flat_map(Message::more) {
-            match having.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, of)) if of.last().is_some_and(|last| std::ptr::eq(*last, record)) => {}
-                Some((_, of)) => of.push(record),
-                None => having.push((name, vec![record])),
+            let of = having.entry(name).or_default();
+            if !of.last().is_some_and(|last| std::ptr::eq(*last, record)) {
+                of.push(record);
             }
         }
     }
-    for (name, of) in having {
+    for (name, of) in having.into_iter().take(TRIED) {
         let shows = |record: &&&Record| match &record.content {
             Content::Messages(messages) => codec.shows_field(messages, &record.chat, name),
             _ => false,
         };
-        if !of.iter().take(TRIED).any(|record| shows(&record)) {
+        if !(codec.reads_field(name) && of.iter().take(TRIED).any(|record| shows(&record))) {
             counts.insert(format!("messages.{name}"), of.len().into());
         }
     }

@@ -80,10 +80,10 @@ pub struct Args {
 #[command(next_help_heading = "Training ([NAME=]VALUE)")]
 pub struct TrainingArgs {
     /// Peak learning rate [default: 1e-4].
-    #[arg(long, value_name = "X", alias = "lr")]
+    #[arg(long, value_name = "X", alias = "lr", allow_hyphen_values = true)]
     learning_rate: Vec<String>,
     /// Decoupled weight decay [default: 0].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     weight_decay: Vec<String>,
     /// Decay of the first moment [default: 0.9].
     #[arg(long, value_name = "X")]
@@ -92,10 +92,10 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "X")]
     adam_beta2: Vec<String>,
     /// Added to the denominator [default: 1e-8].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     adam_epsilon: Vec<String>,
     /// Gradient norm clip; 0 does not clip [default: 1].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     max_grad_norm: Vec<String>,
     /// Passes over the data [default: 1].
     #[arg(long, value_name = "N", aliases = ["epochs", "num-train-epochs"], conflicts_with = "max_steps")]
@@ -117,7 +117,7 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "NAME", alias = "lr-scheduler-type")]
     lr_scheduler: Vec<String>,
     /// Share of the steps that warm up [default: 0].
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
     warmup_ratio: Vec<String>,
     /// Shuffle each epoch [default: true].
     #[arg(long, value_name = "true|false")]

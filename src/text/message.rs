@@ -76,6 +76,9 @@ pub const SUBSTANTIAL: [&str; 14] = [
     "files",
 ];
 
+/// Most fields of a message.
+const MOST_FIELDS: usize = 100;
+
 impl Message {
     /// A user's turn.
     pub fn user(content: impl Into<String>) -> Self {
@@ -98,6 +101,9 @@ impl Message {
             let expected = "an object with `role` and `content`";
             return bad("", format!("found {}, expected {expected}", brief(value)));
         };
+        if fields.len() > MOST_FIELDS {
+            return bad("", format!("found {} fields, expected at most {MOST_FIELDS}", fields.len()));
+        }
         let there = |name: &str| fields.get(name).filter(|v| !v.is_null());
         let role = read_role(there("role"), there("from").is_some())?;
         let content = match fields.get("content") {
@@ -335,6 +341,8 @@ mod tests {
             let e = of(extra.clone());
             assert!(e.field == field && e.problem.contains(problem), "{extra}: {e:?}");
         }
+        let many = (0..101).map(|i| (format!("f{i}"), json!(1))).collect();
+        assert!(Message::read(&Value::Object(many)).unwrap_err().problem.contains("found 101 fields"));
         assert!(Message::read(&json!("hi")).unwrap_err().problem.contains("expected an object"));
     }
 }
