@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::load::{MAX_DEPTH, absolute_paths, check_table, deserialize, insert, list, merge, unknown_preset};
+use super::task_layer::forget_other_task;
 use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, is_name, presets, validate};
 use crate::error::{Error, Result};
 
@@ -185,6 +186,15 @@ impl Resolver<'_> {
                 (self.place)(path)
             }
         };
+        let mut named = Table::new();
+        for section in ["task", "transfer"] {
+            let path = format!("{section}.name");
+            let of_point = point.iter().find(|(p, _)| *p == path).map(|(_, value)| *value);
+            if let Some(name) = overrides.get(&path).or(of_point) {
+                insert(&mut named, &path, name.clone());
+            }
+        }
+        forget_other_task(&mut table, &named);
         for (path, value) in &overrides {
             let place = at(&format!("set.{path}"));
             self.check_shared(path, &place)?;

@@ -1,7 +1,7 @@
 //! From TOML text and `--set KEY=VALUE` to one checked [`RunConfig`] and one per arm.
 //!
 //! Layers, later ones win: defaults, the preset, the file, `--set`; then for an arm the preset it names (if it names one) and its own
-//! overrides. Every key and value is compared with a specimen of the configuration before it is deserialised, so that an
+//! overrides. A layer that names another task forgets how the one before it was read (`task_layer`). Every key and value is compared with a specimen of the configuration before it is deserialised, so that an
 //! error names the file, the line, what was found and what was expected.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::arms::{Arm, Resolver};
+use super::task_layer::forget_other_task;
 use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, presets, validate};
 use crate::error::{Error, Result};
 
@@ -69,6 +70,7 @@ pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<
     let folders: Vec<&Path> = source.folder.iter().map(|f| f.as_path()).chain([here]).collect();
     absolute_paths(&mut file, &folders);
     let mut set_places = BTreeMap::new();
+    let mut set_values = Table::new();
     for set in sets {
         let (path, value) = parse_set(set)?;
         let mut nested = Table::new();
@@ -76,13 +78,16 @@ pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<
         check_table(&nested, &schema, "", &|_| format!("--set {set}"))?;
         set_places.insert(path.clone(), format!("--set {set}"));
         absolute_paths(&mut nested, &[here]);
-        merge(&mut file, nested);
+        merge(&mut set_values, nested);
     }
+    forget_other_task(&mut file, &set_values);
+    merge(&mut file, set_values);
     let place = |path: &str| set_places.get(path).cloned().unwrap_or_else(|| lines.place(path));
 
     let preset = string_at(&file, "run.preset").unwrap_or_else(|| RunConfig::default().run.preset);
     let mut layered =
         presets::preset(&preset).ok_or_else(|| unknown_preset(&place("run.preset"), &preset))?;
+    forget_other_task(&mut layered, &file);
     merge(&mut layered, file);
     if let Some(Value::Table(transfer)) = layered.get_mut("transfer") {
         // Nothing is trained on it.

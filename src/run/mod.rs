@@ -15,6 +15,7 @@ mod output;
 mod presets;
 mod select;
 mod sorted;
+mod task_layer;
 mod tensorboard;
 mod validate;
 
