@@ -9,6 +9,7 @@ mod estimate;
 mod eval;
 mod execute;
 mod generate;
+pub mod grade;
 mod heap;
 mod info;
 mod interrupt;
@@ -70,6 +71,7 @@ enum Command {
     Score(score::Args),
     Train(train::Args),
     Eval(eval::Args),
+    Grade(grade::Args),
     Session(resident::Args),
     Merge(merge::Args),
     Bench(bench::Args),
@@ -117,6 +119,7 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Score(args) => score::run(args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Grade(args) => grade::run(args),
         Command::Session(args) => resident::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Bench(args) => bench::run(args),

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::generate::{self, Wishes};
+use super::grade::Grading;
 use super::records::{Reader, Record, shown};
 use super::train::{self, TrainingArgs};
 use crate::adapter::AdapterOrigin;
@@ -32,6 +33,12 @@ enum Written {
     },
     Train {
         adapters: Map<String, Value>,
+    },
+    Grade {
+        task: String,
+        records: Vec<Value>,
+        #[serde(default)]
+        set: Vec<String>,
     },
     Load {
         adapter: String,
@@ -74,6 +81,13 @@ pub enum Request {
     Train {
         /// Each one's name and what it is trained on. What is wrong there counts once the name is known to be an adapter's.
         adapters: Vec<(String, Result<Training>)>,
+    },
+    /// Given answers, graded.
+    Grade {
+        /// What was read of each, and how many are equal.
+        graded: Value,
+        /// Fields that were not read, and in how many records each is.
+        ignored: Map<String, Value>,
     },
     /// A new adapter.
     Load {
@@ -178,6 +192,11 @@ fn check(written: Written, place: &str, seed: u64) -> Result<Request> {
                 (name, training)
             };
             Request::Train { adapters: adapters.into_iter().map(of).collect() }
+        }
+        Written::Grade { task, records, set } => {
+            let grading = Grading::open(&task, &set).map_err(|e| Error::input(place, e))?;
+            let (graded, ignored) = grading.all(records, &at)?;
+            Request::Grade { graded, ignored }
         }
         Written::Load { adapter, source } => {
             let source = AdapterOrigin::parse(&source).map_err(|e| Error::input(place, e))?;

@@ -35,6 +35,8 @@ use crate::run::is_name;
   {\"op\": \"score\", \"records\": [{\"text\": …, \"adapter\": NAME}, …]}
   {\"op\": \"train\", \"adapters\": {NAME: {\"records\": […], \"learning_rate\": …, \"num_epochs\": …}, …}}
       fields as the options of `train`, \"normalizer\" too; \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
+  {\"op\": \"grade\", \"task\": \"gsm8k\", \"records\": [{\"response\": …, \"reference\": …}, …]}
+      as `grade` does; \"set\": [\"task.extraction=boxed\"] as its --set
   {\"op\": \"clone\", \"adapter\": NAME, \"to\": NAME}
   {\"op\": \"reset\", \"adapter\": NAME}                 as it was when it was loaded
   {\"op\": \"save\", \"adapter\": NAME, \"output\": DIR}    a PEFT folder; \"force\": true replaces one
@@ -193,6 +195,7 @@ impl Resident {
             Request::Train { adapters } => {
                 ignored(codec, adapters.iter().filter_map(|(_, t)| t.as_ref().ok()).flat_map(|t| &t.records))
             }
+            Request::Grade { ignored, .. } => ignored.clone(),
             _ => Map::new(),
         }
     }
@@ -202,6 +205,7 @@ impl Resident {
             Request::Generate { records, prompt_tokens } => self.generate(&records, prompt_tokens),
             Request::Score { records } => self.score(&records),
             Request::Train { adapters } => self.train(adapters, place),
+            Request::Grade { graded, .. } => Ok(graded),
             Request::Load { adapter, source: origin } => {
                 self.is_free(&adapter, place)?;
                 let origin = models::origin(&origin, &self.screen)?;

@@ -44,9 +44,36 @@ pub fn share(values: impl IntoIterator<Item = bool>) -> f64 {
     if all == 0 { 0.0 } else { yes as f64 / all as f64 }
 }
 
+/// The 95 % interval of a share of `yes` in `all`, by Wilson's score (1927): unlike one from the standard error, it
+/// does not shrink to nothing at 0 and 1. Without values (0, 1).
+pub fn wilson(yes: usize, all: usize) -> (f64, f64) {
+    if all == 0 {
+        return (0.0, 1.0);
+    }
+    // The normal quantile of 0.975.
+    const Z: f64 = 1.959_963_984_540_054;
+    let (n, p) = (all as f64, yes as f64 / all as f64);
+    let scale = 1.0 + Z * Z / n;
+    let middle = (p + Z * Z / (2.0 * n)) / scale;
+    let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt() / scale;
+    ((middle - half).max(0.0), (middle + half).min(1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wilson_holds_at_the_ends_and_agrees_with_published_values() {
+        let close = |(a, b): (f64, f64), c: f64, d: f64| (a - c).abs() < 5e-5 && (b - d).abs() < 5e-5;
+        // Newcombe (1998), Table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+        assert!(close(wilson(81, 263), 0.2553, 0.3662));
+        assert!(close(wilson(15, 148), 0.0624, 0.1605));
+        assert!(close(wilson(0, 20), 0.0, 0.1611));
+        assert!(close(wilson(1, 29), 0.0061, 0.1718));
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        assert_eq!(wilson(7, 7).1, 1.0);
+    }
 
     #[test]
     fn standard_error_of_a_share_is_binomial() {

@@ -37,6 +37,17 @@ pub enum Equality {
     Math,
 }
 
+/// What was read from a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The rule that found it, by its name in the configuration.
+    pub rule: &'static str,
+    /// As it is written.
+    pub written: String,
+    /// Its canonical form; `None` if what is written is no answer.
+    pub answer: Option<String>,
+}
+
 /// Reads answers as a task wants them.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -74,26 +85,36 @@ impl Reader {
     }
 
     /// The same for a question with this many choices: letters beyond them are no answers.
+    pub fn read_among(&self, response: &str, choices: usize) -> Option<String> {
+        self.reading(response, choices)?.answer
+    }
+
+    /// What [`Reader::read_among`] reads, with the rule that found it and how it is written; `None` where no rule
+    /// finds anything.
     ///
     /// Where numbers are compared, a box that holds one counts even if it can't be read as a number: then the response has no answer, and
     /// no other extraction looks for a number elsewhere. A box without any number (`\boxed{five}`) is passed over.
-    pub fn read_among(&self, response: &str, choices: usize) -> Option<String> {
+    pub fn reading(&self, response: &str, choices: usize) -> Option<Reading> {
+        let mut first = None;
         for extraction in &self.extractions {
             let found = match extraction {
                 Extraction::Choice => choice(response, choices),
                 _ => extraction.find(response),
             };
-            let Some(found) = found else { continue };
-            let answer = self.canonical(&found);
+            let Some(written) = found else { continue };
+            let answer = self.canonical(&written);
             let answer = answer.filter(|a| self.equality != Equality::Choice || is_letter_among(a, choices));
             let is_final = matches!(extraction, Extraction::Boxed)
                 && self.equality == Equality::Number
-                && !number::scan(&number::simplify(&found)).is_empty();
-            if answer.is_some() || is_final {
-                return answer;
+                && !number::scan(&number::simplify(&written)).is_empty();
+            let is_answer = answer.is_some();
+            let reading = Reading { rule: extraction.name(), written, answer };
+            if is_answer || is_final {
+                return Some(reading);
             }
+            first.get_or_insert(reading);
         }
-        None
+        first
     }
 
     /// When two answers are the same.
@@ -140,6 +161,17 @@ impl Extraction {
                 ));
             }
         })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Boxed => "boxed",
+            Self::LastNumber => "last-number",
+            Self::NumberAfter(_) => "number-after",
+            Self::Choice => "choice",
+            Self::Pattern(_) => "regex",
+        }
     }
 
     /// The answer as written, if there is one.

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::reference::Reference;
 use super::split::rank;
-use super::{AnswerKey, Equality, Extraction, Question, Questions, Reader, Split, records};
+use super::{AnswerKey, Equality, Question, Questions, Reader, Split, records};
 use crate::error::{Error, Result};
 use crate::run::TaskSection;
 
@@ -89,34 +90,6 @@ pub fn all(section: &TaskSection, reader: &Reader, path: &Path) -> Result<(Vec<Q
     Ok((records.into_iter().map(|r| r.question).collect(), answers))
 }
 
-/// How the reference answer stands in its field.
-enum Reference {
-    Whole,
-    AfterHashes,
-    Extracted(Extraction),
-}
-
-impl Reference {
-    fn named(name: &str, section: &TaskSection) -> Result<Self> {
-        Ok(match name {
-            "whole" => Self::Whole,
-            "after-hashes" => Self::AfterHashes,
-            name => Self::Extracted(
-                Extraction::named(name, section.pattern.as_deref(), "task.reference")
-                    .map_err(|e| Error::input(e, "(task.reference may also be `whole` or `after-hashes`)"))?,
-            ),
-        })
-    }
-
-    fn find(&self, field: &str) -> Option<String> {
-        match self {
-            Self::Whole => Some(field.to_string()),
-            Self::AfterHashes => field.rsplit_once("####").map(|(_, after)| after.to_string()),
-            Self::Extracted(extraction) => extraction.find(field),
-        }
-    }
-}
-
 struct Source<'a> {
     section: &'a TaskSection,
     reader: &'a Reader,
@@ -135,12 +108,8 @@ impl<'a> Source<'a> {
             None if is_math => vec!["answer", "solution"],
             None => vec!["answer"],
         };
-        let reference = |name: &str| match (section.reference.as_deref(), name) {
-            (Some(reference), _) => Reference::named(reference, section),
-            (None, "solution") => Reference::named("boxed", section),
-            (None, _) => Reference::named("whole", section),
-        };
-        let answer_fields = names.into_iter().map(|n| Ok((n, reference(n)?))).collect::<Result<_>>()?;
+        let answer_fields =
+            names.into_iter().map(|n| Ok((n, Reference::of_field(n, section)?))).collect::<Result<_>>()?;
         let question_field =
             section.question_field.as_deref().unwrap_or(if is_math { "problem" } else { "question" });
         Ok(Self { section, reader, question_field, answer_fields, choices: section.name == "mmlu" })

@@ -9,18 +9,21 @@ mod arithmetic;
 mod boxed;
 mod choice;
 mod file;
+mod grade;
 mod labels;
 mod math;
 mod number;
 mod records;
+mod reference;
 mod split;
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-pub use answer::{Equality, Extraction, Reader};
+pub use answer::{Equality, Extraction, Reader, Reading};
 pub use arithmetic::Arithmetic;
+pub use grade::{Grader, Verdict};
 pub use labels::Labels;
 pub use split::{Split, content_hash, question_id};
 

@@ -20,6 +20,7 @@ mod errors;
 mod fixtures;
 mod given_data;
 mod gpu_check;
+mod grade;
 mod hub;
 mod hub_adapters;
 mod info;

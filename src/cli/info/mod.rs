@@ -128,8 +128,7 @@ fn below(folder: &Path) -> Vec<String> {
         if looked > MOST_BELOW.1 {
             break;
         }
-        if depth > 0 && ["manifest.json", ADAPTER_CONFIG, CONFIG].iter().any(|f| at.join(f).is_file())
-        {
+        if depth > 0 && ["manifest.json", ADAPTER_CONFIG, CONFIG].iter().any(|f| at.join(f).is_file()) {
             if found.len() == MOST_BELOW.0 {
                 found.push("…".into());
                 break;

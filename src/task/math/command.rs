@@ -80,18 +80,8 @@ const LOOKS: [&str; 42] = [
     "boldmath",
 ];
 /// Commands that only concern looks, with an argument of theirs.
-const LOOKS_WITH_ARGUMENT: [&str; 10] = [
-    "color",
-    "textcolor",
-    "hspace",
-    "vspace",
-    "phantom",
-    "hphantom",
-    "vphantom",
-    "label",
-    "tag",
-    "fontsize",
-];
+const LOOKS_WITH_ARGUMENT: [&str; 10] =
+    ["color", "textcolor", "hspace", "vspace", "phantom", "hphantom", "vphantom", "label", "tag", "fontsize"];
 /// Commands for one sign.
 const SIGNS: [(&str, char); 36] = [
     ("cdot", '*'),

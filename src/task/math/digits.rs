@@ -36,7 +36,10 @@ impl Lexer<'_> {
         let rest = &self.chars[start..];
         let mut length = rest.iter().take_while(|c| upper(**c)).count();
         // `1e3_{16}`, but not `3a_{12}`, which is a product.
-        if rest.get(length) == Some(&'e') && length > 0 && rest.get(length + 1).is_some_and(char::is_ascii_digit) {
+        if rest.get(length) == Some(&'e')
+            && length > 0
+            && rest.get(length + 1).is_some_and(char::is_ascii_digit)
+        {
             length = rest.iter().take_while(|c| c.is_ascii_digit() || ('a'..='f').contains(*c)).count();
         } else if rest.get(length) == Some(&'.') {
             let decimals = rest[length + 1..].iter().take_while(|c| upper(**c)).count();
@@ -211,7 +214,8 @@ impl Lexer<'_> {
     /// Where the digits of `\overline{…}`, `\bar{…}`, `\dot{…}`, or of `(…)` right after the point, start, and how many there are.
     fn repeating_length(&self, at: usize) -> Option<(usize, usize)> {
         let rest: String = self.chars[at..].iter().take(14).collect();
-        let open = ["\\overline{", "\\bar{", "\\dot{", "\\overbar{"].into_iter().find(|c| rest.starts_with(c));
+        let open =
+            ["\\overline{", "\\bar{", "\\dot{", "\\overbar{"].into_iter().find(|c| rest.starts_with(c));
         let (open, close) = match open {
             Some(open) => (open.len(), '}'),
             None if rest.starts_with('(') && self.chars.get(at.wrapping_sub(1)) == Some(&'.') => (1, ')'),

@@ -10,10 +10,10 @@ const MAX_DEPTH: usize = 40;
 
 /// Functions that are applied to what follows and not evaluated.
 const FUNCTIONS: [&str; 42] = [
-    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh",
-    "cosh", "tanh", "coth", "sech", "csch", "arcsinh", "arccosh", "arctanh", "asin", "acos", "atan", "asinh",
-    "acosh", "atanh", "arsinh", "arcosh", "artanh", "log", "ln", "lg", "exp", "gcd", "lcm", "det", "arg", "deg",
-    "max", "min", "cis",
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
+    "sinh", "cosh", "tanh", "coth", "sech", "csch", "arcsinh", "arccosh", "arctanh", "asin", "acos", "atan",
+    "asinh", "acosh", "atanh", "arsinh", "arcosh", "artanh", "log", "ln", "lg", "exp", "gcd", "lcm", "det",
+    "arg", "deg", "max", "min", "cis",
 ];
 /// Functions of which `f^{-1}` is the inverse function, not the reciprocal.
 const TRIGONOMETRIC: [&str; 12] =
@@ -132,7 +132,11 @@ impl<'a> Parser<'a> {
             Some(Kind::Command(name)) if name == "choose" || name == "over" => {
                 self.at += 1;
                 let second = self.sum()?;
-                if name == "over" { first.over(&second, self.budget) } else { first.choose(&second, self.budget) }
+                if name == "over" {
+                    first.over(&second, self.budget)
+                } else {
+                    first.choose(&second, self.budget)
+                }
             }
             _ => Some(first),
         }
@@ -187,7 +191,9 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     total = total.over(&self.signed()?, self.budget)?;
                 }
-                Some(kind) if self.starts_factor(kind) || self.is_power_after_power() => total = total.times(&self.power()?, self.budget)?,
+                Some(kind) if self.starts_factor(kind) || self.is_power_after_power() => {
+                    total = total.times(&self.power()?, self.budget)?
+                }
                 _ => return Some(total),
             }
         }
@@ -551,7 +557,8 @@ impl<'a> Parser<'a> {
             Some(()) => Some(self.exponent()?),
             None => None,
         };
-        let inverse = exponent.as_ref().and_then(Value::as_whole) == Some(-1) && TRIGONOMETRIC.contains(&name);
+        let inverse =
+            exponent.as_ref().and_then(Value::as_whole) == Some(-1) && TRIGONOMETRIC.contains(&name);
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return None;

@@ -220,13 +220,15 @@ impl Former {
         }
         let all = |word| signs.iter().all(|sign| conjunction(sign) == Some(word));
         if (all("or") || all("and")) && parts.iter().all(|p| !trimmed(p).is_empty()) {
-            let read: Vec<Option<Relation>> = parts.iter().map(|p| self.relation(trimmed(p), depth + 1)).collect();
+            let read: Vec<Option<Relation>> =
+                parts.iter().map(|p| self.relation(trimmed(p), depth + 1)).collect();
             let mut names: Vec<Option<&String>> =
                 read.iter().map(|r| r.as_ref().and_then(|r| r.name.as_ref())).collect();
             names.dedup();
             let regions = read.iter().filter(|r| r.as_ref().is_some_and(|r| r.region)).count();
             if regions > 0 && names.len() == 1 && names[0].is_some() {
-                let forms: Vec<(Form, bool)> = read.into_iter().flatten().map(|r| (r.form, r.region)).collect();
+                let forms: Vec<(Form, bool)> =
+                    read.into_iter().flatten().map(|r| (r.form, r.region)).collect();
                 if all("or") {
                     return Some(united(forms));
                 }

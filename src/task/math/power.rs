@@ -230,7 +230,8 @@ fn root_of_whole(value: i128, degree: i128, budget: &Budget) -> Option<Value> {
     }
     let power = u32::try_from(degree).ok()?;
     let near = (rest as f64).powf(1.0 / degree as f64).round() as u128;
-    let exact = [near.saturating_sub(1), near, near + 1].into_iter().find(|r| r.checked_pow(power) == Some(rest));
+    let exact =
+        [near.saturating_sub(1), near, near + 1].into_iter().find(|r| r.checked_pow(power) == Some(rest));
     let name = if degree == 2 { format!("sqrt({rest})") } else { format!("root({degree};{rest})") };
     let large = match exact {
         Some(root) => Value::number(Rational::whole(i128::try_from(root).ok()?)),

@@ -140,7 +140,8 @@ mod tests {
         assert_eq!(factorial(i128::from(SMALL)), None);
         let (exponents, rest) = small_factors_of_digits(&format!("1{}", "0".repeat(300)));
         assert_eq!((exponents.len(), exponents[&2], exponents[&5], rest.as_str()), (2, 300, 300, "1"));
-        let (exponents, rest) = small_factors_of_digits("2000000000000000000000000000000000000000000000000000000000020006");
+        let (exponents, rest) =
+            small_factors_of_digits("2000000000000000000000000000000000000000000000000000000000020006");
         assert!(exponents.contains_key(&2) && !rest.is_empty());
         assert_eq!(small_factors_of_digits("000").1, "0");
     }

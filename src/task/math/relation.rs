@@ -236,7 +236,10 @@ impl Former {
                 }
             }
             let (low, high) = (ends[0].written()?, ends[1].written()?);
-            return region(name, format!("{}{low},{high}{}", bracket(signs[0], true), bracket(signs[1], false)));
+            return region(
+                name,
+                format!("{}{low},{high}{}", bracket(signs[0], true), bracket(signs[1], false)),
+            );
         }
         let ([left, right], [sign]) = (values.as_slice(), signs) else { return None };
         let difference = left.minus(right, &self.budget)?;
@@ -268,9 +271,8 @@ impl Former {
 fn is_about(token: &Token) -> bool {
     match &token.kind {
         Kind::Sign('≈') => true,
-        Kind::Text(t) => {
-            ["or about", "about", "approximately", "or approximately", "approx", "approx."].contains(&t.trim())
-        }
+        Kind::Text(t) => ["or about", "about", "approximately", "or approximately", "approx", "approx."]
+            .contains(&t.trim()),
         _ => false,
     }
 }

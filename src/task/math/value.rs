@@ -97,7 +97,9 @@ impl Value {
 
     /// Whether it is a function of something, and nothing else.
     pub fn is_application(&self) -> bool {
-        let Some((monomial, coefficient)) = self.n.single().filter(|_| self.is_whole_sum()) else { return false };
+        let Some((monomial, coefficient)) = self.n.single().filter(|_| self.is_whole_sum()) else {
+            return false;
+        };
         let mut powers = monomial.powers();
         let (Some((Base::Name(name), exponent)), None) = (powers.next(), powers.next()) else { return false };
         let plain = name.chars().all(|c| c.is_alphanumeric() || "\\_∞".contains(c));
@@ -210,7 +212,8 @@ impl Value {
             return Some(Self::number(if value.is_negative() { value.negated()? } else { value }));
         }
         if !self.has_names() && self.is_whole_sum() {
-            let imaginary = |sum: &Sum| sum.terms().iter().any(|(m, _)| !m.exponent(&Base::Imaginary).is_zero());
+            let imaginary =
+                |sum: &Sum| sum.terms().iter().any(|(m, _)| !m.exponent(&Base::Imaginary).is_zero());
             if imaginary(&self.n) {
                 let square = self.n.times(&self.n.conjugate(&Base::Imaginary)?, budget)?;
                 return Self::of(square).root(2, budget);

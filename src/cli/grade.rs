@@ -1,0 +1,262 @@
+//! `colloquy grade`: what a task reads from given answers, and whether they are the same. Needs no model.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args as ClapArgs;
+use serde_json::{Map, Value, json};
+
+use super::records::{self, Sink, shown};
+use super::run::source;
+use super::screen::{Screen, out};
+use crate::error::{Error, Result};
+use crate::files::json::{parse_with_ids, with_exact_numbers};
+use crate::measure::wilson;
+use crate::recipe;
+use crate::run::{Source, load};
+use crate::task::{BUILT_IN, Equality, Grader, Reading, Verdict};
+
+/// Options of `grade`.
+#[derive(ClapArgs, Debug)]
+#[command(
+    about = "Grade given answers as a task does: what is read from each, and whether they are the same",
+    long_about = "Reads JSON Lines with answers that were made anywhere, and grades each as runs and `eval` would: what is \
+                  read from the response and from the reference, by which rule, and whether the two are the same \
+                  answer. Needs no model.",
+    after_help = "Input, one of:
+  {\"response\": \"So it is \\\\boxed{18}.\", \"reference\": \"#### 18\"}     read as the task reads both
+  {\"response\": …, \"solution\": …}                              the reference stands in a worked solution
+  {\"answers\": [\"\\\\frac{1}{2}\", \"0.5\"]}                           both as they are
+each with an optional \"id\" and, where letters are compared, \"choices\": how many there are, or a list of them.
+Output: {\"id\", \"read\": [A, B], \"written\": [A, B], \"rules\": [A, B], \"equality\", \"equal\"}; `read` is the canonical
+form (equal answers have equal ones), null where nothing could be read.
+
+Examples:
+  colloquy grade --task gsm8k --answers answers.jsonl
+  colloquy grade --task math --answers pairs.jsonl --output -
+  colloquy grade --task examples/own-task/task.toml --answers answers.jsonl
+  colloquy grade --task custom --set task.extraction=number-after --set task.equality=number --answers a.jsonl"
+)]
+pub struct Args {
+    /// A built-in task (arithmetic, gsm8k, math, mmlu), custom, or a configuration file with a [task].
+    #[arg(long, value_name = "TASK")]
+    task: String,
+    /// The answers, JSON Lines; `-` is stdin.
+    #[arg(long, value_name = "FILE")]
+    answers: PathBuf,
+    /// Set a value of the configuration by its dotted path, e.g. task.extraction=last-number.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Also write what was read of each, as JSON Lines; `-` is stdout.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace --output if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Fields of a record.
+const FIELDS: [&str; 6] = ["id", "response", "reference", "solution", "answers", "choices"];
+
+/// Grades records by one task.
+pub struct Grading {
+    grader: Grader,
+    records: usize,
+    equal: usize,
+    /// Records in which nothing was read on either side.
+    unread: [usize; 2],
+    /// Fields that say nothing to the grader, and in how many records they stand.
+    ignored: Map<String, Value>,
+}
+
+impl Grading {
+    /// By a task's name or configuration file, and settings over it.
+    pub fn open(task: &str, sets: &[String]) -> Result<Self> {
+        let named = BUILT_IN.contains(&task) || task == "custom";
+        let source = match named {
+            true => Source {
+                name: format!("task {task}"),
+                text: format!("[task]\nname = {}\n", toml::Value::String(task.into())),
+                folder: None,
+            },
+            false if Path::new(task).is_file() => source(Some(task))?.1,
+            false => {
+                return Err(Error::Usage(format!(
+                    "--task {task}: expected one of {}, custom, or a configuration file",
+                    BUILT_IN.join(", ")
+                )));
+            }
+        };
+        let plan = load(&source, sets, recipe::recipes())?;
+        let grader = Grader::new(&plan.config.task)?;
+        Ok(Self { grader, records: 0, equal: 0, unread: [0; 2], ignored: Map::new() })
+    }
+
+    /// Grades a record; `place` is what to call it.
+    pub fn grade(&mut self, record: Value, place: &str) -> Result<Value> {
+        let Value::Object(fields) = record else {
+            return Err(Error::input(place, format!("found {}, expected an object", shown(&record))));
+        };
+        let verdict = self.verdict(&fields, place)?;
+        self.records += 1;
+        self.equal += usize::from(verdict.equal());
+        for (side, read) in verdict.read.iter().enumerate() {
+            self.unread[side] += usize::from(read.as_ref().is_none_or(|r| r.answer.is_none()));
+        }
+        for field in fields.keys().filter(|f| !FIELDS.contains(&f.as_str())) {
+            let count = self.ignored.entry(field.clone()).or_insert(json!(0));
+            *count = json!(count.as_u64().unwrap_or(0) + 1);
+        }
+        let of = |part: &dyn Fn(&Reading) -> Value| -> Vec<Value> {
+            verdict.read.iter().map(|r| r.as_ref().map_or(Value::Null, part)).collect()
+        };
+        Ok(json!({
+            "id": fields.get("id").cloned().unwrap_or(Value::Null),
+            "read": of(&|r| json!(r.answer)),
+            "written": of(&|r| json!(r.written)),
+            "rules": of(&|r| json!(r.rule)),
+            "equality": equality(verdict.equality),
+            "equal": verdict.equal(),
+        }))
+    }
+
+    fn verdict(&self, fields: &Map<String, Value>, place: &str) -> Result<Verdict> {
+        let at = |field: &str| format!("{place}: {field}");
+        let text = |field: &str, value: &Value| match value {
+            Value::String(text) => Ok(text.clone()),
+            // Of any other number, digits may have been lost on the way.
+            Value::Number(n) if !n.is_f64() => Ok(n.to_string()),
+            other => Err(Error::input(
+                at(field),
+                format!("found {}, expected a string or a whole number", shown(other)),
+            )),
+        };
+        let choices = match fields.get("choices") {
+            None | Some(Value::Null) => 26,
+            Some(Value::Array(list)) => list.len(),
+            Some(number) => number.as_u64().map_or(0, |n| usize::try_from(n).unwrap_or(0)),
+        };
+        if !(2..=26).contains(&choices) {
+            let found = shown(&fields["choices"]);
+            let problem = format!("found {found}, expected 2 to 26 of them or their number");
+            return Err(Error::input(at("choices"), problem));
+        }
+        let given: Vec<&str> =
+            FIELDS[1..5].iter().copied().filter(|f| fields.get(*f).is_some_and(|v| !v.is_null())).collect();
+        match given[..] {
+            ["answers"] => match fields["answers"].as_array().map(Vec::as_slice) {
+                Some([a, b]) => Ok(self.grader.answers(&text("answers[0]", a)?, &text("answers[1]", b)?)),
+                _ => Err(Error::input(
+                    at("answers"),
+                    format!("found {}, expected a list of two", shown(&fields["answers"])),
+                )),
+            },
+            ["response", reference] if reference != "answers" => {
+                let response = text("response", &fields["response"])?;
+                let field = text(reference, &fields[reference])?;
+                Ok(match reference {
+                    "solution" => self.grader.solution(&response, &field, choices),
+                    _ => self.grader.response(&response, &field, choices),
+                })
+            }
+            _ => {
+                let found = match given.is_empty() {
+                    true => "none of them".to_string(),
+                    false => format!("`{}`", given.join("` and `")),
+                };
+                Err(Error::input(
+                    place,
+                    format!(
+                        "found {found}, expected `response` with `reference` or `solution`, or `answers`"
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// Grades the records of a request; the answer, and fields that were not read. `place` is what to call the list.
+    pub fn all(mut self, records: Vec<Value>, place: &str) -> Result<(Value, Map<String, Value>)> {
+        if records.is_empty() {
+            return Err(Error::input(place, "found none, expected at least one"));
+        }
+        let graded: Vec<Value> = records
+            .into_iter()
+            .enumerate()
+            .map(|(i, record)| self.grade(record, &format!("{place}[{i}]")))
+            .collect::<Result<_>>()?;
+        let (low, high) = wilson(self.equal, self.records);
+        let answer = json!({
+            "records": graded, "equal": self.equal, "share": self.equal as f64 / self.records as f64,
+            "interval": [low, high], "without_answer": self.unread[0], "without_reference": self.unread[1],
+        });
+        Ok((answer, self.ignored))
+    }
+
+    fn show(&self) -> String {
+        let (low, high) = wilson(self.equal, self.records);
+        let mut text = format!(
+            "equal                {} of {}, {:.1} % [{:.1}, {:.1}] (95 %, Wilson)\n",
+            self.equal,
+            self.records,
+            100.0 * self.equal as f64 / self.records.max(1) as f64,
+            100.0 * low,
+            100.0 * high
+        );
+        for (what, count) in [("without an answer", self.unread[0]), ("without a reference", self.unread[1])]
+        {
+            if count > 0 {
+                text += &format!("{what:<20} {count}\n");
+            }
+        }
+        text
+    }
+}
+
+/// A line whose answers keep their digits, and its id too.
+fn parse(line: &str) -> serde_json::Result<Value> {
+    let mut record: Value = serde_json::from_str(&with_exact_numbers(line))?;
+    if let Some(id) = record.get_mut("id") {
+        *id = parse_with_ids(line)?["id"].take();
+    }
+    Ok(record)
+}
+
+/// Its name in the configuration.
+fn equality(equality: Equality) -> &'static str {
+    match equality {
+        Equality::Exact => "exact",
+        Equality::Number => "number",
+        Equality::Choice => "choice",
+        Equality::Math => "math",
+    }
+}
+
+/// Runs it.
+pub fn run(args: Args) -> Result<()> {
+    let mut grading = Grading::open(&args.task, &args.sets)?;
+    let (name, text) = records::read_text(&args.answers)?;
+    let mut sink = args.output.as_deref().map(|path| Sink::create(path, args.force)).transpose()?;
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = format!("{name}:{}", i + 1);
+        let record = parse(line).map_err(|e| Error::input(&place, format!("not JSON: {e} of the line")))?;
+        let graded = grading.grade(record, &place)?;
+        if let Some(sink) = &mut sink {
+            sink.write(&graded)?;
+        }
+    }
+    if grading.records == 0 {
+        return Err(Error::input(name, "holds no records"));
+    }
+    if let Some(sink) = sink {
+        sink.finish()?;
+    }
+    let screen = Screen::new();
+    if let Some(line) = records::ignored_line(&grading.ignored) {
+        screen.line(&line);
+    }
+    match args.output.as_deref() == Some(Path::new("-")) {
+        // Stdout has the records.
+        true => grading.show().lines().for_each(|line| screen.line(line)),
+        false => out(&grading.show())?,
+    }
+    Ok(())
+}
