@@ -52,7 +52,11 @@ fn sentence(behind: &str) -> &str {
     static END: LazyLock<Regex> = LazyLock::new(|| fixed(r"[.!?]\s|[。！？]"));
     static ABBREVIATED: LazyLock<Regex> =
         LazyLock::new(|| fixed(r"(?:^|[^\p{L}])(?:approx|ca|rs|no|nr|vs|eq|i\.e|e\.g|resp|incl|st|kr)$"));
-    let end = END.find_iter(line).find(|end| !ABBREVIATED.is_match(&line[..end.start()]));
+    let is_abbreviated = |end: usize| {
+        let word = line[..end].char_indices().rev().nth(8).map_or(0, |(at, _)| at);
+        ABBREVIATED.is_match(&line[word..end])
+    };
+    let end = END.find_iter(line).find(|end| !is_abbreviated(end.start()));
     end.map_or(line, |end| &line[..end.start()])
 }
 

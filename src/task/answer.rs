@@ -443,6 +443,8 @@ mod tests {
                 "so (a) and ",
                 "answer: *",
                 "option ",
+                "(a) and ",
+                "answer is approx. ",
                 "1 234 ",
                 r"\frac{1",
                 r"\boxed ",

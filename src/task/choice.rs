@@ -64,7 +64,7 @@ static NAMED: LazyLock<Regex> =
 /// Behind a letter, perhaps with others: that it is not the answer.
 static DISMISSED: LazyLock<Regex> = LazyLock::new(|| {
     fixed(concat!(
-        r"(?i)^[^\w.\n]*(?:(?:and|or)[^\w.\n]+[a-z][^\w.\n]+)*(?:is|are|was|were|isn't|aren't|cannot|can't|can|must|seems?)\s+",
+        r"(?i)^[^\w.\n]*(?:(?:and|or)[^\w.\n]+[a-z][^\w.\n]+){0,8}(?:is|are|was|were|isn't|aren't|cannot|can't|can|must|seems?)\s+",
         r"(?:\p{L}+\s+)?(?:not|wrong|incorrect|false|ruled|eliminated|excluded|invalid|impossible|be (?:ruled|eliminated|excluded))\b",
     ))
 });
