@@ -319,6 +319,8 @@ mod tests {
             ("マイナス18度", Some("-18")),
             ("误差为正负18", Some("18")),
             ("it costs Rs500", Some("500")),
+            ("Total:Rs.500", Some("500")),
+            ("No.18", Some("18")),
             ("it costs USD18", Some("18")),
             ("a non-negative 5", Some("5")),
             (r"about \approx18", Some("18")),
@@ -412,7 +414,7 @@ mod tests {
 
     #[test]
     fn long_responses_take_time_like_their_length() {
-        let long = |piece: &str| piece.repeat(400_000 / piece.len());
+        let long = |piece: &str| piece.repeat(200_000 / piece.len());
         for (name, pattern) in [
             ("last-number", None),
             ("number-after", None),

@@ -18,29 +18,21 @@ fn records(dir: &Path, args: &[&str]) -> Vec<Value> {
     succeed(dir, args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
-/// The question and the reference of the one record of an `eval` of a file.
+/// The question and the reference of each record of an `eval` of a file.
+fn questions_and_references(dir: &Path, task: &str, file: &str) -> Vec<(String, String)> {
+    let mut args = vec!["eval", "--model", "embedded", "--task", task, "--data", file];
+    args.extend(["--method", "greedy", "--output", "-", "--set", "sampling.max_tokens=1"]);
+    let text = |record: &Value, key: &str| {
+        record[key].as_str().unwrap_or_else(|| panic!("{key} in {record}")).to_string()
+    };
+    records(dir, &args).iter().map(|r| (text(r, "question"), text(r, "reference"))).collect()
+}
+
+/// Those of its one record.
 fn question_and_reference(dir: &Path, task: &str, file: &str) -> (String, String) {
-    let record = records(
-        dir,
-        &[
-            "eval",
-            "--model",
-            "embedded",
-            "--task",
-            task,
-            "--data",
-            file,
-            "--method",
-            "greedy",
-            "--output",
-            "-",
-            "--set",
-            "sampling.max_tokens=1",
-        ],
-    )
-    .remove(0);
-    let text = |key: &str| record[key].as_str().unwrap_or_else(|| panic!("{key} in {record}")).to_string();
-    (text("question"), text("reference"))
+    let mut all = questions_and_references(dir, task, file);
+    assert_eq!(all.len(), 1, "{file}");
+    all.remove(0)
 }
 
 /// What `session` says to some lines, the greeting left out.
@@ -102,37 +94,37 @@ fn byte_order_marks_are_skipped_wherever_text_is_read() {
 fn numbers_beyond_64_bits_keep_their_digits() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    for (answer, expected) in [
-        ("123456789012345678901", "123456789012345678901"),
-        ("9007199254740993", "9007199254740993"),
-        ("18446744073709551617", "18446744073709551617"),
-        ("0.12345678901234567891", "0.12345678901234567891"),
-        ("0.5", "0.5"),
-    ] {
-        let record = format!("{{\"question\": {answer}, \"answer\": {answer}}}");
-        write(dir, "q.jsonl", &record);
-        write(dir, "q.json", &record);
-        for file in ["q.jsonl", "q.json"] {
-            let (question, reference) = question_and_reference(dir, "arithmetic", file);
-            assert_eq!((&*question, &*reference), (answer, expected), "{file}");
-        }
+    let answers = [
+        "123456789012345678901",
+        "9007199254740993",
+        "18446744073709551617",
+        "0.12345678901234567891",
+        "0.5",
+    ];
+    let of = |answer: &&str| format!("{{\"question\": {answer}, \"answer\": {answer}}}");
+    let lines: Vec<String> = answers.iter().map(of).collect();
+    write(dir, "q.jsonl", &lines.join("\n"));
+    write(dir, "q.json", &format!("[{}]", lines.join(",")));
+    for file in ["q.jsonl", "q.json"] {
+        let read = questions_and_references(dir, "arithmetic", file);
+        let expected: Vec<(String, String)> =
+            answers.iter().map(|a| (a.to_string(), a.to_string())).collect();
+        assert_eq!(read, expected, "{file}");
     }
     let ids =
         ["123456789012345678901234567890", "-0.12345678901234567891", "[1,{\"a\":18446744073709551616}]"];
-    for id in ids {
-        let start = format!("{{\"id\":{id},");
-        write(dir, "in.jsonl", &format!("{{\"id\": {id}, \"text\": \"a\", \"note\": 1e-400}}\n"));
-        for command in ["score", "generate"] {
-            let line =
-                succeed(dir, &[command, "--model", "embedded", "--input", "in.jsonl", "--output", "-"]);
-            assert!(line.starts_with(&start), "{command}: {line}");
-            let output = format!("{command}-out.jsonl");
-            succeed(
-                dir,
-                &[command, "--model", "embedded", "--input", "in.jsonl", "--output", &output, "--force"],
-            );
-            assert!(std::fs::read_to_string(dir.join(output)).unwrap().starts_with(&start));
+    let starts = ids.map(|id| format!("{{\"id\":{id},"));
+    let text = ids.map(|id| format!("{{\"id\": {id}, \"text\": \"a\", \"note\": 1e-400}}\n")).concat();
+    write(dir, "in.jsonl", &text);
+    for (command, output) in [("score", "-"), ("generate", "out.jsonl")] {
+        let args = [command, "--model", "embedded", "--input", "in.jsonl", "--output", output];
+        let mut written = succeed(dir, &args);
+        if output != "-" {
+            written = std::fs::read_to_string(dir.join(output)).unwrap();
         }
+        assert_eq!(written.lines().count(), ids.len());
+        let mut lines = written.lines().zip(&starts);
+        assert!(lines.all(|(line, start)| line.starts_with(start)), "{command}: {written}");
     }
     let lines: String = ids
         .iter()

@@ -82,8 +82,8 @@ impl Body {
         let previous = start.checked_sub(1).map(|i| chars[i]);
         let point_first = chars[start] == '.'
             && digits(chars, start + 1) > 0
-            // The second is an ellipsis: `is...18`.
-            && !previous.is_some_and(|c| c.is_ascii_digit() || c == '.');
+            // An ellipsis (`is...18`) and an abbreviation (`Rs.500`) end in a point too.
+            && !previous.is_some_and(|c| c.is_ascii_digit() || c == '.' || is_cased(c));
         if !point_first && !chars[start].is_ascii_digit() || is_in_name(chars, start) {
             return None;
         }
