@@ -2,7 +2,7 @@
 
 use super::token::{Kind, Lexer};
 
-const FONTS: [&str; 16] = [
+const FONTS: [&str; 14] = [
     "mathrm",
     "mathbf",
     "mathit",
@@ -16,10 +16,10 @@ const FONTS: [&str; 16] = [
     "operatorname",
     "boldsymbol",
     "bm",
-    "boxed",
-    "fbox",
     "mathop",
 ];
+/// Frames, whose content is read as if they weren't there.
+const FRAMES: [&str; 2] = ["boxed", "fbox"];
 const TEXTS: [&str; 12] = [
     "text",
     "textbf",
@@ -155,6 +155,7 @@ impl Lexer<'_> {
                 Some(content) => self.text(content),
                 None => self.space = true,
             },
+            n if FRAMES.contains(&n) => self.looks = true,
             n if FONTS.contains(&n) => self.font(),
             n if LOOKS.contains(&n) => self.look(n),
             n if LOOKS_WITH_ARGUMENT.contains(&n) => {
@@ -295,7 +296,7 @@ impl Lexer<'_> {
         None
     }
 
-    /// `\mathrm{cm}` is a text, `\mathbf{v}` and `\boxed{…}` are what they hold.
+    /// `\mathrm{cm}` is a text, `\mathbf{v}` is what it holds.
     fn font(&mut self) {
         let start = self.at;
         if self.peek(0) == Some('*') {

@@ -218,6 +218,9 @@ impl Former {
         if signs.is_empty() || logic && !tokens.iter().any(is_relation) {
             return None;
         }
+        if let Some(groups) = self.groups(tokens, depth) {
+            return Some(groups);
+        }
         let all = |word| signs.iter().all(|sign| conjunction(sign) == Some(word));
         if (all("or") || all("and")) && parts.iter().all(|p| !trimmed(p).is_empty()) {
             let read: Vec<Option<Relation>> =
@@ -238,6 +241,34 @@ impl Former {
             }
         }
         Some(Form::List(self.elements(&parts, depth, false)))
+    }
+
+    /// `x=1, y=2; x=3, y=4` and `x=1, y=2 or x=3, y=4`: a list of sets, in which what stands together stays together. Without names,
+    /// `or` is one comma more: `1, 2 or 3`.
+    fn groups(&self, tokens: &[Token], depth: usize) -> Option<Form> {
+        let named = |part: &[Token]| {
+            let (parts, _) = split(trimmed(part), is_separator);
+            let relations = parts.iter().map(|p| self.relation(trimmed(p), depth + 1).and_then(|r| r.name));
+            let mut names: Vec<String> = relations.flatten().collect();
+            names.sort();
+            names.dedup();
+            names.len() > 1
+        };
+        let listed = |part: &[Token]| split(trimmed(part), is_separator).0.len() > 1;
+        let (mut parts, mut signs) = split(tokens, |t| t.is(';'));
+        parts.retain(|p| !trimmed(p).is_empty());
+        if signs.is_empty() || parts.len() < 2 || !parts.iter().any(|p| listed(p)) {
+            (parts, signs) = split(tokens, |t| conjunction(t) == Some("or"));
+            parts.retain(|p| !trimmed(p).is_empty());
+            if signs.is_empty() || parts.len() < 2 || !parts.iter().any(|p| named(p)) {
+                return None;
+            }
+        }
+        let group = |part: &&[Token]| {
+            let items = sorted(self.elements(&split(trimmed(part), is_separator).0, depth, false));
+            if items.len() == 1 { items[0].clone() } else { braced(items) }
+        };
+        Some(Form::List(parts.iter().map(group).collect()))
     }
 
     /// The elements of a list or a set. Where different names have values, or numbers different units, these stay with them.

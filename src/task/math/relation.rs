@@ -120,6 +120,9 @@ impl Former {
         if self.is_quantity(last) && parts.len() == 2 {
             return Some(Relation::named(last, value(first)));
         }
+        if parts.len() > 2 && self.number_like(first) {
+            return Some(Relation::unnamed(value(last)));
+        }
         if parts.len() > 2 && !self.number_like(last) {
             return None;
         }
@@ -127,7 +130,9 @@ impl Former {
         let difference = left.minus(&right, &self.budget)?;
         let solved = self.linear(&difference);
         for (side, other, tokens) in [(&left, &right, first), (&right, &left, last)] {
-            if solved.is_none() && side.has_names() && !has_coordinates(side) && !has_variables(other) {
+            // `a^2 + b = 0` is no value but an equation.
+            let states = !has_variables(other) && !other.numerator().is_zero();
+            if solved.is_none() && side.has_names() && !has_coordinates(side) && states {
                 return Some(Relation::named(tokens, Form::One(other.written()?)));
             }
         }

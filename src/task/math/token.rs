@@ -223,7 +223,14 @@ impl Lexer<'_> {
             while self.peek(0).is_some_and(|c| c.is_alphabetic() && GREEK.iter().all(|(g, _)| *g != c)) {
                 self.at += 1;
             }
-            return self.push(Kind::Word(self.chars[start..self.at].iter().collect()));
+            let word: String = self.chars[start..self.at].iter().collect();
+            // `x=1orx=2`
+            let glued = ["or", "and"].into_iter().find(|c| word.len() > c.len() && word.starts_with(c));
+            if let Some(glued) = glued.filter(|_| self.is_after_number() && !self.space) {
+                self.at = start + glued.len();
+                return self.push(Kind::Word(glued.into()));
+            }
+            return self.push(Kind::Word(word));
         }
         if c == '‹'
             && let Some(length) = self.chars[self.at..].iter().position(|c| *c == '›')
