@@ -10,10 +10,12 @@ The graders, none of which our tests need (run this by hand, with a network or a
 
 `is_equiv` is taken from lm-evaluation-harness, which carries the code of hendrycks/math; it is not written again here.
 
-Pairs come from three places: our tables (tests/data/math_*.tsv), which say what we want; the tests of math-verify, which say what
-it wants; and the worked solutions in those tests, for the extraction of the last \\boxed. Each pair is graded by all. A
-disagreement is a pair on which a public grader, or an expectation of math-verify's tests, differs from us. Each must match a
-reason in tools/grading_disagreements.toml; those that match none are printed last, and make the exit code 1.
+Pairs come from our tables (tests/data/math_*.tsv), which say what we want, and from the tests of
+math-verify, which say what it wants; an answer in a worked solution is extracted as
+lm-evaluation-harness does, from its last \\boxed. Each pair is graded by all. A disagreement is a
+pair on which a public grader, or an expectation of math-verify's tests, differs from us. Each must
+match a reason in tools/grading_disagreements.toml; those that match none are printed last, and make
+the exit code 1.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def math_verify_pairs(folder):
 
 
 def hendrycks():
-    """The module of lm-evaluation-harness with is_equiv and last_boxed_only_string, without the packages that only its data needs."""
+    """The module of lm-evaluation-harness with is_equiv, without the packages that only its data needs."""
     sys.modules.setdefault("datasets", types.SimpleNamespace(Dataset=object))
     found = importlib.util.find_spec("lm_eval")
     if found is None:

@@ -227,7 +227,8 @@ impl Lexer<'_> {
         }
     }
 
-    /// `\text{…}`. A text of nothing but digits and letters in which both are is a code, and no product.
+    /// `\text{…}`. A text of nothing but digits and letters in which both are is a code, and no
+    /// product.
     fn text(&mut self, content: String) {
         let code = content.trim();
         let letters = code.chars().any(|c| c.is_ascii_uppercase());

@@ -54,8 +54,8 @@ impl Lexer<'_> {
         found
     }
 
-    /// Whether a base follows these digits; then both are taken as one number. Letters alone, such as `A_2`, are a name in a base up to
-    /// ten, or if there is only one.
+    /// Whether a base follows these digits; then both are taken as one number. Letters alone, such
+    /// as `A_2`, are a name in a base up to ten, or if there is only one.
     pub(super) fn base_follows(&mut self, digits: &str) -> bool {
         let start = self.at;
         let Some(base) = self.base() else { return false };
@@ -126,7 +126,7 @@ impl Lexer<'_> {
     fn separator(&self, grouped: Option<&'static str>) -> Option<&'static str> {
         let rest: String = self.chars[self.at..].iter().take(8).collect();
         // Plain ones are separators outside brackets only: (1,234) is a pair.
-        let plain: &[&str] = if self.depth == 0 { &[",", " "] } else { &[] };
+        let plain: &[&str] = if self.depth == 0 { &[",", " ", "'"] } else { &[] };
         let known = ["{,}", ",\\!\\!", ",\\! ", ",\\!", "\\,", "{,}\\!"];
         known
             .iter()
@@ -136,8 +136,8 @@ impl Lexer<'_> {
             .find(|s| self.digits(self.at + s.chars().count()) == 3)
     }
 
-    /// The groups of `1,00,000` after its first digits, if they are grouped by twos and the last by three. In a list, as `5,12,130` is,
-    /// no element starts with 0; so one of the groups must.
+    /// The groups of `1,00,000` after its first digits, if they are grouped by twos and the last by
+    /// three. In a list, as `5,12,130` is, no element starts with 0; so one of the groups must.
     fn indian_groups(&self) -> Option<(String, usize)> {
         let (mut at, mut digits, mut zero) = (self.at, String::new(), false);
         while self.depth == 0 && self.chars.get(at) == Some(&',') {
@@ -211,7 +211,8 @@ impl Lexer<'_> {
         }
     }
 
-    /// Where the digits of `\overline{…}`, `\bar{…}`, `\dot{…}`, or of `(…)` right after the point, start, and how many there are.
+    /// Where the digits of `\overline{…}`, `\bar{…}`, `\dot{…}`, or of `(…)` right after the point,
+    /// start, and how many there are.
     fn repeating_length(&self, at: usize) -> Option<(usize, usize)> {
         let rest: String = self.chars[at..].iter().take(14).collect();
         let open =

@@ -1,5 +1,6 @@
-//! The greatest common divisor of polynomials with rational coefficients, in any number of names: Euclid's algorithm with
-//! pseudo-remainders, name by name (Knuth, The Art of Computer Programming 2, section 4.6.1).
+//! The greatest common divisor of polynomials with rational coefficients, in any number of names:
+//! Euclid's algorithm with pseudo-remainders, name by name (Knuth, The Art of Computer Programming
+//! 2, section 4.6.1).
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,8 @@ use super::sum::{Base, Budget, Sum};
 /// Most steps that one divisor may cost. Beyond it there is none.
 const MAX_STEPS: u32 = 6_000;
 
-/// The greatest common divisor, with whole coefficients that share no divisor; `None` if these are no polynomials, or if it costs too much.
+/// The greatest common divisor, with whole coefficients that share no divisor; `None` if these are
+/// no polynomials, or if it costs too much.
 pub fn common_divisor(a: &Sum, b: &Sum, budget: &Budget) -> Option<Sum> {
     let plain = |sum: &Sum| {
         sum.algebraic().is_empty()

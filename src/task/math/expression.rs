@@ -70,8 +70,8 @@ const NAMES: [&str; 34] = [
     "Omega",
 ];
 
-/// Whether letters are a product of variables rather than a word: one letter, two that are no known word, three without a vowel or in the
-/// order of the alphabet, four and more in that order.
+/// Whether letters are a product of variables rather than a word: one letter, two that are no known
+/// word, three without a vowel or in the order of the alphabet, four and more in that order.
 pub fn is_product(word: &str) -> bool {
     let letters: Vec<u32> = word.chars().map(u32::from).collect();
     let in_order = letters.windows(2).all(|w| w[0] + 1 == w[1]);
@@ -91,8 +91,9 @@ pub fn is_known(word: &str) -> bool {
             .contains(&word)
 }
 
-/// The value of all tokens as one expression; `None` if they are not one. Bit k of `minus` says whether the k-th `\pm` stands for a
-/// minus, and `\mp` for a plus; if there is a `\mp`, all go together.
+/// The value of all tokens as one expression; `None` if they are not one. Bit k of `minus` says
+/// whether the k-th `\pm` stands for a minus, and `\mp` for a plus; if there is a `\mp`, all go
+/// together.
 pub fn value(tokens: &[Token], minus: u32, budget: &Budget) -> Option<Value> {
     let together = tokens.iter().any(|t| t.is_command("mp"));
     let mut parser =
@@ -199,7 +200,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether a factor may start here without a sign for multiplication. A number may not: `x 2` means nothing.
+    /// Whether a factor may start here without a sign for multiplication. A number may not: `x 2`
+    /// means nothing.
     fn starts_factor(&self, kind: &Kind) -> bool {
         match kind {
             Kind::Word(_) | Kind::Open('(' | '{' | '[') => true,
@@ -213,7 +215,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `2^n 3^n`, `50! 50!`: a number starts a factor if it has a power of its own, and no number stands before it.
+    /// `2^n 3^n`, `50! 50!`: a number starts a factor if it has a power of its own, and no number
+    /// stands before it.
     fn is_power_after_power(&self) -> bool {
         let kind = |at: usize| self.tokens.get(at).map(|t| &t.kind);
         matches!(kind(self.at), Some(Kind::Number(_)))
@@ -236,6 +239,10 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Some(Kind::Sign('!')) => {
                     self.at += 1;
+                    // `n!!` is no factorial of a factorial, and not known here.
+                    if self.peek() == Some(&Kind::Sign('!')) {
+                        return None;
+                    }
                     base = base.factorial(self.budget)?;
                 }
                 Some(Kind::Sign('^')) if self.letter == 0 => {
@@ -252,7 +259,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether what was just read is the inverse of a function, `f^{-1}(x)`, which is no reciprocal.
+    /// Whether what was just read is the inverse of a function, `f^{-1}(x)`, which is no
+    /// reciprocal.
     fn is_inverse_function(&self, start: usize, exponent: &Value) -> bool {
         let function = start >= 2
             && matches!(&self.tokens[start - 2].kind, Kind::Word(w) if ["f", "g", "h"].contains(&w.as_str()));
@@ -266,7 +274,11 @@ impl<'a> Parser<'a> {
             return None;
         }
         let negative = self.sign().unwrap_or(false);
-        let value = self.primary()?;
+        let mut value = self.primary()?;
+        // `2^3^2` is `2^{3^2}`.
+        if self.letter == 0 && self.eat(&Kind::Sign('^')).is_some() {
+            value = value.power(&self.exponent()?, self.budget)?;
+        }
         self.depth -= 1;
         if negative { value.negated() } else { Some(value) }
     }
@@ -348,7 +360,8 @@ impl<'a> Parser<'a> {
         Value::literal(&format!("{whole}{decimals}"), self.budget)?.times(&power, self.budget)
     }
 
-    /// A proper fraction of whole numbers at the present place, `\frac{1}{2}` or ` 1/2`, and how many tokens it has.
+    /// A proper fraction of whole numbers at the present place, `\frac{1}{2}` or ` 1/2`, and how
+    /// many tokens it has.
     fn fraction(&self) -> Option<(Rational, usize)> {
         let whole = |ahead: usize| match self.tokens.get(self.at + ahead).map(|t| &t.kind) {
             Some(Kind::Number(n)) => n.as_whole(),
@@ -398,6 +411,12 @@ impl<'a> Parser<'a> {
 
     /// The next letter of a word, or the function that the word names.
     fn word(&mut self, word: &str) -> Option<Value> {
+        if self.letter == 0 && ["f", "g", "h"].contains(&word) && self.opens_argument() {
+            // A function that is not known, of its argument.
+            self.at += 1;
+            let argument = self.inside(Kind::Close(')'))?;
+            return argument.applied(word);
+        }
         if self.letter == 0 && is_known(word) {
             self.at += 1;
             return match word {
@@ -424,6 +443,11 @@ impl<'a> Parser<'a> {
             "i" => Value::imaginary(),
             _ => Value::name(name),
         })
+    }
+
+    /// Whether `(` stands right after the present token.
+    fn opens_argument(&self) -> bool {
+        self.tokens.get(self.at + 1).is_some_and(|t| t.kind == Kind::Open('(') && !t.space)
     }
 
     fn command(&mut self, name: &str) -> Option<Value> {
@@ -544,7 +568,8 @@ impl<'a> Parser<'a> {
         Some((first, self.argument()?))
     }
 
-    /// A function with its exponent or base and what it is applied to: what is in brackets, else the product that follows.
+    /// A function with its exponent or base and what it is applied to: what is in brackets, else
+    /// the product that follows.
     fn function(&mut self, name: &str) -> Option<Value> {
         let base = if self.peek() == Some(&Kind::Sign('_')) {
             let base = self.subscript()?;

@@ -1,5 +1,6 @@
-//! What an answer is around its expressions: lists, sets, tuples, intervals, unions, matrices, ratios. Equations and inequalities are in
-//! `relation.rs`, words in `words.rs`, units in `unit.rs`.
+//! What an answer is around its expressions: lists, sets, tuples, intervals, unions, matrices,
+//! ratios. Equations and inequalities are in `relation.rs`, words in `words.rs`, units in
+//! `unit.rs`.
 
 use super::expression::value;
 use super::rational::Rational;
@@ -24,7 +25,8 @@ pub(super) enum Form {
     One(String),
     /// A set in braces.
     Set(Vec<String>),
-    /// Elements without braces, as `1, 2` and `\pm 1` are: in a set or a list, elements of that one.
+    /// Elements without braces, as `1, 2` and `\pm 1` are: in a set or a list, elements of that
+    /// one.
     List(Vec<String>),
 }
 
@@ -133,7 +135,8 @@ pub(super) fn split(tokens: &[Token], at: impl Fn(&Token) -> bool) -> (Vec<&[Tok
     (parts, signs)
 }
 
-/// The kinds of the brackets, and what is inside, if the first token opens what the last one closes.
+/// The kinds of the brackets, and what is inside, if the first token opens what the last one
+/// closes.
 pub(super) fn bracketed(tokens: &[Token]) -> Option<(char, char, &[Token])> {
     let (Kind::Open(open), Kind::Close(close)) = (&tokens.first()?.kind, &tokens.last()?.kind) else {
         return None;
@@ -146,7 +149,8 @@ pub(super) fn bracketed(tokens: &[Token]) -> Option<(char, char, &[Token])> {
     (ends + 1 == tokens.len()).then(|| (*open, *close, &tokens[1..tokens.len() - 1]))
 }
 
-/// Whether every bracket is closed by one of its kind and none is too deep; `(` and `[` may close each other, as in intervals.
+/// Whether every bracket is closed by one of its kind and none is too deep; `(` and `[` may close
+/// each other, as in intervals.
 fn is_balanced(tokens: &[Token]) -> bool {
     let mut open = Vec::new();
     tokens.iter().all(|token| match &token.kind {
@@ -209,8 +213,8 @@ impl Former {
             .unwrap_or_else(|| Form::One(opaque(tokens)))
     }
 
-    /// `1, 2`, `1 or 2`, `x = 1, x = 2`: a list. Rays and intervals of one name with `or` between are their union, two rays with `and`
-    /// an interval.
+    /// `1, 2`, `1 or 2`, `x = 1, x = 2`: a list. Rays and intervals of one name with `or` between
+    /// are their union, two rays with `and` an interval.
     fn list(&self, tokens: &[Token], depth: usize) -> Option<Form> {
         let (parts, signs) = split(tokens, is_separator);
         // The signs of logic stand between equations; between letters they are no commas.
@@ -243,8 +247,8 @@ impl Former {
         Some(Form::List(self.elements(&parts, depth, false)))
     }
 
-    /// `x=1, y=2; x=3, y=4` and `x=1, y=2 or x=3, y=4`: a list of sets, in which what stands together stays together. Without names,
-    /// `or` is one comma more: `1, 2 or 3`.
+    /// `x=1, y=2; x=3, y=4` and `x=1, y=2 or x=3, y=4`: a list of sets, in which what stands
+    /// together stays together. Without names, `or` is one comma more: `1, 2 or 3`.
     fn groups(&self, tokens: &[Token], depth: usize) -> Option<Form> {
         let named = |part: &[Token]| {
             let (parts, _) = split(trimmed(part), is_separator);
@@ -271,7 +275,8 @@ impl Former {
         Some(Form::List(parts.iter().map(group).collect()))
     }
 
-    /// The elements of a list or a set. Where different names have values, or numbers different units, these stay with them.
+    /// The elements of a list or a set. Where different names have values, or numbers different
+    /// units, these stay with them.
     fn elements(&self, parts: &[&[Token]], depth: usize, in_braces: bool) -> Vec<String> {
         let parts: Vec<&[Token]> = parts.iter().map(|p| trimmed(p)).filter(|p| !p.is_empty()).collect();
         let read: Vec<Relation> = parts
@@ -305,7 +310,8 @@ impl Former {
         items
     }
 
-    /// An element, which is a set if it is in braces. Single things in plain braces are sets only in plain braces: elsewhere these group.
+    /// An element, which is a set if it is in braces. Single things in plain braces are sets only
+    /// in plain braces: elsewhere these group.
     fn element(&self, part: &[Token], depth: usize, in_braces: bool) -> Form {
         match (bracketed(part), self.form(part, depth + 1)) {
             (Some(('{', '}', _)), Form::One(text)) if in_braces => Form::Set(vec![text]),
@@ -469,6 +475,12 @@ impl Former {
 
     /// An expression without its unit, or the list of all its values where it has a `\pm`.
     fn expression(&self, tokens: &[Token]) -> Option<Form> {
+        // Dates, `2024-01-05`, and other codes: in a sum no number starts with 0.
+        let padded = |t: &Token| t.raw.len() > 1 && t.raw.starts_with('0') && !t.raw.contains('.');
+        let numbers = tokens.iter().filter(|t| matches!(t.kind, Kind::Number(_))).count();
+        if numbers > 1 && tokens.iter().any(padded) {
+            return None;
+        }
         let (tokens, _) = split_unit(tokens);
         if let Some((number, power)) = multiplied(tokens) {
             let power = Value::number(Rational::whole(10).power(power)?);
@@ -488,8 +500,8 @@ impl Former {
     }
 }
 
-/// The union of sets, of which those whose elements are listed become one; of what is neither, the second of a pair says whether it is a
-/// set or an element.
+/// The union of sets, of which those whose elements are listed become one; of what is neither, the
+/// second of a pair says whether it is a set or an element.
 fn united(forms: Vec<(Form, bool)>) -> Form {
     let (mut points, mut rest) = (Vec::new(), Vec::new());
     for form in forms {

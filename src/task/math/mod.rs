@@ -1,12 +1,14 @@
-//! Equality of mathematical answers: every answer is brought to one form, and two are equal iff their forms are the same string. So equality is an
-//! equivalence, votes can count answers, and no answer is compared with another.
+//! Equality of mathematical answers: every answer is brought to one form, and two are equal iff
+//! their forms are the same string. So equality is an equivalence, votes can count answers, and no
+//! answer is compared with another.
 //!
-//! The form is exact: no floating point, no rounding. It is never wrong in one direction (equal forms are equal answers under the decisions
-//! below); in the other direction it misses what it doesn't look for, such as identities of trigonometry. An answer is read once: what is
-//! no mathematics becomes text between marks, `‹1.5.2›`, which nothing reads again.
+//! The form is exact: no floating point, no rounding. It is never wrong in one direction (equal
+//! forms are equal answers under the decisions below); in the other direction it misses what it
+//! doesn't look for, such as identities of trigonometry. An answer is read once: what is no
+//! mathematics becomes text between marks, `‹1.5.2›`, which nothing reads again.
 //!
-//! Decisions, where graders differ (PRM800K's grader, hendrycks' `is_equiv` and math-verify are the field's; `tools/grading_disagreements.py` runs
-//! the last two beside this one):
+//! Decisions, where graders differ (PRM800K's grader, hendrycks' `is_equiv` and math-verify are the
+//! field's; `tools/grading_disagreements.py` runs the last two beside this one):
 //!
 //! | case | decision |
 //! |---|---|
@@ -51,9 +53,10 @@
 //! | `(C)`, `\text{C}`, `C` | equal |
 //! | what is none of this | text without spaces and looks, words in lower case |
 //!
-//! Work is bounded whatever an answer is: its length (1000 bytes), nesting (40), terms (400) and products of terms (30,000). Numbers have 128 bits;
-//! larger ones are products of primes below 10^4 and one rest: exponents up to 10^12, factorials and binomials below 10^4. What
-//! goes beyond is compared as text, or, if long, character by character.
+//! Work is bounded whatever an answer is: its length (1000 bytes), nesting (40), terms (400) and
+//! products of terms (30,000). Numbers have 128 bits; larger ones are products of primes below 10^4
+//! and one rest: exponents up to 10^12, factorials and binomials below 10^4. What goes beyond is
+//! compared as text, or, if long, character by character.
 
 mod command;
 mod digits;

@@ -14,7 +14,8 @@ const MAX_EXPONENT: i128 = 64;
 const MAX_POWER: i128 = 1_000_000_000_000;
 
 impl Value {
-    /// Power. Of a number or a name with any exponent, so that `2^{n+1}` is `2*2^n`; what can't be multiplied out becomes a name.
+    /// Power. Of a number or a name with any exponent, so that `2^{n+1}` is `2*2^n`; what can't be
+    /// multiplied out becomes a name.
     pub fn power(&self, exponent: &Self, budget: &Budget) -> Option<Self> {
         let Some(e) = exponent.as_number() else { return self.symbolic_power(exponent, budget) };
         let (n, d) = (e.numerator(), e.denominator());
@@ -91,7 +92,8 @@ impl Value {
         Self::quotient(Sum::term(top, c)?, Sum::term(bottom, Rational::ONE)?, budget)
     }
 
-    /// A power whose exponent has names: split along the sum in the exponent, and the product in the base.
+    /// A power whose exponent has names: split along the sum in the exponent, and the product in
+    /// the base.
     fn symbolic_power(&self, exponent: &Self, budget: &Budget) -> Option<Self> {
         if !exponent.is_whole_sum() {
             return self.power_name(exponent);
@@ -159,12 +161,14 @@ impl Value {
         Some(out)
     }
 
-    /// The root of this degree, 2 and more: the positive one of a positive number, an imaginary one of a negative number if the degree is 2.
+    /// The root of this degree, 2 and more: the positive one of a positive number, an imaginary one
+    /// of a negative number if the degree is 2.
     pub fn root(&self, degree: i128, budget: &Budget) -> Option<Self> {
         if let (Some(top), Some(bottom)) = (self.n.as_number(), self.d.as_number()) {
             return root_of(top.over(bottom)?, degree, budget);
         }
-        // A number in front comes out of the root; names to the power 1 and roots of primes get smaller exponents; all else is a name.
+        // A number in front comes out of the root; names to the power 1 and roots of primes get
+        // smaller exponents; all else is a name.
         let mut content = self.n.content()?;
         if self.n.leads_negative() && degree % 2 == 1 {
             content = content.negated()?;

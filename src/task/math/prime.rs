@@ -1,11 +1,13 @@
-//! Products of primes: how whole numbers beyond 128 bits are held, so that powers, factorials and long literals stay exact.
+//! Products of primes: how whole numbers beyond 128 bits are held, so that powers, factorials and
+//! long literals stay exact.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::rational::Rational;
 
-/// Primes below this one are taken out of any number. Factorials and binomials up to it are products of such primes.
+/// Primes below this one are taken out of any number. Factorials and binomials up to it are
+/// products of such primes.
 pub const SMALL: u64 = 10_000;
 /// Numbers up to this one are factored completely.
 pub const MAX_FACTORED: i128 = 10_000_000_000;
@@ -66,7 +68,8 @@ pub fn factors(n: i128) -> Option<Exponents> {
     Some(exponents)
 }
 
-/// The prime factors of a positive fraction, those of the denominator with negative exponents; `None` if a part is not factored completely.
+/// The prime factors of a positive fraction, those of the denominator with negative exponents;
+/// `None` if a part is not factored completely.
 pub fn factors_of_fraction(value: Rational) -> Option<Exponents> {
     let mut exponents = factors(value.numerator())?;
     for (p, e) in factors(value.denominator())? {
@@ -89,7 +92,8 @@ pub fn factorial(n: i128) -> Option<Exponents> {
     Some(PRIMES.iter().take_while(|p| **p <= n).map(|&p| (p, exponent(p))).collect())
 }
 
-/// Takes the small primes out of a number written in decimal digits: their exponents, and the digits of what is left.
+/// Takes the small primes out of a number written in decimal digits: their exponents, and the
+/// digits of what is left.
 pub fn small_factors_of_digits(digits: &str) -> (Exponents, String) {
     // Nine digits a limb, the highest first.
     const LIMB: u64 = 1_000_000_000;

@@ -1,4 +1,5 @@
-//! Equations, approximations and inequalities: which side is the answer, and the one form of an equation that is itself the answer.
+//! Equations, approximations and inequalities: which side is the answer, and the one form of an
+//! equation that is itself the answer.
 
 use super::expression::is_known;
 use super::form::{Form, Former, bracketed, is_relation, split};
@@ -34,7 +35,8 @@ impl Relation {
 const COORDINATES: [&str; 3] = ["x", "y", "z"];
 
 impl Former {
-    /// `x = 5` is 5, `x \in A` is A, `x < 5` is an interval, other equations and inequalities have 0 on their right.
+    /// `x = 5` is 5, `x \in A` is A, `x < 5` is an interval, other equations and inequalities have
+    /// 0 on their right.
     pub(super) fn relation(&self, tokens: &[Token], depth: usize) -> Option<Relation> {
         let (sides, about) = split(tokens, is_about);
         if !about.is_empty() {
@@ -73,7 +75,8 @@ impl Former {
         None
     }
 
-    /// The exact side of `\approx`: the first one, unless it is a name, or rounded where another is not.
+    /// The exact side of `\approx`: the first one, unless it is a name, or rounded where another is
+    /// not.
     fn approximation(&self, sides: &[&[Token]], depth: usize) -> Option<Relation> {
         let mut sides: Vec<&[Token]> = sides.iter().copied().filter(|s| !s.is_empty()).collect();
         if sides.is_empty() {
@@ -101,7 +104,8 @@ impl Former {
         self.relation(&[name, &[equals], exact].concat(), depth + 1)
     }
 
-    /// `a = b`, `a = b = c`: the value of a name or a quantity; else an equation, of which the first and the last side count.
+    /// `a = b`, `a = b = c`: the value of a name or a quantity; else an equation, of which the
+    /// first and the last side count.
     fn equality(&self, parts: &[&[Token]], depth: usize) -> Option<Relation> {
         let (first, last) = (*parts.first()?, *parts.last()?);
         let value = |part| self.form(part, depth + 1);
@@ -142,8 +146,8 @@ impl Former {
         }
     }
 
-    /// Whether a side is a quantity that has a value, such as `m\angle ABC`, `|z|`, `\cos\theta`, `f^{-1}(x)`, `\frac{dy}{dx}`, `a:b`: a
-    /// function's value, or what is no expression.
+    /// Whether a side is a quantity that has a value, such as `m\angle ABC`, `|z|`, `\cos\theta`,
+    /// `f^{-1}(x)`, `\frac{dy}{dx}`, `a:b`: a function's value, or what is no expression.
     fn is_quantity(&self, tokens: &[Token]) -> bool {
         if tokens.is_empty() || tokens.iter().any(|t| t.is_command("dots")) {
             return false;
@@ -162,8 +166,9 @@ impl Former {
         self.is_quantity(tokens) && self.value(tokens).is_none_or(|value| has_variables(&value))
     }
 
-    /// `left = right` with everything on the left, whole coefficients, the leading one positive. Between x and y the solution for y, between
-    /// x, y and z that for z, if it occurs but once. An identity, and what is never true, stay as they are.
+    /// `left = right` with everything on the left, whole coefficients, the leading one positive.
+    /// Between x and y the solution for y, between x, y and z that for z, if it occurs but once. An
+    /// identity, and what is never true, stay as they are.
     fn equation(&self, left: &Value, right: &Value, difference: &Value) -> Option<String> {
         let sum = difference.numerator();
         let names = sum.names();
@@ -323,7 +328,8 @@ fn is_function_of(tokens: &[Token]) -> bool {
     (inverse || derivative) && bracketed(&rest[at..]).is_some()
 }
 
-/// Whether tokens are what a value can be given to: `x`, `x_1`, `f(x)`, `AB`, `\text{Area}`, `(x,y)`, `\angle ABC`.
+/// Whether tokens are what a value can be given to: `x`, `x_1`, `f(x)`, `AB`, `\text{Area}`,
+/// `(x,y)`, `\angle ABC`.
 fn is_name(tokens: &[Token]) -> bool {
     let letters = |t: &Token| match &t.kind {
         Kind::Word(w) => w != "i" && w != "e" && !is_known(w),
@@ -358,7 +364,8 @@ fn letters_only_sum(tokens: &[Token]) -> bool {
     tokens.iter().any(|t| t.is('+') || t.is('-'))
 }
 
-/// What names of a list are told apart by. The coordinates `x_1` and `x_2`, as roots are called, have one name.
+/// What names of a list are told apart by. The coordinates `x_1` and `x_2`, as roots are called,
+/// have one name.
 fn name_text(tokens: &[Token]) -> String {
     match tokens {
         [Token { kind: Kind::Word(w), .. }, subscript, ..]

@@ -1,10 +1,12 @@
 //! Sums of monomials with rational coefficients: the ring in which answers are brought to one form.
 //!
-//! A monomial is a product of roots of primes (exponents between 0 and 1), perhaps the imaginary unit, and powers of names. Roots of different
-//! products of primes are linearly independent over the rationals, so a sum without names is 0 only if it has no terms.
+//! A monomial is a product of roots of primes (exponents between 0 and 1), perhaps the imaginary
+//! unit, and powers of names. Roots of different products of primes are linearly independent over
+//! the rationals, so a sum without names is 0 only if it has no terms.
 //!
-//! A term whose number doesn't fit 128 bits is kept as powers of primes with whole exponents, 2^200 say, and its coefficient has none of
-//! the small primes. Such terms are multiplied, divided and raised exactly; they are added only to terms of the same powers.
+//! A term whose number doesn't fit 128 bits is kept as powers of primes with whole exponents, 2^200
+//! say, and its coefficient has none of the small primes. Such terms are multiplied, divided and
+//! raised exactly; they are added only to terms of the same powers.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -53,7 +55,8 @@ pub enum Base {
     Prime(u64),
     /// The imaginary unit; its exponent is 1.
     Imaginary,
-    /// A variable, a constant such as π, or an expression that is not looked into, in canonical form.
+    /// A variable, a constant such as π, or an expression that is not looked into, in canonical
+    /// form.
     Name(String),
     /// A base to the power of a product of names, such as 2^n.
     Power(Box<Power>),
@@ -154,8 +157,8 @@ impl Monomial {
         self.0.iter().any(|(base, e)| matches!(base, Base::Prime(_)) && !is_root(*e))
     }
 
-    /// Its term with a coefficient in the one form it has: no whole powers of primes if all fits 128 bits; else all powers of small primes
-    /// in the monomial.
+    /// Its term with a coefficient in the one form it has: no whole powers of primes if all fits
+    /// 128 bits; else all powers of small primes in the monomial.
     fn folded(self, value: Rational) -> Option<(Self, Rational)> {
         if !self.is_large() {
             return Some((self, value));
@@ -179,7 +182,8 @@ impl Monomial {
         Some((roots, Rational::new(top, bottom)?))
     }
 
-    /// Its term with all small primes of the coefficient, and those that it has itself, in the monomial.
+    /// Its term with all small primes of the coefficient, and those that it has itself, in the
+    /// monomial.
     fn unfolded(&self, value: Rational) -> Option<(Self, Rational)> {
         let mut out = self.clone();
         let mut parts = [1i128; 2];
@@ -215,7 +219,8 @@ impl Monomial {
         Some(out)
     }
 
-    /// Order of names: by degree, then by the exponent of the first name in which they differ. Compatible with products.
+    /// Order of names: by degree, then by the exponent of the first name in which they differ.
+    /// Compatible with products.
     fn rank(&self, other: &Self) -> Ordering {
         self.degree().cmp(&other.degree()).then_with(|| {
             let mut names: Vec<&Base> = self.0.keys().chain(other.0.keys()).collect();
@@ -389,7 +394,8 @@ impl Sum {
         Some(out)
     }
 
-    /// The positive number by which its terms can be divided so that they are whole and share no divisor.
+    /// The positive number by which its terms can be divided so that they are whole and share no
+    /// divisor.
     pub fn content(&self) -> Option<Rational> {
         let (mut n, mut d) = (0u128, 1i128);
         for c in self.0.values() {
@@ -405,7 +411,8 @@ impl Sum {
         self.leading().is_some_and(|(_, c)| c.is_negative())
     }
 
-    /// `self / divisor` if that is a sum again. The divisor must be free of roots and of the imaginary unit.
+    /// `self / divisor` if that is a sum again. The divisor must be free of roots and of the
+    /// imaginary unit.
     pub fn divided(&self, divisor: &Self, budget: &Budget) -> Option<Self> {
         let (lead, by) = divisor.leading()?;
         let (mut rest, mut quotient) = (self.clone(), Self::default());
@@ -417,7 +424,8 @@ impl Sum {
         Some(quotient)
     }
 
-    /// Its conjugate over a base: the terms with the square root of a prime, or with the imaginary unit, change their sign.
+    /// Its conjugate over a base: the terms with the square root of a prime, or with the imaginary
+    /// unit, change their sign.
     pub(super) fn conjugate(&self, base: &Base) -> Option<Self> {
         let turn = |m: &Monomial, c: &Rational| match m.exponent(base).is_zero() {
             true => Some(*c),
@@ -426,7 +434,8 @@ impl Sum {
         self.0.iter().map(|(m, c)| Some((m.clone(), turn(m, c)?))).collect::<Option<_>>().map(Self)
     }
 
-    /// A factor that frees the sum of one of its roots or of the imaginary unit; `None` if there is none to be freed of.
+    /// A factor that frees the sum of one of its roots or of the imaginary unit; `None` if there is
+    /// none to be freed of.
     fn freeing(&self) -> Option<Self> {
         if let Some((monomial, _)) = self.single()
             && monomial.is_large()
@@ -513,10 +522,11 @@ fn term_product(a: (&Monomial, Rational), b: (&Monomial, Rational)) -> Option<(M
     }
 }
 
-/// A quotient of sums in one form: the denominator is free of roots as far as conjugates go, has whole coefficients without a common divisor and a
-/// positive leading one; common monomials are cancelled, and so are common factors of polynomials, and a denominator that divides the
-/// numerator or is divided by it. (Common factors of sums with roots are not looked for, nor those that cost too much: equal quotients may then
-/// look different, never different ones equal.)
+/// A quotient of sums in one form: the denominator is free of roots as far as conjugates go, has
+/// whole coefficients without a common divisor and a positive leading one; common monomials are
+/// cancelled, and so are common factors of polynomials, and a denominator that divides the
+/// numerator or is divided by it. (Common factors of sums with roots are not looked for, nor those
+/// that cost too much: equal quotients may then look different, never different ones equal.)
 pub fn reduced(numerator: Sum, denominator: Sum, budget: &Budget) -> Option<(Sum, Sum)> {
     let (mut n, mut d) = (numerator, denominator);
     if d.is_zero() {

@@ -48,7 +48,8 @@ fn the_table_holds() {
     check(&pairs);
 }
 
-/// Equality is transitive: what the tables call equal, by way of others too, they nowhere call different.
+/// Equality is transitive: what the tables call equal, by way of others too, they nowhere call
+/// different.
 #[test]
 fn the_tables_agree_with_each_other() {
     let pairs = pairs();
@@ -135,7 +136,8 @@ fn hostile_answers_are_bounded_and_have_one_form() {
     }
 }
 
-/// What is multiplied out, made a name and multiplied out again would be twice as long with every bracket.
+/// What is multiplied out, made a name and multiplied out again would be twice as long with every
+/// bracket.
 #[test]
 fn forms_stay_short() {
     for (open, close) in

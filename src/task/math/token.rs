@@ -1,5 +1,6 @@
-//! From an answer as written to tokens, without what only concerns its looks: `\left`, spacing, fonts, colours, `$`, degree and percent
-//! signs. Commands are in `command.rs`, numbers in `digits.rs`.
+//! From an answer as written to tokens, without what only concerns its looks: `\left`, spacing,
+//! fonts, colours, `$`, degree and percent signs. Commands are in `command.rs`, numbers in
+//! `digits.rs`.
 
 use super::rational::Rational;
 
@@ -158,7 +159,8 @@ pub(super) struct Lexer<'a> {
     pub(super) chars: &'a [char],
     pub(super) at: usize,
     pub(super) space: bool,
-    /// Open brackets. Braces group, so they don't count, unless an answer starts with them, as a set without backslashes does.
+    /// Open brackets. Braces group, so they don't count, unless an answer starts with them, as a
+    /// set without backslashes does.
     pub(super) depth: i32,
     /// Whether the braces that come next belong to a command for looks.
     pub(super) looks: bool,
@@ -224,8 +226,11 @@ impl Lexer<'_> {
                 self.at += 1;
             }
             let word: String = self.chars[start..self.at].iter().collect();
-            // `x=1orx=2`
-            let glued = ["or", "and"].into_iter().find(|c| word.len() > c.len() && word.starts_with(c));
+            // `x=1orx=2`, but not `5oranges`.
+            let name = |rest: &str| rest.chars().count() == 1 || rest.chars().all(char::is_uppercase);
+            let glued = ["or", "and"]
+                .into_iter()
+                .find(|c| word.strip_prefix(c).is_some_and(|rest| !rest.is_empty() && name(rest)));
             if let Some(glued) = glued.filter(|_| self.is_after_number() && !self.space) {
                 self.at = start + glued.len();
                 return self.push(Kind::Word(glued.into()));
@@ -353,7 +358,8 @@ impl Lexer<'_> {
         true
     }
 
-    /// Skips a degree sign after a `^`, if that is what stands there: `\circ`, `{\circ}`, `°`, `\text{o}`.
+    /// Skips a degree sign after a `^`, if that is what stands there: `\circ`, `{\circ}`, `°`,
+    /// `\text{o}`.
     fn degree_follows(&mut self) -> bool {
         let rest: String = self.chars[self.at..].iter().filter(|c| **c != ' ').take(20).collect();
         let signs = ["\\circ", "\\degree", "\\deg", "°", "\\text{o}", "\\mathrm{o}", "\\text{°}", "o"];

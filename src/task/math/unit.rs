@@ -1,4 +1,5 @@
-//! Units: what may be left out after a number, and quantities such as `5 feet 3 inches` of which nothing may.
+//! Units: what may be left out after a number, and quantities such as `5 feet 3 inches` of which
+//! nothing may.
 
 use super::expression::{is_known, is_product};
 use super::token::{Kind, Token, tokens};
@@ -25,7 +26,8 @@ const NO_UNITS: [&str; 79] = [
 pub const MULTIPLIERS: [(&str, i32); 5] =
     [("hundred", 2), ("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12)];
 
-/// Units that stand beside each other in one quantity, by dimension, the largest first, with their spellings; the first is the one used.
+/// Units that stand beside each other in one quantity, by dimension, the largest first, with their
+/// spellings; the first is the one used.
 const SYSTEMS: [&[&[&str]]; 9] = [
     &[
         &["mile", "mi"],
@@ -83,8 +85,8 @@ fn spelled(word: &str) -> String {
     known.map_or(word.clone(), |unit| unit[0].to_string())
 }
 
-/// The words of a text that may be a unit: letters, perhaps with a power; `None` if there is a digit that is no power, or a word that says
-/// more.
+/// The words of a text that may be a unit: letters, perhaps with a power; `None` if there is a
+/// digit that is no power, or a word that says more.
 fn unit_words(text: &str) -> Option<Vec<String>> {
     let chars: Vec<char> = text.chars().collect();
     for (i, c) in chars.iter().enumerate() {
@@ -124,7 +126,7 @@ fn is_unit(tokens: &[Token], at: usize) -> bool {
                 && matches!(tokens.get(at + 2).map(|t| &t.kind), Some(Kind::Word(w)) if ["s", "h", "min"].contains(&w.as_str()))
                 && token.space
                 && at > 0
-                && matches!(tokens[at - 1].kind, Kind::Number(_));
+                && matches!(tokens[at - 1].kind, Kind::Number(_) | Kind::Close('}'));
             slash || before
         }
         Kind::Word(w) => w.chars().count() > 2 && token.space && !is_product(w) && !is_known(w) && at > 0,
@@ -151,8 +153,8 @@ fn power_length(tokens: &[Token]) -> Option<usize> {
     }
 }
 
-/// A value and the unit phrase behind it. The phrase is empty if what follows the value is no such phrase as a whole: one with digits that
-/// are no powers, as in `5 feet 3 inches`, isn't.
+/// A value and the unit phrase behind it. The phrase is empty if what follows the value is no such
+/// phrase as a whole: one with digits that are no powers, as in `5 feet 3 inches`, isn't.
 pub fn split_unit(tokens: &[Token]) -> (&[Token], &[Token]) {
     let (mut end, mut keep) = (tokens.len(), tokens.len());
     while end > 0 {
@@ -215,8 +217,8 @@ pub fn unit_name(tokens: &[Token]) -> Option<String> {
 /// The tokens of a number, and which unit of a system it has.
 type Segment<'a> = (&'a [Token], usize);
 
-/// The segments of a quantity in units of one system, each smaller than the one before, with nothing, a comma or `and` between:
-/// their numbers, and the names of their units.
+/// The segments of a quantity in units of one system, each smaller than the one before, with
+/// nothing, a comma or `and` between: their numbers, and the names of their units.
 pub fn segments(all: &[Token]) -> Option<Vec<(&[Token], &'static str)>> {
     if !matches!(all.first()?.kind, Kind::Number(_)) || all.len() > 40 {
         return None;

@@ -1,4 +1,5 @@
-//! The value of an expression: a quotient of sums, and its arithmetic. Powers and roots are in `power.rs`.
+//! The value of an expression: a quotient of sums, and its arithmetic. Powers and roots are in
+//! `power.rs`.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +8,12 @@ use super::rational::Rational;
 use super::sum::{Base, Budget, Sum, reduced};
 use super::written::written;
 
-/// Largest number that is added to or taken from the argument of a factorial, and largest lower number of a binomial, for which a product is
-/// written out.
+/// Largest number that is added to or taken from the argument of a factorial, and largest lower
+/// number of a binomial, for which a product is written out.
 const MAX_SHIFT: i128 = 8;
-/// Longest expression that is written out, in bytes: as a name, or in the end. One that is multiplied out, made a name, and multiplied out
-/// again would otherwise double with every bracket around it.
+/// Longest expression that is written out, in bytes: as a name, or in the end. One that is
+/// multiplied out, made a name, and multiplied out again would otherwise double with every bracket
+/// around it.
 pub const MAX_WRITTEN: usize = 4000;
 
 /// A quotient of sums in the form that [`reduced`] gives.
@@ -37,7 +39,8 @@ impl Value {
         Self::of(Sum::base(Base::Imaginary, Rational::ONE))
     }
 
-    /// The name of an expression that is not looked into, written by `write`; `None` if that would be too long.
+    /// The name of an expression that is not looked into, written by `write`; `None` if that would
+    /// be too long.
     pub(super) fn expression(parts: &[&Self], write: impl FnOnce(&[String]) -> String) -> Option<Self> {
         let parts = parts.iter().map(|part| part.written()).collect::<Option<Vec<_>>>()?;
         let name = write(&parts);
@@ -206,7 +209,8 @@ impl Value {
         })))
     }
 
-    /// Absolute value: of numbers without roots, and of complex ones; of others with the number in front taken out, and one sign inside.
+    /// Absolute value: of numbers without roots, and of complex ones; of others with the number in
+    /// front taken out, and one sign inside.
     pub fn absolute(&self, budget: &Budget) -> Option<Self> {
         if let Some(value) = self.as_number() {
             return Some(Self::number(if value.is_negative() { value.negated()? } else { value }));

@@ -16,8 +16,8 @@ pub fn opaque(all: &[Token]) -> String {
     marked(&text(all))
 }
 
-/// An answer of words alone, in lower case; none if they are a product of variables. Letters in a `\text`, and capital letters that are all
-/// of an answer, are a sequence: their order counts.
+/// An answer of words alone, in lower case; none if they are a product of variables. Letters in a
+/// `\text`, and capital letters that are all of an answer, are a sequence: their order counts.
 pub fn words(all: &[Token]) -> Option<String> {
     let words = plain_words(all)?;
     let same = plain_words(&tokens(&words)).is_some_and(|again| again == words);
@@ -51,8 +51,8 @@ fn plain_words(all: &[Token]) -> Option<String> {
     Some(words.join(" ").to_lowercase())
 }
 
-/// Tokens one after the other, words in lower case, one space between words. Numbers are written by their value, those that touch other
-/// numbers or letters as they were.
+/// Tokens one after the other, words in lower case, one space between words. Numbers are written by
+/// their value, those that touch other numbers or letters as they were.
 pub fn text(all: &[Token]) -> String {
     let touches = |t: Option<&Token>| {
         t.is_some_and(|t| matches!(t.kind, Kind::Number(_) | Kind::Word(_) | Kind::Digits(_)))
@@ -63,7 +63,9 @@ pub fn text(all: &[Token]) -> String {
         let before = if token.space { None } else { i.checked_sub(1).and_then(|i| all.get(i)) };
         let joined = touches(before) && matches!(token.kind, Kind::Number(_));
         let piece = match &token.kind {
-            Kind::Number(_) if touches(next) || touches(before) => token.raw.clone(),
+            Kind::Number(_) if touches(next) || touches(before) || token.raw.starts_with("00") => {
+                token.raw.clone()
+            }
             Kind::Number(n) => n.to_string(),
             Kind::Digits(d) => d.clone(),
             Kind::Based(digits, base) => format!("{digits}_{{{base}}}"),

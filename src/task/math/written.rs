@@ -32,7 +32,8 @@ pub fn written(sum: &Sum) -> Option<String> {
     Some(if out.is_empty() { "0".into() } else { out })
 }
 
-/// The factors of a monomial: the product under one square root, other roots, the imaginary unit, names.
+/// The factors of a monomial: the product under one square root, other roots, the imaginary unit,
+/// names.
 pub fn factors(monomial: &Monomial) -> String {
     let mut parts = Vec::new();
     let mut under = 1u128;

@@ -1,4 +1,5 @@
-//! Kinds of answers, each with pairs that must be equal or different: the sections of `tests/data/math_kinds.tsv`.
+//! Kinds of answers, each with pairs that must be equal or different: the sections of
+//! `tests/data/math_kinds.tsv`.
 
 use super::{KINDS, check, read_pairs};
 
