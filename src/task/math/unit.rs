@@ -6,21 +6,93 @@ use super::token::{Kind, Token, tokens};
 
 /// Units that may follow a number without `\text` and without a space.
 const UNITS: [&str; 37] = [
-    "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "in", "mi", "lb", "lbs", "oz", "hr", "hrs", "min", "mins",
-    "sec", "mph", "kph", "yd", "sq", "units", "unit", "square", "cubic", "degrees", "degree", "percent",
-    "dollars", "cents", "dm", "kW", "kWh", "Hz", "per", "pct",
+    "cm", "mm", "km", "kg", "mg", "ml", "mL", "ft", "in", "mi", "lb", "lbs", "oz", "hr", "hrs", "min",
+    "mins", "sec", "mph", "kph", "yd", "sq", "units", "unit", "square", "cubic", "degrees", "degree",
+    "percent", "dollars", "cents", "dm", "kW", "kWh", "Hz", "per", "pct",
 ];
 /// One letter that is a unit behind another one: `km/h`, `m/s`.
 const LETTERS: [&str; 8] = ["h", "s", "m", "g", "L", "l", "J", "N"];
 /// Words that change what the number before them says: with one of them, a phrase is no unit.
 const NO_UNITS: [&str; 79] = [
-    "to", "of", "out", "or", "and", "r", "remainder", "rem", "plus", "minus", "times", "by", "over", "mod", "modulo",
-    "base", "am", "pm", "bc", "bce", "ad", "ce", "noon", "midnight", "north", "south", "east", "west", "left",
-    "right", "up", "down", "above", "below", "more", "less", "fewer", "greater", "smaller", "increase", "decrease",
-    "gain", "loss", "profit", "if", "when", "where", "for", "with", "is", "not", "from", "than", "clockwise",
-    "counterclockwise", "anticlockwise", "n", "e", "w", "between",
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
-    "december", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday",
+    "to",
+    "of",
+    "out",
+    "or",
+    "and",
+    "r",
+    "remainder",
+    "rem",
+    "plus",
+    "minus",
+    "times",
+    "by",
+    "over",
+    "mod",
+    "modulo",
+    "base",
+    "am",
+    "pm",
+    "bc",
+    "bce",
+    "ad",
+    "ce",
+    "noon",
+    "midnight",
+    "north",
+    "south",
+    "east",
+    "west",
+    "left",
+    "right",
+    "up",
+    "down",
+    "above",
+    "below",
+    "more",
+    "less",
+    "fewer",
+    "greater",
+    "smaller",
+    "increase",
+    "decrease",
+    "gain",
+    "loss",
+    "profit",
+    "if",
+    "when",
+    "where",
+    "for",
+    "with",
+    "is",
+    "not",
+    "from",
+    "than",
+    "clockwise",
+    "counterclockwise",
+    "anticlockwise",
+    "n",
+    "e",
+    "w",
+    "between",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
 ];
 /// Words for powers of ten.
 pub const MULTIPLIERS: [(&str, i32); 5] =
@@ -102,11 +174,8 @@ fn unit_words(text: &str) -> Option<Vec<String>> {
         }
     }
     let joined = text.replace('.', "");
-    let words: Vec<String> = joined
-        .split(|c: char| !c.is_alphabetic())
-        .filter(|w| !w.is_empty())
-        .map(str::to_string)
-        .collect();
+    let words: Vec<String> =
+        joined.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).map(str::to_string).collect();
     let says_more = |w: &str| NO_UNITS.contains(&w) || MULTIPLIERS.iter().any(|(name, _)| *name == w);
     let allowed = words.iter().all(|w| !says_more(&w.to_lowercase()));
     (allowed && !words.is_empty()).then_some(words)
@@ -138,7 +207,12 @@ fn is_first(tokens: &[Token], at: usize) -> bool {
     at == 0
         || !matches!(
             tokens[at - 1].kind,
-            Kind::Number(_) | Kind::Digits(_) | Kind::Word(_) | Kind::Close(_) | Kind::Text(_) | Kind::Sign('/' | '*' | '-')
+            Kind::Number(_)
+                | Kind::Digits(_)
+                | Kind::Word(_)
+                | Kind::Close(_)
+                | Kind::Text(_)
+                | Kind::Sign('/' | '*' | '-')
         )
 }
 
@@ -166,7 +240,10 @@ pub fn split_unit(tokens: &[Token]) -> (&[Token], &[Token]) {
             && is_unit(tokens, end - length - 1)
         {
             end -= length;
-        } else if end < tokens.len() && keep == end && matches!(tokens[end - 1].kind, Kind::Sign('/' | '*' | '-')) {
+        } else if end < tokens.len()
+            && keep == end
+            && matches!(tokens[end - 1].kind, Kind::Sign('/' | '*' | '-'))
+        {
             let length = power_length(&tokens[..end - 1]).unwrap_or(0);
             if end - 1 <= length || !is_unit(tokens, end - length - 2) {
                 break;
@@ -226,7 +303,8 @@ pub fn segments(all: &[Token]) -> Option<Vec<(&[Token], &'static str)>> {
     SYSTEMS.iter().find_map(|system| {
         let found = segments_in(all, system)?;
         let ordered = found.windows(2).all(|pair| pair[0].1 < pair[1].1);
-        (found.len() > 1 && ordered).then(|| found.into_iter().map(|(n, unit)| (n, system[unit][0])).collect())
+        (found.len() > 1 && ordered)
+            .then(|| found.into_iter().map(|(n, unit)| (n, system[unit][0])).collect())
     })
 }
 
@@ -235,8 +313,10 @@ fn segments_in<'a>(all: &'a [Token], system: &[&[&str]]) -> Option<Vec<Segment<'
     while at < all.len() {
         let start = at;
         while at < all.len()
-            && (matches!(all[at].kind, Kind::Number(_) | Kind::Open('{') | Kind::Close('}') | Kind::Sign('/'))
-                || all[at].is_command("frac"))
+            && (matches!(
+                all[at].kind,
+                Kind::Number(_) | Kind::Open('{') | Kind::Close('}') | Kind::Sign('/')
+            ) || all[at].is_command("frac"))
         {
             at += 1;
         }
