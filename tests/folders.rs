@@ -73,7 +73,8 @@ fn refusal(folder: &Path) -> String {
     e
 }
 
-type Tensors = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
+type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+type Tensors = Vec<Tensor>;
 
 fn read_tensors(path: &Path) -> Tensors {
     let file = TensorFile::open(path).unwrap();
@@ -84,7 +85,7 @@ fn read_tensors(path: &Path) -> Tensors {
     file.names().map(one).collect()
 }
 
-fn write_tensors(path: &Path, tensors: &[(String, Dtype, Vec<usize>, Vec<u8>)]) {
+fn write_tensors(path: &Path, tensors: &[Tensor]) {
     let views = tensors.iter().map(|(n, d, s, b)| (n, TensorView::new(*d, s.clone(), b).unwrap()));
     let bytes = safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap();
     // The file may be mapped still.
@@ -118,7 +119,7 @@ fn write_index(folder: &Path, map: &serde_json::Map<String, Value>) {
     std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
 }
 
-fn find<'a>(tensors: &'a mut Tensors, name: &str) -> &'a mut (String, Dtype, Vec<usize>, Vec<u8>) {
+fn find<'a>(tensors: &'a mut [Tensor], name: &str) -> &'a mut Tensor {
     tensors.iter_mut().find(|t| t.0 == name).unwrap()
 }
 

@@ -86,7 +86,7 @@ fn an_adapter_is_downloaded_once_and_found_without_a_network() {
     assert_eq!(scored(&score(dir.path(), &hub, REPOSITORY, &[])), local);
     assert_eq!(hub.lines(), [info]);
     let pinned = format!("{REPOSITORY}@{commit}");
-    for (name, environment) in [(pinned.as_str(), &[][..]), (REPOSITORY, &[("HF_HUB_OFFLINE", "1")])] {
+    for (name, environment) in [(pinned.as_str(), &[][..]), (REPOSITORY, &[("HF_HUB_OFFLINE", "1")][..])] {
         assert_eq!(scored(&score(dir.path(), &hub, name, environment)), local);
         assert_eq!(hub.lines(), [""; 0], "{name}");
     }
