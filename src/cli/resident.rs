@@ -34,7 +34,8 @@ use crate::run::is_name;
   {\"op\": \"generate\", \"records\": [{\"messages\": […], \"adapter\": NAME, \"temperature\": …, …}, …]}
   {\"op\": \"score\", \"records\": [{\"text\": …, \"adapter\": NAME}, …]}
   {\"op\": \"train\", \"adapters\": {NAME: {\"records\": […], \"learning_rate\": …, \"num_epochs\": …}, …}}
-      fields as the options of `train`, \"normalizer\" too; \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
+      fields as the options of `train`, such as \"normalizer\": \"tokens\" where weights are negative;
+      \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
   {\"op\": \"grade\", \"task\": \"gsm8k\", \"records\": [{\"response\": …, \"reference\": …}, …]}
       as `grade` does; \"set\": [\"task.extraction=boxed\"] as its --set
   {\"op\": \"clone\", \"adapter\": NAME, \"to\": NAME}

@@ -38,7 +38,7 @@ Data, JSON Lines, one of:
   {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
 messages may go with \"tools\" and \"chat_template_kwargs\" for the template. A field that is none of these and would mean
 something elsewhere (\"labels\", \"chosen\") is an error; others are named as ignored.
-A weight w is any finite number, also a negative one, such as an advantage. The loss of an optimizer step is
+A weight w is any finite number; an advantage may be negative. The loss of an optimizer step is
       Σ w·nll / Z      nll: minus the log-probability of a token; sums over the adapter's tokens in the step
   --normalizer says what Z is: `weights`, Σ w, which has to be above 0 in every step; `tokens`, how many have a
   weight other than 0; `sequences`, how many records the step has; or a number. A negative weight makes its token
@@ -110,7 +110,8 @@ pub struct TrainingArgs {
     /// is that of all their tokens together [default: 1].
     #[arg(long, value_name = "N")]
     gradient_accumulation_steps: Vec<String>,
-    /// What the weighted losses of a step are divided by, see below: `weights`, `tokens`, `sequences` or a number > 0 [default: weights].
+    /// What the sum of a step's weighted losses is divided by, see below: `weights`, `tokens`,
+    /// `sequences` or a number > 0 [default: weights].
     #[arg(long, value_name = "Z")]
     normalizer: Vec<String>,
     /// constant, linear or cosine [default: constant].

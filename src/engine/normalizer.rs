@@ -119,12 +119,14 @@ mod tests {
     #[test]
     fn a_sum_that_is_not_positive_is_refused_for_weights_alone() {
         let others = [Normalizer::Tokens, Normalizer::Sequences, Normalizer::Number(3.0)];
-        // The last cancel in the reals, not in f32.
         for weights in [&[0.0, 1.0, -1.0][..], &[1.0, -1.0, -1.0], &[0.0, 0.1, 0.2, -0.3]] {
             let e = divisor(Normalizer::Weights, &[weights]).unwrap_err();
             assert!(e.contains("sum to ") && e.contains("tokens, sequences or a number"), "{e}");
             assert!(others.iter().all(|n| divisor(*n, &[weights]).is_ok()));
         }
+        // These cancel as decimals; as f32 they sum to 7e-9.
+        let e = divisor(Normalizer::Weights, &[&[0.0, -0.1, -0.2, 0.3]]).unwrap_err();
+        assert!(e.contains("no more than their rounding"), "{e}");
         assert!(divisor(Normalizer::Weights, &[&[0.0, 1.0, -0.999_999]]).is_ok());
         for normalizer in others.into_iter().chain([Normalizer::Weights]) {
             for weights in [&[][..], &[&[1.0, 0.0][..], &[1.0]]] {

@@ -577,7 +577,7 @@ fn negative_weights_need_another_normalizer_and_then_train_the_opposite() {
         assert!(e.contains("tokens, sequences or a number"), "{e}");
         assert!(!dir.path().join("refused").exists());
     }
-    for wrong in ["0", "-1", "inf", "token", "down=", "up=nan"] {
+    for wrong in ["0", "down=-1", "inf", "token", "down=", "up=nan"] {
         let e = fail(dir.path(), &train("refused", &[wrong]), 2);
         assert!(e.contains("expected weights, tokens, sequences or a finite number > 0"), "{wrong}: {e}");
     }
