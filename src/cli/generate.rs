@@ -44,8 +44,6 @@ Examples:
     \"$q of the response.\" | colloquy generate --model embedded --input - --output -"
 )]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
     /// JSON Lines to read; `-` is stdin.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["prompt", "message"])]
     input: Option<PathBuf>,
@@ -76,6 +74,8 @@ pub struct Args {
     /// Where a record does not say, keep tokens at least P times as likely as the most likely one.
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     min_p: f32,
+    #[command(flatten)]
+    model: ModelArgs,
     #[command(flatten)]
     common: Common,
 }

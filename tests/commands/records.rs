@@ -334,3 +334,25 @@ fn questions_to_debate_are_read_whole_too() {
         stderr(&output)
     );
 }
+
+#[test]
+fn one_prompt_needs_no_file() {
+    let dir = folder(None);
+    let asked = [json!({"prompt": "-1+2"}), json!({"messages": [{"role": "user", "content": "-1+2"}]})];
+    write_records(dir.path(), &asked);
+    let drawn = lines(&succeed(dir.path(), &generate(&["--max-tokens", "5"])));
+    for (option, expected) in [("--prompt", &drawn[0]), ("--message", &drawn[1])] {
+        let args = ["generate", "--model", "model", option, "-1+2", "--max-new-tokens", "5"];
+        assert_eq!(&lines(&succeed(dir.path(), &args)), std::slice::from_ref(expected));
+    }
+    // As each of the adapters that are given.
+    write_records(dir.path(), &[json!({"text": "1+2"})]);
+    succeed(dir.path(), &TRAIN);
+    let adapters = ["--adapter", "x=trained/a", "--adapter", "y=trained/a"];
+    let args =
+        [&["generate", "--model", "model", "--prompt", "1", "--max-tokens", "2"], &adapters[..]].concat();
+    let answers = lines(&succeed(dir.path(), &args));
+    assert_eq!(answers.iter().map(|a| a["adapter"].clone()).collect::<Vec<_>>(), [json!("x"), json!("y")]);
+    let both = ["generate", "--model", "model", "--prompt", "1", "--input", "in.jsonl"];
+    assert_eq!(run(dir.path(), &both).status.code(), Some(2));
+}
