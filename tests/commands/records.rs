@@ -125,7 +125,7 @@ fn a_field_that_would_mean_something_is_refused_by_name() {
         ),
     ];
     for (command, record, expected) in cases {
-        write_records(dir.path(), &[record.clone()]);
+        write_records(dir.path(), std::slice::from_ref(&record));
         let generate = generate(&[]);
         let args = match command {
             "generate" => &generate[..],
@@ -238,7 +238,7 @@ fn what_a_template_does_not_read_is_refused() {
             "messages[1].content[0].type: found `image_url`",
         ),
     ] {
-        write_records(dir.path(), &[record.clone()]);
+        write_records(dir.path(), std::slice::from_ref(&record));
         for args in [&SCORE[..], &generate(&[]), &TRAIN] {
             let e = fail(dir.path(), args, 1);
             assert!(e.contains(expected), "{record}: {e}");
