@@ -57,8 +57,15 @@ impl Synthetic {
 /// The file that must be there.
 pub const CONFIG: &str = "config.json";
 /// The files beside the weights that we read, where there are any.
-pub const TEXTS: [&str; 5] =
-    [CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+pub const TEXTS: [&str; 7] = [
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+];
 /// The name of the model that is compiled in.
 pub const EMBEDDED: &str = "embedded";
 /// The file of all weights.
@@ -184,7 +191,7 @@ impl ModelFiles {
         without_mark(&self.texts[CONFIG])
     }
 
-    /// One of generation_config.json, tokenizer.json, tokenizer_config.json and chat_template.jinja, if the model has it.
+    /// One of [`TEXTS`], if the model has it.
     pub fn text(&self, name: &str) -> Option<&[u8]> {
         self.texts.get(name).map(|b| without_mark(b))
     }

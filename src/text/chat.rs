@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::contained::contained;
+use super::special::SpecialTokens;
 use super::{ChatOptions, ChatTemplate, Codec, Message, StopStrings, pipeline};
 use crate::engine::StopRule;
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ pub struct ChatTokenizer {
 }
 
 impl ChatTokenizer {
-    /// Reads a model's tokenizer and template and checks that every token has a row in the model's embedding.
+    /// Reads a model's tokenizer and template. A token without a row in the model's embedding is an error where a text has it.
     pub fn new(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
         let place = files.file_place(TOKENIZER);
         let bytes = files
@@ -51,18 +52,8 @@ impl ChatTokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::input(&place, e))?;
 
-        let vocabulary = tokenizer.get_vocab(true);
-        if let Some((token, id)) =
-            vocabulary.iter().max_by_key(|(_, id)| **id).filter(|(_, id)| **id as usize >= config.vocab_size)
-        {
-            return Err(Error::input(
-                &place,
-                format!(
-                    "found token {token:?} with id {id}, expected ids below vocab_size = {} of config.json",
-                    config.vocab_size
-                ),
-            ));
-        }
+        let special_tokens = SpecialTokens::read(files)?;
+        special_tokens.add_to(&mut tokenizer)?;
 
         let plain = |text: &str| ids(&tokenizer, text, false);
         let line_feed = match (plain("\n"), plain("\na"), plain("a")) {
@@ -79,7 +70,7 @@ impl ChatTokenizer {
             tokenizer: Rc::new(tokenizer),
             special,
             line_feed,
-            template: read_template(files)?,
+            template: read_template(files, special_tokens.names())?,
             eos_token_ids: config.eos_token_ids.clone(),
             vocab_size: config.vocab_size,
             max_positions: config.max_positions,
@@ -111,16 +102,17 @@ impl ChatTokenizer {
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let place = || format!("{}/{TOKENIZER}", self.place);
         let ids = ids(&self.tokenizer, text, special).map_err(|problem| Error::input(place(), problem))?;
-        // A post-processor has ids of its own, which need not be those of its tokens.
         match ids.iter().find(|id| **id as usize >= self.vocab_size) {
             None => Ok(ids),
-            Some(id) => Err(Error::input(
-                place(),
-                format!(
-                    "found id {id} put around a text, expected ids below vocab_size = {} of config.json",
+            Some(id) => {
+                // A post-processor has ids of its own, which need not be those of its tokens.
+                let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
+                let problem = format!(
+                    "found token {token:?} with id {id} in a text, expected ids below vocab_size = {} of config.json",
                     self.vocab_size
-                ),
-            )),
+                );
+                Err(Error::input(place(), problem))
+            }
         }
     }
 
@@ -312,25 +304,16 @@ impl Codec for ChatTokenizer {
 }
 
 /// The template of chat_template.jinja, else of tokenizer_config.json: a string, or a list of named ones of which `default` counts.
-fn read_template(files: &ModelFiles) -> Result<Option<ChatTemplate>> {
+fn read_template(
+    files: &ModelFiles,
+    special_tokens: Vec<(String, String)>,
+) -> Result<Option<ChatTemplate>> {
     let place = files.file_place(TOKENIZER_CONFIG);
     let map = match files.text(TOKENIZER_CONFIG) {
         Some(bytes) => parse_object(bytes, &place)?,
         None => Default::default(),
     };
     let fields = Fields { place: &place, prefix: "", map: &map };
-
-    let mut special_tokens = Vec::new();
-    for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
-        let text = match fields.get(name) {
-            None => continue,
-            Some(Value::Object(token)) => token.get("content").and_then(Value::as_str),
-            Some(v) => v.as_str(),
-        };
-        let text = text
-            .ok_or_else(|| fields.wrong(name, &map[name], "a string or an object with a string content"))?;
-        special_tokens.push((name.to_string(), text.to_string()));
-    }
 
     if let Some(bytes) = files.text(TEMPLATE) {
         let place = files.file_place(TEMPLATE);

@@ -9,6 +9,7 @@ mod message;
 mod meter;
 mod pipeline;
 mod python;
+mod special;
 mod stop;
 mod template;
 

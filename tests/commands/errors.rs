@@ -277,8 +277,14 @@ fn a_tokenizer_larger_than_the_vocabulary() {
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(embedded.join(file), dir.path().join("model").join(file)).unwrap();
     }
-    let e = score_error(dir.path());
-    assert!(e.contains("tokenizer.json") && e.contains("256"), "{e}");
+    write(dir.path(), "tokens.jsonl", GOOD);
+    let score = |input: &'static str| ["score", "--model", "model", "--input", input, "--output", "-"];
+    assert!(succeed(dir.path(), &score("tokens.jsonl")).contains("logprobs"), "tokens need no tokenizer");
+    succeed(dir.path(), &["info", "model"]);
+    write(dir.path(), "text.jsonl", "{\"text\": \"a\"}\n{\"text\": \"1 <|reserved_0|>\"}\n");
+    let e = fail(dir.path(), &score("text.jsonl"), 1);
+    assert!(e.contains("text.jsonl:2: text: ") && e.contains("tokenizer.json: found token"), "{e}");
+    assert!(e.contains("vocab_size = 256"), "{e}");
 }
 
 #[test]
