@@ -24,6 +24,14 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
+    /// A text that is longer than the model's context can hold, refused before it is tokenized.
+    #[error("{place}: {problem}")]
+    TooLong {
+        /// File, line and field, as far as known.
+        place: String,
+        /// How long it is and what was expected.
+        problem: String,
+    },
     /// The command line itself is wrong (exit code 2).
     #[error("{0}")]
     Usage(String),
@@ -64,6 +72,17 @@ impl Error {
     /// An [`Error::Input`] about a file.
     pub fn file(path: &Path, problem: impl ToString) -> Self {
         Error::Input { place: path.display().to_string(), problem: problem.to_string() }
+    }
+
+    /// The same, found at `place`: where it was known to be before comes after that.
+    pub fn at(self, place: &str) -> Self {
+        match self {
+            Error::Input { place: inner, problem } => Error::input(format!("{place}: {inner}"), problem),
+            Error::TooLong { place: inner, problem } => {
+                Error::TooLong { place: format!("{place}: {inner}"), problem }
+            }
+            other => other,
+        }
     }
 
     /// An [`Error::Io`] for `path`, to be used with `map_err`.

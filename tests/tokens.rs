@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use colloquy::model::{ModelConfig, ModelFiles};
-use colloquy::text::{ChatTokenizer, Codec, GrowingText, Message, cut_at_stop};
+use colloquy::text::{ChatOptions, ChatTokenizer, Codec, GrowingText, Message, Reading, cut_at_stop};
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
@@ -155,13 +155,18 @@ fn conversations_have_the_tokens_of_transformers() {
         let (mut compared, mut apart) = (0, Vec::new());
         for row in &family.conversations {
             let mut talk = conversations[&row.conversation].clone();
+            // Where a message has control tokens in it, transformers reads them as such.
+            let reading = match row.conversation.as_str() {
+                "special tokens" => Reading::Tokens,
+                _ => Reading::Text,
+            };
             let found = if row.add_generation_prompt {
-                opened.codec.prompt(&talk[..talk.len() - 1])
+                opened.codec.prompt_as(&talk[..talk.len() - 1], &ChatOptions::default(), reading)
             } else {
                 // Qwen3 shows the thoughts of the last turn only: no other can have a loss.
                 let last = talk.len() - 1;
                 talk[..last].iter_mut().for_each(|m| m.weight = (name == "qwen3").then_some(0.0.into()));
-                opened.codec.training(&talk).map(|(tokens, _)| tokens)
+                opened.codec.training_as(&talk, &ChatOptions::default(), reading).map(|(tokens, _)| tokens)
             };
             let at = format!("{name}, {}, asking {}", row.conversation, row.add_generation_prompt);
             match (&row.ids, found) {
@@ -412,5 +417,43 @@ fn stop_strings_are_found_wherever_they_lie() {
         );
         let special = [&singles(&opened, "xEN")[..], &[end.unwrap()], &singles(&opened, "D")].concat();
         assert_eq!(find(&["END"], &special).map(|(at, _)| at), Some(special.len()), "{name}");
+    }
+}
+
+#[test]
+fn what_is_said_is_no_control_token_in_any_family() {
+    for (name, _, opened) in families().1 {
+        let added = opened.raw.get_added_tokens_decoder();
+        let special: BTreeMap<u32, String> =
+            added.into_iter().filter(|(_, t)| t.special).map(|(id, t)| (id, t.content)).collect();
+        let own = |ids: &[u32]| ids.iter().copied().filter(|id| special.contains_key(id)).collect::<Vec<_>>();
+        let ask = |content: &str| opened.codec.prompt(&[Message::user(content)]).unwrap();
+        let shown = |ids: &[u32]| opened.codec.decode(ids).unwrap();
+        let plain = ask("QQQ");
+        assert!(
+            special.len() > 2 && !own(&plain).is_empty() || name == "llama-2" || name == "mistral",
+            "{name}"
+        );
+        let all: String = special.values().cloned().collect();
+        let each = special.values().flat_map(|string| {
+            let (begin, end) = string.split_at(string.chars().next().unwrap().len_utf8());
+            [
+                string.clone(),
+                format!("a{string}b"),
+                format!("What is {string} {string} 2+3? é"),
+                format!("{begin} {end}{begin}{end}{end}{begin}"),
+            ]
+        });
+        for content in each.chain([all]) {
+            let ids = ask(&content);
+            assert_eq!(own(&ids), own(&plain), "{name}: {content}");
+            assert_eq!(shown(&ids), shown(&plain).replace("QQQ", &content), "{name}: {content}");
+            let talk = [Message::user("Go on."), Message::assistant(&*content)];
+            let (tokens, weights) = opened.codec.training(&talk).unwrap();
+            let carried: Vec<u32> =
+                tokens.iter().zip(&weights).filter(|(_, w)| **w != 0.0).map(|(t, _)| *t).collect();
+            assert!(shown(&carried).contains(&content), "{name}: {content}: {}", shown(&carried));
+            assert_eq!(own(&carried).len(), 1, "{name}: {content}: the end of the turn");
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! The tokenizer and chat template of a model folder.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
 use std::rc::Rc;
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use super::contained::contained;
+use super::encoder::{Encoder, Marked};
+use super::quoted::{Conversation, Reading};
 use super::special::SpecialTokens;
+use super::turns::Turns;
 use super::{ChatOptions, ChatTemplate, Codec, Message, StopStrings, pipeline};
 use crate::engine::StopRule;
 use crate::error::{Error, Result};
@@ -19,26 +22,33 @@ const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
-/// tokenizer.json with the chat template of chat_template.jinja or tokenizer_config.json.
+/// tokenizer.json with the special tokens of the files beside it, and the chat template of
+/// chat_template.jinja or tokenizer_config.json.
 ///
-/// A model without a template reads and continues plain text and tokens; conversations it refuses, since any template made up for it would be
-/// one that it was not trained with. As in transformers, a text that looks like a special token is one, wherever it stands: who quotes
-/// strangers in a conversation should know. A template writes its own special tokens, so none are put around what it renders.
+/// A model without a template reads and continues plain text and tokens; conversations it refuses,
+/// since any template made up for it would be one that it was not trained with. A template writes
+/// its own special tokens, so none are put around what it renders.
+///
+/// *Control tokens* are the special tokens, those with a name (`eos_token`, …), those that end a
+/// sequence, and those that the template puts around the turns of users. As a [`Codec`], which
+/// debates and recipes speak through, nothing in a message becomes one: agents quote one another,
+/// and a question or an answer with `<|im_end|>` in it must not end a turn. Other added tokens,
+/// such as Qwen3's `</think>`, are tokens wherever they stand, as in transformers: a model writes
+/// them itself, and they open no turn.
 pub struct ChatTokenizer {
-    tokenizer: Rc<Tokenizer>,
-    /// Tokens of a line feed, where the tokenizer puts a space before all text: behind them it puts none.
-    line_feed: Option<Vec<u32>>,
-    special: HashSet<u32>,
+    encoder: Encoder,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
-    vocab_size: usize,
+    /// The token that ends a text which is trained on.
+    end: Option<u32>,
     max_positions: usize,
     /// The model's folder.
     place: String,
 }
 
 impl ChatTokenizer {
-    /// Reads a model's tokenizer and template. A token without a row in the model's embedding is an error where a text has it.
+    /// Reads a model's tokenizer and template. A token without a row in the model's embedding is an
+    /// error where a text has it.
     pub fn new(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
         let place = files.file_place(TOKENIZER);
         let bytes = files
@@ -51,202 +61,143 @@ impl ChatTokenizer {
         let mut tokenizer = tokenizer.map_err(|e| wrong(&e))?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::input(&place, e))?;
-
         let special_tokens = SpecialTokens::read(files)?;
+        let own: HashSet<String> = special_strings(&tokenizer).collect();
         special_tokens.add_to(&mut tokenizer)?;
 
-        let plain = |text: &str| ids(&tokenizer, text, false);
-        let line_feed = match (plain("\n"), plain("\na"), plain("a")) {
-            (Ok(line_feed), Ok(both), Ok(alone)) => {
-                both.strip_prefix(&line_feed[..]).is_some_and(|rest| rest != alone).then_some(line_feed)
-            }
-            _ => None,
+        let named_end = special_tokens.named("eos_token").and_then(|token| tokenizer.token_to_id(token));
+        let eos_token_ids = config.eos_token_ids.clone();
+        let is_control = |id: u32, token: &AddedToken| {
+            let is_named = special_tokens.contents().any(|named| named == token.content);
+            // A name such as `pad_token` makes no control token of a character that people write.
+            let is_character = token.content.chars().count() < 2 && !own.contains(&token.content);
+            (token.special || is_named || eos_token_ids.contains(&id)) && !is_character
         };
-
-        let added = tokenizer.get_added_tokens_decoder();
-        let special = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
-
+        let (vocab_size, max_positions) = (config.vocab_size, config.max_positions);
+        let mut encoder = Encoder::new(tokenizer, bytes, is_control, vocab_size, max_positions, place)?;
+        let template = read_template(files, special_tokens.names())?;
+        if let Some(template) = &template {
+            encoder.control_too(turn_tokens(template, &encoder)?)?;
+        }
         Ok(Self {
-            tokenizer: Rc::new(tokenizer),
-            special,
-            line_feed,
-            template: read_template(files, special_tokens.names())?,
-            eos_token_ids: config.eos_token_ids.clone(),
-            vocab_size: config.vocab_size,
-            max_positions: config.max_positions,
+            encoder,
+            template,
+            end: named_end.or(eos_token_ids.first().copied()),
+            eos_token_ids,
+            max_positions,
             place: files.place().to_string(),
         })
     }
 
-    /// Tokens of plain text, with the special tokens the tokenizer puts around it (such as a beginning-of-sequence token).
+    /// Tokens of plain text, with the special tokens the tokenizer puts around it (such as a
+    /// beginning-of-sequence token). Strings of control tokens in it are the tokens, as in
+    /// transformers.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode(text, true)
+        self.text_as(text, Reading::Tokens)
     }
 
-    /// Tokens of text that continues other text: nothing is put around it, not even the space that some tokenizers begin with.
+    /// The same, with strings of control tokens read as `reading` says.
+    pub fn text_as(&self, text: &str, reading: Reading) -> Result<Vec<u32>> {
+        self.encoder.encode(&self.marked(text, reading)?, true)
+    }
+
+    /// Tokens of plain text that is to be continued: nothing is put behind it, such as the
+    /// end-of-sequence token of some tokenizers.
+    pub fn open_text(&self, text: &str, reading: Reading) -> Result<Vec<u32>> {
+        let inner = self.encoder.encode(&self.marked(text, reading)?, false)?;
+        Ok([self.encoder.around()?.0, inner].concat())
+    }
+
+    /// Tokens of text that continues other text: nothing is put around it, not even the space that
+    /// some tokenizers begin with.
     pub fn encode_continuation(&self, text: &str) -> Result<Vec<u32>> {
-        if let Some(line_feed) = &self.line_feed {
-            let behind = self.encode(&format!("\n{text}"), false)?;
-            if let Some(tokens) = behind.strip_prefix(&line_feed[..]) {
-                return Ok(tokens.to_vec());
-            }
-        }
-        self.encode(text, false)
+        self.encoder.continuation(&Marked::plain(text), 0)
     }
 
-    /// Whether [`Codec::prompt`] and [`Codec::training`] work.
+    /// Tokens of a prompt with its completion, and how many of them are the prompt's. What the
+    /// tokenizer puts behind a text stands behind the completion, and nothing between the two.
+    pub fn prompt_and_completion(
+        &self,
+        prompt: &str,
+        completion: &str,
+        reading: Reading,
+    ) -> Result<(Vec<u32>, usize)> {
+        let mut tokens = self.open_text(prompt, reading)?;
+        let length = tokens.len();
+        tokens.extend(self.encoder.continuation(&self.marked(completion, reading)?, 0)?);
+        tokens.extend(self.encoder.around()?.1);
+        Ok((tokens, length))
+    }
+
+    /// Tokens of a text that is trained on: an end-of-sequence token is behind it. One is put there
+    /// unless there is one already: the `eos_token` of the tokenizer's files, else the first
+    /// `eos_token_id` of the model's configuration.
+    ///
+    /// TRL's `SFTTrainer` does so for `text` and `completion`.
+    pub fn ended(&self, mut tokens: Vec<u32>) -> Result<Vec<u32>> {
+        let end = self.end.ok_or_else(|| {
+            Error::input(
+                &self.place,
+                format!("found no end-of-sequence token to train, expected eos_token in {TOKENIZER_CONFIG} or \"eos\": false"),
+            )
+        })?;
+        if !tokens.last().is_some_and(|last| *last == end || self.eos_token_ids.contains(last)) {
+            tokens.push(end);
+        }
+        Ok(tokens)
+    }
+
+    /// Whether conversations can be read.
     pub fn has_template(&self) -> bool {
         self.template.is_some()
     }
 
-    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let place = || format!("{}/{TOKENIZER}", self.place);
-        let ids = ids(&self.tokenizer, text, special).map_err(|problem| Error::input(place(), problem))?;
-        match ids.iter().find(|id| **id as usize >= self.vocab_size) {
-            None => Ok(ids),
-            Some(id) => {
-                // A post-processor has ids of its own, which need not be those of its tokens.
-                let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
-                let problem = format!(
-                    "found token {token:?} with id {id} in a text, expected ids below vocab_size = {} of config.json",
-                    self.vocab_size
-                );
-                Err(Error::input(place(), problem))
-            }
-        }
-    }
-
-    fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| {
-            Error::input(
-                &self.place,
-                format!("found no chat template, expected {TEMPLATE} or chat_template in {TOKENIZER_CONFIG}"),
-            )
-        })
-    }
-
-    /// Makes `sequence` stand for `text`, which begins with the text it stands for so far. Where the tokenizer would merge across the border,
-    /// it does not: a model that generates never sees such a merge either.
-    fn extend(&self, sequence: &mut Rendered, text: &str) -> Result<()> {
-        let whole = self.encode(text, false)?;
-        if whole.starts_with(&sequence.tokens) {
-            sequence.tokens = whole;
-        } else {
-            let rest = self.encode_continuation(&text[sequence.text.len()..])?;
-            sequence.tokens.extend(rest);
-        }
-        sequence.text = text.to_string();
-        Ok(())
-    }
-
-    /// The tokens of an assistant's turn that it would have to generate: up to its first end-of-sequence token, if it has one.
-    fn generated(&self, turn: &[u32]) -> usize {
-        turn.iter().position(|t| self.eos_token_ids.contains(t)).map_or(turn.len(), |i| i + 1)
-    }
-
-    /// The error of a turn whose text is another one in the whole conversation.
-    fn rewritten(&self, turn: usize, whole: &str, part: &str) -> Error {
-        let common = whole.bytes().zip(part.bytes()).take_while(|(a, b)| a == b).count();
-        let place = self.template.as_ref().map_or(&*self.place, |template| template.place());
-        Error::input(
-            place,
-            format!(
-                "found a template that rewrites earlier turns when one is added (message {} at byte {common} of its text), expected one that \
-                 only appends, so that the assistant's tokens are known; or weight 0 for all of the assistant's turns but the last",
-                turn + 1
-            ),
-        )
-    }
-}
-
-/// The ids of a text. The error lacks its place.
-fn ids(tokenizer: &Tokenizer, text: &str, special: bool) -> std::result::Result<Vec<u32>, String> {
-    let encoding = contained(|| tokenizer.encode_fast(text, special))
-        .map_err(|panic| format!("found a tokenizer that fails on a text ({panic})"))?;
-    Ok(encoding.map_err(|e| e.to_string())?.get_ids().to_vec())
-}
-
-/// A conversation so far.
-#[derive(Clone, Default)]
-struct Rendered {
-    text: String,
-    tokens: Vec<u32>,
-}
-
-fn some_messages(messages: &[Message]) -> Result<()> {
-    match messages.is_empty() {
-        true => Err(Error::input("messages", "found no message, expected at least one")),
-        false => Ok(()),
-    }
-}
-
-impl ChatTokenizer {
-    /// [`Codec::prompt`] with tools and variables of the template.
-    pub fn prompt_with(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>> {
-        some_messages(messages)?;
-        self.encode(&self.template()?.render_with(messages, options, true)?, false)
-    }
-
-    /// [`Codec::training`] with tools and variables of the template.
-    ///
-    /// The tokens are those of the conversation as the template renders it whole. Each assistant turn begins where the prompt for it ends. Its
-    /// loss reaches up to its first end-of-sequence token: what the template puts after that (a line break, say) is never generated.
-    ///
-    /// A template may close a conversation with more than it puts between turns, as Phi-3's does; one that renders an earlier turn in
-    /// another way than the last one, as Qwen3's does with thoughts, gives no loss to any turn but the last.
-    pub fn training_with(&self, messages: &[Message], options: &ChatOptions) -> Result<(Vec<u32>, Vec<f32>)> {
+    /// [`Codec::prompt`] with tools and variables of the template, and with strings of control
+    /// tokens in the messages read as `reading` says.
+    pub fn prompt_as(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        reading: Reading,
+    ) -> Result<Vec<u32>> {
         some_messages(messages)?;
         let template = self.template()?;
-        let whole = template.render_with(messages, options, false)?;
-        let mut sequence = Rendered::default();
-        let mut spans = Vec::new();
-        for (i, message) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
-            let weight = message.weight.map_or(1.0, f32::from);
-            let prompt = template.render_with(&messages[..i], options, true)?;
-            if !(whole.starts_with(&prompt) && prompt.starts_with(&sequence.text)) {
-                if weight == 0.0 {
-                    continue;
-                }
-                return Err(self.rewritten(i, &whole, &prompt));
-            }
-            self.extend(&mut sequence, &prompt)?;
-            let start = sequence.tokens.len();
+        let talk = Conversation { template, encoder: &self.encoder, options, reading };
+        self.encoder.encode(&talk.render(messages, true)?, false)
+    }
 
-            let closed = template.render_with(&messages[..=i], options, false)?;
-            let mut turn = sequence.clone();
-            if closed.starts_with(&prompt) {
-                self.extend(&mut turn, &closed)?;
-            }
-            let mut end = start + self.generated(&turn.tokens[start..]);
-            let mut tokens = turn.tokens.clone();
-            if whole.starts_with(&closed) && closed.starts_with(&prompt) {
-                sequence = turn;
-            } else {
-                // The turn is closed in another way here. It counts as far as both agree, if that is all of what is generated.
-                let mut going_on = sequence.clone();
-                self.extend(&mut going_on, &whole)?;
-                let same = turn.tokens.iter().zip(&going_on.tokens).take_while(|(a, b)| a == b).count();
-                let only_closes = || turn.tokens[same..].iter().all(|t| self.special.contains(t));
-                if same <= start || (end > same && !only_closes()) {
-                    if weight == 0.0 {
-                        continue;
-                    }
-                    return Err(self.rewritten(i, &whole, &closed));
-                }
-                end = end.min(same);
-            }
-            tokens.truncate(end);
-            spans.push((i, start, tokens, weight));
-        }
-        self.extend(&mut sequence, &whole)?;
-        let mut weights = vec![0.0; sequence.tokens.len()];
-        for (i, start, tokens, weight) in spans {
-            if !sequence.tokens.starts_with(&tokens) {
-                return Err(self.rewritten(i, &whole, &whole));
-            }
-            weights[start..tokens.len()].fill(weight);
-        }
-        Ok((sequence.tokens, weights))
+    /// [`Codec::training`], with tools, variables and strings of control tokens as for
+    /// [`ChatTokenizer::prompt_as`].
+    pub fn training_as(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        reading: Reading,
+    ) -> Result<(Vec<u32>, Vec<f32>)> {
+        self.turns(messages, options, reading)?.tokens(messages, true)
+    }
+
+    /// Tokens of a whole conversation: those of [`ChatTokenizer::training_as`], also where it is
+    /// not known which of them are the assistant's.
+    pub fn conversation_as(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        reading: Reading,
+    ) -> Result<Vec<u32>> {
+        Ok(self.turns(messages, options, reading)?.tokens(messages, false)?.0)
+    }
+
+    fn turns<'a>(
+        &'a self,
+        messages: &[Message],
+        options: &'a ChatOptions,
+        reading: Reading,
+    ) -> Result<Turns<'a>> {
+        some_messages(messages)?;
+        let template = self.template()?;
+        let talk = Conversation { template, encoder: &self.encoder, options, reading };
+        Ok(Turns { talk, ends: &self.eos_token_ids })
     }
 
     /// Whether the chat template can read a message's field of this name. Without a template: yes, as its absence is the error.
@@ -270,24 +221,85 @@ impl ChatTokenizer {
     pub fn reads_variable(&self, name: &str) -> bool {
         self.template.as_ref().is_none_or(|template| template.reads_variable(name))
     }
+
+    /// A text outside any conversation.
+    fn marked(&self, text: &str, reading: Reading) -> Result<Marked> {
+        self.encoder.check(text)?;
+        let plain = Marked::plain(text);
+        Ok(match reading {
+            Reading::Text if !self.encoder.found(text)?.is_empty() => Marked { own: Some(vec![]), ..plain },
+            _ => plain,
+        })
+    }
+
+    fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            Error::input(
+                &self.place,
+                format!("found no chat template, expected {TEMPLATE} or chat_template in {TOKENIZER_CONFIG}"),
+            )
+        })
+    }
+}
+
+/// The strings of a tokenizer's special tokens.
+fn special_strings(tokenizer: &Tokenizer) -> impl Iterator<Item = String> {
+    let added = tokenizer.get_added_tokens_decoder().into_values();
+    added.filter(|token| token.special).map(|token| token.content)
+}
+
+fn some_messages(messages: &[Message]) -> Result<()> {
+    match messages.is_empty() {
+        true => Err(Error::input("messages", "found no message, expected at least one")),
+        false => Ok(()),
+    }
+}
+
+/// The added tokens that a template puts around a user's turn and at the beginning of an
+/// assistant's. Files that are not careful list them as added tokens like any other, not as special
+/// ones. Words and whitespace are no such tokens.
+fn turn_tokens(template: &ChatTemplate, encoder: &Encoder) -> Result<BTreeMap<u32, String>> {
+    let says = |role: &str| Message { role: role.into(), ..Message::user("\u{f0000}") };
+    let mut found = BTreeMap::new();
+    let added = encoder.tokenizer().get_added_tokens_decoder();
+    let mut note = |id: u32| {
+        if let Some(token) = added.get(&id).filter(|t| t.content.contains(is_mark)) {
+            found.insert(id, token.content.clone());
+        }
+    };
+    for messages in [vec![says("user")], vec![says("system"), says("user")]] {
+        let Ok(text) = template.render(&messages, false) else { continue };
+        encoder.added(&text)?.into_iter().for_each(|(_, id)| note(id));
+        if let Ok(prompt) = template.render(&messages, true)
+            && let Some(opening) = prompt.strip_prefix(&text)
+        {
+            encoder.added(opening)?.into_iter().take(1).for_each(|(_, id)| note(id));
+        }
+    }
+    Ok(found)
+}
+
+/// A character that is in no word.
+fn is_mark(c: char) -> bool {
+    !c.is_alphanumeric() && !c.is_whitespace()
 }
 
 impl Codec for ChatTokenizer {
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        self.prompt_with(messages, &ChatOptions::default())
+        self.prompt_as(messages, &ChatOptions::default(), Reading::Text)
     }
 
     fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)> {
-        self.training_with(messages, &ChatOptions::default())
+        self.training_as(messages, &ChatOptions::default(), Reading::Text)
     }
 
     fn text(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode_text(text)
+        self.encoder.encode_any(&Marked::plain(text), true)
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
         let place = || format!("{}/{TOKENIZER}", self.place);
-        contained(|| self.tokenizer.decode(tokens, true))
+        contained(|| self.encoder.tokenizer().decode(tokens, true))
             .map_err(|panic| {
                 Error::input(place(), format!("found a decoder that fails on tokens ({panic})"))
             })?
@@ -295,7 +307,12 @@ impl Codec for ChatTokenizer {
     }
 
     fn stop_rule(&self, strings: &[String]) -> Option<Rc<dyn StopRule>> {
-        StopStrings::new(self.tokenizer.clone(), strings).map(|rule| Rc::new(rule) as Rc<dyn StopRule>)
+        let tokenizer = self.encoder.tokenizer().clone();
+        StopStrings::new(tokenizer, strings).map(|rule| Rc::new(rule) as Rc<dyn StopRule>)
+    }
+
+    fn template_place(&self) -> String {
+        self.template.as_ref().map_or(&*self.place, ChatTemplate::place).to_string()
     }
 
     fn max_positions(&self) -> usize {
@@ -303,11 +320,9 @@ impl Codec for ChatTokenizer {
     }
 }
 
-/// The template of chat_template.jinja, else of tokenizer_config.json: a string, or a list of named ones of which `default` counts.
-fn read_template(
-    files: &ModelFiles,
-    special_tokens: Vec<(String, String)>,
-) -> Result<Option<ChatTemplate>> {
+/// The template of chat_template.jinja, else of tokenizer_config.json: a string, or a list of named
+/// ones of which `default` counts.
+fn read_template(files: &ModelFiles, special_tokens: Vec<(String, String)>) -> Result<Option<ChatTemplate>> {
     let place = files.file_place(TOKENIZER_CONFIG);
     let map = match files.text(TOKENIZER_CONFIG) {
         Some(bytes) => parse_object(bytes, &place)?,

@@ -169,6 +169,14 @@ impl Message {
         Self { role: to(&self.role), content: to(&self.content), weight: self.weight, given }
     }
 
+    /// Replaces its content, in parts or not.
+    pub fn set_content(&mut self, text: String) {
+        if let Some(given) = self.given.get_mut("content") {
+            *given = text.as_str().into();
+        }
+        self.content = text;
+    }
+
     /// What a template sees of it: its fields in order. Content in parts is the list, or the text that
     /// they make if `joined`.
     pub fn fields(&self, joined: bool) -> Vec<(&str, Value)> {
@@ -180,6 +188,20 @@ impl Message {
             (_, value) => value.clone(),
         };
         self.given.iter().map(|pair| (pair.0.as_str(), field(pair))).collect()
+    }
+}
+
+/// The names of all fields in a value.
+pub fn field_names<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| field_names(item, found)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                found.push(name);
+                field_names(value, found);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -1,15 +1,19 @@
-//! Special tokens that stand beside tokenizer.json: in tokenizer_config.json, special_tokens_map.json and added_tokens.json.
+//! Special tokens that stand beside tokenizer.json: in tokenizer_config.json,
+//! special_tokens_map.json and added_tokens.json.
 //!
-//! transformers 5 adds them to a fast tokenizer when it opens a folder (`_from_pretrained` of tokenization_utils_base.py and
-//! `TokenizersBackend.__init__` of tokenization_utils_tokenizers.py); the tokens and ids here are the same:
+//! transformers 5 adds them to a fast tokenizer when it opens a folder (`_from_pretrained` of
+//! tokenization_utils_base.py and `TokenizersBackend.__init__` of
+//! tokenization_utils_tokenizers.py); the tokens and ids here are the same:
 //!
-//! 1. `added_tokens_decoder` of tokenizer_config.json, in the order of its ids. Where there is none, added_tokens.json, and
-//!    special_tokens_map.json overrides the names of tokenizer_config.json; where there is one, neither file is read.
+//! 1. `added_tokens_decoder` of tokenizer_config.json, in the order of its ids. Where there is
+//!    none, added_tokens.json, and special_tokens_map.json overrides the names of
+//!    tokenizer_config.json; where there is one, neither file is read.
 //! 2. Tokens with a name (`bos_token`, `eos_token`, …, and any other field that ends in `_token`).
 //! 3. The list `extra_special_tokens`, or `additional_special_tokens` by its older name.
 //!
-//! A token that the vocabulary has keeps its id; any other gets the next free one. transformers does so even where a file gives another id:
-//! then the model was trained with one of two ids, nobody can tell which, and the folder is refused.
+//! A token that the vocabulary has keeps its id; any other gets the next free one. transformers
+//! does so even where a file gives another id: then the model was trained with one of two ids,
+//! nobody can tell which, and the folder is refused.
 
 use std::collections::BTreeMap;
 
@@ -161,7 +165,8 @@ impl SpecialTokens {
         self.named.iter().map(|(_, token)| token).chain(&self.extra).map(|token| token.content.as_str())
     }
 
-    /// Gives the tokenizer those tokens that it lacks, and listed ones the properties that the list says.
+    /// Gives the tokenizer those tokens that it lacks, and listed ones the properties that the list
+    /// says.
     pub fn add_to(&self, tokenizer: &mut Tokenizer) -> Result<()> {
         let own = tokenizer.get_added_tokens_decoder();
         let has_name = |content: &str| self.named.iter().any(|(_, token)| token.content == content);

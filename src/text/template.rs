@@ -10,7 +10,7 @@ use minijinja::value::Value;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use super::{BoundedTemplate, Message, map_texts};
+use super::{BoundedTemplate, Message, field_names, map_texts};
 use crate::error::{Error, Result};
 
 /// A compiled chat template.
@@ -103,6 +103,17 @@ impl ChatOptions {
         let kwargs = self.kwargs.iter().map(|(name, value)| (name.clone(), map_texts(value, to)));
         let tools = self.tools.as_ref().map(|tools| tools.iter().map(|tool| map_texts(tool, to)).collect());
         Self { tools, kwargs: kwargs.collect() }
+    }
+
+    /// The names of all fields in tools and variables, those of the variables too.
+    pub fn field_names(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        self.tools.iter().flatten().for_each(|tool| field_names(tool, &mut found));
+        for (name, value) in &self.kwargs {
+            found.push(name);
+            field_names(value, &mut found);
+        }
+        found
     }
 
     /// Their size in bytes, as JSON.

@@ -10,7 +10,8 @@ fn token(content: &str) -> Value {
     json!({"content": content, "special": true, "lstrip": false, "rstrip": false, "normalized": false, "single_word": false})
 }
 
-/// A folder whose tokenizer.json has 259 tokens, of which the last three are `<s>`, `<|im_start|>`, `<|im_end|>`.
+/// A folder whose tokenizer.json has 259 tokens, of which the last three are `<s>`, `<|im_start|>`,
+/// `<|im_end|>`.
 fn folder(config: Value) -> Folder {
     Folder::new(&tokenizer(&[], false), config)
 }

@@ -19,8 +19,8 @@ pub fn pieces(text: &str) -> String {
     text.bytes().map(byte_char).collect()
 }
 
-/// A byte-level tokenizer: ids 0 to 255 are bytes, then `merges` in order, then the special tokens `<s>`, `<|im_start|>`, `<|im_end|>`. With
-/// `add_bos`, `<s>` is put before plain text.
+/// A byte-level tokenizer: ids 0 to 255 are bytes, then `merges` in order, then the special tokens
+/// `<s>`, `<|im_start|>`, `<|im_end|>`. With `add_bos`, `<s>` is put before plain text.
 pub fn tokenizer(merges: &[(&str, &str)], add_bos: bool) -> Value {
     let mut vocab = Map::new();
     for byte in 0..=255u8 {
@@ -62,7 +62,8 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A model folder without weights. The last of the tokenizer's ids, `<|im_end|>`, ends a sequence.
+    /// A model folder without weights. The last of the tokenizer's ids, `<|im_end|>`, ends a
+    /// sequence.
     pub fn new(tokenizer: &Value, tokenizer_config: Value) -> Self {
         let folder = TempDir::new().unwrap();
         let eos = 255 + tokenizer["model"]["merges"].as_array().unwrap().len() + 3;
