@@ -16,6 +16,7 @@ mod lane;
 mod majority_ft;
 mod multiagent;
 mod outcomes;
+mod precondition;
 mod schedule;
 mod self_training;
 mod sets;
@@ -99,6 +100,7 @@ impl Tables {
     ) -> Result<Self> {
         let info = info(recipe)?;
         (info.check)(config).map_err(|(key, problem)| Error::input(key, problem))?;
+        precondition::check(recipe, config, &**codec)?;
         let tells_ids = society_names(recipe, config)?.tells_ids;
         let mut longest = 0;
         let mut table = |material: &Material| {

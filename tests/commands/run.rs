@@ -515,3 +515,39 @@ fn a_runs_data_and_adapters_are_inputs_of_the_other_commands() {
     let sample = &lines(&succeed(dir.path(), &args))[0];
     assert!(["stop", "length"].contains(&sample["finish_reason"].as_str().unwrap()), "{sample}");
 }
+
+#[test]
+fn a_template_by_which_critics_cannot_learn_is_refused_before_anything_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/model"), &dir.path().join("model"));
+    let turn = "{{ '<|' + m.role + '|>' }}{{ m.content }}<|end|>";
+    let asks = "{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let templates = [
+        (
+            "{% if m.role == 'assistant' and not loop.last %}<|assistant|>…<|end|>{% else %}TURN{% endif %}",
+            asks,
+        ),
+        ("TURN", "{% if add_generation_prompt %}<|assistant|> {% endif %}"),
+        ("{{ '<|' + m.role + '|>' }}{{ m.content.split('</think>')[-1] }}<|end|>", asks),
+    ];
+    let tiny = "task.train_questions=2 task.train_pool=0 task.dev_questions=2 task.test_questions=0 run.iterations=1";
+    let sets: Vec<&str> = tiny.split(' ').flat_map(|set| ["--set", set]).collect();
+    for (each, end) in templates {
+        let each = each.replace("TURN", turn);
+        let template = format!("{{% for m in messages %}}{each}{{% endfor %}}{end}");
+        std::fs::write(dir.path().join("model/chat_template.jinja"), template).unwrap();
+        let run = |loss: &'static str, end: &[&'static str]| {
+            [&["run", "--model", "model", "--set", loss][..], &sets, end].concat()
+        };
+        for end in [&["--output", "r"][..], &["--dry-run"]] {
+            let e = fail(dir.path(), &run("training.critic_loss=all", end), 1);
+            assert!(
+                e.contains("training.critic_loss: found \"all\"") && e.contains("expected \"final\""),
+                "{e}"
+            );
+            assert!(e.contains("chat_template.jinja"), "{e}");
+            assert!(!dir.path().join("r").exists());
+        }
+        succeed(dir.path(), &run("training.critic_loss=final", &["--dry-run"]));
+    }
+}
