@@ -188,6 +188,28 @@ fn a_question_longer_than_the_context_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_text_that_is_refused_before_it_is_tokenized_is_too_long_for_its_debate_only() {
+    let script = |a: &Asked| match (a.agent, a.round) {
+        (1, 1) => format!("{} so 5", "x".repeat(1000)),
+        _ => "so 5".into(),
+    };
+    let mut world = World::new(config(3, 2), 1, 0, script);
+    world.codec = Rc::new(CharCodec { max_positions: 100 });
+    let world = world.run("multiagent");
+    let t = &world.output.transcript(1, "train")[0];
+    assert_eq!(answers(t, 2), [None, None, None]);
+    let missing = |agent: usize| t["rounds"][1]["turns"][agent]["missing"].clone();
+    assert_eq!(missing(0), "the summary's prompt outgrew the context");
+    let mut world = World::new(config(3, 2), 2, 0, signed);
+    let long = Question::new("long ".repeat(300));
+    let id = long.id.clone();
+    Rc::get_mut(&mut world.questions).unwrap().dev.push(long);
+    world.codec = Rc::new(CharCodec { max_positions: 100 });
+    let e = message(world.try_run("multiagent"));
+    assert!(e.contains(&id) && e.contains("its prompt is longer than any text of 100 tokens"), "{e}");
+}
+
+#[test]
 fn the_order_in_which_samples_finish_changes_nothing() {
     let run = |jitter: u64, sequences: usize| {
         let mut config = config(3, 3);

@@ -20,10 +20,7 @@ impl Table {
     ) -> Result<Option<Turn>> {
         let Some(prompt) = self.hint(question, labels)? else { return Ok(None) };
         let messages = vec![Message::user(prompt.clone())];
-        let tokens = self.codec.prompt(&messages)?;
-        if tokens.len() >= self.codec.max_positions() {
-            return Ok(None);
-        }
+        let Some(tokens) = self.fitting(&messages)? else { return Ok(None) };
         let key = occasion.key("hint", question, 0, 1, sample);
         let request = self.request(adapter, tokens.into(), occasion, key, self.sampling.max_tokens);
         let response = self.draw(scope, vec![Some(request)]).await?.into_iter().next().flatten();

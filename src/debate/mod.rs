@@ -181,8 +181,8 @@ impl Table {
         let mut longest: Option<(usize, &Question)> = None;
         for question in questions {
             let first = self.addressed(self.agents - 1, self.task.prompts.first(question.subject())?)?;
-            let prompt = self.codec.prompt(&[Message::user(first)])?;
-            self.fits_first(question, &prompt)?;
+            let prompt = self.prompt(&[Message::user(first)])?;
+            let prompt = self.fits_first(question, prompt)?;
             if longest.is_none_or(|(tokens, _)| prompt.len() > tokens) {
                 longest = Some((prompt.len(), question));
             }
@@ -213,8 +213,9 @@ impl Table {
             said += read + answer;
         }
         // The last answer's end; what stands for the others' words is counted too.
-        let tokens = self.codec.prompt(&messages)?.len() + said + 1;
-        Ok(tokens.min(self.codec.max_positions()))
+        let most = self.codec.max_positions();
+        let tokens = self.prompt(&messages)?.map_or(most, |prompt| prompt.len() + said + 1);
+        Ok(tokens.min(most))
     }
 
     /// A later round's question, over a summary of the others.
@@ -240,16 +241,32 @@ impl Table {
         if self.tells_ids { self.task.prompts.agent_id(agent + 1, self.agents, &text) } else { Ok(text) }
     }
 
-    fn fits_first(&self, question: &Question, prompt: &[u32]) -> Result<()> {
-        let most = self.codec.max_positions();
-        if prompt.len() < most {
-            return Ok(());
+    /// A prompt's tokens, as many as there are. `None` for a text that is refused before it is
+    /// tokenized.
+    fn prompt(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        match self.codec.prompt(messages) {
+            Ok(tokens) => Ok(Some(tokens)),
+            Err(Error::TooLong { .. }) => Ok(None),
+            Err(e) => Err(e),
         }
+    }
+
+    /// A prompt's tokens, if they leave room for an answer.
+    fn fitting(&self, messages: &[Message]) -> Result<Option<Vec<u32>>> {
+        Ok(self.prompt(messages)?.filter(|tokens| tokens.len() < self.codec.max_positions()))
+    }
+
+    fn fits_first(&self, question: &Question, prompt: Option<Vec<u32>>) -> Result<Vec<u32>> {
+        let most = self.codec.max_positions();
+        let problem = match prompt {
+            Some(prompt) if prompt.len() < most => return Ok(prompt),
+            Some(prompt) => {
+                format!("its prompt has {} tokens, but the model's context is {most}", prompt.len())
+            }
+            None => format!("its prompt is longer than any text of {most} tokens, the model's context"),
+        };
         let shown: String = question.text.chars().take(60).collect();
-        Err(Error::input(
-            format!("question {} ({shown:?})", question.id),
-            format!("its prompt has {} tokens, but the model's context is {most}", prompt.len()),
-        ))
+        Err(Error::input(format!("question {} ({shown:?})", question.id), problem))
     }
 
     /// Runs `work` on every question, each in a child scope of its own, many at a time; results in the order of the questions.
@@ -350,9 +367,9 @@ impl Table {
         for (n, others) in others.iter().enumerate() {
             let mut request = None;
             if !others.is_empty() {
-                let prompt = self.codec.prompt(&[Message::user(prompts.summary(subject, others)?)])?;
+                let prompt = self.fitting(&[Message::user(prompts.summary(subject, others)?)])?;
                 let key = occasion.key("summary", question, n, round, 0);
-                request = (prompt.len() < self.codec.max_positions()).then(|| {
+                request = prompt.map(|prompt| {
                     self.request(
                         AdapterId::BASE,
                         prompt.into(),
@@ -396,14 +413,14 @@ impl Table {
             let mut messages = chats[agent].clone();
             let told = if asked.missing.is_none() { self.addressed(agent, asked.text)? } else { asked.text };
             messages.push(Message::user(told.clone()));
-            let prompt = if asked.missing.is_none() { self.codec.prompt(&messages)? } else { vec![] };
-            if round == 1 {
-                self.fits_first(question, &prompt)?;
-            }
-            let outgrown = (prompt.len() >= self.codec.max_positions()).then_some(OUTGROWN);
-            let missing = asked.missing.or(outgrown);
+            let prompt = match (round, asked.missing) {
+                (_, Some(_)) => None,
+                (1, None) => Some(self.fits_first(question, self.prompt(&messages)?)?),
+                (_, None) => self.fitting(&messages)?,
+            };
+            let missing = asked.missing.or(prompt.is_none().then_some(OUTGROWN));
             let key = occasion.key("answer", question, agent, round, 0);
-            requests.push(missing.is_none().then(|| {
+            requests.push(prompt.map(|prompt| {
                 self.request(adapters[agent], prompt.into(), occasion, key, self.sampling.max_tokens)
             }));
             let (prompt, summary) = (told, asked.summary);
@@ -436,12 +453,11 @@ impl Table {
         let told = (0..if self.tells_ids { self.agents } else { 1 })
             .map(|agent| {
                 let messages = vec![Message::user(self.addressed(agent, asked.clone())?)];
-                let prompt: Arc<[u32]> = self.codec.prompt(&messages)?.into();
-                self.fits_first(question, &prompt)?;
-                Ok((messages, prompt))
+                let prompt = self.fits_first(question, self.prompt(&messages)?)?;
+                Ok((messages, Arc::from(prompt)))
             })
             .collect::<Result<Vec<_>>>()?;
-        let told = |agent: usize| &told[agent % told.len()];
+        let told = |agent: usize| -> &(Vec<Message>, Arc<[u32]>) { &told[agent % told.len()] };
         let requests = samples.clone().map(|s| {
             let (agent, sample) = (s % self.agents, s / self.agents);
             let prompt = &told(agent).1;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{CriticLoss, MixRule, Training};
 use crate::debate::{Debate, Turn};
 use crate::engine::TrainSequence;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::measure::Chance;
 use crate::text::{Codec, Message};
 
@@ -57,7 +57,10 @@ impl Example {
     /// Every assistant turn carries loss. `None` if the conversation as training tokenizes it outgrows the context.
     fn with_all_turns(mut self, codec: &dyn Codec) -> Result<Option<Self>> {
         self.messages.iter_mut().for_each(|m| m.weight = None);
-        let (tokens, weights) = codec.training(&self.messages)?;
+        let (tokens, weights) = match codec.training(&self.messages) {
+            Err(Error::TooLong { .. }) => return Ok(None),
+            found => found?,
+        };
         let fits = tokens.len() <= codec.max_positions();
         self.sequence = TrainSequence { tokens, weights };
         Ok(fits.then_some(self))

@@ -47,6 +47,10 @@ impl Codec for CharCodec {
             tokens.push(END);
             weights.resize(tokens.len(), if said { m.weight.map_or(1.0, f32::from) } else { 0.0 });
         }
+        // As the real one refuses what no context can hold, without telling how many tokens it has.
+        if tokens.len() > 2 * self.max_positions {
+            return Err(Error::TooLong { place: "messages".into(), problem: "found a long text".into() });
+        }
         Ok((tokens, weights))
     }
 
