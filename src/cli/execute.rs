@@ -179,10 +179,7 @@ pub fn quoted(path: &Path) -> String {
 
 /// What is wrong with one arm's questions or prompts, and which arm that is.
 fn in_arm(e: Error, arm: &str) -> Error {
-    match e {
-        Error::Input { place, problem } => Error::input(format!("arm {arm}: {place}"), problem),
-        other => other,
-    }
+    e.at(&format!("arm {arm}"))
 }
 
 fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {

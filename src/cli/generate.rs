@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::common::{Common, ModelArgs, whole};
 use super::records::{self, Reader, Record, Sink};
 use super::screen::Screen;
-use super::session::{Session, Wanted};
+use super::session::{Purpose, Session, Wanted};
 use crate::engine::{Finish, Sample, SampleRequest, SamplingParams, Service, draw_key};
 use crate::error::Result;
 use crate::text::{ChatTokenizer, Codec, cut_at_stop};
@@ -32,6 +32,8 @@ messages may go with \"tools\" and \"chat_template_kwargs\", e.g. {\"enable_thin
 each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_k\", \"top_p\", \"min_p\", \"n\", \"seed\", \"stop\"
 (temperature, top_k, top_p and min_p act in this order, as in transformers);
 in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever the same key, prompt and weights meet.
+\"control_tokens\": true or false reads strings such as <|im_end|> as tokens or as text. Without it they
+are text in messages and tokens elsewhere.
 Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
 with log-probabilities under the unmodified distribution; the text ends before the stop string, the tokens with it.
 
@@ -147,7 +149,7 @@ pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wi
 
 /// A record's samples, as the engine takes them.
 pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<Vec<SampleRequest>> {
-    let (prompt, _) = session.tokens(record, true)?;
+    let (prompt, _) = session.tokens(record, Purpose::Continue)?;
     let prompt: Arc<[u32]> = Arc::from(prompt);
     let adapter = session.adapter_of(record)?;
     let stop = match wishes.stop.is_empty() {

@@ -14,7 +14,7 @@ use super::generate::Wishes;
 use super::records::{Record, too_long};
 use super::request::{Request, Training};
 use super::screen::Screen;
-use super::session::{Session, Wanted, ignored};
+use super::session::{Purpose, Session, Wanted, ignored};
 use super::{generate, models, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
 use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
@@ -332,7 +332,7 @@ impl Resident {
     fn score(&self, records: &[Record]) -> Result<Value> {
         let mut requests = Vec::new();
         for record in records {
-            let (tokens, _) = self.session.tokens(record, false)?;
+            let (tokens, _) = self.session.tokens(record, Purpose::Score)?;
             let adapter = self.session.adapter_of(record)?;
             requests.push(ScoreRequest { adapter, tokens: Arc::from(tokens) });
         }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::common::{Common, Files, ModelArgs};
 use super::records::{self, Reader, Record, Sink};
 use super::screen::Screen;
-use super::session::{Session, Wanted, longest};
+use super::session::{Purpose, Session, Wanted, longest};
 use crate::engine::{Score, ScoreRequest, Service};
 use crate::error::Result;
 
@@ -27,6 +27,9 @@ use crate::error::Result;
   {\"prompt\": \"2+2=\", \"completion\": \"4\"}                    or both lists of messages
 messages may go with \"tools\" and \"chat_template_kwargs\" for the template;
 each with an optional \"adapter\": NAME and \"id\".
+\"eos\": true adds an end-of-sequence token to a text or completion, which is scored as given otherwise.
+\"control_tokens\": true or false reads strings such as <|im_end|> as tokens or as text. Without it they
+are text in messages and tokens elsewhere.
 Output: {\"id\", \"adapter\", \"tokens\": […], \"logprobs\": [null, …]}
 
 Example:
@@ -55,13 +58,13 @@ pub fn run(args: Args) -> Result<()> {
     let sink = Sink::create(&args.files.output, args.files.force)?;
     let session =
         Session::open_for(&Wanted::from_args(&args.model)?, &args.common, &screen, |files, codec| {
-            longest(files, codec, &records)
+            longest(files, codec, &records, Purpose::Score)
         })?;
     session.tell_ignored(records.iter(), &screen);
 
     let mut waiting = FuturesOrdered::new();
     for record in records {
-        let (tokens, _) = session.tokens(&record, false)?;
+        let (tokens, _) = session.tokens(&record, Purpose::Score)?;
         let request = ScoreRequest { adapter: session.adapter_of(&record)?, tokens: Arc::from(tokens) };
         let tokens = request.tokens.clone();
         let answer = session.engine.score(request);

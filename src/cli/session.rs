@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::hub::{self, HubName};
 use crate::model::{LoadOptions, Model, ModelFiles};
 use crate::run::{is_name, read_manifest};
-use crate::text::{ChatTokenizer, Message, SUBSTANTIAL};
+use crate::text::{ChatTokenizer, Message, Reading, SUBSTANTIAL};
 
 /// What a session is to hold.
 pub struct Wanted {
@@ -323,9 +323,10 @@ impl Session {
         })
     }
 
-    /// Tokens of a record that is to be continued (`prompt`) or read as it is, and the loss weights of each.
-    pub fn tokens(&self, record: &Record, prompt: bool) -> Result<(Vec<u32>, Vec<f32>)> {
-        let (field, tokens, weights) = tokens(&self.files, self.tokenizer.as_deref(), record, prompt)?;
+    /// Tokens of a record, and the loss weights of each.
+    pub fn tokens(&self, record: &Record, purpose: Purpose) -> Result<(Vec<u32>, Vec<f32>)> {
+        let (field, tokens, weights) = tokens(&self.files, self.tokenizer.as_deref(), record, purpose)?;
+        let prompt = purpose == Purpose::Continue;
         let (vocab, context) = self.engine.with(|e| (e.config().vocab_size, e.config().max_positions));
         if let Some(t) = tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(
@@ -372,14 +373,28 @@ fn needed<'a>(
     })
 }
 
-/// Tokens of the longest of some records, as far as they can be read as they are.
+/// What a record's tokens are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be continued: no end-of-sequence token is put behind them.
+    Continue,
+    /// To be read as they are given. With `"eos": true` a text or completion gets an
+    /// end-of-sequence token.
+    Score,
+    /// To be trained on. A text or completion gets an end-of-sequence token, unless the record
+    /// says `"eos": false`.
+    Train,
+}
+
+/// Tokens of the longest of some records.
 pub fn longest<'a>(
     files: &ModelFiles,
     codec: Option<&Rc<ChatTokenizer>>,
     records: impl IntoIterator<Item = &'a Record>,
+    purpose: Purpose,
 ) -> Result<usize> {
     records.into_iter().try_fold(0, |longest, record| {
-        let (_, tokens, _) = tokens(files, codec.map(|codec| &**codec), record, false)?;
+        let (_, tokens, _) = tokens(files, codec.map(|codec| &**codec), record, purpose)?;
         Ok(longest.max(tokens.len()))
     })
 }
@@ -389,42 +404,68 @@ fn tokens<'a>(
     files: &ModelFiles,
     codec: Option<&ChatTokenizer>,
     record: &'a Record,
-    prompt: bool,
+    purpose: Purpose,
 ) -> Result<(&'a str, Vec<u32>, Vec<f32>)> {
     let codec = || needed(files, codec, &record.place);
     let at = |field: &str| {
         let place = format!("{}: {field}", record.place);
-        move |e: Error| match e {
-            Error::Input { place: inner, problem } => Error::input(format!("{place}: {inner}"), problem),
-            other => other,
-        }
+        move |e: Error| e.at(&place)
     };
     let ones = |tokens: Vec<u32>| {
         let weights = vec![1.0; tokens.len()];
         (tokens, weights)
     };
+    let control_tokens: Option<bool> = record.field("control_tokens", "true or false")?;
+    let reading = |default| match control_tokens {
+        None => default,
+        Some(true) => Reading::Tokens,
+        Some(false) => Reading::Text,
+    };
+    let eos: Option<bool> = record.field("eos", "true or false")?;
+    match &record.content {
+        Content::Tokens(..) if control_tokens.is_some() => {
+            return Err(record.error("control_tokens", "found it beside `tokens`, expected it beside text"));
+        }
+        Content::Tokens(..) | Content::Messages(_) if eos.is_some() => {
+            return Err(record.error("eos", "found it here, expected it beside `text` or `completion`"));
+        }
+        _ if eos.is_some() && purpose == Purpose::Continue => {
+            return Err(record.error("eos", "found it in a prompt, which is continued, expected it nowhere"));
+        }
+        _ => {}
+    }
+    let ends = eos.unwrap_or(purpose == Purpose::Train);
+    let ended = |tokens: Vec<u32>| if ends { codec()?.ended(tokens) } else { Ok(tokens) };
     let (field, (tokens, weights)) = match &record.content {
         Content::Tokens(tokens, weights) => {
             let weights = weights.clone().unwrap_or_else(|| vec![1.0; tokens.len()]);
             ("tokens", (tokens.clone(), weights))
         }
         Content::Text(text) => {
-            let field = record.content_field;
-            (field, ones(codec()?.encode_text(text).map_err(at(field))?))
+            let (reading, field) = (reading(Reading::Tokens), record.content_field);
+            let tokens = match purpose {
+                Purpose::Continue => codec()?.open_text(text, reading),
+                Purpose::Score | Purpose::Train => codec()?.text_as(text, reading),
+            };
+            (field, ones(tokens.and_then(ended).map_err(at(field))?))
         }
         Content::Messages(messages) => {
-            let (codec, field) = (codec()?, record.content_field);
+            let (codec, reading, field) = (codec()?, reading(Reading::Text), record.content_field);
             check_template(codec, record, messages)?;
-            let tokens = match prompt {
-                true => codec.prompt_with(messages, &record.chat).map(ones),
-                false => codec.training_with(messages, &record.chat),
+            let options = &record.chat;
+            let tokens = match purpose {
+                Purpose::Continue => codec.prompt_as(messages, options, reading).map(ones),
+                Purpose::Score => codec.conversation_as(messages, options, reading).map(ones),
+                Purpose::Train => codec.training_as(messages, options, reading),
             };
             (field, tokens.map_err(at(field))?)
         }
         Content::PromptCompletion(before, after) => {
-            let mut tokens = codec()?.encode_text(before).map_err(at("prompt"))?;
-            let mut weights = vec![0.0; tokens.len()];
-            tokens.extend(codec()?.encode_continuation(after).map_err(at("completion"))?);
+            let codec = codec()?;
+            let both = codec.prompt_and_completion(before, after, reading(Reading::Tokens));
+            let (tokens, prompt) = both.map_err(at("prompt"))?;
+            let tokens = ended(tokens).map_err(at("completion"))?;
+            let mut weights = vec![0.0; prompt];
             weights.resize(tokens.len(), 1.0);
             ("prompt", (tokens, weights))
         }

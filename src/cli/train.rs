@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::common::{Common, name_value, whole};
 use super::records::{self, Reader, Record};
 use super::screen::Screen;
-use super::session::{Session, Wanted, longest};
+use super::session::{Purpose, Session, Wanted, longest};
 use crate::adapter::{AdapterOrigin, write_peft};
 use crate::engine::{
     AdapterId, NORMALIZERS, Normalizer, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep,
@@ -38,6 +38,9 @@ Data, JSON Lines, one of:
   {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
 messages may go with \"tools\" and \"chat_template_kwargs\" for the template. A field that is none of these and would mean
 something elsewhere (\"labels\", \"chosen\") is an error; others are named as ignored.
+A text or completion gets an end-of-sequence token unless it has one; \"eos\": false leaves it out.
+\"control_tokens\": true or false reads strings such as <|im_end|> as tokens or as text. Without it they
+are text in messages and tokens elsewhere.
 A weight w is any finite number; an advantage may be negative. The loss of an optimizer step is
       Σ w·nll / Z      nll: minus the log-probability of a token; sums over the adapter's tokens in the step
   --normalizer says what Z is: `weights`, Σ w, which has to be above 0 in every step; `tokens`, how many have a
@@ -343,7 +346,7 @@ pub fn request(
         if let Some(other) = record.adapter.as_deref().filter(|a| *a != name) {
             return Err(record.error("adapter", format!("found `{other}`, but this is the data of `{name}`")));
         }
-        let (tokens, weights) = session.tokens(record, false)?;
+        let (tokens, weights) = session.tokens(record, Purpose::Train)?;
         if weights.iter().skip(1).all(|w| *w == 0.0) {
             return Err(record.error("", "nothing in it carries loss"));
         }
@@ -439,7 +442,7 @@ pub fn run(args: Args) -> Result<()> {
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };
     let session = Session::open_for(&wanted, &args.common, &screen, |files, codec| {
-        longest(files, codec, read.iter().flatten())
+        longest(files, codec, read.iter().flatten(), Purpose::Train)
     })?;
     session.show_plan(&screen);
     session.tell_ignored(read.iter().flatten(), &screen);

@@ -32,5 +32,6 @@ mod run;
 mod session;
 mod signals;
 mod tensorboard;
+mod tokens;
 mod usage;
 mod verify;
