@@ -519,7 +519,7 @@ mod tests {
                 }
                 out
             };
-            let western = |place: usize| place % 3 == 0;
+            let western = |place: usize| place.is_multiple_of(3);
             let indian = |place: usize| place == 3 || place > 3 && place % 2 == 1;
             let sign = if negative { "-" } else { "" };
             let r = reader("last-number", None, "number");

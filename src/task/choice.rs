@@ -421,7 +421,7 @@ impl Text {
             if let Some(letter) =
                 self.letter_at(i, open).filter(|l| l.bracketed || l.letter.is_ascii_uppercase())
                 && CONFIRMED.is_match(self.rest(letter.end))
-                && !(letter.letter == 'I' && !letter.bracketed)
+                && (letter.letter != 'I' || letter.bracketed)
             {
                 // `B is the answer`, `The answer B is right`: no word is between.
                 let direct = self.rest(letter.end).trim_start().starts_with("is");

@@ -79,7 +79,7 @@ impl Room {
         }
         let model = &facts.model;
         let is_bpe = model.kind.as_deref().is_none_or(|kind| kind == "BPE");
-        if !has_bytes && !(is_bpe && model.unk_token.is_some() && model.fuse_unk != Some(true)) {
+        if !(has_bytes || is_bpe && model.unk_token.is_some() && model.fuse_unk != Some(true)) {
             room.shrinks = DROPS;
         }
         room

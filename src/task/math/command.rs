@@ -240,7 +240,7 @@ impl Lexer<'_> {
             }
             return;
         }
-        if code.chars().all(|c| c.is_ascii_alphanumeric()) && self.base_follows(&code.to_string()) {
+        if code.chars().all(|c| c.is_ascii_alphanumeric()) && self.base_follows(code) {
             return;
         }
         self.push(Kind::Text(content));
@@ -307,9 +307,8 @@ impl Lexer<'_> {
         let content = content.replace('~', " ");
         let words = content.trim();
         let unit = |c: char| c.is_alphabetic() || [' ', '/', '.'].contains(&c);
-        if super::expression::is_known(words) {
-            self.push(Kind::Word(words.into()));
-        } else if words.chars().count() == 1 && words.chars().all(|c| c.is_ascii_alphabetic()) {
+        let is_letter = words.len() == 1 && words.chars().all(|c| c.is_ascii_alphabetic());
+        if super::expression::is_known(words) || is_letter {
             self.push(Kind::Word(words.into()));
         } else if words.chars().count() > 1
             && words.starts_with(char::is_alphabetic)

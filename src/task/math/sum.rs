@@ -193,7 +193,7 @@ impl Monomial {
             for (p, e) in exponents {
                 out = out.with(Base::Prime(p), Rational::whole(sign * e))?;
             }
-            for (base, _) in &self.0 {
+            for base in self.0.keys() {
                 let Base::Prime(p) = base else { continue };
                 while rest != 0 && rest.is_multiple_of(u128::from(*p)) {
                     rest /= u128::from(*p);
