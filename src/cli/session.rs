@@ -461,11 +461,11 @@ fn tokens<'a>(
             (field, tokens.map_err(at(field))?)
         }
         Content::PromptCompletion(before, after) => {
-            let codec = codec()?;
-            let both = codec.prompt_and_completion(before, after, reading(Reading::Tokens));
-            let (tokens, prompt) = both.map_err(at("prompt"))?;
-            let tokens = ended(tokens).map_err(at("completion"))?;
-            let mut weights = vec![0.0; prompt];
+            let (codec, reading) = (codec()?, reading(Reading::Tokens));
+            let prompt = codec.open_text(before, reading).map_err(at("prompt"))?;
+            let tokens = codec.completed(&prompt, after, reading).and_then(ended);
+            let tokens = tokens.map_err(at("completion"))?;
+            let mut weights = vec![0.0; prompt.len()];
             weights.resize(tokens.len(), 1.0);
             ("prompt", (tokens, weights))
         }

@@ -114,19 +114,11 @@ impl ChatTokenizer {
         self.encoder.continuation(&Marked::plain(text), 0)
     }
 
-    /// Tokens of a prompt with its completion, and how many of them are the prompt's. What the
+    /// A prompt's tokens by [`ChatTokenizer::open_text`] with those of its completion. What the
     /// tokenizer puts behind a text stands behind the completion, and nothing between the two.
-    pub fn prompt_and_completion(
-        &self,
-        prompt: &str,
-        completion: &str,
-        reading: Reading,
-    ) -> Result<(Vec<u32>, usize)> {
-        let mut tokens = self.open_text(prompt, reading)?;
-        let length = tokens.len();
-        tokens.extend(self.encoder.continuation(&self.marked(completion, reading)?, 0)?);
-        tokens.extend(self.encoder.around()?.1);
-        Ok((tokens, length))
+    pub fn completed(&self, prompt: &[u32], completion: &str, reading: Reading) -> Result<Vec<u32>> {
+        let completion = self.encoder.continuation(&self.marked(completion, reading)?, 0)?;
+        Ok([prompt, &completion, &self.encoder.around()?.1].concat())
     }
 
     /// Tokens of a text that is trained on: an end-of-sequence token is behind it. One is put there

@@ -44,13 +44,16 @@ fn nothing_stands_between_a_prompt_and_its_completion() {
         json!({"id": "<|im_end|>", "ids": [258], "tokens": ["<|im_end|>"]});
     let codec = codec(&both, json!({}));
     assert_eq!(codec.encode_text("ab").unwrap(), [256, 97, 98, 258]);
-    let found = codec.prompt_and_completion("a", "b", Reading::Tokens).unwrap();
-    assert_eq!(found, (vec![256, 97, 98, 258], 2), "as the text of both");
-    assert_eq!(codec.ended(found.0).unwrap(), [256, 97, 98, 258]);
+    let both = |prompt: &str, completion: &str| {
+        let prompt = codec.open_text(prompt, Reading::Tokens).unwrap();
+        codec.completed(&prompt, completion, Reading::Tokens).unwrap()
+    };
+    assert_eq!(both("a", "b"), [256, 97, 98, 258], "as the text of both");
+    assert_eq!(codec.ended(both("a", "b")).unwrap(), [256, 97, 98, 258]);
     assert_eq!(
         codec.open_text("ab", Reading::Tokens).unwrap(),
         [256, 97, 98],
         "what is continued has no end"
     );
-    assert_eq!(codec.prompt_and_completion("", "b", Reading::Tokens).unwrap(), (vec![256, 98, 258], 1));
+    assert_eq!(both("", "b"), [256, 98, 258]);
 }

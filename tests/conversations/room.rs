@@ -42,8 +42,8 @@ fn a_text_longer_than_any_that_fits_is_refused_by_its_bytes() {
         codec
             .conversation_as(&[Message::user(&*long)], &ChatOptions::default(), Reading::Tokens)
             .unwrap_err(),
-        codec.prompt_and_completion(&long, "", Reading::Tokens).unwrap_err(),
-        codec.prompt_and_completion("", &long, Reading::Text).unwrap_err(),
+        codec.completed(&[], &long, Reading::Tokens).unwrap_err(),
+        codec.completed(&[], &long, Reading::Text).unwrap_err(),
         codec.open_text(&long, Reading::Text).unwrap_err(),
     ];
     for e in errors {
