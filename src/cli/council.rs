@@ -191,3 +191,36 @@ fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<(Socie
     };
     Ok((society, tells_ids))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The task that is read for these arguments, with all its choices made.
+    fn task_of(model: &str, sets: &[&str]) -> crate::run::TaskSection {
+        let model = ModelArgs { model: Some(model.into()), adapters: vec![], society: None, lane: None };
+        let args = CouncilArgs { model, agents: None, rounds: None, sets: vec![] };
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        task::resolve(&arm(&args, None, &sets).unwrap().config.task).unwrap()
+    }
+
+    #[test]
+    fn a_named_task_brings_its_own_reading_whatever_the_model() {
+        for model in [EMBEDDED, "some/folder"] {
+            for (name, prompts, extraction, equality) in [
+                ("math", "math", "boxed", "math"),
+                ("mmlu", "mmlu", "choice", "choice"),
+                ("gsm8k", "gsm8k", "boxed, last-number", "number"),
+            ] {
+                let read = task_of(model, &[&format!("task.name={name}")]);
+                assert_eq!(read.prompts.as_deref(), Some(prompts), "{model}, {name}");
+                assert_eq!(read.extraction.as_deref(), Some(extraction), "{model}, {name}");
+                assert_eq!(read.equality.as_deref(), Some(equality), "{model}, {name}");
+            }
+        }
+        // What is set beside it counts, and without a name any question is answered.
+        let read = task_of("some/folder", &["task.extraction=last-number", "task.name=math"]);
+        assert_eq!(read.extraction.as_deref(), Some("last-number"));
+        assert_eq!(task_of("some/folder", &[]).extraction.as_deref(), Some("boxed, last-number"));
+    }
+}

@@ -31,7 +31,7 @@ use crate::task::{self, AnswerKey, Question};
 pub struct Args {
     #[command(flatten)]
     council: CouncilArgs,
-    /// A built-in task (arithmetic, gsm8k, math, mmlu) [default: the society's, or arithmetic for the embedded model].
+    /// A built-in task (arithmetic, gsm8k, math, mmlu), with its own prompts, reading and equality [default: the society's, or arithmetic for the embedded model].
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
     /// Questions with answers, as `task.data` takes them; all of them are asked.

@@ -25,6 +25,7 @@ mod hub;
 mod hub_adapters;
 mod info;
 mod merge;
+mod other_task;
 mod records;
 mod reliability;
 mod report;

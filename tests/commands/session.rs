@@ -408,3 +408,25 @@ fn plain_python_ends_with_the_recipes_adapters() {
         |iteration: usize| &ours[&format!("iteration-{iteration}/critic-0/adapter_model.safetensors")];
     assert!(weights(1) != weights(2));
 }
+
+#[test]
+fn given_answers_are_graded_without_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let right = json!({"id": 7, "response": "so 18", "reference": "#### 18", "x": 0});
+    let custom = json!({"op": "grade", "task": "custom", "set": ["task.equality=number"],
+                        "records": [{"answers": ["1/2", "0.50"]}]});
+    let requests = [
+        json!({"id": 1, "op": "grade", "task": "gsm8k", "records": [right]}),
+        json!({"id": 2, "op": "grade", "task": "none", "records": []}),
+        custom,
+    ]
+    .map(|request| request.to_string());
+    let (answers, status) = talk(dir.path(), &["--no-training"], &requests);
+    let [_, first, second, third] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((&first["result"]["equal"], &first["ignored"]), (&json!(1), &json!({"x": 1})));
+    assert_eq!(first["result"]["records"][0]["id"], 7);
+    assert_eq!(first["result"]["records"][0]["rules"], json!(["last-number", "after-hashes"]));
+    assert!(second["error"].as_str().unwrap().contains("--task none: expected one of"), "{second}");
+    assert_eq!(third["result"]["records"][0]["equal"], true);
+    assert!(status.success());
+}
