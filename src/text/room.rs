@@ -79,7 +79,9 @@ impl Room {
         }
         let model = &facts.model;
         let is_bpe = model.kind.as_deref().is_none_or(|kind| kind == "BPE");
-        if !(has_bytes || is_bpe && model.unk_token.is_some() && model.fuse_unk != Some(true)) {
+        // Other characters than those of the vocabulary are one token each, several, or none.
+        let counts_unknown = is_bpe && model.unk_token.is_some() && model.fuse_unk != Some(true);
+        if !has_bytes && !counts_unknown {
             room.shrinks = DROPS;
         }
         room
