@@ -248,7 +248,12 @@ impl Lexer<'_> {
 
     /// Whether nothing follows that a function could be applied to.
     fn ends_number(&self) -> bool {
-        !self.next_visible().is_some_and(|c| c.is_alphanumeric() || "({\\|".contains(c))
+        let mut rest = self.chars[self.at..].iter().copied().filter(|c| *c != ' ');
+        match rest.next() {
+            Some('\\') => !rest.next().is_some_and(char::is_alphabetic),
+            Some(c) => !c.is_alphanumeric() && !"({|".contains(c),
+            None => true,
+        }
     }
 
     /// Skips `[…]`.

@@ -190,11 +190,6 @@ impl Lexer<'_> {
         }
     }
 
-    /// The first character after white space.
-    pub(super) fn next_visible(&self) -> Option<char> {
-        self.chars[self.at..].iter().copied().find(|c| *c != ' ')
-    }
-
     /// Whether the token before is a number, so that a degree sign may follow.
     pub(super) fn is_after_number(&self) -> bool {
         self.out.last().is_some_and(|t| matches!(t.kind, Kind::Number(_) | Kind::Digits(_) | Kind::Close(_)))
