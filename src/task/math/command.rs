@@ -1,6 +1,6 @@
 //! Commands: what starts with a backslash.
 
-use super::token::{Kind, Lexer};
+use super::token::{Kind, Lexer, tokens};
 
 const FONTS: [&str; 14] = [
     "mathrm",
@@ -155,13 +155,13 @@ impl Lexer<'_> {
                 Some(content) => self.text(content),
                 None => self.space = true,
             },
-            n if FRAMES.contains(&n) => self.looks = true,
+            n if FRAMES.contains(&n) => self.framed(),
             n if FONTS.contains(&n) => self.font(),
             n if LOOKS.contains(&n) => self.look(n),
             n if LOOKS_WITH_ARGUMENT.contains(&n) => {
                 self.optional();
                 self.group();
-                self.looks = true;
+                self.framed();
             }
             "dfrac" | "tfrac" | "cfrac" => self.push(Kind::Command("frac".into())),
             "dbinom" | "tbinom" => self.push(Kind::Command("binom".into())),
@@ -185,6 +185,19 @@ impl Lexer<'_> {
             }
             _ => self.push(Kind::Command(name)),
         }
+    }
+
+    /// The group after a command for looks. Around a whole answer its braces are left out, since
+    /// those of `{1,2}` are a set's.
+    fn framed(&mut self) {
+        let start = self.at;
+        if self.out.is_empty()
+            && let Some(content) = self.group()
+            && self.chars[self.at..].iter().all(|c| " $.,\\)]!".contains(*c))
+        {
+            return self.out.extend(tokens(&content));
+        }
+        (self.at, self.looks) = (start, true);
     }
 
     /// A backslash before what is no letter.
