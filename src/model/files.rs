@@ -124,16 +124,26 @@ impl ModelFiles {
         shards: Vec<TensorFile>,
         index: Option<BTreeMap<String, usize>>,
     ) -> Result<Self> {
+        let has_index = index.is_some();
         let mut shard_of = index.unwrap_or_default();
-        // transformers takes all of what the files hold, named in the index or not.
+        // Programs differ in what they do with tensors that only one of index and files has.
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.names() {
-                let named = *shard_of.entry(name.to_string()).or_insert(i);
-                if named != i && shards[named].shape(name).is_some() {
-                    return Err(Error::input(
-                        format!("{}, tensor {name}", shard.place()),
-                        format!("found it in {} too, expected it in one file", shards[named].place()),
-                    ));
+                match shard_of.get(name) {
+                    None if has_index => {
+                        return Err(Error::input(
+                            format!("{place}/{INDEX}, tensor {name}"),
+                            format!("missing, expected it here as it is in {}", shard.place()),
+                        ));
+                    }
+                    None => drop(shard_of.insert(name.to_string(), i)),
+                    Some(&named) if named != i && shards[named].shape(name).is_some() => {
+                        return Err(Error::input(
+                            format!("{}, tensor {name}", shard.place()),
+                            format!("found it in {} too, expected it in one file", shards[named].place()),
+                        ));
+                    }
+                    Some(_) => {}
                 }
             }
         }
