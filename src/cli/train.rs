@@ -457,8 +457,9 @@ pub fn run(args: Args) -> Result<()> {
     }
 
     let steps: usize = jobs.iter().map(|j| j.request.steps.len()).sum();
-    let plural = if jobs.len() == 1 { "adapter" } else { "adapters" };
-    screen.line(&format!("train    {} {plural}, {steps} optimizer steps", jobs.len()));
+    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let (adapters, steps) = (counted(jobs.len(), "adapter"), counted(steps, "optimizer step"));
+    screen.line(&format!("train    {adapters}, {steps}"));
     let engine = session.engine.clone();
     let output = args.output.clone();
     let base = session.base.clone();
