@@ -429,9 +429,6 @@ fn tokens<'a>(
         Content::Tokens(..) | Content::Messages(_) if eos.is_some() => {
             return Err(record.error("eos", "found it here, expected it beside `text` or `completion`"));
         }
-        _ if eos.is_some() && purpose == Purpose::Continue => {
-            return Err(record.error("eos", "found it in a prompt, which is continued, expected it nowhere"));
-        }
         _ => {}
     }
     let ends = eos.unwrap_or(purpose == Purpose::Train);

@@ -61,8 +61,8 @@ fn it_survives_any_line() {
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (b"\0".to_vec(), "not JSON"),
         (b"{\"op\":\"list\"}\0".to_vec(), "not JSON"),
-        (b"\xff\xfe".to_vec(), "not JSON"),
-        (b"{\"op\":\"\xff\"}".to_vec(), "not JSON"),
+        (b"\xff\xfe".to_vec(), "not UTF-8"),
+        (b"{\"op\":\"\xff\"}".to_vec(), "not UTF-8"),
         (deep("[", 200_000), "not JSON"),
         (deep("{\"a\":", 200_000), "not JSON"),
         (in_record(&format!("{}{}", "[".repeat(100), "]".repeat(100))), "expected an object"),
@@ -321,7 +321,7 @@ fn a_wrong_line_is_answered_and_the_session_goes_on() {
         (r#"{"op":"train","adapters":{"a":{"learning_rate":1}}}"#, "adapters.a.records: found none"),
         (r#"{"op":"train","adapters":{"z":{"records":[]}}}"#, "no adapter is called `z`"),
         (
-            r#"{"op":"train","adapters":{"a":{"records":[{"prompt":"a","completion":""}]}}}"#,
+            r#"{"op":"train","adapters":{"a":{"records":[{"prompt":"a","completion":"","eos":false}]}}}"#,
             "nothing in it carries loss",
         ),
         (

@@ -130,5 +130,5 @@ fn fields_that_do_not_apply_are_refused() {
     }
     std::fs::write(dir.join("in.jsonl"), json!({"text": "a", "eos": false}).to_string()).unwrap();
     let e = fail(dir, &["generate", "--model", "embedded", "--input", "in.jsonl", "--output", "-"], 1);
-    assert!(e.contains("eos: found it in a prompt, which is continued"), "{e}");
+    assert!(e.contains("eos: a field of `score` and `train`, which `generate` does not read"), "{e}");
 }

@@ -79,7 +79,8 @@ pub fn read_lines(path: &Path) -> Vec<Value> {
     lines(&std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
 }
 
-/// All files below a folder, by relative path, but for those whose path `skip` takes.
+/// All files below a folder, by relative path, but for those whose path `skip` takes, and for those that are
+/// renamed or removed meanwhile, as a run under way does.
 pub fn tree(folder: &Path, skip: &dyn Fn(&str) -> bool) -> std::collections::BTreeMap<String, Vec<u8>> {
     fn walk(
         root: &Path,
@@ -96,7 +97,10 @@ pub fn tree(folder: &Path, skip: &dyn Fn(&str) -> bool) -> std::collections::BTr
             if path.is_dir() {
                 walk(root, &path, skip, out);
             } else {
-                out.insert(name, std::fs::read(&path).unwrap());
+                match std::fs::read(&path) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    bytes => drop(out.insert(name, bytes.unwrap())),
+                }
             }
         }
     }
