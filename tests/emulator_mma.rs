@@ -82,7 +82,7 @@ fn cut_off(negative: bool, m: u64, exponent: i32) -> u32 {
     match top + exponent {
         128.. => sign | 0x7f80_0000,
         // The hidden bit adds one to the field of the exponent.
-        e @ -126.. => sign | (((e + 126) as u32) << 23) + shifted(23 - top) as u32,
+        e @ -126.. => sign | ((((e + 126) as u32) << 23) + shifted(23 - top) as u32),
         _ => sign | shifted(exponent + 149) as u32,
     }
 }
@@ -162,8 +162,11 @@ impl Numbers {
     }
 }
 
+/// Least and most of a field.
+type Fields = (u64, u64);
+
 /// Fields of exponents of A and B, and of C; one zero in so many.
-const RANGES: [((u64, u64), (u64, u64), u64); 9] = [
+const RANGES: [(Fields, Fields, u64); 9] = [
     ((127, 127), (127, 131), 0),
     ((124, 130), (120, 135), 0),
     ((112, 142), (100, 154), 9),

@@ -4,7 +4,7 @@
 //!
 //! 1. The last *statement* of the answer: `answer is B`, `**Final Answer:** (B)`,
 //!    `correct option is B`, `答案：B`, `B is correct`, `\boxed{B}`; and `so (B)`, `it is (B)`,
-//!    `choose B`. This is what lm-evaluation-harness looks for (`answer is`).
+//!    `no, (B)`, `choose B`. This is what lm-evaluation-harness looks for (`answer is`).
 //! 2. The last mention in brackets, `(B)`, as the published debates do (Du et al. take the last
 //!    `(X)`), or as `option B`, `choice B`.
 //! 3. A letter that is the whole first or last line, or starts the only line of the form `B. text`
@@ -38,7 +38,9 @@ static ANNOUNCED: LazyLock<Regex> = LazyLock::new(|| {
 static CONCLUDED: LazyLock<Regex> = LazyLock::new(|| {
     fixed(concat!(
         r"(?i)\b(?:so|thus|therefore|hence|conclude|it is|it's|that is|that's|this is|must be|would be|should be|has to be|",
-        r"say|maintain|stick with|prefer|choose|choosing|pick|select|go with|going with|opt for)\b",
+        r"say|maintain|stick with|prefer|choose|choosing|pick|select|go with|going with|opt for)\b|",
+        // What takes the choice before it back.
+        r"\b(?:no|wait|sorry|rather|actually|correction|i mean)\s*[,:–—-]",
     ))
 });
 
@@ -577,6 +579,8 @@ mod tests {
     fn answers_are_read_in_the_forms_people_write() {
         for (text, expected) in [
             ("**Answer:** B", "B"),
+            ("It is (A)... no, (B).", "B"),
+            ("I choose (A). Wait: (B).", "B"),
             ("**Answer**: B", "B"),
             ("**Final Answer:** B. two", "B"),
             ("Final answer\nB", "B"),
