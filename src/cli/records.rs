@@ -11,7 +11,7 @@ pub use fields::Reader;
 
 use crate::error::{Error, Result};
 use crate::files::json::{parse_with_ids, to_line};
-use crate::files::{Line, MAX_LINE, NewFile, other_format, read_line, without_mark};
+use crate::files::{Line, MAX_LINE, NewFile, no_text, read_line, without_mark};
 use crate::text::{BadMessage, ChatOptions, Message};
 
 /// What a record holds.
@@ -365,8 +365,8 @@ pub fn read_text(path: &Path) -> Result<(String, String)> {
 
 fn bounded_text(mut from: impl BufRead, name: &str, path: &Path) -> Result<String> {
     let (mut text, mut line) = (String::new(), Vec::new());
-    if let Some((found, remedy)) = other_format(from.fill_buf().map_err(Error::io(path))?) {
-        return Err(Error::input(name, format!("found {found}, expected text in UTF-8; {remedy}")));
+    if let Some(problem) = no_text(from.fill_buf().map_err(Error::io(path))?) {
+        return Err(Error::input(name, problem));
     }
     for number in 1.. {
         let place = || format!("{name}:{number}");

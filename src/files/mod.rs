@@ -11,7 +11,7 @@ mod write;
 pub use folder::NewFolder;
 pub use lines::{Line, MAX_LINE, read_line, skip_line};
 pub use pattern::written_out;
-pub use text::{decode, other_format, read_bytes, read_text, without_mark};
+pub use text::{decode, no_text, read_bytes, read_text, without_mark};
 pub use underway::remove_under_way;
 pub use write::{NewFile, write_whole};
 
@@ -55,7 +55,7 @@ impl Bytes {
 
 /// Returns the error of a Git LFS pointer: a short text in the place of a large file. Returns
 /// nothing for any other file.
-pub fn pointer(bytes: &[u8]) -> Option<String> {
+fn pointer(bytes: &[u8]) -> Option<String> {
     /// How a pointer begins, now and in the versions before 1.0.
     const SPECS: [&str; 2] =
         ["version https://git-lfs.github.com/spec/", "version https://hawser.github.com/spec/"];

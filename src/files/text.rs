@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::pointer;
 use crate::error::{Error, Result};
 
 /// UTF-8's byte order mark.
@@ -30,8 +31,8 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 
 /// The text of what was read from `name`; `line` names a line of it.
 pub fn decode(bytes: Vec<u8>, name: &str, line: impl Fn(usize) -> String) -> Result<String> {
-    if let Some((found, remedy)) = other_format(&bytes) {
-        return Err(Error::input(name, format!("found {found}, expected text in UTF-8; {remedy}")));
+    if let Some(problem) = no_text(&bytes) {
+        return Err(Error::input(name, problem));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
         let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
@@ -51,7 +52,7 @@ const TO_UTF_8: &str = "save it as UTF-8";
 const EXPORT: &str = "export its records as JSON Lines first";
 
 /// First bytes, what they say, and what to do about it.
-const FORMATS: [(&[u8], &str, &str); 20] = [
+const FORMATS: [(&[u8], &str, &str); 19] = [
     (b"PAR1", "a Parquet file", TO_JSON_LINES),
     (b"ARROW1", "an Arrow file", EXPORT),
     (b"\xff\xff\xff\xff", "an Arrow stream", EXPORT),
@@ -71,15 +72,19 @@ const FORMATS: [(&[u8], &str, &str); 20] = [
     (b"\x80\x04", "a Python pickle", EXPORT),
     (b"\x80\x05", "a Python pickle", EXPORT),
     (b"%PDF-", "a PDF file", EXPORT),
-    (
-        b"version https://git-lfs.github.com/spec/",
-        "a Git LFS pointer, not the file that it points to",
-        "get that with `git lfs pull`, or download the file itself",
-    ),
 ];
 
-/// What the first bytes say a file is, if that is no UTF-8 text of data, and what to do about it.
-pub fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+/// Why a file that begins so, or is these bytes, is no UTF-8 text of data, and what to do about it.
+pub fn no_text(bytes: &[u8]) -> Option<String> {
+    let other = || {
+        let (found, remedy) = other_format(bytes)?;
+        Some(format!("found {found}, expected text in UTF-8; {remedy}"))
+    };
+    pointer(bytes).or_else(other)
+}
+
+/// What the first bytes say a file is, if that is no UTF-8 text, and what to do about it.
+fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     if let Some((_, found, remedy)) = FORMATS.iter().find(|(start, ..)| bytes.starts_with(start)) {
         // Text may start with these letters.
         let is_text =
