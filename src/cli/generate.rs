@@ -24,20 +24,23 @@ use crate::text::{ChatTokenizer, Codec, cut_at_stop};
                   batches; what one record yields does not depend on the others, on their order or on the batch. The same record \
                   and seed give the same text: use `n` for several samples.",
     after_help = "Input, one of:
-  {\"messages\": [{\"role\": \"user\", \"content\": \"What is 3+4?\"}]}  through the chat template
-  {\"text\": \"Once upon\"}                                       no template
-  {\"prompt\": …}                                              the same as text, or as messages if it is a list
-  {\"tokens\": [1, 5, 9]}                                       needs no tokenizer
-messages may go with \"tools\" and \"chat_template_kwargs\", e.g. {\"enable_thinking\": false}, for the template;
-each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_k\", \"top_p\", \"min_p\", \"n\", \"seed\", \"stop\"
-(temperature, top_k, top_p and min_p act in this order, as in transformers);
-in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever the same key, prompt and weights meet.
-\"control_tokens\": true or false reads strings such as <|im_end|> as tokens or as text. Without it they
-are text in messages and tokens elsewhere.
-Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\", \"logprobs\", \"finish_reason\": stop|length}
-with log-probabilities under the unmodified distribution; the text ends before the stop string, the tokens with it.
+  {\"messages\": [{\"role\": \"user\", \"content\": \"3+4?\"}]}   by the chat template
+  {\"text\": \"Once upon\"}       no template
+  {\"prompt\": …}               the same as text, or as messages if it is a list
+  {\"tokens\": [1, 5, 9]}       needs no tokenizer
+each with optional \"adapter\", \"id\", \"max_tokens\", \"temperature\", \"top_k\",
+\"top_p\", \"min_p\" (which act in this order, as in transformers), \"n\", \"seed\" and
+\"stop\"; in place of \"seed\" and \"n\" a \"key\" of yours: one draw, the same wherever
+the same key, prompt and weights meet.
+Messages may go with \"tools\" and \"chat_template_kwargs\" for the template, e.g.
+{\"enable_thinking\": false}. \"control_tokens\": true or false reads strings such as
+<|im_end|> as tokens or as text; by default they are text in messages and tokens
+elsewhere. A field that is none of these and would mean something elsewhere
+(\"max_new_tokens\") is an error; others are named as ignored.
 
-A field that is none of these and would mean something elsewhere (\"max_new_tokens\") is an error; others are named as ignored.
+Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\",
+\"logprobs\", \"finish_reason\": stop|length}. Log-probabilities are those of the
+unmodified distribution. The text ends before the stop string, the tokens with it.
 
 Examples:
   colloquy generate --model embedded --prompt \"3+4=\" --max-tokens 8

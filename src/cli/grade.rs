@@ -23,18 +23,24 @@ use crate::task::{BUILT_IN, Equality, Grader, Reading, Verdict};
                   read from the response and from the reference, by which rule, and whether the two are the same \
                   answer. Needs no model.",
     after_help = "Input, one of:
-  {\"response\": \"So it is \\\\boxed{18}.\", \"reference\": \"#### 18\"}     read as the task reads both
-  {\"response\": …, \"solution\": …}                              the reference stands in a worked solution
-  {\"answers\": [\"\\\\frac{1}{2}\", \"0.5\"]}                           both as they are
-each with an optional \"id\" and, where letters are compared, \"choices\": how many there are, or a list of them.
-Output: {\"id\", \"read\": [A, B], \"written\": [A, B], \"rules\": [A, B], \"equality\", \"equal\"}; `read` is the canonical
-form (equal answers have equal ones), null where nothing could be read.
+  {\"response\": \"So it is \\\\boxed{18}.\", \"reference\": \"#### 18\"}
+      each is read as the task reads it
+  {\"response\": …, \"solution\": …}
+      the reference stands in a worked solution
+  {\"answers\": [\"\\\\frac{1}{2}\", \"0.5\"]}
+      both are taken as they are
+each with an optional \"id\" and, where letters are compared, \"choices\": how many
+there are, or a list of them.
+
+Output: {\"id\", \"read\": [A, B], \"written\": [A, B], \"rules\": [A, B],
+\"equality\", \"equal\"}. `read` has the canonical forms, null where nothing could
+be read; equal answers have equal ones.
 
 Examples:
   colloquy grade --task gsm8k --answers answers.jsonl
   colloquy grade --task math --answers pairs.jsonl --output -
   colloquy grade --task examples/own-task/task.toml --answers answers.jsonl
-  colloquy grade --task custom --set task.extraction=number-after --set task.equality=number --answers a.jsonl"
+  colloquy grade --task custom --set task.equality=number --answers a.jsonl"
 )]
 pub struct Args {
     /// A built-in task (arithmetic, gsm8k, math, mmlu), custom, or a configuration file with a [task].

@@ -21,15 +21,16 @@ use crate::error::Result;
     long_about = "Reads JSON Lines, each a sequence, and writes for each the natural-log probability of every token given those \
                   before it. All records, whatever their adapter, share packed batches.",
     after_help = "Input, one of:
-  {\"tokens\": [1, 5, 9]}                                     used as they are; needs no tokenizer
-  {\"text\": \"The sky is blue.\"}                              no template
-  {\"messages\": [{\"role\": \"user\", \"content\": \"2+2?\"}, …]}    through the chat template
-  {\"prompt\": \"2+2=\", \"completion\": \"4\"}                    or both lists of messages
-messages may go with \"tools\" and \"chat_template_kwargs\" for the template;
+  {\"tokens\": [1, 5, 9]}                   used as they are; needs no tokenizer
+  {\"text\": \"The sky is blue.\"}            no template
+  {\"messages\": [{\"role\": \"user\", …}, …]}  by the chat template
+  {\"prompt\": \"2+2=\", \"completion\": \"4\"}  or both lists of messages
 each with an optional \"adapter\": NAME and \"id\".
-\"eos\": true adds an end-of-sequence token to a text or completion, which is scored as given otherwise.
-\"control_tokens\": true or false reads strings such as <|im_end|> as tokens or as text. Without it they
-are text in messages and tokens elsewhere.
+Messages may go with \"tools\" and \"chat_template_kwargs\" for the template. \"eos\":
+true adds an end-of-sequence token to a text or completion, which is scored as
+given otherwise. \"control_tokens\": true or false reads strings such as <|im_end|>
+as tokens or as text; by default they are text in messages and tokens elsewhere.
+
 Output: {\"id\", \"adapter\", \"tokens\": […], \"logprobs\": [null, …]}
 
 Example:

@@ -29,26 +29,39 @@ use crate::run::{TrainingSection, write_lines, write_training};
                   optimizer, and comes out as if it had been trained alone, bit for bit.",
     override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
     after_help = "SOURCE is a PEFT folder, OWNER/NAME[@REVISION] of the Hugging Face hub, or
-`new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]` (targets joined by `+`).
+`new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`, targets joined
+by `+`.
 Data, JSON Lines, one of:
   {\"messages\": [{\"role\": \"user\", …}, {\"role\": \"assistant\", …}]}
-      assistant turns carry the loss; \"weight\": 0 leaves a turn out, other numbers weight it
-  {\"prompt\": …, \"completion\": …}      the completion carries the loss; both texts, or both lists of messages
-  {\"text\": …}                         every token does
-  {\"tokens\": […], \"weights\": […]}     as given (default 1); needs no tokenizer
-messages may go with \"tools\" and \"chat_template_kwargs\" for the template. A field that is none of these and would mean
-something elsewhere (\"labels\", \"chosen\") is an error; others are named as ignored.
-A text or completion gets an end-of-sequence token unless it has one; \"eos\": false leaves it out.
-\"control_tokens\": true or false reads strings such as <|im_end|> as tokens or as text. Without it they
-are text in messages and tokens elsewhere.
-A weight w is any finite number; an advantage may be negative. The loss of an optimizer step is
-      Σ w·nll / Z      nll: minus the log-probability of a token; sums over the adapter's tokens in the step
-  --normalizer says what Z is: `weights`, Σ w, which has to be above 0 in every step; `tokens`, how many have a
-  weight other than 0; `sequences`, how many records the step has; or a number. A negative weight makes its token
-  less likely.
+      assistant turns carry the loss; \"weight\": 0 leaves a turn out, other
+      numbers weight it
+  {\"prompt\": …, \"completion\": …}
+      the completion carries the loss; both texts, or both lists of messages
+  {\"text\": …}                       every token carries it
+  {\"tokens\": […], \"weights\": […]}   as given (default 1); needs no tokenizer
+Messages may go with \"tools\" and \"chat_template_kwargs\" for the template. A
+field that would mean something elsewhere (\"labels\", \"chosen\") is an error;
+others are named as ignored.
+A text or completion gets an end-of-sequence token unless it has one; \"eos\":
+false leaves it out. \"control_tokens\": true or false reads strings such as
+<|im_end|> as tokens or as text; by default they are text in messages and tokens
+elsewhere.
+
+A weight w is any finite number; an advantage may be negative. The loss of an
+optimizer step is
+      Σ w·nll / Z
+nll is minus the log-probability of a token; the sums are over the adapter's
+tokens in the step. --normalizer says what Z is:
+  weights     Σ w (default), which has to be above 0 in every step
+  tokens      how many tokens have a weight other than 0
+  sequences   how many records the step has
+  a number    that number
+A negative weight makes its token less likely.
+
 Any training option can be set for one adapter: --learning-rate critic-0=2e-7
-Output: DIR/NAME/adapter_config.json, adapter_model.safetensors; DIR/metrics.jsonl with adapter, step, loss,
-grad_norm (before clipping), learning_rate, tokens; the same for TensorBoard in DIR/tensorboard.
+Output: DIR/NAME/adapter_config.json and adapter_model.safetensors;
+DIR/metrics.jsonl with adapter, step, loss, grad_norm (before clipping),
+learning_rate and tokens; the same for TensorBoard in DIR/tensorboard.
 
 Example:
   colloquy train --model embedded --adapter a=new:rank=8 --data a=chats.jsonl --output trained"
