@@ -126,10 +126,13 @@ impl ModelFiles {
     ) -> Result<Self> {
         let has_index = index.is_some();
         let mut shard_of = index.unwrap_or_default();
-        // Programs differ in what they do with tensors that only one of index and files has.
+        // Programs differ in what they do with weights that only one of index and files has. Buffers, such as the
+        // `inv_freq` of older Llama files, are nobody's weights: they are computed.
+        let is_weight = |name: &str| name.ends_with(".weight") || name.ends_with(".bias");
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.names() {
                 match shard_of.get(name) {
+                    None if has_index && !is_weight(name) => {}
                     None if has_index => {
                         return Err(Error::input(
                             format!("{place}/{INDEX}, tensor {name}"),
