@@ -12,7 +12,10 @@ The graders, none of which our tests need (run this by hand, with a network or a
 
 Pairs come from our tables (tests/data/math_*.tsv), which say what we want, and from the tests of
 math-verify, which say what it wants; an answer in a worked solution is extracted as
-lm-evaluation-harness does, from its last \\boxed. Each pair is graded by all. A disagreement is a
+lm-evaluation-harness does, from its last \\boxed. Each pair is graded by all. Responses are the same
+texts of math-verify's tests that hold a box, and the sentences of `[numbers]` in the table of
+reasons: what lm-evaluation-harness extracts from them (the last box; GSM8K's flexible-extract) is
+compared with what `colloquy grade` reads. A disagreement is a
 pair on which a public grader, or an expectation of math-verify's tests, differs from us. Each must
 match a reason in tools/grading_disagreements.toml; those that match none are printed last, and make
 the exit code 1.
@@ -84,20 +87,45 @@ def answer_of(text, module):
     return next((part for part in formulas[-1] if part), text) if formulas else text
 
 
-def ours(colloquy, pairs):
-    """What `colloquy grade` says of each: {"id", "read": [A, B], "equal"}."""
+def graded(colloquy, task, records):
+    """What `colloquy grade` says of records, in their order."""
     with tempfile.TemporaryDirectory() as folder:
         answers, output = Path(folder) / "answers.jsonl", Path(folder) / "graded.jsonl"
-        lines = [json.dumps({"id": i, "answers": pair["answers"]}) for i, pair in enumerate(pairs)]
+        lines = [json.dumps({"id": i} | record) for i, record in enumerate(records)]
         answers.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        command = [colloquy, "grade", "--task", "math", "--answers", answers, "--output", output]
+        command = [colloquy, "grade", "--task", task, "--answers", answers, "--output", output]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"{colloquy} grade: exit code {done.returncode}\n{done.stderr}")
-        graded = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    if len(graded) != len(pairs):
-        sys.exit(f"{colloquy} grade: {len(graded)} results for {len(pairs)} pairs")
-    return graded
+        results = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    if len(results) != len(records):
+        sys.exit(f"{colloquy} grade: {len(results)} results for {len(records)} records")
+    return results
+
+
+def responses(colloquy, module, tests, sentences):
+    """Texts with what lm-evaluation-harness extracts and what we read, as a pair that should be equal."""
+    boxes = sorted({text for pair in math_verify_pairs(tests) for text in pair["answers"] if "\\boxed" in text})
+    flexible = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")  # gsm8k.yaml, which then drops commas, $ and a last dot
+
+    def last_box(text):
+        box = module.last_boxed_only_string(text)
+        try:
+            return box and module.remove_boxed(box)
+        except AssertionError:
+            return None
+
+    def last_number(text):
+        found = [a or b for a, b in flexible.findall(text)]
+        return re.sub(r"[,$]", "", found[-1]).removesuffix(".") if found else None
+
+    for task, texts, theirs, name, field in [
+        ("math", boxes, last_box, "lm-eval last box", "written"),
+        ("gsm8k", sentences, last_number, "lm-eval flexible-extract", "read"),
+    ]:
+        records = [{"response": text, "reference": "#### 1"} for text in texts]
+        for text, result in zip(texts, graded(colloquy, task, records), strict=True):
+            yield {"grader": name, "answers": [text, str(theirs(text))], "read": result[field][0], "equal": True}
 
 
 def verified(a, b):
@@ -132,14 +160,25 @@ def main():
         pair["answers"] = [answer_of(text, module) for text in pair["answers"]]
         if all(pair["answers"]):
             pairs.append(pair)
-    for pair, graded in zip(pairs, ours(options.colloquy, pairs), strict=True):
-        pair.update(equal=graded["equal"], read=graded["read"])
+    results = graded(options.colloquy, "math", [{"answers": pair["answers"]} for pair in pairs])
+    for pair, result in zip(pairs, results, strict=True):
+        pair.update(equal=result["equal"], read=result["read"])
 
-    reasons = tomllib.loads(options.reasons.read_text(encoding="utf-8"))["reason"]
+    table = tomllib.loads(options.reasons.read_text(encoding="utf-8"))
+    reasons = table["reason"]
+    sentences = table["numbers"]["texts"]
+    pairs += responses(options.colloquy, module, options.math_verify_tests, sentences)
     agree, explained, unexplained = Counter(), Counter(), []
     for pair in pairs:
         a, b = pair["answers"]
-        verdicts = {"math-verify": verified(a, b), "hendrycks": module.is_equiv(a, b), pair["source"]: pair["wanted"]}
+        if "grader" in pair:
+            verdicts = {pair["grader"]: b.strip() == str(pair["read"]).strip()}
+        else:
+            verdicts = {
+                "math-verify": verified(a, b),
+                "hendrycks": module.is_equiv(a, b),
+                pair["source"]: pair["wanted"],
+            }
         for grader, verdict in verdicts.items():
             if verdict is None or verdict == pair["equal"]:
                 agree[grader] += 1
