@@ -112,11 +112,28 @@ fn lora(c: &mut Criterion) {
         criterion.throughput(Throughput::Elements((2 * rows * outputs * inputs) as u64));
         let group = Some(GroupId(0));
         criterion.bench_function(BenchmarkId::new("forward", name), |b| {
-            let op = Op::LinearForward { linear, group, x, lora_x: None, shrink, residual: None, y };
+            let op = Op::LinearForward(LinearForward {
+                linear,
+                group,
+                x,
+                lora_x: None,
+                shrink,
+                residual: None,
+                y,
+            });
             b.iter(|| backend.enqueue(op.clone()).expect("forward"));
         });
         criterion.bench_function(BenchmarkId::new("backward", name), |b| {
-            let op = Op::LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx: Some(dx) };
+            let op = Op::LinearBackward(LinearBackward {
+                linear,
+                group,
+                x,
+                lora_x: None,
+                shrink,
+                dy,
+                dshrink,
+                dx: Some(dx),
+            });
             b.iter(|| backend.enqueue(op.clone()).expect("backward"));
         });
         criterion.finish();

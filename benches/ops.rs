@@ -56,15 +56,15 @@ fn attention(c: &mut Criterion) {
         let fill = plan(&vec![(0, context + 1); rows]);
         let qkv = tensor(&mut b, fill.rows(), HEADS.qkv_width(), 1);
         b.begin(Arc::new(fill)).unwrap();
-        run(&mut b, &Op::Rope { qkv, table, heads: HEADS, kv: Some((kv, 0)) });
+        run(&mut b, &Op::Rope(Rope { qkv, table, heads: HEADS, kv: Some((kv, 0)) }));
         let out = tensor(&mut b, rows, HEADS.q_width(), 2);
         b.begin(Arc::new(plan(&vec![(context, 1); rows]))).unwrap();
-        let op = Op::AttentionPaged { qkv, kv, layer: 0, heads: HEADS, out };
+        let op = Op::AttentionPaged(AttentionPaged { qkv, kv, layer: 0, heads: HEADS, out });
         group.throughput(Throughput::Elements((rows * context) as u64));
         group.bench_function(BenchmarkId::new("decode", format!("{rows}x{context}")), |bench| {
             bench.iter(|| run(&mut b, &op));
         });
-        let op = Op::Rope { qkv, table, heads: HEADS, kv: Some((kv, 0)) };
+        let op = Op::Rope(Rope { qkv, table, heads: HEADS, kv: Some((kv, 0)) });
         group.bench_function(BenchmarkId::new("rope and KV write", format!("{rows}x{context}")), |bench| {
             bench.iter(|| run(&mut b, &op));
         });
@@ -79,11 +79,12 @@ fn attention(c: &mut Criterion) {
         b.begin(Arc::new(plan(&vec![(0, tokens); sequences]))).unwrap();
         // Pairs of positions that see each other.
         group.throughput(Throughput::Elements((rows * tokens / 2) as u64));
-        let forward = Op::AttentionPacked { qkv, heads: HEADS, out };
+        let forward = Op::AttentionPacked(AttentionPacked { qkv, heads: HEADS, out });
         group.bench_function(BenchmarkId::new("packed", format!("{sequences}x{tokens}")), |bench| {
             bench.iter(|| run(&mut b, &forward));
         });
-        let backward = Op::AttentionPackedBackward { qkv, heads: HEADS, out, dout, dqkv };
+        let backward =
+            Op::AttentionPackedBackward(AttentionPackedBackward { qkv, heads: HEADS, out, dout, dqkv });
         group.bench_function(BenchmarkId::new("backward", format!("{sequences}x{tokens}")), |bench| {
             bench.iter(|| run(&mut b, &backward));
         });
@@ -129,7 +130,7 @@ fn sample(c: &mut Criterion) {
             ..plan(&[(0, rows)])
         };
         b.begin(Arc::new(plan)).unwrap();
-        let op = Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs };
+        let op = Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs });
         group.bench_function(name, |bench| bench.iter(|| run(&mut b, &op)));
     }
     group.finish();
@@ -146,10 +147,18 @@ fn rows(c: &mut Criterion) {
     let weight = b.load_vector(WeightView::from_f32(&values(d, 6, 1.0), 1, d)).unwrap();
     b.begin(Arc::new(plan(&[(0, rows)]))).unwrap();
     for op in [
-        Op::RmsNorm { x, weight, eps: 1e-5, out: y, gathered: false },
-        Op::RmsNormBackward { x, weight, eps: 1e-5, dy, dx: y, accumulate: false, gathered: false },
-        Op::SwiGlu { gate_up, out: glu },
-        Op::SwiGluBackward { gate_up, dout: glu, dgate_up },
+        Op::RmsNorm(RmsNorm { x, weight, eps: 1e-5, out: y, gathered: false }),
+        Op::RmsNormBackward(RmsNormBackward {
+            x,
+            weight,
+            eps: 1e-5,
+            dy,
+            dx: y,
+            accumulate: false,
+            gathered: false,
+        }),
+        Op::SwiGlu(SwiGlu { gate_up, out: glu }),
+        Op::SwiGluBackward(SwiGluBackward { gate_up, dout: glu, dgate_up }),
     ] {
         group.bench_function(op.name(), |bench| bench.iter(|| run(&mut b, &op)));
     }

@@ -1,4 +1,4 @@
-//! Dropout through a whole model: the gradients are the slopes of the loss with the masks held.
+//! SequenceDropout through a whole model: the gradients are the slopes of the loss with the masks held.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Setup {
             plan.positions.extend(0..length);
             let end = start + length;
             plan.sequences.push(Sequence { start, end, first_position: 0, pages_start: 0, pages_end: 0 });
-            plan.dropout.push(Dropout { key: 77 + sequence as u64, rate: 0.3 });
+            plan.dropout.push(SequenceDropout { key: 77 + sequence as u64, rate: 0.3 });
             for row in start..end - 1 {
                 plan.logit_rows.push(row);
                 let token = plan.tokens[row as usize + 1];

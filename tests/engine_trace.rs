@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::recording::Recording;
-use colloquy::backend::{Backend, Op};
+use colloquy::backend::{AdamW, Backend, Op};
 use colloquy::engine::*;
 use common::*;
 
@@ -78,7 +78,7 @@ fn a_micro_batch_of_sixteen_adapters_is_that_of_one_and_they_step_at_once() {
         let optimizer = step(&handle);
         assert_eq!(optimizer, BTreeMap::from([("grad_norms", 1), ("adamw", 1)]));
         with_recording(&handle, |r| match &r.trace()[1].op {
-            Op::AdamW { steps, .. } => assert_eq!(steps.len(), count as usize),
+            Op::AdamW(AdamW { steps, .. }) => assert_eq!(steps.len(), count as usize),
             other => panic!("{other:?}"),
         });
         assert!(!handle.with(Engine::step).unwrap());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use colloquy::adapter::{MatrixInfo, Snapshot, matrices, read_peft};
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::{
-    AdamWStep, Backend, BatchPlan, Draw, DrawRow, Element, KvSpec, Label, LoraMatrix, Op, Segment, Sequence,
-    Slot, SlotRole, TensorSpec,
+    AdamW, AdamWStep, Backend, BatchPlan, Draw, DrawRow, Element, GradNorms, KvSpec, Label, LoraMatrix, Op,
+    Segment, Sequence, Slot, SlotRole, TensorSpec,
 };
 use colloquy::files::TensorFile;
 use colloquy::model::{Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles};
@@ -367,7 +367,7 @@ fn three_fused_steps() {
         for step in 0..3 {
             s.backend.begin(plan.clone()).unwrap();
             s.model.forward_backward(&mut s.backend, &acts, false).unwrap();
-            s.backend.enqueue(Op::GradNorms { slots: slots.clone(), out: norms }).unwrap();
+            s.backend.enqueue(Op::GradNorms(GradNorms { slots: slots.clone(), out: norms })).unwrap();
             s.backend.submit().unwrap();
             let nll = s.backend.download_f32(acts.losses, owners.len()).unwrap();
             let found_norms = s.backend.download_f32(norms, 2).unwrap();
@@ -396,7 +396,7 @@ fn three_fused_steps() {
                 weight_decay: 0.1,
                 max_grad_norm: 1.0,
             };
-            s.backend.enqueue(Op::AdamW { steps: slots.iter().map(adamw).collect(), norms }).unwrap();
+            s.backend.enqueue(Op::AdamW(AdamW { steps: slots.iter().map(adamw).collect(), norms })).unwrap();
             s.backend.submit().unwrap();
         }
         each_matrix(&mut s, SlotRole::Weights, |s, adapter, m, found, before| {

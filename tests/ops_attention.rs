@@ -31,7 +31,7 @@ fn packed(threads: usize, h: Heads, lengths: &[usize], qkv: &[f32]) -> Vec<f32> 
     let x = upload(&mut b, qkv, h.qkv_width());
     let rows = lengths.iter().sum();
     let out = tensor(&mut b, rows, h.q_width());
-    run(&mut b, &packed_plan(lengths), Op::AttentionPacked { qkv: x, heads: h, out });
+    run(&mut b, &packed_plan(lengths), Op::AttentionPacked(AttentionPacked { qkv: x, heads: h, out }));
     b.download_f32(out, rows).unwrap()
 }
 
@@ -43,8 +43,12 @@ fn backward(threads: usize, h: Heads, lengths: &[usize], qkv: &[f32], dout: &[f3
     let out = tensor(&mut b, rows, h.q_width());
     let dx = tensor(&mut b, rows, h.qkv_width());
     let plan = packed_plan(lengths);
-    run(&mut b, &plan, Op::AttentionPacked { qkv: x, heads: h, out });
-    run(&mut b, &plan, Op::AttentionPackedBackward { qkv: x, heads: h, out, dout: dy, dqkv: dx });
+    run(&mut b, &plan, Op::AttentionPacked(AttentionPacked { qkv: x, heads: h, out }));
+    run(
+        &mut b,
+        &plan,
+        Op::AttentionPackedBackward(AttentionPackedBackward { qkv: x, heads: h, out, dout: dy, dqkv: dx }),
+    );
     b.download_f32(dx, rows).unwrap()
 }
 
@@ -100,8 +104,8 @@ fn paged(h: Heads, lengths: &[usize], qkv: &[f32], paging: &Paging) -> Vec<f32> 
             }
             let x = upload(&mut b, &input, width);
             let y = tensor(&mut b, plan.rows(), h.q_width());
-            run(&mut b, &plan, Op::Rope { qkv: x, table, heads: h, kv: Some((kv, 1)) });
-            run(&mut b, &plan, Op::AttentionPaged { qkv: x, kv, layer: 1, heads: h, out: y });
+            run(&mut b, &plan, Op::Rope(Rope { qkv: x, table, heads: h, kv: Some((kv, 1)) }));
+            run(&mut b, &plan, Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 1, heads: h, out: y }));
             let result = b.download_f32(y, plan.rows()).unwrap();
             let mut result = result.chunks_exact(h.q_width());
             for (i, &s) in live.iter().enumerate() {
@@ -297,9 +301,9 @@ fn copied_pages_continue_a_sequence() {
         plan.page_copies = copies.to_vec();
         plan.sequences[0].pages_end = pages.len() as u32;
         b.upload_f32(x, &qkv[first * width..to * width]).unwrap();
-        run(b, &plan, Op::CopyPages { kv });
-        run(b, &plan, Op::Rope { qkv: x, table, heads: h, kv: Some((kv, 0)) });
-        run(b, &plan, Op::AttentionPaged { qkv: x, kv, layer: 0, heads: h, out: y });
+        run(b, &plan, Op::CopyPages(CopyPages { kv }));
+        run(b, &plan, Op::Rope(Rope { qkv: x, table, heads: h, kv: Some((kv, 0)) }));
+        run(b, &plan, Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 0, heads: h, out: y }));
         b.download_f32(y, to - first).unwrap()
     };
     // 41 tokens in pages 3 and 1; a second sequence shares page 3 and takes over the 9 tokens of page 1 in page 4.
@@ -321,18 +325,18 @@ fn what_does_not_fit_is_an_error() {
     let mut plan = plan_of(&[(0, 20)]);
     plan.page_table = vec![0, 1, 7];
     plan.sequences[0].pages_end = 1;
-    let op = Op::AttentionPaged { qkv: x, kv, layer: 0, heads: h, out: y };
+    let op = Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 0, heads: h, out: y });
     assert!(error_of(&mut b, &plan, op.clone()).contains("1 pages of 16 tokens, needs 20"));
     plan.sequences[0].pages_end = 3;
     assert!(error_of(&mut b, &plan, op.clone()).contains("page 7 of a pool of 2"));
     plan.sequences[0].pages_end = 9;
     assert!(error_of(&mut b, &plan, op).contains("page table"));
-    let op = |heads| Op::AttentionPacked { qkv: x, heads, out: y };
+    let op = |heads| Op::AttentionPacked(AttentionPacked { qkv: x, heads, out: y });
     assert!(error_of(&mut b, &plan, op(heads(2, 1, 12, None))).contains("multiple of 8"));
     assert!(error_of(&mut b, &plan, op(heads(3, 2, 16, None))).contains("multiple of"));
     assert!(error_of(&mut b, &plan_of(&[(3, 20)]), op(h)).contains("first_position: 3"));
     assert!(error_of(&mut b, &plan_of(&[(0, 21)]), op(h)).contains("expected [>= 21"));
     assert!(b.kv_pool(KvSpec { layers: 1, pages: 2, page_tokens: 8, kv_width: 16 }).is_err());
     plan.page_copies = vec![PageCopy { from: 0, to: 1, tokens: 17 }];
-    assert!(error_of(&mut b, &plan, Op::CopyPages { kv }).contains("17"));
+    assert!(error_of(&mut b, &plan, Op::CopyPages(CopyPages { kv })).contains("17"));
 }

@@ -31,9 +31,13 @@ impl Loss {
         let hidden = upload(&mut b, hidden, d);
         let (workspace, out) = (tensor(&mut b, self.capacity, v), tensor(&mut b, rows, 2));
         let dhidden = if self.in_place { hidden } else { tensor(&mut b, rows, d) };
-        run(&mut b, &label_plan(labels), Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden: None });
+        run(
+            &mut b,
+            &label_plan(labels),
+            Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace, out, dhidden: None }),
+        );
         let forward_only = b.download_f32(out, rows).unwrap();
-        let op = Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden: Some(dhidden) };
+        let op = Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace, out, dhidden: Some(dhidden) });
         run(&mut b, &label_plan(labels), op);
         let out = b.download_f32(out, rows).unwrap();
         assert_bits("with and without gradient", &forward_only, &out);
@@ -134,7 +138,7 @@ fn the_loss_checks_its_operands() {
     let part = [WeightView::from_f32(&w, 6, 2)];
     let lm_head = b.load_linear(LinearSpec { parts: &part, bias: None, backward: false }).unwrap();
     let (hidden, workspace, out) = (tensor(&mut b, 2, 2), tensor(&mut b, 1, 6), tensor(&mut b, 2, 2));
-    let op = |dhidden| Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden };
+    let op = |dhidden| Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace, out, dhidden });
     let mut plan = label_plan(&[(0, 1.0), (6, 1.0)]);
     assert!(error_of(&mut b, &plan, op(None)).contains("label 6 of a vocabulary of 6"));
     plan.labels[1].token = 5;
@@ -190,7 +194,7 @@ impl Sampler {
         let tokens = tensor_u32(b, draws.len());
         let logprobs = tensor(b, draws.len(), 1);
         let Self { hidden, lm_head, workspace, .. } = *self;
-        run(b, &plan, Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs });
+        run(b, &plan, Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs }));
         let result =
             (b.download_u32(tokens, draws.len()).unwrap(), b.download_f32(logprobs, draws.len()).unwrap());
         b.free(tokens);
@@ -521,7 +525,7 @@ fn draws_that_make_no_sense_are_errors() {
     let Sampler { hidden, lm_head, workspace, .. } = sampler;
     let b = &mut sampler.b;
     let (tokens, logprobs) = (tensor_u32(b, 1), tensor(b, 1, 1));
-    let op = Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs };
+    let op = Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs });
     let mut plan = plan_of(&[(0, 1)]);
     plan.logit_rows = vec![0];
     plan.draw_rows = vec![DrawRow { logit_row: 0, weight: 1.0 }, DrawRow { logit_row: 1, weight: 1.0 }];

@@ -45,7 +45,7 @@ fn embed_widens_each_element_type_and_checks_tokens() {
     let out = tensor(&mut b, 2000, 40);
     for (bytes, dtype, exact) in bytes {
         let table = b.load_table(WeightView { bytes: &bytes, dtype, rows: 50, cols: 40 }).unwrap();
-        run(&mut b, &plan, Op::Embed { table, drawn: None, out });
+        run(&mut b, &plan, Op::Embed(Embed { table, drawn: None, out }));
         let got = b.download_f32(out, 2000).unwrap();
         for (row, &token) in got.chunks_exact(40).zip(&plan.tokens) {
             assert_bits("row", row, &exact[token as usize * 40..][..40]);
@@ -54,7 +54,7 @@ fn embed_widens_each_element_type_and_checks_tokens() {
     plan.tokens[77] = 50;
     let table = b.load_table(WeightView::from_f32(&values, 50, 40)).unwrap();
     assert!(
-        error_of(&mut b, &plan, Op::Embed { table, drawn: None, out })
+        error_of(&mut b, &plan, Op::Embed(Embed { table, drawn: None, out }))
             .contains("token 50 of a vocabulary of 50")
     );
 }
@@ -66,22 +66,24 @@ fn gather_and_scatter_are_each_others_transpose() {
     let (tx, out, dx) = (upload(&mut b, &x, 5), tensor(&mut b, 3, 5), tensor(&mut b, 7, 5));
     let mut plan = plan_of(&[(0, 7)]);
     plan.logit_rows = vec![0, 3, 6];
-    run(&mut b, &plan, Op::GatherRows { x: tx, out });
+    run(&mut b, &plan, Op::GatherRows(GatherRows { x: tx, out }));
     let got = b.download_f32(out, 3).unwrap();
     for (row, &from) in got.chunks_exact(5).zip(&plan.logit_rows) {
         assert_bits("gathered", row, &x[from as usize * 5..][..5]);
     }
-    run(&mut b, &plan, Op::ScatterRows { dy: out, dx });
+    run(&mut b, &plan, Op::ScatterRows(ScatterRows { dy: out, dx }));
     for (i, row) in b.download_f32(dx, 7).unwrap().chunks_exact(5).enumerate() {
         let expected = if i % 3 == 0 { &x[i * 5..][..5] } else { &[0.0; 5][..] };
         assert_bits("scattered", row, expected);
     }
     plan.logit_rows = vec![3, 3];
-    assert!(error_of(&mut b, &plan, Op::GatherRows { x: tx, out }).contains("ascending"));
+    assert!(error_of(&mut b, &plan, Op::GatherRows(GatherRows { x: tx, out })).contains("ascending"));
     plan.logit_rows = vec![3, 7];
-    assert!(error_of(&mut b, &plan, Op::GatherRows { x: tx, out }).contains("ascending"));
+    assert!(error_of(&mut b, &plan, Op::GatherRows(GatherRows { x: tx, out })).contains("ascending"));
     plan.logit_rows = vec![1];
-    assert!(error_of(&mut b, &plan, Op::GatherRows { x: tx, out: tx }).contains("read and written"));
+    assert!(
+        error_of(&mut b, &plan, Op::GatherRows(GatherRows { x: tx, out: tx })).contains("read and written")
+    );
     assert_bits("x survives the error", &b.download_f32(tx, 7).unwrap(), &x);
 }
 
@@ -99,9 +101,17 @@ fn rms_norm_and_its_backward() {
             let (tx, tdy) = (upload(&mut b, &x, d), upload(&mut b, &dy, d));
             let weight = b.load_vector(WeightView::from_f32(&w, 1, d)).unwrap();
             let out = tensor(&mut b, rows, d);
-            run(&mut b, &plan, Op::RmsNorm { x: tx, weight, eps, out, gathered: false });
+            run(&mut b, &plan, Op::RmsNorm(RmsNorm { x: tx, weight, eps, out, gathered: false }));
             let dx = if in_place { tdy } else { upload(&mut b, &x, d) };
-            let op = Op::RmsNormBackward { x: tx, weight, eps, dy: tdy, dx, accumulate, gathered: false };
+            let op = Op::RmsNormBackward(RmsNormBackward {
+                x: tx,
+                weight,
+                eps,
+                dy: tdy,
+                dx,
+                accumulate,
+                gathered: false,
+            });
             run(&mut b, &plan, op);
             (b.download_f32(out, rows).unwrap(), b.download_f32(dx, rows).unwrap())
         };
@@ -131,7 +141,7 @@ fn gathered_norms_count_the_logit_rows() {
     let weight = b.load_vector(WeightView::from_f32(&[1.0; 16], 1, 16)).unwrap();
     let mut plan = plan_of(&[(0, 9)]);
     plan.logit_rows = vec![4, 8];
-    let op = |gathered| Op::RmsNorm { x: tx, weight, eps: 1e-5, out, gathered };
+    let op = |gathered| Op::RmsNorm(RmsNorm { x: tx, weight, eps: 1e-5, out, gathered });
     run(&mut b, &plan, op(true));
     let got = b.download_f32(out, 9).unwrap();
     assert_close("two rows", &got[..32], &rms_norm(&widen(&x), &[1.0; 16], 1e-5), 1e-6);
@@ -151,9 +161,9 @@ fn a_bad_row_stays_alone() {
         let weight = b.load_vector(WeightView::from_f32(&[1.0; 320], 1, d)).unwrap();
         let (norm, glu, dglu) =
             (tensor(&mut b, rows, d), tensor(&mut b, rows, d / 2), tensor(&mut b, rows, d));
-        run(&mut b, &plan, Op::RmsNorm { x: tx, weight, eps: 1e-6, out: norm, gathered: false });
-        run(&mut b, &plan, Op::SwiGlu { gate_up: tx, out: glu });
-        run(&mut b, &plan, Op::SwiGluBackward { gate_up: tx, dout: tdy, dgate_up: dglu });
+        run(&mut b, &plan, Op::RmsNorm(RmsNorm { x: tx, weight, eps: 1e-6, out: norm, gathered: false }));
+        run(&mut b, &plan, Op::SwiGlu(SwiGlu { gate_up: tx, out: glu }));
+        run(&mut b, &plan, Op::SwiGluBackward(SwiGluBackward { gate_up: tx, dout: tdy, dgate_up: dglu }));
         [norm, glu, dglu].map(|t| b.download_f32(t, rows).unwrap())
     };
     let clean = outputs(&x);
@@ -176,10 +186,10 @@ fn swiglu_and_its_backward() {
         let mut b = cpu(2);
         let (tx, tdy) = (upload(&mut b, &x, 2 * f), upload(&mut b, &dy, f));
         let (out, dx) = (tensor(&mut b, rows, f), tensor(&mut b, rows, 2 * f));
-        run(&mut b, &plan, Op::SwiGlu { gate_up: tx, out });
+        run(&mut b, &plan, Op::SwiGlu(SwiGlu { gate_up: tx, out }));
         assert_close("forward", &b.download_f32(out, rows).unwrap(), &swiglu(&widen(&x), f), 1e-6);
-        run(&mut b, &plan, Op::SwiGluBackward { gate_up: tx, dout: tdy, dgate_up: dx });
-        run(&mut b, &plan, Op::SwiGluBackward { gate_up: tx, dout: tdy, dgate_up: tx });
+        run(&mut b, &plan, Op::SwiGluBackward(SwiGluBackward { gate_up: tx, dout: tdy, dgate_up: dx }));
+        run(&mut b, &plan, Op::SwiGluBackward(SwiGluBackward { gate_up: tx, dout: tdy, dgate_up: tx }));
         let got = b.download_f32(dx, rows).unwrap();
         assert_bits("in place", &b.download_f32(tx, rows).unwrap(), &got);
         if rows < 100 {
@@ -191,7 +201,7 @@ fn swiglu_and_its_backward() {
     let mut b = cpu(1);
     let tx = upload(&mut b, &[-200.0, 200.0, 3.0, 3.0], 4);
     let out = tensor(&mut b, 1, 2);
-    run(&mut b, &plan_of(&[(0, 1)]), Op::SwiGlu { gate_up: tx, out });
+    run(&mut b, &plan_of(&[(0, 1)]), Op::SwiGlu(SwiGlu { gate_up: tx, out }));
     assert_eq!(b.download_f32(out, 1).unwrap(), [0.0, 600.0]);
 }
 
@@ -211,7 +221,7 @@ fn rope_rotates_pairs_a_half_apart_and_back() {
         let mut b = cpu(2);
         let table = b.load_rope(&cos, &sin, half).unwrap();
         let t = upload(&mut b, &x, width);
-        run(&mut b, &plan, Op::Rope { qkv: t, table, heads, kv: None });
+        run(&mut b, &plan, Op::Rope(Rope { qkv: t, table, heads, kv: None }));
         let got = b.download_f32(t, 60).unwrap();
         let mut exact = widen(&x);
         for (row, &p) in exact.chunks_exact_mut(width).zip(&plan.positions) {
@@ -229,9 +239,9 @@ fn rope_rotates_pairs_a_half_apart_and_back() {
             assert_bits(&format!("v of row {row}"), &got[4 * h..], &x[4 * h..]);
             assert_bits("beyond the rotary dimension", &got[2 * half..h], &x[2 * half..h]);
         }
-        run(&mut b, &plan, Op::RopeBackward { dqkv: t, table, heads });
+        run(&mut b, &plan, Op::RopeBackward(RopeBackward { dqkv: t, table, heads }));
         assert_close("there and back", &b.download_f32(t, 60).unwrap(), &widen(&x), 1e-6);
-        let error = error_of(&mut b, &plan_of(&[(45, 6)]), Op::Rope { qkv: t, table, heads, kv: None });
+        let error = error_of(&mut b, &plan_of(&[(45, 6)]), Op::Rope(Rope { qkv: t, table, heads, kv: None }));
         assert!(error.contains("position 50 is beyond the rotary table's 50 positions"), "{error}");
     }
     let mut b = cpu(1);

@@ -15,7 +15,7 @@ fn work_runs_at_submit_and_only_then() {
     let out = tensor(&mut b, 1, 2);
     let weight = b.load_vector(WeightView::from_f32(&[1.0, 1.0], 1, 2)).unwrap();
     b.begin(Arc::new(plan_of(&[(0, 1)]))).unwrap();
-    b.enqueue(Op::RmsNorm { x, weight, eps: 0.0, out, gathered: false }).unwrap();
+    b.enqueue(Op::RmsNorm(RmsNorm { x, weight, eps: 0.0, out, gathered: false })).unwrap();
     assert_eq!(b.stored(), 2);
     assert!(b.trace().is_empty());
 
@@ -53,14 +53,14 @@ fn the_trace_counts_operations_with_their_plan() {
     let mut plan = plan_of(&[(0, 1), (0, 2)]);
     plan.segments =
         vec![Segment { slot: Slot::BASE, start: 0, end: 1 }, Segment { slot: Slot(3), start: 1, end: 3 }];
-    let op = Op::SwiGlu { gate_up: x, out };
+    let op = Op::SwiGlu(SwiGlu { gate_up: x, out });
     let mut second = plan_of(&[(0, 1)]);
     second.logit_rows = vec![0];
     for plan in [plan, second] {
         b.begin(Arc::new(plan)).unwrap();
         b.enqueue(op.clone()).unwrap();
     }
-    b.enqueue(Op::ScatterRows { dy: out, dx: out }).unwrap();
+    b.enqueue(Op::ScatterRows(ScatterRows { dy: out, dx: out })).unwrap();
     assert!(b.submit().unwrap_err().to_string().contains("read and written"));
     assert_eq!(b.stored(), 0, "the work that failed is gone");
     let entry = |rows, segments, sequences| recording::TraceEntry {

@@ -20,7 +20,7 @@ pub struct BatchPlan {
     /// Exact row ranges by sequence: ascending, contiguous, covering all rows, each inside one segment.
     pub sequences: Vec<Sequence>,
     /// For each of `sequences` the dropout of its adapter; empty where none has any.
-    pub dropout: Vec<Dropout>,
+    pub dropout: Vec<SequenceDropout>,
     /// Page numbers of all sequences, one after another; `Sequence::pages` says which are whose.
     pub page_table: Vec<u32>,
     /// Page contents to copy before anything else in the step ([`Op::CopyPages`](super::Op::CopyPages)).
@@ -67,7 +67,7 @@ impl BatchPlan {
     }
 
     /// The dropout of each row's sequence, for the operation `op`.
-    pub fn row_dropout(&self, op: &str) -> Result<Vec<Dropout>> {
+    pub fn row_dropout(&self, op: &str) -> Result<Vec<SequenceDropout>> {
         if self.dropout.len() != self.sequences.len() {
             return Err(Error::Internal(format!(
                 "{op}: dropout of {} sequences, the plan has {}",
@@ -132,14 +132,14 @@ pub struct Sequence {
 /// The dropout of one sequence (Srivastava et al. 2014) on what adapters read: LoRA sees `x * factor` where it would see x. All parts of a linear
 /// group share the factors of their input, which is computed once (PEFT draws them for each module by itself).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Dropout {
+pub struct SequenceDropout {
     /// Makes the factors those of this sequence in this optimizer step and no other.
     pub key: u64,
     /// Share of the elements that are zeroed; 0 or above, below 1.
     pub rate: f32,
 }
 
-impl Dropout {
+impl SequenceDropout {
     /// What the elements that stay are multiplied by, so that the expected value stays as it is.
     pub fn scale(self) -> f32 {
         1.0 / (1.0 - self.rate)
@@ -152,7 +152,7 @@ impl Dropout {
     }
 }
 
-/// See [`Dropout::row`].
+/// See [`SequenceDropout::row`].
 #[derive(Clone, Copy, Debug)]
 pub struct RowDropout {
     key: u64,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::plan::{EngineOptions, MemoryPlan, human};
 use crate::backend::{
-    AdamWStep, Backend, BatchPlan, Draws, Element, KvPool, KvSpec, Op, Slot, Tensor, TensorSpec,
+    AdamW, AdamWStep, Backend, BatchPlan, Draws, Element, GradNorms, KvPool, KvSpec, Op, Slot, Tensor,
+    TensorSpec, ZeroGrad,
 };
 use crate::error::{Error, Result};
 use crate::model::{Activations, Mode, Model};
@@ -182,15 +183,15 @@ impl Device {
         let count = steps.len();
         let slots: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
         let norms = self.norms(count)?;
-        self.backend.enqueue(Op::GradNorms { slots, out: norms })?;
-        self.backend.enqueue(Op::AdamW { steps, norms })?;
+        self.backend.enqueue(Op::GradNorms(GradNorms { slots, out: norms }))?;
+        self.backend.enqueue(Op::AdamW(AdamW { steps, norms }))?;
         self.backend.submit()?;
         self.backend.download_f32(norms, count)
     }
 
     /// Zeroes gradients.
     pub fn zero_gradients(&mut self, slots: Vec<Slot>) -> Result<()> {
-        self.backend.enqueue(Op::ZeroGrad { slots })?;
+        self.backend.enqueue(Op::ZeroGrad(ZeroGrad { slots }))?;
         self.backend.submit()
     }
 

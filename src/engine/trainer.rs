@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 use super::queue::{check_tokens, push_packed};
 use super::request::{AdapterId, Fault, NonFinite, StepMetrics, TrainRequest, draw_key};
 use super::slots::{SlotTable, name};
-use crate::backend::{AdamWStep, BatchPlan, Dropout, Label, Slot};
+use crate::backend::{AdamWStep, BatchPlan, Label, SequenceDropout, Slot};
 use crate::error::{Error, Result};
 use crate::model::{Mode, Rotary};
 
@@ -57,12 +57,12 @@ impl Active {
     }
 
     /// The dropout of the sequence that comes next.
-    fn next_dropout(&self) -> Dropout {
+    fn next_dropout(&self) -> SequenceDropout {
         let step = u64::from(self.first_step) + self.step as u64;
         let place = self.next as u64;
         let fields = [self.request.key, step, place].map(u64::to_le_bytes);
         let key = draw_key(&[b"dropout", &fields[0], &fields[1], &fields[2]]);
-        Dropout { key, rate: self.dropout }
+        SequenceDropout { key, rate: self.dropout }
     }
 
     fn is_step_complete(&self) -> bool {
@@ -82,7 +82,7 @@ struct Taken {
     adapter: AdapterId,
     slot: Slot,
     sequence: u32,
-    dropout: Dropout,
+    dropout: SequenceDropout,
 }
 
 /// A micro-batch's plan and whose sequences it holds, in the order of its rows.

@@ -6,7 +6,7 @@
 use super::activations::{Dropped, Gradients, LayerActivations};
 use super::forward::drop_out;
 use super::{Activations, GroupKind, Layer, Model};
-use crate::backend::{Backend, GroupId, Linear, Op, Tensor, Vector};
+use crate::backend::*;
 use crate::error::{Error, Result};
 
 impl Model {
@@ -20,7 +20,7 @@ impl Model {
         let Some(g) = &acts.gradients else {
             return Err(Error::Internal("backward without buffers for gradients".into()));
         };
-        backend.enqueue(Op::RmsNormBackward {
+        backend.enqueue(Op::RmsNormBackward(RmsNormBackward {
             x: acts.gathered,
             weight: self.norm,
             eps: self.config.rms_norm_eps,
@@ -28,8 +28,8 @@ impl Model {
             dx: acts.hidden,
             accumulate: false,
             gathered: true,
-        })?; // [L, d]
-        backend.enqueue(Op::ScatterRows { dy: acts.hidden, dx: g.dx })?; // [R, d]
+        }))?; // [L, d]
+        backend.enqueue(Op::ScatterRows(ScatterRows { dy: acts.hidden, dx: g.dx }))?; // [R, d]
         for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate().rev() {
             self.layer_backward(backend, acts, g, i, layer, a, dropped)?;
         }
@@ -55,25 +55,29 @@ impl Model {
         let act = (acts.act, dropped.map(|d| d.act));
 
         // MLP
-        backend.enqueue(Op::SwiGlu { gate_up: a.gate_up, out: acts.act })?; // [R, f]
+        backend.enqueue(Op::SwiGlu(SwiGlu { gate_up: a.gate_up, out: acts.act }))?; // [R, f]
         linear(backend, layer.down, Down.of(i), act, shrink(Down), g.dx, Some(g.dact))?; // [R, f]
-        backend.enqueue(Op::SwiGluBackward { gate_up: a.gate_up, dout: g.dact, dgate_up: a.gate_up })?; // [R, 2 f]
+        backend.enqueue(Op::SwiGluBackward(SwiGluBackward {
+            gate_up: a.gate_up,
+            dout: g.dact,
+            dgate_up: a.gate_up,
+        }))?; // [R, 2 f]
         self.norm(backend, a.x_mid, layer.post_norm, acts.normed)?; // [R, d]
         linear(backend, layer.gate_up, GateUp.of(i), normed, shrink(GateUp), a.gate_up, Some(g.dnormed))?; // [R, d]
         self.norm_backward(backend, a.x_mid, layer.post_norm, g)?; // [R, d]
 
         // Attention
         linear(backend, layer.o, O.of(i), attention, shrink(O), g.dx, Some(g.dattention))?; // [R, H D]
-        backend.enqueue(Op::AttentionPackedBackward {
+        backend.enqueue(Op::AttentionPackedBackward(AttentionPackedBackward {
             qkv: a.qkv,
             heads,
             out: a.attention,
             dout: g.dattention,
             dqkv: g.dqkv,
-        })?; // [R, (H + 2 K) D]
-        backend.enqueue(Op::RopeBackward { dqkv: g.dqkv, table: self.rope, heads })?;
+        }))?; // [R, (H + 2 K) D]
+        backend.enqueue(Op::RopeBackward(RopeBackward { dqkv: g.dqkv, table: self.rope, heads }))?;
         if let (Some(norm), Some(raw)) = (layer.qk_norm, a.raw) {
-            backend.enqueue(Op::HeadNormBackward { raw, dqkv: g.dqkv, heads, norm })?;
+            backend.enqueue(Op::HeadNormBackward(HeadNormBackward { raw, dqkv: g.dqkv, heads, norm }))?;
         }
         self.norm(backend, a.x_in, layer.input_norm, acts.normed)?; // [R, d]
         if i == 0 {
@@ -93,7 +97,7 @@ impl Model {
         g: &Gradients,
     ) -> Result<()> {
         let eps = self.config.rms_norm_eps;
-        backend.enqueue(Op::RmsNormBackward {
+        backend.enqueue(Op::RmsNormBackward(RmsNormBackward {
             x,
             weight,
             eps,
@@ -101,7 +105,7 @@ impl Model {
             dx: g.dx,
             accumulate: true,
             gathered: false,
-        })
+        }))
     }
 }
 
@@ -116,5 +120,5 @@ fn linear(
 ) -> Result<()> {
     drop_out(backend, group, x, lora_x)?;
     let (group, shrink, dshrink) = (Some(group), Some(shrink), Some(dshrink));
-    backend.enqueue(Op::LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx })
+    backend.enqueue(Op::LinearBackward(LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx }))
 }

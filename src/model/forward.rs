@@ -2,22 +2,22 @@
 
 use super::activations::{Dropped, LayerActivations};
 use super::{Activations, GroupKind, Layer, Model};
-use crate::backend::{Backend, GroupId, KvPool, Linear, Op, Tensor, Vector};
+use crate::backend::*;
 use crate::error::{Error, Result};
 
 impl Model {
     /// Enqueues a sampling step: prefill and decode rows alike, over pages. Draws land in `acts.tokens` and `acts.logprobs`.
     pub fn forward_sample(&self, backend: &mut dyn Backend, acts: &Activations, kv: KvPool) -> Result<()> {
-        backend.enqueue(Op::CopyPages { kv })?;
+        backend.enqueue(Op::CopyPages(CopyPages { kv }))?;
         self.decoder(backend, acts, None, Some(kv))?;
         self.final_norm(backend, acts)?;
-        backend.enqueue(Op::LmHeadSample {
+        backend.enqueue(Op::LmHeadSample(LmHeadSample {
             hidden: acts.hidden,
             lm_head: self.lm_head,
             workspace: acts.logits,
             tokens: acts.tokens,
             logprobs: acts.logprobs,
-        })
+        }))
     }
 
     /// Enqueues a scoring step over packed sequences. Results land in `acts.losses`.
@@ -60,13 +60,13 @@ impl Model {
     ) -> Result<()> {
         self.decoder(backend, acts, dropped, None)?;
         self.final_norm(backend, acts)?;
-        backend.enqueue(Op::LmHeadLoss {
+        backend.enqueue(Op::LmHeadLoss(LmHeadLoss {
             hidden: acts.hidden,
             lm_head: self.lm_head,
             workspace: acts.logits,
             out: acts.losses,
             dhidden,
-        })
+        }))
     }
 
     /// Embedding and all layers; the residual stream ends in `acts.x`.
@@ -79,7 +79,7 @@ impl Model {
     ) -> Result<()> {
         // Only a sampling step has tokens that the one before drew.
         let drawn = kv.map(|_| acts.tokens);
-        backend.enqueue(Op::Embed { table: self.embedding, drawn, out: acts.layers[0].x_in })?; // [R, d]
+        backend.enqueue(Op::Embed(Embed { table: self.embedding, drawn, out: acts.layers[0].x_in }))?; // [R, d]
         for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate() {
             let x_out = acts.layers.get(i + 1).map_or(acts.x, |next| next.x_in);
             self.layer(backend, acts, i, layer, a, x_out, dropped, kv)?;
@@ -108,33 +108,39 @@ impl Model {
         self.norm(backend, a.x_in, layer.input_norm, acts.normed)?; // [R, d]
         linear(backend, layer.qkv, Qkv.of(i), normed, a.shrink[Qkv as usize], None, a.qkv)?; // [R, (H + 2 K) D]
         if let Some(norm) = layer.qk_norm {
-            backend.enqueue(Op::HeadNorm { qkv: a.qkv, raw: a.raw, heads, norm })?;
+            backend.enqueue(Op::HeadNorm(HeadNorm { qkv: a.qkv, raw: a.raw, heads, norm }))?;
         }
         let pages = kv.map(|kv| (kv, i as u32));
-        backend.enqueue(Op::Rope { qkv: a.qkv, table: self.rope, heads, kv: pages })?;
+        backend.enqueue(Op::Rope(Rope { qkv: a.qkv, table: self.rope, heads, kv: pages }))?;
         backend.enqueue(match kv {
-            Some(kv) => Op::AttentionPaged { qkv: a.qkv, kv, layer: i as u32, heads, out: a.attention },
-            None => Op::AttentionPacked { qkv: a.qkv, heads, out: a.attention },
+            Some(kv) => Op::AttentionPaged(AttentionPaged {
+                qkv: a.qkv,
+                kv,
+                layer: i as u32,
+                heads,
+                out: a.attention,
+            }),
+            None => Op::AttentionPacked(AttentionPacked { qkv: a.qkv, heads, out: a.attention }),
         })?; // [R, H D]
         linear(backend, layer.o, O.of(i), attention, a.shrink[O as usize], Some(a.x_in), a.x_mid)?; // [R, d]
 
         // MLP: x_out = x_mid + down(swiglu(gate_up(norm(x_mid))))
         self.norm(backend, a.x_mid, layer.post_norm, acts.normed)?; // [R, d]
         linear(backend, layer.gate_up, GateUp.of(i), normed, a.shrink[GateUp as usize], None, a.gate_up)?; // [R, 2 f]
-        backend.enqueue(Op::SwiGlu { gate_up: a.gate_up, out: acts.act })?; // [R, f]
+        backend.enqueue(Op::SwiGlu(SwiGlu { gate_up: a.gate_up, out: acts.act }))?; // [R, f]
         linear(backend, layer.down, Down.of(i), act, a.shrink[Down as usize], Some(a.x_mid), x_out) // [R, d]
     }
 
     /// The rows that get logits, through the final norm.
     fn final_norm(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
-        backend.enqueue(Op::GatherRows { x: acts.x, out: acts.gathered })?; // [L, d]
-        backend.enqueue(Op::RmsNorm {
+        backend.enqueue(Op::GatherRows(GatherRows { x: acts.x, out: acts.gathered }))?; // [L, d]
+        backend.enqueue(Op::RmsNorm(RmsNorm {
             x: acts.gathered,
             weight: self.norm,
             eps: self.config.rms_norm_eps,
             out: acts.hidden,
             gathered: true,
-        }) // [L, d]
+        })) // [L, d]
     }
 
     /// `out = norm(x)` over all rows.
@@ -145,7 +151,13 @@ impl Model {
         weight: Vector,
         out: Tensor,
     ) -> Result<()> {
-        backend.enqueue(Op::RmsNorm { x, weight, eps: self.config.rms_norm_eps, out, gathered: false })
+        backend.enqueue(Op::RmsNorm(RmsNorm {
+            x,
+            weight,
+            eps: self.config.rms_norm_eps,
+            out,
+            gathered: false,
+        }))
     }
 }
 
@@ -161,7 +173,7 @@ fn linear(
 ) -> Result<()> {
     drop_out(backend, group, x, lora_x)?;
     let (group, shrink) = (Some(group), Some(shrink));
-    backend.enqueue(Op::LinearForward { linear, group, x, lora_x, shrink, residual, y })
+    backend.enqueue(Op::LinearForward(LinearForward { linear, group, x, lora_x, shrink, residual, y }))
 }
 
 /// What the adapters of a group read of x, if there is a tensor for it.
@@ -171,5 +183,5 @@ pub(super) fn drop_out(
     x: Tensor,
     lora_x: Option<Tensor>,
 ) -> Result<()> {
-    lora_x.map_or(Ok(()), |out| backend.enqueue(Op::Dropout { x, group, out }))
+    lora_x.map_or(Ok(()), |out| backend.enqueue(Op::Dropout(Dropout { x, group, out })))
 }

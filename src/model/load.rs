@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::files::{CONFIG, EMBEDDING, LM_HEAD};
 use super::layout::Modules;
 use super::{GroupKind, Layer, Model, ModelConfig, ModelFiles, Rotary, adapter_layout};
-use crate::backend::{Backend, HeadNorm, Linear, LinearSpec, Vector};
+use crate::backend::{Backend, HeadNormWeights, Linear, LinearSpec, Vector};
 use crate::error::{Error, Result};
 use crate::files::widen;
 
@@ -70,7 +70,7 @@ impl Model {
             let gate_up = group(GroupKind::GateUp, config.mlp_bias, training)?;
             let down = group(GroupKind::Down, config.mlp_bias, training)?;
             let qk_norm = match config.qk_norm {
-                true => Some(HeadNorm {
+                true => Some(HeadNormWeights {
                     q: loader.vector(&name("self_attn.q_norm.weight"), config.head_dim)?,
                     k: loader.vector(&name("self_attn.k_norm.weight"), config.head_dim)?,
                     eps: config.rms_norm_eps,

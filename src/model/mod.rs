@@ -27,7 +27,7 @@ pub use rope::*;
 pub use synthetic::{SHAPES, Shape};
 
 use crate::backend::{
-    AdapterLayout, GroupId, HeadNorm, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec,
+    AdapterLayout, GroupId, HeadNormWeights, Heads, Linear, RopeTable, Table, Vector, WorkspaceSpec,
 };
 
 /// Linear groups in a layer; group `layer * GROUPS_PER_LAYER + kind`.
@@ -79,7 +79,7 @@ pub struct Layer {
     /// `[(H + 2 K) D, d]`.
     pub qkv: Linear,
     /// Norms of query and key heads, if the model has them.
-    pub qk_norm: Option<HeadNorm>,
+    pub qk_norm: Option<HeadNormWeights>,
     /// Shape of the attention.
     pub heads: Heads,
     /// `[d, H D]`.

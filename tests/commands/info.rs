@@ -6,7 +6,7 @@ use crate::report_run::{self, FAKE};
 use crate::shell::*;
 use colloquy::adapter::{Base, Moments, NewAdapter, write_peft};
 use colloquy::backend::cpu::CpuBackend;
-use colloquy::backend::{Backend, WeightType};
+use colloquy::backend::{Backend, Op, WeightType, ZeroGrad};
 use colloquy::engine::{EngineOptions, KvBudget, MemoryPlan};
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles, adapter_layout};
 use serde_json::{Value, json};
@@ -137,7 +137,7 @@ fn a_backend_that_counts_computes_nothing() {
     let mut cpu = CpuBackend::new(1).unwrap().counting();
     let files = ModelFiles::without_weights("embedded", WeightType::Bf16).unwrap();
     plan(&mut cpu, &files, &options(false));
-    let e = cpu.enqueue(colloquy::backend::Op::ZeroGrad { slots: vec![] }).unwrap_err();
+    let e = cpu.enqueue(Op::ZeroGrad(ZeroGrad { slots: vec![] })).unwrap_err();
     assert!(e.to_string().contains("only counts"), "{e}");
 }
 

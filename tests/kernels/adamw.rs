@@ -132,10 +132,10 @@ fn every_slot_steps_by_its_own_numbers() {
         let norms = d.tensor(slots.len() + 1, 1, Element::F32);
         let zeros = d.tensor(again.len(), 1, Element::F32);
         let ops = [
-            Op::GradNorms { slots: slots.clone(), out: norms },
-            Op::AdamW { steps: steps.clone(), norms },
-            Op::GradNorms { slots: again.iter().map(|s| s.slot).collect(), out: zeros },
-            Op::AdamW { steps: again.clone(), norms: zeros },
+            Op::GradNorms(GradNorms { slots: slots.clone(), out: norms }),
+            Op::AdamW(AdamW { steps: steps.clone(), norms }),
+            Op::GradNorms(GradNorms { slots: again.iter().map(|s| s.slot).collect(), out: zeros }),
+            Op::AdamW(AdamW { steps: again.clone(), norms: zeros }),
         ];
         d.run(&BatchPlan::default(), ops);
         let got = d.download(norms, slots.len());
@@ -178,8 +178,8 @@ fn a_slot_steps_alone_as_in_company() {
         let slots = with_slots(&mut d);
         let norms = d.tensor(4, 1, Element::F32);
         let all = [
-            Op::GradNorms { slots: slots.clone(), out: norms },
-            Op::AdamW { steps: slots.iter().map(|&s| step_of(s)).collect(), norms },
+            Op::GradNorms(GradNorms { slots: slots.clone(), out: norms }),
+            Op::AdamW(AdamW { steps: slots.iter().map(|&s| step_of(s)).collect(), norms }),
         ];
         d.run(&BatchPlan::default(), all);
         let together = d.download(norms, 4);
@@ -189,8 +189,8 @@ fn a_slot_steps_alone_as_in_company() {
                 fill(&mut d, slot, role, 1);
             }
             let alone = [
-                Op::GradNorms { slots: vec![slot], out: norms },
-                Op::AdamW { steps: vec![step_of(slot)], norms },
+                Op::GradNorms(GradNorms { slots: vec![slot], out: norms }),
+                Op::AdamW(AdamW { steps: vec![step_of(slot)], norms }),
             ];
             d.run(&BatchPlan::default(), alone);
             let i = slot.0 as usize - 1;
@@ -220,7 +220,10 @@ fn a_norm_that_is_not_finite_keeps_weights_and_moments() {
         let steps = slots.iter().map(|&s| AdamWStep { epsilon: 0.0, ..step_of(s) }).collect();
         d.run(
             &BatchPlan::default(),
-            [Op::GradNorms { slots: slots.clone(), out: norms }, Op::AdamW { steps, norms }],
+            [
+                Op::GradNorms(GradNorms { slots: slots.clone(), out: norms }),
+                Op::AdamW(AdamW { steps, norms }),
+            ],
         );
         let got = d.download(norms, 4);
         assert!(
@@ -251,7 +254,7 @@ fn squares_beyond_f32_do_not_overflow() {
             .write_moment(slots[1], SlotRole::Gradient, PartId(2), LoraMatrix::A, &vec![1e30; len])
             .unwrap();
         let norms = d.tensor(1, 1, Element::F32);
-        d.run(&BatchPlan::default(), [Op::GradNorms { slots: vec![slots[1]], out: norms }]);
+        d.run(&BatchPlan::default(), [Op::GradNorms(GradNorms { slots: vec![slots[1]], out: norms })]);
         let got = f64::from(d.download(norms, 1)[0]);
         let expected = f64::from(1e30f32) * (len as f64).sqrt();
         assert!((got / expected - 1.0).abs() < NORM, "{}: {got}", d.name);
@@ -263,7 +266,7 @@ fn zeroing_takes_the_gradients_of_the_named_slots_only() {
     for mut d in devices() {
         let slots = with_slots(&mut d);
         let before: Vec<_> = slots.iter().map(|&s| roles(&mut d, s)).collect();
-        d.run(&BatchPlan::default(), [Op::ZeroGrad { slots: vec![slots[2], slots[0]] }]);
+        d.run(&BatchPlan::default(), [Op::ZeroGrad(ZeroGrad { slots: vec![slots[2], slots[0]] })]);
         for (i, &slot) in slots.iter().enumerate() {
             let after = roles(&mut d, slot);
             for (k, role) in ROLES.into_iter().enumerate() {
@@ -287,14 +290,18 @@ fn what_cannot_step_is_named() {
         };
         d.backend.detach_optimizer(slots[1]);
         let none = "slot 2 has no optimizer state";
-        fails(&mut d, Op::GradNorms { slots: vec![slots[0], slots[1]], out: norms }, none);
-        fails(&mut d, Op::AdamW { steps: vec![step_of(slots[1])], norms }, none);
-        fails(&mut d, Op::ZeroGrad { slots: vec![slots[1]] }, none);
-        fails(&mut d, Op::ZeroGrad { slots: vec![Slot::BASE] }, "slot 0");
-        fails(&mut d, Op::GradNorms { slots: vec![slots[0], slots[2]], out: narrow }, "grad_norms");
-        fails(&mut d, Op::AdamW { steps: vec![step_of(slots[0]); 2], norms }, "slot 1 steps twice");
+        fails(&mut d, Op::GradNorms(GradNorms { slots: vec![slots[0], slots[1]], out: norms }), none);
+        fails(&mut d, Op::AdamW(AdamW { steps: vec![step_of(slots[1])], norms }), none);
+        fails(&mut d, Op::ZeroGrad(ZeroGrad { slots: vec![slots[1]] }), none);
+        fails(&mut d, Op::ZeroGrad(ZeroGrad { slots: vec![Slot::BASE] }), "slot 0");
+        fails(
+            &mut d,
+            Op::GradNorms(GradNorms { slots: vec![slots[0], slots[2]], out: narrow }),
+            "grad_norms",
+        );
+        fails(&mut d, Op::AdamW(AdamW { steps: vec![step_of(slots[0]); 2], norms }), "slot 1 steps twice");
         let first = AdamWStep { step: 0, ..step_of(slots[0]) };
-        fails(&mut d, Op::AdamW { steps: vec![first], norms }, "step 0 of slot 1");
-        fails(&mut d, Op::ZeroGrad { slots: vec![Slot(77)] }, "slot 77");
+        fails(&mut d, Op::AdamW(AdamW { steps: vec![first], norms }), "step 0 of slot 1");
+        fails(&mut d, Op::ZeroGrad(ZeroGrad { slots: vec![Slot(77)] }), "slot 77");
     }
 }

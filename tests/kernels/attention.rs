@@ -42,7 +42,7 @@ fn packed(d: &mut Device, h: Heads, lengths: &[usize], qkv: &[f32]) -> Vec<f32> 
     let rows = lengths.iter().sum();
     let x = d.upload(qkv, h.qkv_width());
     let out = d.tensor(rows, h.q_width(), Element::Activation);
-    d.run(&plan(lengths), [Op::AttentionPacked { qkv: x, heads: h, out }]);
+    d.run(&plan(lengths), [Op::AttentionPacked(AttentionPacked { qkv: x, heads: h, out })]);
     let got = d.download(out, rows);
     d.backend.free(x);
     d.backend.free(out);
@@ -58,8 +58,14 @@ fn backward(d: &mut Device, h: Heads, lengths: &[usize], qkv: &[f32], dout: &[f3
     d.run(
         &plan(lengths),
         [
-            Op::AttentionPacked { qkv: x, heads: h, out },
-            Op::AttentionPackedBackward { qkv: x, heads: h, out, dout: dy, dqkv: dx },
+            Op::AttentionPacked(AttentionPacked { qkv: x, heads: h, out }),
+            Op::AttentionPackedBackward(AttentionPackedBackward {
+                qkv: x,
+                heads: h,
+                out,
+                dout: dy,
+                dqkv: dx,
+            }),
         ],
     );
     let got = d.download(dx, rows);
@@ -315,8 +321,8 @@ fn pages_written_by_rope_give_the_bits_of_packed_sequences() {
                 d.run(
                     &plan,
                     [
-                        Op::Rope { qkv: x, table, heads: h, kv: Some((kv, 1)) },
-                        Op::AttentionPaged { qkv: x, kv, layer: 1, heads: h, out: y },
+                        Op::Rope(Rope { qkv: x, table, heads: h, kv: Some((kv, 1)) }),
+                        Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 1, heads: h, out: y }),
                     ],
                 );
                 let got = d.download(y, plan.rows());
@@ -350,13 +356,13 @@ fn what_does_not_fit_is_an_error() {
         let mut paged = plan(&[20]);
         paged.page_table = vec![0, 1, 7];
         paged.sequences[0].pages_end = 1;
-        let op = Op::AttentionPaged { qkv: x, kv, layer: 0, heads: h, out: y };
+        let op = Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 0, heads: h, out: y });
         assert!(error(&paged, op.clone()).contains("1 pages of 16 tokens, needs 20"));
         paged.sequences[0].pages_end = 3;
         assert!(error(&paged, op.clone()).contains("page 7 of a pool of 2"));
-        let other = Op::AttentionPaged { qkv: x, kv, layer: 1, heads: h, out: y };
+        let other = Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 1, heads: h, out: y });
         assert!(error(&paged, other).contains("layer 1"));
-        let op = |heads| Op::AttentionPacked { qkv: x, heads, out: y };
+        let op = |heads| Op::AttentionPacked(AttentionPacked { qkv: x, heads, out: y });
         assert!(error(&paged, op(heads(2, 1, 12, None))).contains("multiple of 8"));
         assert!(error(&paged, op(heads(1, 1, 136, None))).contains("at most 128"));
         assert!(error(&paged, op(heads(3, 2, 16, None))).contains("multiple of"));

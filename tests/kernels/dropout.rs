@@ -12,7 +12,7 @@ const RANK: usize = 20;
 const SCALE: f32 = 1.5;
 
 /// The factor, written down again from its definition.
-fn factor(d: Dropout, group: u32, position: u32, column: usize) -> f32 {
+fn factor(d: SequenceDropout, group: u32, position: u32, column: usize) -> f32 {
     fn mix(mut z: u64) -> u64 {
         for (shift, by) in [(30, 0xbf58_476d_1ce4_e5b9u64), (27, 0x94d0_49bb_1331_11eb)] {
             z = (z ^ (z >> shift)).wrapping_mul(by);
@@ -34,7 +34,10 @@ fn factor(d: Dropout, group: u32, position: u32, column: usize) -> f32 {
 fn plan(slots: &[Slot], parts: Vec<(usize, usize)>, rates: &[f32]) -> BatchPlan {
     let mut plan = plan_of(&Segments { name: "dropout", parts }, slots);
     plan.dropout = (0..plan.sequences.len())
-        .map(|i| Dropout { key: 0x1234_5678_9abc_def0 ^ (i as u64) << 40, rate: rates[i % rates.len()] })
+        .map(|i| SequenceDropout {
+            key: 0x1234_5678_9abc_def0 ^ (i as u64) << 40,
+            rate: rates[i % rates.len()],
+        })
         .collect();
     plan
 }
@@ -60,7 +63,7 @@ fn elements_are_dropped_at_their_rate_and_the_others_grow() {
             let values = d.stored(&random.values(102 * width, 1.0));
             let x = d.upload(&values, width);
             let outs: Vec<Tensor> = (0..2).map(|_| d.tensor(102, width, Element::Activation)).collect();
-            let ops = [0, 1].map(|i| Op::Dropout { x, group: GroupId(i as u32), out: outs[i] });
+            let ops = [0, 1].map(|i| Op::Dropout(Dropout { x, group: GroupId(i as u32), out: outs[i] }));
             d.run(&plan, ops);
             for (i, &out) in outs.iter().enumerate() {
                 let factors = factors(&plan, GroupId(i as u32), width);
@@ -84,7 +87,7 @@ fn elements_are_dropped_at_their_rate_and_the_others_grow() {
 #[test]
 fn masks_of_other_keys_groups_positions_and_columns_are_independent() {
     let mask = |key: u64, group: u32, position: u32| -> Vec<bool> {
-        let row = Dropout { key, rate: 0.5 }.row(GroupId(group), position);
+        let row = SequenceDropout { key, rate: 0.5 }.row(GroupId(group), position);
         (0..20_000).map(|column| row.factor(column) == 0.0).collect()
     };
     let reference = mask(7, 3, 11);
@@ -161,12 +164,12 @@ fn step(
     let y = d.tensor(rows, outputs, Element::Activation);
     let [shrink, dshrink] = [0; 2].map(|_| Some(d.tensor(rows, 32, Element::F32)));
     let (linear, group, lora_x) = (l.linear, Some(GROUP), dropout.then_some(dropped));
-    d.backend.enqueue(Op::ZeroGrad { slots: l.slots[1..].to_vec() }).unwrap();
+    d.backend.enqueue(Op::ZeroGrad(ZeroGrad { slots: l.slots[1..].to_vec() })).unwrap();
     d.run(
         plan,
-        dropout.then_some(Op::Dropout { x, group: GROUP, out: dropped }).into_iter().chain([
-            Op::LinearForward { linear, group, x, lora_x, shrink, residual: None, y },
-            Op::LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx },
+        dropout.then_some(Op::Dropout(Dropout { x, group: GROUP, out: dropped })).into_iter().chain([
+            Op::LinearForward(LinearForward { linear, group, x, lora_x, shrink, residual: None, y }),
+            Op::LinearBackward(LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx }),
         ]),
     );
     let (y_values, dx_values) = (d.download(y, rows), d.download(dx.unwrap(), rows));
@@ -284,7 +287,7 @@ fn a_plan_that_does_not_say_its_dropout_is_refused() {
         let x = d.upload(&[0.0; 8 * 64], 64);
         let out = d.tensor(8, 64, Element::Activation);
         d.backend.begin(std::sync::Arc::new(plan)).unwrap();
-        let op = Op::Dropout { x, group: GROUP, out };
+        let op = Op::Dropout(Dropout { x, group: GROUP, out });
         let e = d.backend.enqueue(op).unwrap_err().to_string();
         assert!(e.contains("dropout of 1 sequences, the plan has 2"), "{e}");
     }

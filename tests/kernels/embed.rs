@@ -24,9 +24,9 @@ fn rows_are_copied_by_index() {
             d.run(
                 &plan,
                 [
-                    Op::Embed { table, drawn: None, out },
-                    Op::GatherRows { x: out, out: gathered },
-                    Op::ScatterRows { dy: gathered, dx: scattered },
+                    Op::Embed(Embed { table, drawn: None, out }),
+                    Op::GatherRows(GatherRows { x: out, out: gathered }),
+                    Op::ScatterRows(ScatterRows { dy: gathered, dx: scattered }),
                 ],
             );
             let row = |i: u32| &exact[plan.tokens[i as usize] as usize * width..][..width];
@@ -79,13 +79,13 @@ fn a_row_is_the_embedding_of_what_the_step_before_drew() {
                 min_p: 0.0,
             })
             .collect();
-        let sample = Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs };
+        let sample = Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs });
         let mut next = plan_of(&Segments { name: "base", parts: vec![(0, rows)] }, &[Slot::BASE]);
         next.tokens = vec![DRAWN | 4, 7, DRAWN, DRAWN | 1, 49];
         let expected = [44, 7, 48, 49, 49];
         // Nothing is read between the two steps.
         d.run(&plan, [sample]);
-        d.run(&next, [Op::Embed { table, drawn: Some(tokens), out }]);
+        d.run(&next, [Op::Embed(Embed { table, drawn: Some(tokens), out })]);
         let got = d.download(out, rows);
         for (got, token) in got.chunks_exact(width).zip(expected) {
             assert_bits("embed", got, &weights[token * width..][..width]);
@@ -93,7 +93,7 @@ fn a_row_is_the_embedding_of_what_the_step_before_drew() {
 
         let refused = |d: &mut Device, plan: &BatchPlan, drawn| {
             d.backend.begin(Arc::new(plan.clone())).unwrap();
-            d.backend.enqueue(Op::Embed { table, drawn, out }).unwrap_err().to_string()
+            d.backend.enqueue(Op::Embed(Embed { table, drawn, out })).unwrap_err().to_string()
         };
         let error = refused(&mut d, &next, None);
         assert!(error.contains("embed: draw 4 of"), "{}: {error}", d.name);
@@ -129,7 +129,7 @@ fn draws_are_fetched_as_they_were() {
             let mut hidden = vec![0.0; 2 * width];
             peaks.iter().enumerate().for_each(|(row, &peak)| hidden[row * width + peak] = 4.0 + peak as f32);
             let hidden = d.upload(&hidden, width);
-            d.run(&plan, [Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs }]);
+            d.run(&plan, [Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs })]);
             fetched.push((peaks, d.backend.fetch_draws(tokens, logprobs, 2).unwrap()));
         }
         // In another order than they were enqueued in.

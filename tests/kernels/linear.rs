@@ -235,8 +235,16 @@ fn step(
     d.run(
         plan,
         [
-            Op::LinearForward { linear, group, x, lora_x: None, shrink: shrink_of, residual, y },
-            Op::LinearBackward {
+            Op::LinearForward(LinearForward {
+                linear,
+                group,
+                x,
+                lora_x: None,
+                shrink: shrink_of,
+                residual,
+                y,
+            }),
+            Op::LinearBackward(LinearBackward {
                 linear,
                 group,
                 x,
@@ -245,7 +253,7 @@ fn step(
                 dy,
                 dshrink: Some(dshrink),
                 dx: Some(dx),
-            },
+            }),
         ],
     );
     let step = Step {
@@ -482,7 +490,7 @@ fn nan_stays_where_it_is_and_no_adapter_is_the_base() {
         d.run(
             &plan,
             [
-                Op::LinearForward {
+                Op::LinearForward(LinearForward {
                     linear: l.linear,
                     group: None,
                     x: x_t,
@@ -490,8 +498,8 @@ fn nan_stays_where_it_is_and_no_adapter_is_the_base() {
                     shrink: None,
                     residual: None,
                     y: y_t,
-                },
-                Op::LinearBackward {
+                }),
+                Op::LinearBackward(LinearBackward {
                     linear: l.linear,
                     group: None,
                     x: x_t,
@@ -500,7 +508,7 @@ fn nan_stays_where_it_is_and_no_adapter_is_the_base() {
                     dy: dy_t,
                     dshrink: None,
                     dx: Some(dx_t),
-                },
+                }),
             ],
         );
         let (y, dx) = (d.download(y_t, rows), d.download(dx_t, rows));
@@ -612,7 +620,15 @@ fn what_the_kernel_cannot_do_is_an_error() {
             (1, Some(activation), "is Activation [4, 40], expected F32"),
         ] {
             let group = Some(GroupId(group));
-            let op = Op::LinearForward { linear, group, x, lora_x: None, shrink, residual: None, y };
+            let op = Op::LinearForward(LinearForward {
+                linear,
+                group,
+                x,
+                lora_x: None,
+                shrink,
+                residual: None,
+                y,
+            });
             let error = d.backend.enqueue(op).unwrap_err().to_string();
             assert!(error.contains(expected), "{}: {error}", d.name);
         }

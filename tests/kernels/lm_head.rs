@@ -81,9 +81,12 @@ impl Head {
         let workspace = d.tensor(capacity, self.vocabulary, Element::F32);
         let out = d.tensor(rows + 1, 2, Element::F32);
         let dhidden = if in_place { hidden } else { d.tensor(rows, width, Element::Activation) };
-        d.run(&plan, [Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden: None }]);
+        d.run(&plan, [Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace, out, dhidden: None })]);
         let forward = d.download(out, rows);
-        d.run(&plan, [Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden: Some(dhidden) }]);
+        d.run(
+            &plan,
+            [Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace, out, dhidden: Some(dhidden) })],
+        );
         let all = d.download(out, rows + 1);
         assert_bits("with and without gradient", &forward, &all[..2 * rows]);
         assert!(all[2 * rows..].iter().all(|x| x.is_nan()), "{}: a row too many is written", d.name);
@@ -110,7 +113,7 @@ impl Head {
         let workspace = d.tensor(capacity, self.vocabulary, Element::F32);
         let (tokens, logprobs) =
             (d.tensor(draws.len(), 1, Element::U32), d.tensor(draws.len(), 1, Element::F32));
-        d.run(&plan, [Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs }]);
+        d.run(&plan, [Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs })]);
         let drawn = d.backend.download_u32(tokens, draws.len()).unwrap_or_else(|e| panic!("{}: {e}", d.name));
         let result = (drawn, d.download(logprobs, draws.len()));
         [hidden, workspace, tokens, logprobs].into_iter().for_each(|t| d.backend.free(t));
@@ -236,7 +239,7 @@ fn the_loss_checks_its_operands() {
         let Head { device: mut d, lm_head, .. } = Head::new(device, &[1.0; 48], 8);
         let (hidden, workspace) = (d.tensor(2, 8, Element::Activation), d.tensor(1, 6, Element::F32));
         let out = d.tensor(2, 2, Element::F32);
-        let op = |dhidden| Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden };
+        let op = |dhidden| Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace, out, dhidden });
         let mut plan = label_plan(&[(0, 1.0), (6, 1.0)]);
         assert!(error_of(&mut d, &plan, op(None)).contains("label 6 of a vocabulary of 6"));
         plan.labels[1].token = 5;
@@ -653,7 +656,7 @@ fn draws_that_make_no_sense_are_errors() {
         let Head { device: mut d, lm_head, .. } = Head::of_logits(device, &[1.0, 2.0]);
         let (hidden, workspace) = (d.upload(&Head::one(), 8), d.tensor(1, 2, Element::F32));
         let (tokens, logprobs) = (d.tensor(1, 1, Element::U32), d.tensor(1, 1, Element::F32));
-        let op = Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs };
+        let op = Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace, tokens, logprobs });
         let mut plan = base_rows(1);
         plan.draw_rows = vec![DrawRow { logit_row: 0, weight: 1.0 }, DrawRow { logit_row: 1, weight: 1.0 }];
         for (draw, problem) in [

@@ -109,8 +109,25 @@ impl Loaded<'_> {
         d.run(
             plan,
             [
-                Op::LinearForward { linear, group, x, lora_x: None, shrink, residual: None, y },
-                Op::LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx: None },
+                Op::LinearForward(LinearForward {
+                    linear,
+                    group,
+                    x,
+                    lora_x: None,
+                    shrink,
+                    residual: None,
+                    y,
+                }),
+                Op::LinearBackward(LinearBackward {
+                    linear,
+                    group,
+                    x,
+                    lora_x: None,
+                    shrink,
+                    dy,
+                    dshrink,
+                    dx: None,
+                }),
             ],
         );
         let got = [d.download(y, rows), d.download(h, rows), d.download(dh, rows)];
@@ -133,7 +150,7 @@ impl Loaded<'_> {
     }
 
     fn zero(&self, d: &mut Device) {
-        d.backend.enqueue(Op::ZeroGrad { slots: self.slots[1..].to_vec() }).unwrap();
+        d.backend.enqueue(Op::ZeroGrad(ZeroGrad { slots: self.slots[1..].to_vec() })).unwrap();
     }
 }
 

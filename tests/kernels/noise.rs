@@ -42,7 +42,7 @@ fn noise_is_splitmix_in_bf16_wherever_it_is_made() {
             let table = d.backend.load_table(view).unwrap();
             let mut plan = plan_of(&Segments { name: "base", parts: vec![(0, rows)] }, &[Slot::BASE]);
             plan.tokens = (0..rows as u32).collect();
-            d.run(&plan, [Op::Embed { table, drawn: None, out: t }]);
+            d.run(&plan, [Op::Embed(Embed { table, drawn: None, out: t })]);
             assert_bits(&what, &d.download(t, rows), &expected);
 
             let zeros = vec![0.0; 3 * width];
@@ -57,7 +57,10 @@ fn noise_is_splitmix_in_bf16_wherever_it_is_made() {
             let y = d.tensor(columns, 3 + rows, Element::Activation);
             let plan = plan_of(&Segments { name: "base", parts: vec![(0, columns)] }, &[Slot::BASE]);
             let (group, shrink, residual) = (None, None, None);
-            d.run(&plan, [Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }]);
+            d.run(
+                &plan,
+                [Op::LinearForward(LinearForward { linear, group, x, lora_x: None, shrink, residual, y })],
+            );
             for (i, got) in d.download(y, columns).chunks_exact(3 + rows).enumerate() {
                 let column: Vec<f32> = (0..rows).map(|r| expected[r * width + i]).collect();
                 assert_bits(&what, &got[..3], &[0.0; 3]);

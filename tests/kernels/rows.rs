@@ -96,8 +96,8 @@ fn norm(
     d.run(
         &base_rows(rows),
         [
-            Op::RmsNorm { x, weight, eps, out, gathered: false },
-            Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered: false },
+            Op::RmsNorm(RmsNorm { x, weight, eps, out, gathered: false }),
+            Op::RmsNormBackward(RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered: false }),
         ],
     );
     let all = d.download(out, rows + 1);
@@ -163,22 +163,30 @@ fn gathered_norms_count_the_logit_rows_and_check_their_operands() {
         let weight = d.backend.load_vector(WeightView::from_f32(&[1.0; 16], 1, 16)).unwrap();
         let mut plan = base_rows(9);
         plan.logit_rows = vec![4, 8];
-        let op = |gathered| Op::RmsNorm { x: tx, weight, eps: 1e-5, out, gathered };
+        let op = |gathered| Op::RmsNorm(RmsNorm { x: tx, weight, eps: 1e-5, out, gathered });
         d.run(&plan, [op(true)]);
         let got = d.download(out, 9);
         assert_rounded(&d, "two rows", &got[..32], &rms_norm(&widen(&x), &[1.0; 16], 1e-5));
         assert!(got[32..].iter().all(|x| x.is_nan()), "no other row is written");
         let error = error_of(&mut d, &plan, op(false));
         assert!(error.contains("[>= 9, 16]"), "{error}");
-        let error = error_of(&mut d, &plan, Op::RmsNorm { x: out, weight, eps: 1e-5, out, gathered: false });
+        let error =
+            error_of(&mut d, &plan, Op::RmsNorm(RmsNorm { x: out, weight, eps: 1e-5, out, gathered: false }));
         assert!(error.contains("rms_norm"), "{error}");
         let dy = d.tensor(9, 16, Element::Activation);
-        let op =
-            Op::RmsNormBackward { x: out, weight, eps: 1e-5, dy, dx: out, accumulate: true, gathered: false };
+        let op = Op::RmsNormBackward(RmsNormBackward {
+            x: out,
+            weight,
+            eps: 1e-5,
+            dy,
+            dx: out,
+            accumulate: true,
+            gathered: false,
+        });
         let error = error_of(&mut d, &plan, op);
         assert!(error.contains("rms_norm_backward"), "{error}");
         let short = d.backend.load_vector(WeightView::from_f32(&[1.0; 8], 1, 8)).unwrap();
-        let op = Op::RmsNorm { x: tx, weight: short, eps: 1e-5, out, gathered: true };
+        let op = Op::RmsNorm(RmsNorm { x: tx, weight: short, eps: 1e-5, out, gathered: true });
         let error = error_of(&mut d, &plan, op);
         assert!(error.contains("weight of 8 for rows of 16"), "{error}");
     }
@@ -189,13 +197,16 @@ fn head_norm(d: &mut Device, x: &[f32], dy: &[f32], heads: Heads, w: [&[f32]; 2]
     let (width, qk) = (heads.qkv_width(), heads.q_width() + heads.kv_width());
     let rows = x.len() / width;
     let [q, k] = w.map(|w| d.backend.load_vector(WeightView::from_f32(w, 1, heads.head_dim)).unwrap());
-    let norm = HeadNorm { q, k, eps: 1e-5 };
+    let norm = HeadNormWeights { q, k, eps: 1e-5 };
     let qkv = d.tensor(rows + 1, width, Element::Activation);
     d.backend.upload_f32(qkv, x).unwrap();
     let (dqkv, raw) = (d.upload(dy, width), d.tensor(rows + 1, qk, Element::Activation));
     d.run(
         &base_rows(rows),
-        [Op::HeadNorm { qkv, raw: Some(raw), heads, norm }, Op::HeadNormBackward { raw, dqkv, heads, norm }],
+        [
+            Op::HeadNorm(HeadNorm { qkv, raw: Some(raw), heads, norm }),
+            Op::HeadNormBackward(HeadNormBackward { raw, dqkv, heads, norm }),
+        ],
     );
     let all = d.download(qkv, rows + 1);
     assert!(all[rows * width..].iter().all(|x| x.is_nan()), "{}: a row beyond the batch is written", d.name);
@@ -204,7 +215,7 @@ fn head_norm(d: &mut Device, x: &[f32], dy: &[f32], heads: Heads, w: [&[f32]; 2]
     let result = [all[..rows * width].to_vec(), kept[..rows * qk].to_vec(), d.download(dqkv, rows)];
     // Without keeping: the same.
     d.backend.upload_f32(qkv, x).unwrap();
-    d.run(&base_rows(rows), [Op::HeadNorm { qkv, raw: None, heads, norm }]);
+    d.run(&base_rows(rows), [Op::HeadNorm(HeadNorm { qkv, raw: None, heads, norm })]);
     assert_bits("nothing kept", &d.download(qkv, rows), &result[0]);
     [qkv, dqkv, raw].into_iter().for_each(|t| d.backend.free(t));
     result
@@ -248,8 +259,9 @@ fn head_norms_and_their_gradients_match_the_oracle() {
             [16, 8].map(|n| d.backend.load_vector(WeightView::from_f32(&[1.0; 16][..n], 1, n)).unwrap());
         let (qkv, raw) = (d.tensor(2, 64, Element::Activation), d.tensor(2, 48, Element::Activation));
         for (k, raw, expected) in [(k, raw, "weight of 8 for heads of 16"), (q, qkv, "head_norm")] {
-            let norm = HeadNorm { q, k, eps: 1e-5 };
-            let error = error_of(&mut d, &base_rows(2), Op::HeadNorm { qkv, raw: Some(raw), heads, norm });
+            let norm = HeadNormWeights { q, k, eps: 1e-5 };
+            let error =
+                error_of(&mut d, &base_rows(2), Op::HeadNorm(HeadNorm { qkv, raw: Some(raw), heads, norm }));
             assert!(error.contains(expected), "{error}");
         }
     }
@@ -280,7 +292,10 @@ fn swiglu_on(d: &mut Device, x: &[f32], dout: &[f32], f: usize, in_place: bool) 
     let (gate_up, dout) = (d.upload(x, 2 * f), d.upload(dout, f));
     let out = d.tensor(rows + 1, f, Element::Activation);
     let dgate_up = if in_place { gate_up } else { d.tensor(rows, 2 * f, Element::Activation) };
-    d.run(&base_rows(rows), [Op::SwiGlu { gate_up, out }, Op::SwiGluBackward { gate_up, dout, dgate_up }]);
+    d.run(
+        &base_rows(rows),
+        [Op::SwiGlu(SwiGlu { gate_up, out }), Op::SwiGluBackward(SwiGluBackward { gate_up, dout, dgate_up })],
+    );
     let all = d.download(out, rows + 1);
     assert!(all[rows * f..].iter().all(|x| x.is_nan()), "{}: a row beyond the batch is written", d.name);
     let result = [all[..rows * f].to_vec(), d.download(dgate_up, rows)];
@@ -386,7 +401,7 @@ fn rope_rotates_pairs_a_half_apart_and_back() {
             let table = d.backend.load_rope(&cos, &sin, half).unwrap();
             let t = d.tensor(rows + 1, width, Element::Activation);
             d.backend.upload_f32(t, &x).unwrap();
-            d.run(&plan, [Op::Rope { qkv: t, table, heads, kv: None }]);
+            d.run(&plan, [Op::Rope(Rope { qkv: t, table, heads, kv: None })]);
             let got = d.download(t, rows + 1);
             assert!(got[rows * width..].iter().all(|x| x.is_nan()), "a row beyond the batch is written");
             let rotated = |x: &[f32], sign: f64| {
@@ -409,7 +424,7 @@ fn rope_rotates_pairs_a_half_apart_and_back() {
                 assert_bits("v", &got[4 * h..], &x[4 * h..]);
                 assert_bits("beyond the rotary dimension", &got[2 * half..h], &x[2 * half..h]);
             }
-            d.run(&plan, [Op::RopeBackward { dqkv: t, table, heads }]);
+            d.run(&plan, [Op::RopeBackward(RopeBackward { dqkv: t, table, heads })]);
             let back = d.download(t, rows);
             assert_rounded(&d, "back", &back, &rotated(got, -1.0));
             // Rows of the table that are not the positions, and rows of the step's own.
@@ -433,19 +448,19 @@ fn rope_rotates_pairs_a_half_apart_and_back() {
                 }
             }
             d.backend.upload_f32(t, &x).unwrap();
-            d.run(&plan, [Op::Rope { qkv: t, table, heads, kv: None }]);
+            d.run(&plan, [Op::Rope(Rope { qkv: t, table, heads, kv: None })]);
             let chosen = d.download(t, rows);
             assert_rounded(&d, "chosen rows", &chosen, &exact);
             plan.rope_rows[3] = 53;
-            let error = error_of(&mut d, &plan, Op::Rope { qkv: t, table, heads, kv: None });
+            let error = error_of(&mut d, &plan, Op::Rope(Rope { qkv: t, table, heads, kv: None }));
             assert!(error.contains("position 53 is beyond the rotary table's 53 positions"), "{error}");
             (plan.rope_rows, plan.rope_extra) = (vec![], vec![]);
 
             plan.positions[0] = 50;
-            let error = error_of(&mut d, &plan, Op::Rope { qkv: t, table, heads, kv: None });
+            let error = error_of(&mut d, &plan, Op::Rope(Rope { qkv: t, table, heads, kv: None }));
             assert!(error.contains("position 50 is beyond the rotary table's 50 positions"), "{error}");
             let narrow = Heads { head_dim: 2 * half - 2, ..heads };
-            assert!(d.backend.enqueue(Op::Rope { qkv: t, table, heads: narrow, kv: None }).is_err());
+            assert!(d.backend.enqueue(Op::Rope(Rope { qkv: t, table, heads: narrow, kv: None })).is_err());
             d.backend.free(t);
         }
     }

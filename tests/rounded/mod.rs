@@ -43,19 +43,21 @@ impl Rounded {
 /// The tensors that an operation writes.
 fn written(op: &Op) -> Vec<Tensor> {
     match *op {
-        Op::Embed { out, .. } | Op::GatherRows { out, .. } | Op::RmsNorm { out, .. } => vec![out],
-        Op::ScatterRows { dx, .. } | Op::RmsNormBackward { dx, .. } => vec![dx],
-        Op::LinearForward { y, .. } => vec![y],
-        Op::LinearBackward { dx, .. } => dx.into_iter().collect(),
-        Op::Rope { qkv, .. } | Op::HeadNorm { qkv, .. } => vec![qkv],
-        Op::RopeBackward { dqkv, .. }
-        | Op::HeadNormBackward { dqkv, .. }
-        | Op::AttentionPackedBackward { dqkv, .. } => vec![dqkv],
-        Op::AttentionPacked { out, .. } | Op::AttentionPaged { out, .. } | Op::SwiGlu { out, .. } => {
-            vec![out]
-        }
-        Op::SwiGluBackward { dgate_up, .. } => vec![dgate_up],
-        Op::LmHeadLoss { dhidden, .. } => dhidden.into_iter().collect(),
+        Op::Embed(Embed { out, .. })
+        | Op::GatherRows(GatherRows { out, .. })
+        | Op::RmsNorm(RmsNorm { out, .. }) => vec![out],
+        Op::ScatterRows(ScatterRows { dx, .. }) | Op::RmsNormBackward(RmsNormBackward { dx, .. }) => vec![dx],
+        Op::LinearForward(LinearForward { y, .. }) => vec![y],
+        Op::LinearBackward(LinearBackward { dx, .. }) => dx.into_iter().collect(),
+        Op::Rope(Rope { qkv, .. }) | Op::HeadNorm(HeadNorm { qkv, .. }) => vec![qkv],
+        Op::RopeBackward(RopeBackward { dqkv, .. })
+        | Op::HeadNormBackward(HeadNormBackward { dqkv, .. })
+        | Op::AttentionPackedBackward(AttentionPackedBackward { dqkv, .. }) => vec![dqkv],
+        Op::SwiGlu(SwiGlu { out, .. })
+        | Op::AttentionPacked(AttentionPacked { out, .. })
+        | Op::AttentionPaged(AttentionPaged { out, .. }) => vec![out],
+        Op::SwiGluBackward(SwiGluBackward { dgate_up, .. }) => vec![dgate_up],
+        Op::LmHeadLoss(LmHeadLoss { dhidden, .. }) => dhidden.into_iter().collect(),
         _ => vec![],
     }
 }

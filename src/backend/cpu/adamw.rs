@@ -9,7 +9,8 @@ use super::slots::{OptimizerState, PartPlace, SlotData, no_optimizer};
 use super::*;
 
 /// [`Op::GradNorms`].
-pub fn norms(c: &mut CpuBackend, slots: &[Slot], out: Tensor) -> Result<()> {
+pub fn norms(c: &mut CpuBackend, op: &GradNorms) -> Result<()> {
+    let (slots, out) = (&op.slots, op.out);
     c.check("grad_norms", out, slots.len(), 1)?;
     let mut gradients = Vec::with_capacity(slots.len());
     for &slot in slots {
@@ -93,7 +94,8 @@ impl Scalars {
 }
 
 /// [`Op::AdamW`].
-pub fn step(c: &mut CpuBackend, steps: &[AdamWStep], norms: Tensor) -> Result<()> {
+pub fn step(c: &mut CpuBackend, op: &AdamW) -> Result<()> {
+    let (steps, norms) = (&op.steps, op.norms);
     c.check("adamw", norms, steps.len(), 1)?;
     let norms = c.f32(norms)?[..steps.len()].to_vec();
     let mut seen: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
@@ -157,7 +159,8 @@ fn update(s: &Scalars, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
 }
 
 /// [`Op::ZeroGrad`].
-pub fn zero_grad(c: &mut CpuBackend, slots: &[Slot]) -> Result<()> {
+pub fn zero_grad(c: &mut CpuBackend, op: &ZeroGrad) -> Result<()> {
+    let ZeroGrad { slots } = op;
     for &slot in slots {
         state(c.slots.get_mut(slot)?, slot)?.gradient.fill(0.0);
     }

@@ -185,7 +185,7 @@ fn wrong_ranks_and_sizes_are_named() {
     );
     fails(c.attach_optimizer(Slot::BASE).map(|()| slot), "slot 0");
     fails(c.adapter_layout(&layout()).map(|()| slot), "once");
-    fails(c.enqueue(Op::ZeroGrad { slots: vec![slot] }).map(|()| slot), "optimizer");
+    fails(c.enqueue(Op::ZeroGrad(ZeroGrad { slots: vec![slot] })).map(|()| slot), "optimizer");
 }
 
 /// AdamW as PyTorch documents it, in f64, with the bound of one f32 step.
@@ -229,10 +229,10 @@ fn adamw_steps_every_slot_by_its_own_numbers() {
         }
     }
     let norms = c.tensor(TensorSpec { name: "norms", rows: 3, width: 1, element: Element::F32 }).unwrap();
-    c.enqueue(Op::GradNorms { slots: slots.clone(), out: norms }).unwrap();
+    c.enqueue(Op::GradNorms(GradNorms { slots: slots.clone(), out: norms })).unwrap();
     let got = c.download_f32(norms, 3).unwrap();
     let before: Vec<_> = slots.iter().map(|&s| all(&mut c, s)).collect();
-    c.enqueue(Op::AdamW { steps: steps.clone(), norms }).unwrap();
+    c.enqueue(Op::AdamW(AdamW { steps: steps.clone(), norms })).unwrap();
     for (i, step) in steps.iter().enumerate() {
         let [w, g, m, v] = &before[i];
         let norm = g.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
@@ -263,7 +263,7 @@ fn adamw_over_many_steps_follows_a_hand_computed_run() {
     for (t, g) in [0.5f64, -0.25, 2.0].into_iter().enumerate() {
         let gradient = [g as f32; 12];
         c.write_moment(slot, SlotRole::Gradient, PartId(0), LoraMatrix::A, &gradient).unwrap();
-        c.enqueue(Op::GradNorms { slots: vec![slot], out: norms }).unwrap();
+        c.enqueue(Op::GradNorms(GradNorms { slots: vec![slot], out: norms })).unwrap();
         let step = AdamWStep {
             slot,
             step: t as u32 + 1,
@@ -274,7 +274,7 @@ fn adamw_over_many_steps_follows_a_hand_computed_run() {
             weight_decay: 0.01,
             max_grad_norm: f32::INFINITY,
         };
-        c.enqueue(Op::AdamW { steps: vec![step], norms }).unwrap();
+        c.enqueue(Op::AdamW(AdamW { steps: vec![step], norms })).unwrap();
         let got = c.read_slot(slot, SlotRole::Weights, PartId(0), LoraMatrix::A).unwrap();
         assert!(got.iter().all(|&x| (f64::from(x) - expected[t]).abs() < 1e-6), "{got:?} {}", expected[t]);
     }
@@ -296,7 +296,7 @@ fn a_norm_that_is_not_finite_skips_the_slot() {
     c.write_moment(bad, SlotRole::Gradient, PartId(0), LoraMatrix::A, &gradient).unwrap();
     let before = ROLES.map(|r| read(&mut c, bad, r, ranks));
     let norms = c.tensor(TensorSpec { name: "norms", rows: 2, width: 1, element: Element::F32 }).unwrap();
-    c.enqueue(Op::GradNorms { slots: vec![bad, good], out: norms }).unwrap();
+    c.enqueue(Op::GradNorms(GradNorms { slots: vec![bad, good], out: norms })).unwrap();
     let got = c.download_f32(norms, 2).unwrap();
     assert!(!got[0].is_finite() && got[1].is_finite());
     // Epsilon 0 must not turn what never moved into NaN.
@@ -310,7 +310,7 @@ fn a_norm_that_is_not_finite_skips_the_slot() {
         weight_decay: 0.1,
         max_grad_norm: 1.0,
     };
-    c.enqueue(Op::AdamW { steps: vec![step(bad), step(good)], norms }).unwrap();
+    c.enqueue(Op::AdamW(AdamW { steps: vec![step(bad), step(good)], norms })).unwrap();
     for (role, before) in ROLES.into_iter().zip(before) {
         let after = read(&mut c, bad, role, ranks);
         match role {
@@ -320,7 +320,7 @@ fn a_norm_that_is_not_finite_skips_the_slot() {
     }
     assert!(read(&mut c, good, SlotRole::Weights, ranks).iter().all(|w| w.is_finite()));
     assert_padding_is_zero(&c, good, ranks);
-    assert!(c.enqueue(Op::AdamW { steps: vec![step(good), step(good)], norms }).is_err());
+    assert!(c.enqueue(Op::AdamW(AdamW { steps: vec![step(good), step(good)], norms })).is_err());
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn zero_grad_zeroes_only_what_it_names() {
         c.attach_optimizer(slot).unwrap();
         fill(&mut c, slot, SlotRole::Gradient, ranks, 1);
     }
-    c.enqueue(Op::ZeroGrad { slots: vec![slots[0]] }).unwrap();
+    c.enqueue(Op::ZeroGrad(ZeroGrad { slots: vec![slots[0]] })).unwrap();
     assert!(read(&mut c, slots[0], SlotRole::Gradient, ranks).iter().all(|&g| g == 0.0));
     assert!(read(&mut c, slots[1], SlotRole::Gradient, ranks).iter().all(|&g| g != 0.0));
 }

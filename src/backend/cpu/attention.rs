@@ -583,7 +583,8 @@ pub fn transpose_tile(x: &[f32], stride: usize, count: usize, tile: &mut [f32]) 
 }
 
 /// [`Op::AttentionPacked`].
-pub fn packed(c: &mut CpuBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Result<()> {
+pub fn packed(c: &mut CpuBackend, op: &AttentionPacked) -> Result<()> {
+    let &AttentionPacked { qkv, heads, out } = op;
     let plan = c.plan.clone();
     check_heads("attention_packed", &heads)?;
     check_sequences("attention_packed", &plan, true)?;
@@ -614,14 +615,8 @@ pub fn packed(c: &mut CpuBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Res
 }
 
 /// [`Op::AttentionPaged`].
-pub fn paged(
-    c: &mut CpuBackend,
-    qkv: Tensor,
-    kv: KvPool,
-    layer: u32,
-    heads: Heads,
-    out: Tensor,
-) -> Result<()> {
+pub fn paged(c: &mut CpuBackend, op: &AttentionPaged) -> Result<()> {
+    let &AttentionPaged { qkv, kv, layer, heads, out } = op;
     let plan = c.plan.clone();
     check_heads("attention_paged", &heads)?;
     check_sequences("attention_paged", &plan, false)?;

@@ -287,14 +287,8 @@ impl Sources<'_> {
 }
 
 /// [`Op::AttentionPackedBackward`].
-pub fn run(
-    c: &mut CpuBackend,
-    qkv: Tensor,
-    heads: Heads,
-    out: Tensor,
-    dout: Tensor,
-    dqkv: Tensor,
-) -> Result<()> {
+pub fn run(c: &mut CpuBackend, op: &AttentionPackedBackward) -> Result<()> {
+    let &AttentionPackedBackward { qkv, heads, out, dout, dqkv } = op;
     const OP: &str = "attention_packed_backward";
     let plan = c.plan.clone();
     check_heads(OP, &heads)?;

@@ -6,7 +6,8 @@ use super::*;
 const COST: usize = 12;
 
 /// [`Op::Dropout`].
-pub fn run(c: &mut CpuBackend, x: Tensor, group: GroupId, out: Tensor) -> Result<()> {
+pub fn run(c: &mut CpuBackend, op: &Dropout) -> Result<()> {
+    let &Dropout { x, group, out } = op;
     const OP: &str = "dropout";
     let (rows, width) = (c.plan.rows(), c.width(out)?);
     let dropout = c.plan.row_dropout(OP)?;

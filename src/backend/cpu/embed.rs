@@ -36,7 +36,8 @@ impl TableBuffer {
 }
 
 /// [`Op::Embed`].
-pub fn run(c: &mut CpuBackend, table: Table, drawn: Option<Tensor>, out: Tensor) -> Result<()> {
+pub fn run(c: &mut CpuBackend, op: &Embed) -> Result<()> {
+    let &Embed { table, drawn, out } = op;
     let plan = c.plan.clone();
     let drawn = match drawn.map(|t| c.tensor_buffer(t)).transpose()? {
         None => &[][..],
@@ -90,7 +91,8 @@ fn logit_rows<'a>(op: &str, plan: &'a BatchPlan) -> Result<&'a [u32]> {
 }
 
 /// [`Op::GatherRows`].
-pub fn gather(c: &mut CpuBackend, x: Tensor, out: Tensor) -> Result<()> {
+pub fn gather(c: &mut CpuBackend, op: &GatherRows) -> Result<()> {
+    let &GatherRows { x, out } = op;
     let plan = c.plan.clone();
     let width = c.width(out)?;
     let from = logit_rows("gather_rows", &plan)?;
@@ -104,7 +106,8 @@ pub fn gather(c: &mut CpuBackend, x: Tensor, out: Tensor) -> Result<()> {
 }
 
 /// [`Op::ScatterRows`].
-pub fn scatter(c: &mut CpuBackend, dy: Tensor, dx: Tensor) -> Result<()> {
+pub fn scatter(c: &mut CpuBackend, op: &ScatterRows) -> Result<()> {
+    let &ScatterRows { dy, dx } = op;
     let plan = c.plan.clone();
     let width = c.width(dx)?;
     let to = logit_rows("scatter_rows", &plan)?;

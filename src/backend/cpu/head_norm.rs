@@ -5,19 +5,14 @@ use super::rms_norm::{backward_rows, forward_rows, weight};
 use super::*;
 
 /// The weights of queries and keys.
-fn weights<'a>(c: &'a CpuBackend, op: &str, heads: Heads, norm: HeadNorm) -> Result<[&'a [f32]; 2]> {
+fn weights<'a>(c: &'a CpuBackend, op: &str, heads: Heads, norm: HeadNormWeights) -> Result<[&'a [f32]; 2]> {
     let get = |vector: Vector| weight(c, op, vector, heads.head_dim, "heads");
     Ok([get(norm.q)?, get(norm.k)?])
 }
 
 /// [`Op::HeadNorm`].
-pub fn forward(
-    c: &mut CpuBackend,
-    qkv: Tensor,
-    raw: Option<Tensor>,
-    heads: Heads,
-    norm: HeadNorm,
-) -> Result<()> {
+pub fn forward(c: &mut CpuBackend, op: &HeadNorm) -> Result<()> {
+    let &HeadNorm { qkv, raw, heads, norm } = op;
     const OP: &str = "head_norm";
     let (rows, width) = (c.plan.rows(), heads.qkv_width());
     let (q, qk) = (heads.q_width(), heads.q_width() + heads.kv_width());
@@ -48,7 +43,8 @@ pub fn forward(
 }
 
 /// [`Op::HeadNormBackward`].
-pub fn backward(c: &mut CpuBackend, raw: Tensor, dqkv: Tensor, heads: Heads, norm: HeadNorm) -> Result<()> {
+pub fn backward(c: &mut CpuBackend, op: &HeadNormBackward) -> Result<()> {
+    let &HeadNormBackward { raw, dqkv, heads, norm } = op;
     const OP: &str = "head_norm_backward";
     let (rows, width) = (c.plan.rows(), heads.qkv_width());
     let (q, qk) = (heads.q_width(), heads.q_width() + heads.kv_width());

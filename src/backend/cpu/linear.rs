@@ -133,16 +133,8 @@ pub(super) fn distinct(op: &str, tensors: &[Option<Tensor>]) -> Result<()> {
 }
 
 /// [`Op::LinearForward`].
-pub fn forward(
-    c: &mut CpuBackend,
-    linear: Linear,
-    group: Option<GroupId>,
-    x: Tensor,
-    lora_x: Option<Tensor>,
-    shrink: Option<Tensor>,
-    residual: Option<Tensor>,
-    y: Tensor,
-) -> Result<()> {
+pub fn forward(c: &mut CpuBackend, op: &LinearForward) -> Result<()> {
+    let &LinearForward { linear, group, x, lora_x, shrink, residual, y } = op;
     const OP: &str = "linear_forward";
     let rows = c.plan.rows();
     let (inputs, outputs) = resolve(c, OP, linear, group)?;

@@ -26,17 +26,8 @@ const SPAN: usize = 8;
 const B_STEPS: usize = 4 * PANEL;
 
 /// [`Op::LinearBackward`].
-pub fn run(
-    c: &mut CpuBackend,
-    linear: Linear,
-    group: Option<GroupId>,
-    x: Tensor,
-    lora_x: Option<Tensor>,
-    shrink: Option<Tensor>,
-    dy: Tensor,
-    dshrink: Option<Tensor>,
-    dx: Option<Tensor>,
-) -> Result<()> {
+pub fn run(c: &mut CpuBackend, op: &LinearBackward) -> Result<()> {
+    let &LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx } = op;
     const OP: &str = "linear_backward";
     let rows = c.plan.rows();
     let (inputs, outputs) = resolve(c, OP, linear, group)?;

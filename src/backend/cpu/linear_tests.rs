@@ -257,7 +257,9 @@ fn load(case: &Case, threads: usize) -> Loaded {
 impl Loaded {
     fn forward(&mut self, group: Option<GroupId>, residual: Option<Tensor>) -> Vec<f32> {
         let (linear, x, y, shrink) = (self.linear, self.x, self.y, Some(self.h));
-        self.c.enqueue(Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }).unwrap();
+        self.c
+            .enqueue(Op::LinearForward(LinearForward { linear, group, x, lora_x: None, shrink, residual, y }))
+            .unwrap();
         let rows = self.c.plan.rows();
         self.c.download_f32(y, rows).unwrap()
     }
@@ -266,7 +268,16 @@ impl Loaded {
         let &mut Loaded { linear, x, dy, dx, h, dh, .. } = self;
         let (shrink, dshrink, dx) = (Some(h), Some(dh), Some(dx));
         self.c
-            .enqueue(Op::LinearBackward { linear, group: GROUP, x, lora_x: None, shrink, dy, dshrink, dx })
+            .enqueue(Op::LinearBackward(LinearBackward {
+                linear,
+                group: GROUP,
+                x,
+                lora_x: None,
+                shrink,
+                dy,
+                dshrink,
+                dx,
+            }))
             .unwrap();
         let rows = self.c.plan.rows();
         self.c.download_f32(self.dx, rows).unwrap()
@@ -622,8 +633,8 @@ fn training_writes_nothing_that_reading_does_not_show() {
             weight_decay: 0.01,
             max_grad_norm: 1.0,
         };
-        t.c.enqueue(Op::GradNorms { slots: slots.clone(), out: norms }).unwrap();
-        t.c.enqueue(Op::AdamW { steps: slots.iter().map(step).collect(), norms }).unwrap();
+        t.c.enqueue(Op::GradNorms(GradNorms { slots: slots.clone(), out: norms })).unwrap();
+        t.c.enqueue(Op::AdamW(AdamW { steps: slots.iter().map(step).collect(), norms })).unwrap();
         let mut fresh = load(&case, 2);
         for (slot, p, matrix) in matrices(&case) {
             let part = PartId(p as u32 + 1);
@@ -713,42 +724,28 @@ fn wrong_shapes_are_errors_and_leave_the_tensors_in_place() {
     let case = &cases()[0];
     let mut t = load(case, 1);
     let Loaded { linear, x, h, dh, y, dy, dx, .. } = t;
-    let fails = |t: &mut Loaded, op: Op, part: &str| {
-        let error = t.c.enqueue(op).unwrap_err().to_string();
+    let shrink = Some(h);
+    let op = LinearForward { linear, group: GROUP, x, lora_x: None, shrink, residual: None, y };
+    let fails = |t: &mut Loaded, op: LinearForward, part: &str| {
+        let error = t.c.enqueue(Op::LinearForward(op)).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     };
-    let (group, residual) = (GROUP, None);
-    fails(&mut t, Op::LinearForward { linear, group, x, lora_x: None, shrink: None, residual, y }, "shrink");
-    let shrink = Some(h);
-    fails(&mut t, Op::LinearForward { linear, group, x: y, lora_x: None, shrink, residual, y }, "expected");
-    fails(
-        &mut t,
-        Op::LinearForward { linear, group, x, lora_x: None, shrink: Some(x), residual, y },
-        "given twice",
-    );
-    fails(
-        &mut t,
-        Op::LinearForward { linear: Linear(9), group, x, lora_x: None, shrink, residual, y },
-        "does not exist",
-    );
-    fails(
-        &mut t,
-        Op::LinearForward { linear, group: Some(GroupId(0)), x, lora_x: None, shrink, residual, y },
-        "group 0",
-    );
-    fails(
-        &mut t,
-        Op::LinearForward { linear, group: Some(GroupId(7)), x, lora_x: None, shrink, residual, y },
-        "group 7",
-    );
-    let (dshrink, dx) = (Some(dh), Some(dx));
+    fails(&mut t, LinearForward { shrink: None, ..op }, "shrink");
+    fails(&mut t, LinearForward { x: y, ..op }, "expected");
+    fails(&mut t, LinearForward { shrink: Some(x), ..op }, "given twice");
+    fails(&mut t, LinearForward { linear: Linear(9), ..op }, "does not exist");
+    fails(&mut t, LinearForward { group: Some(GroupId(0)), ..op }, "group 0");
+    fails(&mut t, LinearForward { group: Some(GroupId(7)), ..op }, "group 7");
     t.c.detach_optimizer(Slot(2));
-    fails(&mut t, Op::LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx }, "slot 2");
+    let (group, dshrink, dx) = (GROUP, Some(dh), Some(dx));
+    let back = LinearBackward { linear, group, x, lora_x: None, shrink, dy, dshrink, dx };
+    let error = t.c.enqueue(Op::LinearBackward(back)).unwrap_err().to_string();
+    assert!(error.contains("slot 2"), "{error}");
     t.c.drop_slot(Slot(2));
-    fails(&mut t, Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }, "slot 2");
+    fails(&mut t, op, "slot 2");
     let mut plan = case.plan();
     plan.segments[0].end += 1;
     t.c.begin(Arc::new(plan)).unwrap();
-    fails(&mut t, Op::LinearForward { linear, group, x, lora_x: None, shrink, residual, y }, "segment");
+    fails(&mut t, op, "segment");
     assert_eq!(bits(&t.c.download_f32(x, case.rows()).unwrap()), bits(&case.x()));
 }

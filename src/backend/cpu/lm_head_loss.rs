@@ -125,14 +125,8 @@ pub fn check_shapes(
 }
 
 /// [`Op::LmHeadLoss`].
-pub fn run(
-    c: &mut CpuBackend,
-    hidden: Tensor,
-    lm_head: Linear,
-    workspace: Tensor,
-    out: Tensor,
-    dhidden: Option<Tensor>,
-) -> Result<()> {
+pub fn run(c: &mut CpuBackend, op: &LmHeadLoss) -> Result<()> {
+    let &LmHeadLoss { hidden, lm_head, workspace, out, dhidden } = op;
     const OP: &str = "lm_head_loss";
     let plan = c.plan.clone();
     let count = plan.logit_rows.len();

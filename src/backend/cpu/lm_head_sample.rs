@@ -316,14 +316,8 @@ fn choose(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) -> u3
 }
 
 /// [`Op::LmHeadSample`].
-pub fn run(
-    c: &mut CpuBackend,
-    hidden: Tensor,
-    lm_head: Linear,
-    workspace: Tensor,
-    tokens: Tensor,
-    logprobs: Tensor,
-) -> Result<()> {
+pub fn run(c: &mut CpuBackend, op: &LmHeadSample) -> Result<()> {
+    let &LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } = op;
     const OP: &str = "lm_head_sample";
     let plan = c.plan.clone();
     let (d, v, capacity) = check_shapes(c, OP, hidden, lm_head, workspace)?;

@@ -161,47 +161,29 @@ impl CpuBackend {
     /// Carries out an operation.
     fn run(&mut self, op: Op) -> Result<()> {
         match op {
-            Op::Embed { table, drawn, out } => embed::run(self, table, drawn, out),
-            Op::GatherRows { x, out } => embed::gather(self, x, out),
-            Op::ScatterRows { dy, dx } => embed::scatter(self, dy, dx),
-            Op::RmsNorm { x, weight, eps, out, gathered } => {
-                rms_norm::forward(self, x, weight, eps, out, gathered)
-            }
-            Op::RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } => {
-                rms_norm::backward(self, x, weight, eps, dy, dx, accumulate, gathered)
-            }
-            Op::Dropout { x, group, out } => dropout::run(self, x, group, out),
-            Op::LinearForward { linear, group, x, lora_x, shrink, residual, y } => {
-                linear::forward(self, linear, group, x, lora_x, shrink, residual, y)
-            }
-            Op::LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx } => {
-                linear_backward::run(self, linear, group, x, lora_x, shrink, dy, dshrink, dx)
-            }
-            Op::HeadNorm { qkv, raw, heads, norm } => head_norm::forward(self, qkv, raw, heads, norm),
-            Op::HeadNormBackward { raw, dqkv, heads, norm } => {
-                head_norm::backward(self, raw, dqkv, heads, norm)
-            }
-            Op::Rope { qkv, table, heads, kv } => rope::forward(self, qkv, table, heads, kv),
-            Op::RopeBackward { dqkv, table, heads } => rope::backward(self, dqkv, table, heads),
-            Op::AttentionPacked { qkv, heads, out } => attention::packed(self, qkv, heads, out),
-            Op::AttentionPackedBackward { qkv, heads, out, dout, dqkv } => {
-                attention_backward::run(self, qkv, heads, out, dout, dqkv)
-            }
-            Op::AttentionPaged { qkv, kv, layer, heads, out } => {
-                attention::paged(self, qkv, kv, layer, heads, out)
-            }
-            Op::CopyPages { kv } => pages::copy(self, kv),
-            Op::SwiGlu { gate_up, out } => swiglu::forward(self, gate_up, out),
-            Op::SwiGluBackward { gate_up, dout, dgate_up } => swiglu::backward(self, gate_up, dout, dgate_up),
-            Op::LmHeadLoss { hidden, lm_head, workspace, out, dhidden } => {
-                lm_head_loss::run(self, hidden, lm_head, workspace, out, dhidden)
-            }
-            Op::LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } => {
-                lm_head_sample::run(self, hidden, lm_head, workspace, tokens, logprobs)
-            }
-            Op::GradNorms { slots, out } => adamw::norms(self, &slots, out),
-            Op::AdamW { steps, norms } => adamw::step(self, &steps, norms),
-            Op::ZeroGrad { slots } => adamw::zero_grad(self, &slots),
+            Op::Embed(op) => embed::run(self, &op),
+            Op::GatherRows(op) => embed::gather(self, &op),
+            Op::ScatterRows(op) => embed::scatter(self, &op),
+            Op::RmsNorm(op) => rms_norm::forward(self, &op),
+            Op::RmsNormBackward(op) => rms_norm::backward(self, &op),
+            Op::Dropout(op) => dropout::run(self, &op),
+            Op::LinearForward(op) => linear::forward(self, &op),
+            Op::LinearBackward(op) => linear_backward::run(self, &op),
+            Op::HeadNorm(op) => head_norm::forward(self, &op),
+            Op::HeadNormBackward(op) => head_norm::backward(self, &op),
+            Op::Rope(op) => rope::forward(self, &op),
+            Op::RopeBackward(op) => rope::backward(self, &op),
+            Op::AttentionPacked(op) => attention::packed(self, &op),
+            Op::AttentionPackedBackward(op) => attention_backward::run(self, &op),
+            Op::AttentionPaged(op) => attention::paged(self, &op),
+            Op::CopyPages(op) => pages::copy(self, &op),
+            Op::SwiGlu(op) => swiglu::forward(self, &op),
+            Op::SwiGluBackward(op) => swiglu::backward(self, &op),
+            Op::LmHeadLoss(op) => lm_head_loss::run(self, &op),
+            Op::LmHeadSample(op) => lm_head_sample::run(self, &op),
+            Op::GradNorms(op) => adamw::norms(self, &op),
+            Op::AdamW(op) => adamw::step(self, &op),
+            Op::ZeroGrad(op) => adamw::zero_grad(self, &op),
         }
     }
 

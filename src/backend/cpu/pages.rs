@@ -206,7 +206,8 @@ pub fn of_sequence<'a>(
 }
 
 /// [`Op::CopyPages`].
-pub fn copy(c: &mut CpuBackend, kv: KvPool) -> Result<()> {
+pub fn copy(c: &mut CpuBackend, op: &CopyPages) -> Result<()> {
+    let &CopyPages { kv } = op;
     pool(&c.kv_pools, kv)?;
     let plan = c.plan.clone();
     let Some(Some(buffer)) = c.kv_pools.get_mut(kv.0 as usize) else { return Ok(()) };

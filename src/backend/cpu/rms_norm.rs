@@ -81,14 +81,8 @@ pub fn weight<'a>(c: &'a CpuBackend, op: &str, weight: Vector, width: usize, of:
 }
 
 /// [`Op::RmsNorm`].
-pub fn forward(
-    c: &mut CpuBackend,
-    x: Tensor,
-    w: Vector,
-    eps: f32,
-    out: Tensor,
-    gathered: bool,
-) -> Result<()> {
+pub fn forward(c: &mut CpuBackend, op: &RmsNorm) -> Result<()> {
+    let &RmsNorm { x, weight: w, eps, out, gathered } = op;
     let rows = count(&c.plan, gathered);
     let d = c.width(out)?;
     rows::write(c, "rms_norm", out, rows, d, |c, out| {
@@ -103,16 +97,8 @@ pub fn forward(
 }
 
 /// [`Op::RmsNormBackward`].
-pub fn backward(
-    c: &mut CpuBackend,
-    x: Tensor,
-    w: Vector,
-    eps: f32,
-    dy: Tensor,
-    dx: Tensor,
-    accumulate: bool,
-    gathered: bool,
-) -> Result<()> {
+pub fn backward(c: &mut CpuBackend, op: &RmsNormBackward) -> Result<()> {
+    let &RmsNormBackward { x, weight: w, eps, dy, dx, accumulate, gathered } = op;
     let rows = count(&c.plan, gathered);
     let d = c.width(dx)?;
     rows::write(c, "rms_norm_backward", dx, rows, d, |c, out| {

@@ -124,19 +124,15 @@ fn rotate_all(
 }
 
 /// [`Op::Rope`].
-pub fn forward(
-    c: &mut CpuBackend,
-    qkv: Tensor,
-    table: RopeTable,
-    heads: Heads,
-    kv: Option<(KvPool, u32)>,
-) -> Result<()> {
+pub fn forward(c: &mut CpuBackend, op: &Rope) -> Result<()> {
+    let &Rope { qkv, table, heads, kv } = op;
     rotate_all(c, "rope", qkv, table, heads, false)?;
     kv.map_or(Ok(()), |(kv, layer)| write_pages(c, qkv, heads, kv, layer))
 }
 
 /// [`Op::RopeBackward`].
-pub fn backward(c: &mut CpuBackend, dqkv: Tensor, table: RopeTable, heads: Heads) -> Result<()> {
+pub fn backward(c: &mut CpuBackend, op: &RopeBackward) -> Result<()> {
+    let &RopeBackward { dqkv, table, heads } = op;
     rotate_all(c, "rope_backward", dqkv, table, heads, true)
 }
 

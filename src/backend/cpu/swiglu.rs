@@ -63,7 +63,8 @@ simd! {
 const COST: usize = 16;
 
 /// [`Op::SwiGlu`].
-pub fn forward(c: &mut CpuBackend, gate_up: Tensor, out: Tensor) -> Result<()> {
+pub fn forward(c: &mut CpuBackend, op: &SwiGlu) -> Result<()> {
+    let &SwiGlu { gate_up, out } = op;
     let rows = c.plan.rows();
     let f = c.width(out)?;
     rows::write(c, "swiglu", out, rows, f, |c, out| {
@@ -77,7 +78,8 @@ pub fn forward(c: &mut CpuBackend, gate_up: Tensor, out: Tensor) -> Result<()> {
 }
 
 /// [`Op::SwiGluBackward`].
-pub fn backward(c: &mut CpuBackend, gate_up: Tensor, dout: Tensor, dgate_up: Tensor) -> Result<()> {
+pub fn backward(c: &mut CpuBackend, op: &SwiGluBackward) -> Result<()> {
+    let &SwiGluBackward { gate_up, dout, dgate_up } = op;
     let rows = c.plan.rows();
     let f = c.width(dout)?;
     rows::write(c, "swiglu_backward", dgate_up, rows, 2 * f, |c, d| {

@@ -108,7 +108,8 @@ fn table<T: Pod>(c: &mut CudaBackend, name: &'static str, entries: &[T]) -> Resu
 }
 
 /// [`Op::GradNorms`].
-pub fn norms(c: &mut CudaBackend, slots: &[Slot], out: Tensor) -> Result<()> {
+pub fn norms(c: &mut CudaBackend, op: &GradNorms) -> Result<()> {
+    let (slots, out) = (&op.slots, op.out);
     let norms = c.at("grad_norms", out, slots.len(), 1, Element::F32)?;
     let chunks = largest(c, slots.iter().copied())?.div_ceil(NORM_CHUNK).max(1);
     if slots.is_empty() {
@@ -125,7 +126,8 @@ pub fn norms(c: &mut CudaBackend, slots: &[Slot], out: Tensor) -> Result<()> {
 }
 
 /// [`Op::AdamW`].
-pub fn step(c: &mut CudaBackend, steps: &[AdamWStep], norms: Tensor) -> Result<()> {
+pub fn step(c: &mut CudaBackend, op: &AdamW) -> Result<()> {
+    let (steps, norms) = (&op.steps, op.norms);
     let norms = c.at("adamw", norms, steps.len(), 1, Element::F32)?;
     let mut seen: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
     seen.sort_unstable();
@@ -147,7 +149,8 @@ pub fn step(c: &mut CudaBackend, steps: &[AdamWStep], norms: Tensor) -> Result<(
 }
 
 /// [`Op::ZeroGrad`].
-pub fn zero_grad(c: &mut CudaBackend, slots: &[Slot]) -> Result<()> {
+pub fn zero_grad(c: &mut CudaBackend, op: &ZeroGrad) -> Result<()> {
+    let ZeroGrad { slots } = op;
     let elements = largest(c, slots.iter().copied())?;
     if elements == 0 {
         return Ok(());

@@ -104,7 +104,8 @@ fn attend_rows(c: &mut CudaBackend, heads: &Heads, tiles: usize, params: &Params
 }
 
 /// [`Op::AttentionPacked`].
-pub fn packed(c: &mut CudaBackend, qkv: Tensor, heads: Heads, out: Tensor) -> Result<()> {
+pub fn packed(c: &mut CudaBackend, op: &AttentionPacked) -> Result<()> {
+    let &AttentionPacked { qkv, heads, out } = op;
     const OP: &str = "attention_packed";
     check_heads(OP, &heads)?;
     check_from_zero(OP, &c.plan.host)?;
@@ -127,14 +128,8 @@ pub fn partial_bytes(heads: &Heads) -> usize {
 }
 
 /// [`Op::AttentionPaged`].
-pub fn paged(
-    c: &mut CudaBackend,
-    qkv: Tensor,
-    kv: KvPool,
-    layer: u32,
-    heads: Heads,
-    out: Tensor,
-) -> Result<()> {
+pub fn paged(c: &mut CudaBackend, op: &AttentionPaged) -> Result<()> {
+    let &AttentionPaged { qkv, kv, layer, heads, out } = op;
     const OP: &str = "attention_paged";
     check_heads(OP, &heads)?;
     let plan = c.plan.host.clone();

@@ -44,14 +44,8 @@ struct Params {
 }
 
 /// [`Op::AttentionPackedBackward`].
-pub fn run(
-    c: &mut CudaBackend,
-    qkv: Tensor,
-    heads: Heads,
-    out: Tensor,
-    dout: Tensor,
-    dqkv: Tensor,
-) -> Result<()> {
+pub fn run(c: &mut CudaBackend, op: &AttentionPackedBackward) -> Result<()> {
+    let &AttentionPackedBackward { qkv, heads, out, dout, dqkv } = op;
     const OP: &str = "attention_packed_backward";
     check_heads(OP, &heads)?;
     check_from_zero(OP, &c.plan.host)?;

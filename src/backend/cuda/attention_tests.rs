@@ -59,7 +59,7 @@ fn packed(seed: u64, h: Heads, lengths: &[usize], qkv: &[f32]) -> Vec<f32> {
     let (x, out) = (activation(&mut b, rows, h.qkv_width()), activation(&mut b, rows, h.q_width()));
     b.upload_f32(x, qkv).unwrap();
     let plan = plan_of(&lengths.iter().map(|&n| (0, n)).collect::<Vec<_>>());
-    run(&mut b, &plan, Op::AttentionPacked { qkv: x, heads: h, out });
+    run(&mut b, &plan, Op::AttentionPacked(AttentionPacked { qkv: x, heads: h, out }));
     b.download_f32(out, rows).unwrap()
 }
 
@@ -125,7 +125,11 @@ fn paged(h: Heads, lengths: &[usize], qkv: &[f32], paging: Paging) -> Vec<f32> {
         input.chunks_exact_mut(width).for_each(|row| row[h.q_width()..].fill(f32::NAN));
         let (x, y) = (activation(&mut b, plan.rows(), width), activation(&mut b, plan.rows(), h.q_width()));
         b.upload_f32(x, &input).unwrap();
-        run(&mut b, &plan, Op::AttentionPaged { qkv: x, kv: pool, layer: 1, heads: h, out: y });
+        run(
+            &mut b,
+            &plan,
+            Op::AttentionPaged(AttentionPaged { qkv: x, kv: pool, layer: 1, heads: h, out: y }),
+        );
         let result = b.download_f32(y, plan.rows()).unwrap();
         let mut result = result.chunks_exact(h.q_width());
         for &(s, from, to) in &live {

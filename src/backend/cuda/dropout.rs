@@ -18,7 +18,8 @@ struct Params {
 }
 
 /// [`Op::Dropout`].
-pub fn run(c: &mut CudaBackend, x: Tensor, group: GroupId, out: Tensor) -> Result<()> {
+pub fn run(c: &mut CudaBackend, op: &Dropout) -> Result<()> {
+    let &Dropout { x, group, out } = op;
     const OP: &str = "dropout";
     let (rows, width) = (c.plan.host.rows(), c.tensor_buffer(out)?.spec.width);
     weights::check_width(OP, width)?;

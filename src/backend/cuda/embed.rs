@@ -23,7 +23,8 @@ struct Params {
 }
 
 /// [`Op::Embed`].
-pub fn embed(c: &mut CudaBackend, table: Table, drawn: Option<Tensor>, out: Tensor) -> Result<()> {
+pub fn embed(c: &mut CudaBackend, op: &Embed) -> Result<()> {
+    let &Embed { table, drawn, out } = op;
     const OP: &str = "embed";
     let plan = c.plan.host.clone();
     let found = c
@@ -48,14 +49,16 @@ pub fn embed(c: &mut CudaBackend, table: Table, drawn: Option<Tensor>, out: Tens
 }
 
 /// [`Op::GatherRows`].
-pub fn gather(c: &mut CudaBackend, x: Tensor, out: Tensor) -> Result<()> {
+pub fn gather(c: &mut CudaBackend, op: &GatherRows) -> Result<()> {
+    let &GatherRows { x, out } = op;
     const OP: &str = "gather_rows";
     let (source, out, width) = logit_rows(c, OP, x, out)?;
     copy(c, GATHER, params(c, source, out, width), c.plan.bounds.logit_rows)
 }
 
 /// [`Op::ScatterRows`].
-pub fn scatter(c: &mut CudaBackend, dy: Tensor, dx: Tensor) -> Result<()> {
+pub fn scatter(c: &mut CudaBackend, op: &ScatterRows) -> Result<()> {
+    let &ScatterRows { dy, dx } = op;
     const OP: &str = "scatter_rows";
     let (out, source, width) = logit_rows(c, OP, dx, dy)?;
     copy(c, SCATTER, params(c, source, out, width), c.plan.bounds.rows)

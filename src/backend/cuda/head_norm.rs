@@ -31,7 +31,7 @@ fn params(
     qkv: Tensor,
     raw: Option<Tensor>,
     heads: Heads,
-    norm: HeadNorm,
+    norm: HeadNormWeights,
 ) -> Result<Params> {
     let Heads { heads: h, kv_heads: k, head_dim: d, .. } = heads;
     weights::check_width(&format!("{op}: a head"), d)?;
@@ -62,20 +62,16 @@ fn launch(c: &mut CudaBackend, kernel: Kernel, params: &Params) {
 }
 
 /// [`Op::HeadNorm`].
-pub fn forward(
-    c: &mut CudaBackend,
-    qkv: Tensor,
-    raw: Option<Tensor>,
-    heads: Heads,
-    norm: HeadNorm,
-) -> Result<()> {
+pub fn forward(c: &mut CudaBackend, op: &HeadNorm) -> Result<()> {
+    let &HeadNorm { qkv, raw, heads, norm } = op;
     let params = params(c, "head_norm", qkv, raw, heads, norm)?;
     launch(c, FORWARD, &params);
     Ok(())
 }
 
 /// [`Op::HeadNormBackward`].
-pub fn backward(c: &mut CudaBackend, raw: Tensor, dqkv: Tensor, heads: Heads, norm: HeadNorm) -> Result<()> {
+pub fn backward(c: &mut CudaBackend, op: &HeadNormBackward) -> Result<()> {
+    let &HeadNormBackward { raw, dqkv, heads, norm } = op;
     let params = params(c, "head_norm_backward", dqkv, Some(raw), heads, norm)?;
     launch(c, BACKWARD, &params);
     Ok(())

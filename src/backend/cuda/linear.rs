@@ -323,16 +323,8 @@ pub fn distinct(op: &str, tensors: &[Option<Tensor>]) -> Result<()> {
 }
 
 /// [`Op::LinearForward`].
-pub fn forward(
-    c: &mut CudaBackend,
-    linear: Linear,
-    group: Option<GroupId>,
-    x: Tensor,
-    lora_x: Option<Tensor>,
-    shrink: Option<Tensor>,
-    residual: Option<Tensor>,
-    y: Tensor,
-) -> Result<()> {
+pub fn forward(c: &mut CudaBackend, op: &LinearForward) -> Result<()> {
+    let &LinearForward { linear, group, x, lora_x, shrink, residual, y } = op;
     const OP: &str = "linear_forward";
     let w = resolve(c, OP, linear, group)?;
     let rows = c.plan.host.rows();

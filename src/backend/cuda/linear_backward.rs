@@ -4,17 +4,8 @@ use super::linear::{Adapters, Output, RowCount, check_shrink, distinct, resolve}
 use super::*;
 
 /// [`Op::LinearBackward`].
-pub fn run(
-    c: &mut CudaBackend,
-    linear: Linear,
-    group: Option<GroupId>,
-    x: Tensor,
-    lora_x: Option<Tensor>,
-    shrink: Option<Tensor>,
-    dy: Tensor,
-    dshrink: Option<Tensor>,
-    dx: Option<Tensor>,
-) -> Result<()> {
+pub fn run(c: &mut CudaBackend, op: &LinearBackward) -> Result<()> {
+    let &LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx } = op;
     const OP: &str = "linear_backward";
     let w = resolve(c, OP, linear, group)?;
     let rows = c.plan.host.rows();

@@ -65,14 +65,8 @@ impl Operands {
 }
 
 /// [`Op::LmHeadLoss`].
-pub fn run(
-    c: &mut CudaBackend,
-    hidden: Tensor,
-    lm_head: Linear,
-    workspace: Tensor,
-    out: Tensor,
-    dhidden: Option<Tensor>,
-) -> Result<()> {
+pub fn run(c: &mut CudaBackend, op: &LmHeadLoss) -> Result<()> {
+    let &LmHeadLoss { hidden, lm_head, workspace, out, dhidden } = op;
     const OP: &str = "lm_head_loss";
     let plan = c.plan.host.clone();
     let count = plan.logit_rows.len();

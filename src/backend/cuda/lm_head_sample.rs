@@ -128,14 +128,8 @@ impl Sampling {
 }
 
 /// [`Op::LmHeadSample`].
-pub fn run(
-    c: &mut CudaBackend,
-    hidden: Tensor,
-    lm_head: Linear,
-    workspace: Tensor,
-    tokens: Tensor,
-    logprobs: Tensor,
-) -> Result<()> {
+pub fn run(c: &mut CudaBackend, op: &LmHeadSample) -> Result<()> {
+    let &LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } = op;
     const OP: &str = "lm_head_sample";
     let plan = c.plan.host.clone();
     let operands = Operands::new(c, OP, hidden, lm_head, workspace)?;

@@ -400,7 +400,7 @@ fn padding_is_zero(rig: &mut Rig) {
     for slot in 1..rig.parts.len() {
         // The norm of the gradient is over the padding too.
         let out = rig.tensor(&[0.0], 1, Element::F32);
-        rig.c.enqueue(Op::GradNorms { slots: vec![Slot(slot as u32)], out }).unwrap();
+        rig.c.enqueue(Op::GradNorms(GradNorms { slots: vec![Slot(slot as u32)], out })).unwrap();
         let got = f64::from(rig.c.download_f32(out, 1).unwrap()[0]);
         let mut squares = 0.0;
         for group in 0..layout.groups.len() {
@@ -571,7 +571,7 @@ fn an_optimizer_step_changes_what_kernels_read() {
         weight_decay: 0.1,
         max_grad_norm: 1.0,
     };
-    rig.c.enqueue(Op::AdamW { steps: vec![step], norms }).unwrap();
+    rig.c.enqueue(Op::AdamW(AdamW { steps: vec![step], norms })).unwrap();
     let masters =
         [LoraMatrix::A, LoraMatrix::B].map(|m| rig.c.read_slot(slot, SlotRole::Weights, id, m).unwrap());
     // One row for each input or output: the shrinks of unit vectors are the columns of A and s times the rows of B.

@@ -21,7 +21,8 @@ struct Params {
 }
 
 /// [`Op::CopyPages`].
-pub fn copy(c: &mut CudaBackend, kv: KvPool) -> Result<()> {
+pub fn copy(c: &mut CudaBackend, op: &CopyPages) -> Result<()> {
+    let &CopyPages { kv } = op;
     let KvBuffer { spec, keys, values } = pool(&c.kv_pools, kv)?;
     let targets: HashSet<u32> = c.plan.host.page_copies.iter().map(|c| c.to).collect();
     for copy in &c.plan.host.page_copies {
@@ -203,7 +204,7 @@ mod tests {
             let qkv = upload(&mut c, width, &bits);
             let layer = 1;
             c.begin(Arc::new(plan.clone())).unwrap();
-            c.enqueue(Op::Rope { qkv, table, heads, kv: Some((kv, layer as u32)) }).unwrap();
+            c.enqueue(Op::Rope(Rope { qkv, table, heads, kv: Some((kv, layer as u32)) })).unwrap();
             let rotated: Vec<u16> = c
                 .download_f32(qkv, rows)
                 .unwrap()
@@ -243,10 +244,12 @@ mod tests {
         let page_copies = copies.map(|(from, to, tokens)| PageCopy { from, to, tokens }).to_vec();
         let mut plan = BatchPlan { page_copies, ..BatchPlan::default() };
         c.begin(Arc::new(plan.clone())).unwrap();
-        assert!(c.enqueue(Op::CopyPages { kv }).unwrap_err().to_string().contains("that is copied to"));
+        assert!(
+            c.enqueue(Op::CopyPages(CopyPages { kv })).unwrap_err().to_string().contains("that is copied to")
+        );
         plan.page_copies.pop();
         c.begin(Arc::new(plan.clone())).unwrap();
-        c.enqueue(Op::CopyPages { kv }).unwrap();
+        c.enqueue(Op::CopyPages(CopyPages { kv })).unwrap();
         for data in &mut expected {
             for copy in &plan.page_copies {
                 for layer in 0..SPEC.layers {
@@ -262,7 +265,7 @@ mod tests {
             let mut bad = plan.clone();
             bad.page_copies.push(PageCopy { from: copy.0, to: copy.1, tokens: copy.2 });
             c.begin(Arc::new(bad)).unwrap();
-            let error = c.enqueue(Op::CopyPages { kv }).unwrap_err().to_string();
+            let error = c.enqueue(Op::CopyPages(CopyPages { kv })).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
     }
@@ -276,7 +279,7 @@ mod tests {
         let qkv = upload(&mut c, heads.qkv_width(), &vec![0; 20 * heads.qkv_width()]);
         let mut errors = |plan: BatchPlan, heads: Heads, layer: u32| {
             c.begin(Arc::new(plan)).unwrap();
-            c.enqueue(Op::Rope { qkv, table, heads, kv: Some((kv, layer)) }).unwrap_err().to_string()
+            c.enqueue(Op::Rope(Rope { qkv, table, heads, kv: Some((kv, layer)) })).unwrap_err().to_string()
         };
         let mut short = plan();
         short.sequences[0].pages_end -= 1;

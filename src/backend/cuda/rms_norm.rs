@@ -83,30 +83,16 @@ fn launch(c: &mut CudaBackend, narrow: Kernel, wide: Kernel, params: &Params) {
 }
 
 /// [`Op::RmsNorm`].
-pub fn forward(
-    c: &mut CudaBackend,
-    x: Tensor,
-    weight: Vector,
-    eps: f32,
-    out: Tensor,
-    gathered: bool,
-) -> Result<()> {
+pub fn forward(c: &mut CudaBackend, op: &RmsNorm) -> Result<()> {
+    let &RmsNorm { x, weight, eps, out, gathered } = op;
     let params = params(c, "rms_norm", x, weight, eps, out, gathered)?;
     launch(c, FORWARD, FORWARD_WIDE, &params);
     Ok(())
 }
 
 /// [`Op::RmsNormBackward`].
-pub fn backward(
-    c: &mut CudaBackend,
-    x: Tensor,
-    weight: Vector,
-    eps: f32,
-    dy: Tensor,
-    dx: Tensor,
-    accumulate: bool,
-    gathered: bool,
-) -> Result<()> {
+pub fn backward(c: &mut CudaBackend, op: &RmsNormBackward) -> Result<()> {
+    let &RmsNormBackward { x, weight, eps, dy, dx, accumulate, gathered } = op;
     const OP: &str = "rms_norm_backward";
     let mut params = params(c, OP, x, weight, eps, dx, gathered)?;
     params.dy = c.at(OP, dy, rows(c, gathered), params.width as usize, Element::Activation)?;

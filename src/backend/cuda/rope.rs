@@ -30,13 +30,8 @@ struct Params {
 }
 
 /// [`Op::Rope`].
-pub fn forward(
-    c: &mut CudaBackend,
-    qkv: Tensor,
-    table: RopeTable,
-    heads: Heads,
-    kv: Option<(KvPool, u32)>,
-) -> Result<()> {
+pub fn forward(c: &mut CudaBackend, op: &Rope) -> Result<()> {
+    let &Rope { qkv, table, heads, kv } = op;
     const OP: &str = "rope";
     let mut params = params(c, OP, qkv, table, heads)?;
     if let Some((kv, layer)) = kv {
@@ -60,7 +55,8 @@ pub fn forward(
 }
 
 /// [`Op::RopeBackward`].
-pub fn backward(c: &mut CudaBackend, dqkv: Tensor, table: RopeTable, heads: Heads) -> Result<()> {
+pub fn backward(c: &mut CudaBackend, op: &RopeBackward) -> Result<()> {
+    let &RopeBackward { dqkv, table, heads } = op;
     let mut params = params(c, "rope_backward", dqkv, table, heads)?;
     params.inverse = 1;
     launch(c, &params);

@@ -27,7 +27,8 @@ fn launch(c: &mut CudaBackend, kernel: Kernel, params: &Params) {
 }
 
 /// [`Op::SwiGlu`].
-pub fn forward(c: &mut CudaBackend, gate_up: Tensor, out: Tensor) -> Result<()> {
+pub fn forward(c: &mut CudaBackend, op: &SwiGlu) -> Result<()> {
+    let &SwiGlu { gate_up, out } = op;
     const OP: &str = "swiglu";
     let (rows, width) = (c.plan.host.rows(), c.tensor_buffer(out)?.spec.width);
     weights::check_width(OP, width)?;
@@ -47,7 +48,8 @@ pub fn forward(c: &mut CudaBackend, gate_up: Tensor, out: Tensor) -> Result<()> 
 }
 
 /// [`Op::SwiGluBackward`].
-pub fn backward(c: &mut CudaBackend, gate_up: Tensor, dout: Tensor, dgate_up: Tensor) -> Result<()> {
+pub fn backward(c: &mut CudaBackend, op: &SwiGluBackward) -> Result<()> {
+    let &SwiGluBackward { gate_up, dout, dgate_up } = op;
     const OP: &str = "swiglu_backward";
     let (rows, width) = (c.plan.host.rows(), c.tensor_buffer(dout)?.spec.width);
     weights::check_width(OP, width)?;

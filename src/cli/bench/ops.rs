@@ -273,7 +273,7 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
                 cases.push(Case {
                     name: format!("linear {kind:?} {phase} {who}"),
                     plan: plan(slots),
-                    ops: vec![Op::LinearForward {
+                    ops: vec![Op::LinearForward(LinearForward {
                         linear,
                         group,
                         x,
@@ -281,7 +281,7 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
                         shrink: Some(t.shrink),
                         residual: None,
                         y,
-                    }],
+                    })],
                     flop: 2.0 * (rows * n * k) as f64 + lora,
                     bytes: weights + 2.0 * (rows * (n + k)) as f64,
                 });
@@ -289,7 +289,7 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
                     cases.push(Case {
                         name: format!("linear backward {kind:?} {who}"),
                         plan: plan(slots),
-                        ops: vec![Op::LinearBackward {
+                        ops: vec![Op::LinearBackward(LinearBackward {
                             linear,
                             group,
                             x,
@@ -304,7 +304,7 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
                             } else {
                                 t.heads_out
                             }),
-                        }],
+                        })],
                         flop: 2.0 * (rows * n * k) as f64 + 2.0 * lora,
                         bytes: weights + 2.0 * (rows * (2 * k + n)) as f64,
                     });
@@ -327,34 +327,34 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
     add(
         "attention packed",
         &train,
-        vec![Op::AttentionPacked { qkv: t.qkv, heads, out: t.heads }],
+        vec![Op::AttentionPacked(AttentionPacked { qkv: t.qkv, heads, out: t.heads })],
         4.0 * pairs,
         qkv_bytes + q_bytes,
     );
     add(
         "attention packed backward",
         &train,
-        vec![Op::AttentionPackedBackward {
+        vec![Op::AttentionPackedBackward(AttentionPackedBackward {
             qkv: t.qkv,
             heads,
             out: t.heads,
             dout: t.heads_out,
             dqkv: t.dqkv,
-        }],
+        })],
         10.0 * pairs,
         2.0 * qkv_bytes + 2.0 * q_bytes,
     );
     add(
         "attention paged",
         &step,
-        vec![Op::AttentionPaged { qkv: t.qkv, kv, layer: 0, heads, out: t.heads }],
+        vec![Op::AttentionPaged(AttentionPaged { qkv: t.qkv, kv, layer: 0, heads, out: t.heads })],
         4.0 * batch * (SEQUENCE * heads.q_width()) as f64,
         kv_bytes,
     );
     let eps = c.rms_norm_eps;
-    let norm = Op::RmsNorm { x: t.x, weight: layer.input_norm, eps, out: t.y, gathered: false };
+    let norm = Op::RmsNorm(RmsNorm { x: t.x, weight: layer.input_norm, eps, out: t.y, gathered: false });
     add("rms_norm", &train, vec![norm], 4.0 * rows * d as f64, 4.0 * rows * d as f64);
-    let backward = Op::RmsNormBackward {
+    let backward = Op::RmsNormBackward(RmsNormBackward {
         x: t.x,
         weight: layer.input_norm,
         eps,
@@ -362,40 +362,40 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
         dx: t.y,
         accumulate: false,
         gathered: false,
-    };
+    });
     add("rms_norm backward", &train, vec![backward], 8.0 * rows * d as f64, 6.0 * rows * d as f64);
     add(
         "rope and KV write",
         &step,
-        vec![Op::Rope { qkv: t.qkv, table: rope, heads, kv: Some((kv, 0)) }],
+        vec![Op::Rope(Rope { qkv: t.qkv, table: rope, heads, kv: Some((kv, 0)) })],
         3.0 * batch * (heads.q_width() + heads.kv_width()) as f64,
         2.0 * batch * (2 * heads.q_width() + 5 * heads.kv_width()) as f64,
     );
     add(
         "rope",
         &train,
-        vec![Op::Rope { qkv: t.qkv, table: rope, heads, kv: None }],
+        vec![Op::Rope(Rope { qkv: t.qkv, table: rope, heads, kv: None })],
         3.0 * rows * (heads.q_width() + heads.kv_width()) as f64,
         4.0 * rows * (heads.q_width() + heads.kv_width()) as f64,
     );
     add(
         "swiglu",
         &train,
-        vec![Op::SwiGlu { gate_up: t.wide, out: t.act }],
+        vec![Op::SwiGlu(SwiGlu { gate_up: t.wide, out: t.act })],
         5.0 * rows * f as f64,
         6.0 * rows * f as f64,
     );
     add(
         "swiglu backward",
         &train,
-        vec![Op::SwiGluBackward { gate_up: t.wide, dout: t.act, dgate_up: t.wide_out }],
+        vec![Op::SwiGluBackward(SwiGluBackward { gate_up: t.wide, dout: t.act, dgate_up: t.wide_out })],
         12.0 * rows * f as f64,
         10.0 * rows * f as f64,
     );
     add(
         "embed",
         &train,
-        vec![Op::Embed { table: embedding, drawn: None, out: t.x }],
+        vec![Op::Embed(Embed { table: embedding, drawn: None, out: t.x })],
         0.0,
         4.0 * rows * d as f64,
     );
@@ -404,7 +404,13 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
     add(
         "lm_head loss and gradient",
         &train,
-        vec![Op::LmHeadLoss { hidden: t.x, lm_head, workspace: t.logits, out: t.losses, dhidden: Some(t.y) }],
+        vec![Op::LmHeadLoss(LmHeadLoss {
+            hidden: t.x,
+            lm_head,
+            workspace: t.logits,
+            out: t.losses,
+            dhidden: Some(t.y),
+        })],
         2.0 * product,
         2.0 * 2.0 * (d * v) as f64,
     );
@@ -412,13 +418,13 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
     add(
         "lm_head sample",
         &step,
-        vec![Op::LmHeadSample {
+        vec![Op::LmHeadSample(LmHeadSample {
             hidden: t.x,
             lm_head,
             workspace: t.logits,
             tokens: t.tokens,
             logprobs: t.logprobs,
-        }],
+        })],
         2.0 * drawn * (d * v) as f64,
         2.0 * (d * v) as f64,
     );
@@ -444,10 +450,10 @@ fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) ->
     add(
         "gradient norms",
         &train,
-        vec![Op::GradNorms { slots: slots.to_vec(), out: t.norms }],
+        vec![Op::GradNorms(GradNorms { slots: slots.to_vec(), out: t.norms })],
         2.0 * numbers,
         4.0 * numbers,
     );
-    add("adamw", &train, vec![Op::AdamW { steps, norms: t.norms }], 12.0 * numbers, 34.0 * numbers);
+    add("adamw", &train, vec![Op::AdamW(AdamW { steps, norms: t.norms })], 12.0 * numbers, 34.0 * numbers);
     cases
 }

@@ -73,24 +73,40 @@ fn all_operations(level: Level, bf16_kv: bool) -> Vec<u32> {
         bits.extend(c.download_f32(result, rows).unwrap().iter().map(|x| x.to_bits()));
     };
     let (eps, gathered) = (1e-5, false);
-    run(&mut c, Op::RmsNorm { x, weight, eps, out: y, gathered }, y, rows);
-    let norm_backward = Op::RmsNormBackward { x, weight, eps, dy, dx: y, accumulate: true, gathered };
+    run(&mut c, Op::RmsNorm(RmsNorm { x, weight, eps, out: y, gathered }), y, rows);
+    let norm_backward =
+        Op::RmsNormBackward(RmsNormBackward { x, weight, eps, dy, dx: y, accumulate: true, gathered });
     run(&mut c, norm_backward, y, rows);
-    run(&mut c, Op::SwiGlu { gate_up: x, out: glu }, glu, rows);
-    run(&mut c, Op::SwiGluBackward { gate_up: x, dout: glu, dgate_up: y }, y, rows);
+    run(&mut c, Op::SwiGlu(SwiGlu { gate_up: x, out: glu }), glu, rows);
+    run(&mut c, Op::SwiGluBackward(SwiGluBackward { gate_up: x, dout: glu, dgate_up: y }), y, rows);
     let head =
         |c: &mut CpuBackend, seed| c.load_vector(WeightView::from_f32(&values(40, seed), 1, 40)).unwrap();
-    let norm = HeadNorm { q: head(&mut c, 15), k: head(&mut c, 16), eps };
-    run(&mut c, Op::HeadNorm { qkv: x, raw: Some(raw), heads, norm }, x, rows);
-    run(&mut c, Op::HeadNormBackward { raw, dqkv: dy, heads, norm }, dy, rows);
-    run(&mut c, Op::Rope { qkv: x, table, heads, kv: Some((kv, 0)) }, x, rows);
-    run(&mut c, Op::RopeBackward { dqkv: dy, table, heads }, dy, rows);
-    run(&mut c, Op::AttentionPaged { qkv: x, kv, layer: 0, heads, out }, out, rows);
-    run(&mut c, Op::AttentionPacked { qkv: x, heads, out }, out, rows);
-    run(&mut c, Op::AttentionPackedBackward { qkv: x, heads, out, dout, dqkv: dy }, dy, rows);
-    run(&mut c, Op::LmHeadSample { hidden, lm_head, workspace: logits, tokens, logprobs }, logprobs, 40);
+    let norm = HeadNormWeights { q: head(&mut c, 15), k: head(&mut c, 16), eps };
+    run(&mut c, Op::HeadNorm(HeadNorm { qkv: x, raw: Some(raw), heads, norm }), x, rows);
+    run(&mut c, Op::HeadNormBackward(HeadNormBackward { raw, dqkv: dy, heads, norm }), dy, rows);
+    run(&mut c, Op::Rope(Rope { qkv: x, table, heads, kv: Some((kv, 0)) }), x, rows);
+    run(&mut c, Op::RopeBackward(RopeBackward { dqkv: dy, table, heads }), dy, rows);
+    run(&mut c, Op::AttentionPaged(AttentionPaged { qkv: x, kv, layer: 0, heads, out }), out, rows);
+    run(&mut c, Op::AttentionPacked(AttentionPacked { qkv: x, heads, out }), out, rows);
+    run(
+        &mut c,
+        Op::AttentionPackedBackward(AttentionPackedBackward { qkv: x, heads, out, dout, dqkv: dy }),
+        dy,
+        rows,
+    );
+    run(
+        &mut c,
+        Op::LmHeadSample(LmHeadSample { hidden, lm_head, workspace: logits, tokens, logprobs }),
+        logprobs,
+        40,
+    );
     let dhidden = Some(hidden);
-    run(&mut c, Op::LmHeadLoss { hidden, lm_head, workspace: logits, out: loss, dhidden }, loss, 5);
+    run(
+        &mut c,
+        Op::LmHeadLoss(LmHeadLoss { hidden, lm_head, workspace: logits, out: loss, dhidden }),
+        loss,
+        5,
+    );
     bits.extend(c.download_f32(hidden, 5).unwrap().iter().map(|x| x.to_bits()));
     bits.extend(c.download_u32(tokens, 40).unwrap());
     FORCED.set(None);

@@ -1,0 +1,53 @@
+//! Gradient norms, AdamW, and the zeroing of gradients.
+
+use super::*;
+
+/// One adapter's AdamW step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWStep {
+    /// The adapter; it must have optimizer state.
+    pub slot: Slot,
+    /// 1 for the first step since the moments were zeroed.
+    pub step: u32,
+    /// Step size.
+    pub learning_rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the denominator.
+    pub epsilon: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Gradients are scaled by `min(1, max_grad_norm / (norm + 1e-6))` first; infinite for no clipping.
+    pub max_grad_norm: f32,
+}
+
+/// Squared gradient norms are summed part by part in order (A before B), each by rows: `out[i] =
+/// sqrt(Σ g²)` of `slots[i]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradNorms {
+    /// The adapters.
+    pub slots: Vec<Slot>,
+    /// f32 `[slots, 1]`.
+    pub out: Tensor,
+}
+
+/// AdamW (Loshchilov & Hutter 2019, as in PyTorch) of all `steps` in one launch, clipped by the
+/// norms of [`GradNorms`], then the gradient is zeroed: `w -= lr wd w; m = b1 m + (1 - b1) g; v =
+/// b2 v + (1 - b2) g²; w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`. A slot whose norm
+/// is not finite keeps its weights and moments.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamW {
+    /// One step for each adapter.
+    pub steps: Vec<AdamWStep>,
+    /// f32 `[steps, 1]`: their gradient norms, in the same order.
+    pub norms: Tensor,
+}
+
+/// Zeroes the gradients of these slots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ZeroGrad {
+    /// The adapters.
+    pub slots: Vec<Slot>,
+}
