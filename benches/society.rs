@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use colloquy::adapter::NewAdapter;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::{
-    AdapterId, AdapterSource, Engine, EngineOptions, Normalizer, Optimizer, SampleRequest, SamplingParams,
-    TrainRequest, TrainSequence, TrainStep,
+    AdapterId, AdapterSource, Engine, EngineOptions, Normalizer, Optimizer, SampleKind, SampleRequest,
+    SamplingParams, TrainRequest, TrainSequence, TrainStep,
 };
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -147,6 +147,7 @@ fn submit(engine: &mut Engine, adapters: &[AdapterId], random: &mut Random, max_
             },
             key: random.next(),
             iteration: 0,
+            kind: SampleKind::default(),
             priority: 0,
             stop: None,
         };

@@ -44,6 +44,7 @@ fn work(engine: &mut Engine, adapters: usize) {
                 params: SamplingParams { max_tokens: 20, temperature: 1.0, top_k: 5, top_p: 0.9, min_p: 0.0 },
                 key: u64::from(s),
                 iteration: 0,
+                kind: SampleKind::default(),
                 priority: 0,
                 stop: None,
             };

@@ -221,6 +221,7 @@ impl<'r> Stopwatch<'r> {
                 },
                 key: occasion.key("answer", question, 0, 1, 0),
                 iteration: occasion.iteration,
+                kind: SampleKind::default(),
                 priority: 0,
                 stop: self.ready.codec.stop_rule(&sampling.stop),
             };
@@ -252,6 +253,7 @@ impl<'r> Stopwatch<'r> {
             },
             key: self.next(),
             iteration: 0,
+            kind: SampleKind::default(),
             priority: 0,
             stop: None,
         };

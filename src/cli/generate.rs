@@ -12,7 +12,7 @@ use super::common::{Common, ModelArgs, whole};
 use super::records::{self, Reader, Record, Sink};
 use super::screen::Screen;
 use super::session::{Purpose, Session, Wanted};
-use crate::engine::{Finish, Sample, SampleRequest, SamplingParams, Service, draw_key};
+use crate::engine::{Finish, Sample, SampleKind, SampleRequest, SamplingParams, Service, draw_key};
 use crate::error::Result;
 use crate::text::{ChatTokenizer, Codec, cut_at_stop};
 
@@ -169,6 +169,7 @@ pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<V
         params: wishes.params,
         key: key(index),
         iteration: 0,
+        kind: SampleKind::default(),
         priority: 0,
         stop: stop.clone(),
     };

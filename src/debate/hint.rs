@@ -1,7 +1,7 @@
 //! Asking again with the answer given away (STaR, arXiv 2203.14465, section 3.2: rationalization).
 
 use super::{Occasion, Table, Turn};
-use crate::engine::{AdapterId, Scope};
+use crate::engine::{AdapterId, SampleKind, Scope};
 use crate::error::Result;
 use crate::task::{Labels, Question};
 use crate::text::Message;
@@ -22,7 +22,7 @@ impl Table {
         let messages = vec![Message::user(prompt.clone())];
         let Some(tokens) = self.fitting(&messages)? else { return Ok(None) };
         let key = occasion.key("hint", question, 0, 1, sample);
-        let request = self.request(adapter, tokens.into(), occasion, key, self.sampling.max_tokens);
+        let request = self.request(SampleKind::FirstAnswer, adapter, tokens.into(), occasion, key);
         let response = self.draw(scope, vec![Some(request)]).await?.into_iter().next().flatten();
         let answer = response.as_ref().and_then(|r| self.task.read(question, &r.text));
         Ok(Some(Turn { agent: 0, prompt, summary: None, response, answer, missing: None, messages }))

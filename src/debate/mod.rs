@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 pub use record::{Debate, Round, Turn, Utterance};
 pub use vote::{Ties, Vote};
 
-use crate::engine::{AdapterId, Finish, Sample, SampleRequest, SamplingParams, Scope, draw_key};
+use crate::engine::{AdapterId, Finish, Sample, SampleKind, SampleRequest, SamplingParams, Scope, draw_key};
 use crate::error::{Error, Result};
 use crate::run::{DebateSection, SamplingSection};
 use crate::task::{Question, Task};
@@ -370,13 +370,7 @@ impl Table {
                 let prompt = self.fitting(&[Message::user(prompts.summary(subject, others)?)])?;
                 let key = occasion.key("summary", question, n, round, 0);
                 request = prompt.map(|prompt| {
-                    self.request(
-                        AdapterId::BASE,
-                        prompt.into(),
-                        occasion,
-                        key,
-                        self.sampling.summary_max_tokens,
-                    )
+                    self.request(SampleKind::Summary, AdapterId::BASE, prompt.into(), occasion, key)
                 });
             }
             requests.push(request);
@@ -407,6 +401,7 @@ impl Table {
         asked: Vec<Asked>,
     ) -> Result<Round> {
         let Answers { question, occasion, round, adapters } = answers;
+        let kind = if round == 1 { SampleKind::FirstAnswer } else { SampleKind::LaterAnswer };
         let mut requests = Vec::new();
         let mut turns = Vec::new();
         for (agent, asked) in asked.into_iter().enumerate() {
@@ -420,9 +415,8 @@ impl Table {
             };
             let missing = asked.missing.or(prompt.is_none().then_some(OUTGROWN));
             let key = occasion.key("answer", question, agent, round, 0);
-            requests.push(prompt.map(|prompt| {
-                self.request(adapters[agent], prompt.into(), occasion, key, self.sampling.max_tokens)
-            }));
+            requests
+                .push(prompt.map(|prompt| self.request(kind, adapters[agent], prompt.into(), occasion, key)));
             let (prompt, summary) = (told, asked.summary);
             turns.push(Turn { agent, prompt, summary, response: None, answer: None, missing, messages });
         }
@@ -462,13 +456,8 @@ impl Table {
             let (agent, sample) = (s % self.agents, s / self.agents);
             let prompt = &told(agent).1;
             let key = if greedy { 0 } else { occasion.key("answer", question, agent, 1, sample) };
-            let mut request = self.request(
-                society.generators[agent],
-                prompt.clone(),
-                occasion,
-                key,
-                self.sampling.max_tokens,
-            );
+            let adapter = society.generators[agent];
+            let mut request = self.request(SampleKind::FirstAnswer, adapter, prompt.clone(), occasion, key);
             if greedy {
                 request.params =
                     SamplingParams { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..request.params };
@@ -498,19 +487,24 @@ impl Table {
 
     fn request(
         &self,
+        kind: SampleKind,
         adapter: AdapterId,
         prompt: Arc<[u32]>,
         occasion: Occasion,
         key: u64,
-        max_tokens: u32,
     ) -> SampleRequest {
         let SamplingSection { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        let max_tokens = match kind {
+            SampleKind::Summary => self.sampling.summary_max_tokens,
+            _ => self.sampling.max_tokens,
+        };
         SampleRequest {
             adapters: vec![(adapter, 1.0)],
             prompt,
             params: SamplingParams { temperature, top_k, top_p, min_p, max_tokens },
             key,
             iteration: occasion.iteration,
+            kind,
             priority: 0,
             stop: self.codec.stop_rule(&self.sampling.stop),
         }

@@ -44,6 +44,18 @@ pub trait StopRule {
     fn watch(&self) -> Box<dyn FnMut(u32) -> bool>;
 }
 
+/// What a sample is in a debate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SampleKind {
+    /// An answer to a question alone.
+    #[default]
+    FirstAnswer,
+    /// A summary of what others answered.
+    Summary,
+    /// An answer after others were read.
+    LaterAnswer,
+}
+
 /// One sample to draw.
 #[derive(Clone)]
 pub struct SampleRequest {
@@ -58,6 +70,8 @@ pub struct SampleRequest {
     /// The iteration that asks, which says how long the sample is remembered ([`Engine::forget_before`](super::Engine::forget_before)) and nothing else.
     /// 0 where there are none.
     pub iteration: usize,
+    /// What it is, for who counts samples. It changes no sample.
+    pub kind: SampleKind,
     /// Who waits enters by it, the lowest first; of equal ones who came first. It changes no sample. See [`Engine::next_priority`](super::Engine::next_priority).
     pub priority: u64,
     /// Stop strings, if any; the model's end-of-sequence tokens always stop.

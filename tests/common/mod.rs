@@ -225,6 +225,7 @@ pub fn request(adapter: AdapterId, prompt: &[u32], max_tokens: u32, key: u64) ->
         params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens },
         key,
         iteration: 0,
+        kind: SampleKind::default(),
         priority: 0,
         stop: None,
     }

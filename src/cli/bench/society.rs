@@ -174,6 +174,7 @@ impl Society {
                 },
                 key: self.random.next(),
                 iteration: 0,
+                kind: SampleKind::default(),
                 priority: 0,
                 stop: None,
             };

@@ -99,7 +99,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::request::{AdapterId, Finish, SampleRequest, SamplingParams};
+    use crate::engine::request::{AdapterId, Finish, SampleKind, SampleRequest, SamplingParams};
 
     fn key(weights: u64, draw: u64) -> Rc<JobKey> {
         let request = SampleRequest {
@@ -108,6 +108,7 @@ mod tests {
             params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 4 },
             key: draw,
             iteration: 0,
+            kind: SampleKind::default(),
             priority: 0,
             stop: None,
         };
