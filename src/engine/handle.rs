@@ -10,9 +10,9 @@ use futures::future::LocalBoxFuture;
 use futures::task::LocalSpawnExt;
 
 use super::engine::Engine;
-use super::lane::Service;
 use super::request::*;
 use super::sampler::Submitted;
+use super::scope::Service;
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
 
