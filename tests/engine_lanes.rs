@@ -62,12 +62,11 @@ type Outcome = (Vec<Sample>, Vec<Vec<u32>>);
 /// A recipe in small: agents answer questions, each concurrently; each is trained on its answers; they answer again.
 async fn recipe(scope: Scope, agents: usize, seed: u64, out: Rc<RefCell<Outcome>>) -> Result<()> {
     let layout = out_layout();
-    let ids: Vec<AdapterId> = (0..agents)
-        .map(|a| {
-            let fresh = fresh_adapter(&layout, 4, seed + a as u64);
-            scope.service().create(AdapterSource::Snapshot(fresh.into()))
-        })
-        .collect::<Result<_>>()?;
+    let mut ids: Vec<AdapterId> = Vec::new();
+    for a in 0..agents {
+        let fresh = fresh_adapter(&layout, 4, seed + a as u64);
+        ids.push(scope.service().create(AdapterSource::Snapshot(fresh.into())).await?);
+    }
     for iteration in 0..2_u64 {
         let questions = (0..4_u64).map(|q| {
             let scope = scope.child(format!("iteration-{iteration}/q-{q}"));
@@ -106,9 +105,9 @@ async fn recipe(scope: Scope, agents: usize, seed: u64, out: Rc<RefCell<Outcome>
         }
     }
     for id in ids {
-        let snapshot = scope.service().snapshot(id, true)?;
+        let snapshot = scope.service().snapshot(id, true).await?;
         out.borrow_mut().1.push(bits(&snapshot));
-        scope.service().drop_adapter(id)?;
+        scope.service().drop_adapter(id).await?;
     }
     Ok(())
 }

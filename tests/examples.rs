@@ -143,7 +143,7 @@ fn an_own_task_runs_without_touching_rust() {
     assert_eq!((label["answer"].as_str(), label["votes"].as_u64()), (Some("B"), Some(3)));
     let accuracy = world.output.metric(1, "dev")["debate"]["accuracy"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&accuracy));
-    assert!(world.service.create(AdapterSource::Snapshot(blank().into())).is_ok());
+    futures::executor::block_on(world.service.create(AdapterSource::Snapshot(blank().into()))).unwrap();
 }
 
 #[test]

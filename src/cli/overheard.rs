@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -57,17 +58,17 @@ impl Service for Overheard {
     fn base_parameters(&self) -> usize {
         self.engine.base_parameters()
     }
-    fn create(&self, source: AdapterSource) -> Result<AdapterId> {
-        self.engine.create(source)
+    fn create(&self, source: AdapterSource) -> LocalBoxFuture<'static, Result<AdapterId>> {
+        Service::create(&self.engine, source)
     }
-    fn drop_adapter(&self, adapter: AdapterId) -> Result<()> {
-        self.engine.drop_adapter(adapter)
+    fn drop_adapter(&self, adapter: AdapterId) -> LocalBoxFuture<'static, Result<()>> {
+        Service::drop_adapter(&self.engine, adapter)
     }
-    fn snapshot(&self, adapter: AdapterId, moments: bool) -> Result<Snapshot> {
-        self.engine.snapshot(adapter, moments)
+    fn snapshot(&self, adapter: AdapterId, moments: bool) -> LocalBoxFuture<'static, Result<Snapshot>> {
+        Service::snapshot(&self.engine, adapter, moments)
     }
-    fn restore(&self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()> {
-        self.engine.restore(adapter, snapshot)
+    fn restore(&self, adapter: AdapterId, snapshot: Arc<Snapshot>) -> LocalBoxFuture<'static, Result<()>> {
+        Service::restore(&self.engine, adapter, snapshot)
     }
 }
 

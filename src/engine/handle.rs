@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
@@ -32,34 +33,47 @@ impl EngineHandle {
     }
 }
 
+impl EngineHandle {
+    /// [`Engine::create`].
+    pub fn create(&self, source: AdapterSource) -> Result<AdapterId> {
+        self.with(|e| e.create(&source))
+    }
+
+    /// [`Engine::drop_adapter`].
+    pub fn drop_adapter(&self, adapter: AdapterId) -> Result<()> {
+        self.with(|e| e.drop_adapter(adapter))
+    }
+
+    /// [`Engine::snapshot`].
+    pub fn snapshot(&self, adapter: AdapterId, moments: bool) -> Result<Snapshot> {
+        self.with(|e| e.snapshot(adapter, moments))
+    }
+
+    /// [`Engine::restore`].
+    pub fn restore(&self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()> {
+        self.with(|e| e.restore(adapter, snapshot))
+    }
+}
+
 impl Service for EngineHandle {
     fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>> {
         match self.with(|e| e.sample(request)) {
-            Ok(Submitted::Done(sample)) => std::future::ready(Ok(sample)).boxed_local(),
+            Ok(Submitted::Done(sample)) => answered(Ok(sample)),
             Ok(Submitted::Pending(receiver)) => delivered(receiver),
-            Err(e) => std::future::ready(Err(e)).boxed_local(),
+            Err(e) => answered(Err(e)),
         }
     }
 
     fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
-        match self.with(|e| e.score(request)) {
-            Ok(receiver) => delivered(receiver),
-            Err(e) => std::future::ready(Err(e)).boxed_local(),
-        }
+        queued(self.with(|e| e.score(request)))
     }
 
     fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
-        match self.with(|e| e.embed(request)) {
-            Ok(receiver) => delivered(receiver),
-            Err(e) => std::future::ready(Err(e)).boxed_local(),
-        }
+        queued(self.with(|e| e.embed(request)))
     }
 
     fn train(&self, request: TrainRequest) -> LocalBoxFuture<'static, Result<Vec<StepMetrics>>> {
-        match self.with(|e| e.train(request)) {
-            Ok(receiver) => delivered(receiver),
-            Err(e) => std::future::ready(Err(e)).boxed_local(),
-        }
+        queued(self.with(|e| e.train(request)))
     }
 
     fn next_priority(&self) -> u64 {
@@ -70,21 +84,30 @@ impl Service for EngineHandle {
         self.with(|e| e.config().parameters())
     }
 
-    fn create(&self, source: AdapterSource) -> Result<AdapterId> {
-        self.with(|e| e.create(&source))
+    // These are quick: they are done at once, in the order of the calls.
+    fn create(&self, source: AdapterSource) -> LocalBoxFuture<'static, Result<AdapterId>> {
+        answered(self.create(source))
     }
 
-    fn drop_adapter(&self, adapter: AdapterId) -> Result<()> {
-        self.with(|e| e.drop_adapter(adapter))
+    fn drop_adapter(&self, adapter: AdapterId) -> LocalBoxFuture<'static, Result<()>> {
+        answered(self.drop_adapter(adapter))
     }
 
-    fn snapshot(&self, adapter: AdapterId, moments: bool) -> Result<Snapshot> {
-        self.with(|e| e.snapshot(adapter, moments))
+    fn snapshot(&self, adapter: AdapterId, moments: bool) -> LocalBoxFuture<'static, Result<Snapshot>> {
+        answered(self.snapshot(adapter, moments))
     }
 
-    fn restore(&self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()> {
-        self.with(|e| e.restore(adapter, snapshot))
+    fn restore(&self, adapter: AdapterId, snapshot: Arc<Snapshot>) -> LocalBoxFuture<'static, Result<()>> {
+        answered(self.restore(adapter, &snapshot))
     }
+}
+
+fn answered<T: 'static>(answer: Result<T>) -> LocalBoxFuture<'static, Result<T>> {
+    std::future::ready(answer).boxed_local()
+}
+
+fn queued<T: 'static>(receiver: Result<oneshot::Receiver<Result<T>>>) -> LocalBoxFuture<'static, Result<T>> {
+    receiver.map_or_else(|e| answered(Err(e)), delivered)
 }
 
 fn delivered<T: 'static>(receiver: oneshot::Receiver<Result<T>>) -> LocalBoxFuture<'static, Result<T>> {

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::future::{LocalBoxFuture, try_join_all};
 use serde::{Deserialize, Serialize};
@@ -30,13 +31,13 @@ pub trait Service {
     /// Parameters of the base model.
     fn base_parameters(&self) -> usize;
     /// Makes an adapter.
-    fn create(&self, source: AdapterSource) -> Result<AdapterId>;
+    fn create(&self, source: AdapterSource) -> LocalBoxFuture<'static, Result<AdapterId>>;
     /// Forgets an adapter.
-    fn drop_adapter(&self, adapter: AdapterId) -> Result<()>;
-    /// An adapter's numbers; with the optimizer's state if asked for.
-    fn snapshot(&self, adapter: AdapterId, moments: bool) -> Result<Snapshot>;
+    fn drop_adapter(&self, adapter: AdapterId) -> LocalBoxFuture<'static, Result<()>>;
+    /// Reads an adapter's numbers, with the optimizer's state if `moments`.
+    fn snapshot(&self, adapter: AdapterId, moments: bool) -> LocalBoxFuture<'static, Result<Snapshot>>;
     /// Overwrites an adapter's numbers (and optimizer state if the snapshot has one).
-    fn restore(&self, adapter: AdapterId, snapshot: &Snapshot) -> Result<()>;
+    fn restore(&self, adapter: AdapterId, snapshot: Arc<Snapshot>) -> LocalBoxFuture<'static, Result<()>>;
 }
 
 /// A journalled call's result.
@@ -222,8 +223,8 @@ impl Scope {
             Some(Entry::Trained(metrics)) if metrics.len() == requests.len() => {
                 match self.journal.load_adapters(&call)? {
                     Kept::Whole(snapshots) => {
-                        for (&adapter, snapshot) in adapters.iter().zip(&snapshots) {
-                            self.service.restore(adapter, snapshot)?;
+                        for (&adapter, snapshot) in adapters.iter().zip(snapshots) {
+                            self.service.restore(adapter, Arc::new(snapshot)).await?;
                         }
                         return Ok(Trained { metrics, is_pruned: false });
                     }
@@ -236,8 +237,8 @@ impl Scope {
         }
         let waiting: Vec<_> = requests.into_iter().map(|r| self.service.train(r)).collect();
         let metrics = try_join_all(waiting).await?;
-        let snapshots =
-            adapters.iter().map(|&a| self.service.snapshot(a, keep_moments)).collect::<Result<Vec<_>>>()?;
+        let snapshots = adapters.iter().map(|&a| self.service.snapshot(a, keep_moments));
+        let snapshots = try_join_all(snapshots).await?;
         self.journal.save_adapters(&call, &snapshots)?;
         self.journal.record(&call, &Entry::Trained(metrics.clone()))?;
         Ok(Trained { metrics, is_pruned: false })

@@ -11,7 +11,7 @@ use crate::error::Result;
 /// One adapter plays all agents, and every prompt says which agent it is. It is finetuned on the union of what all generators and critics of
 /// multiagent finetuning would learn, each example with its agent's id.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME)?;
+    let student = lane.student(NAME).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 
@@ -26,5 +26,5 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }
-    lane.dismiss(&[student])
+    lane.dismiss(&[student]).await
 }

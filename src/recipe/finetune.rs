@@ -1,5 +1,7 @@
 //! Finetuning: each student on its own data, all in one fused call.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::lane::{Lane, Student};
@@ -72,7 +74,8 @@ impl Lane {
                 continue;
             }
             if lesson.training.from_base {
-                self.scope.service().restore(lesson.student.adapter, &self.initial(lesson.student)?)?;
+                let initial = Arc::new(self.initial(lesson.student)?);
+                self.scope.service().restore(lesson.student.adapter, initial).await?;
             }
             let key = self.choice(iteration, "shuffle", name);
             requests.push(TrainRequest {
@@ -111,7 +114,7 @@ impl Lane {
             metrics.insert(lesson.student.name.clone(), report(lesson, &steps));
             // What is pruned was written before the training that made it so.
             if !is_pruned {
-                let snapshot = self.scope.service().snapshot(lesson.student.adapter, false)?;
+                let snapshot = self.scope.service().snapshot(lesson.student.adapter, false).await?;
                 self.output.adapter(self.name(), iteration, &lesson.student.name, &snapshot)?;
             }
         }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use serde_json::Value;
 
 use super::{Ledger, Training, Usage, data};
@@ -102,11 +103,11 @@ impl Lane {
     }
 
     /// A fresh adapter; while untrained it is the base model.
-    pub fn student(&self, name: impl Into<String>) -> Result<Student> {
+    pub async fn student(&self, name: impl Into<String>) -> Result<Student> {
         let name = name.into();
         let seed = draw_key(&[&self.seed.to_le_bytes(), b"adapter", name.as_bytes()]);
         let initial = Arc::new(self.initial_of(&name, seed)?);
-        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial.clone()))?;
+        let adapter = self.scope.service().create(AdapterSource::Snapshot(initial.clone())).await?;
         self.ledger.adapter(adapter, &initial);
         Ok(Student { name, adapter, seed })
     }
@@ -123,13 +124,18 @@ impl Lane {
     }
 
     /// `student`s called `ROLE-0` to `ROLE-(N-1)`.
-    pub fn students(&self, role: &str) -> Result<Vec<Student>> {
-        names(role, self.agents()).into_iter().map(|name| self.student(name)).collect()
+    pub async fn students(&self, role: &str) -> Result<Vec<Student>> {
+        let mut students = Vec::new();
+        for name in names(role, self.agents()) {
+            students.push(self.student(name).await?);
+        }
+        Ok(students)
     }
 
     /// Gives the students' adapters back.
-    pub fn dismiss(&self, students: &[Student]) -> Result<()> {
-        students.iter().try_for_each(|s| self.scope.service().drop_adapter(s.adapter))
+    pub async fn dismiss(&self, students: &[Student]) -> Result<()> {
+        let dropped = students.iter().map(|s| self.scope.service().drop_adapter(s.adapter));
+        try_join_all(dropped).await.map(drop)
     }
 
     /// Debates every training question and keeps the transcripts.

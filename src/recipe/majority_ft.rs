@@ -13,7 +13,7 @@ use crate::error::Result;
 /// One adapter answers every question k times, the answers vote, and it is finetuned on all that match the vote. No debate is held to make
 /// data; k is `training.samples`.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME)?;
+    let student = lane.student(NAME).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 
@@ -27,5 +27,5 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }
-    lane.dismiss(&[student])
+    lane.dismiss(&[student]).await
 }

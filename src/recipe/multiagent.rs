@@ -14,9 +14,9 @@ use crate::error::Result;
 /// A generator answers first, a critic answers in the later rounds: 2N adapters, all starting as the base model. With one
 /// round, or with `debate.critics` other than `own`, there are no critics to finetune.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let generators = lane.students("generator")?;
+    let generators = lane.students("generator").await?;
     let (rounds, who) = (lane.config.debate.rounds, lane.config.debate.critics.as_str());
-    let critics = if rounds > 1 && who == "own" { lane.students("critic")? } else { vec![] };
+    let critics = if rounds > 1 && who == "own" { lane.students("critic").await? } else { vec![] };
     let of_generators: Vec<AdapterId> = generators.iter().map(|s| s.adapter).collect();
     let of_critics = match who {
         "own" => critics.iter().map(|s| s.adapter).collect(),
@@ -49,6 +49,6 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         lane.finetune(iteration, lessons).await?;
         examiner.after(iteration, &society).await?;
     }
-    lane.dismiss(&generators)?;
-    lane.dismiss(&critics)
+    lane.dismiss(&generators).await?;
+    lane.dismiss(&critics).await
 }

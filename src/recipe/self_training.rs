@@ -12,7 +12,7 @@ use crate::error::Result;
 
 /// One adapter answers every question k times and is finetuned on every answer that parses, right or wrong; k is `training.samples`.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME)?;
+    let student = lane.student(NAME).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 
@@ -24,5 +24,5 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }
-    lane.dismiss(&[student])
+    lane.dismiss(&[student]).await
 }

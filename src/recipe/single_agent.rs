@@ -16,7 +16,7 @@ pub const NAME: &str = "agent";
 /// With `training.match = "gradient-tokens"` as many tokens carry gradients as multiagent finetuning would have used on these debates: the
 /// sets of generators and critics are made from them to be counted, and the data are gone over until that number is reached.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME)?;
+    let student = lane.student(NAME).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 
@@ -35,5 +35,5 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }
-    lane.dismiss(&[student])
+    lane.dismiss(&[student]).await
 }

@@ -15,7 +15,7 @@ use crate::task::Labels;
 ///
 /// STaR starts each iteration from the base (`training.start_from = "base"`) and samples one answer (`training.samples` = 0 or 1).
 pub async fn run(lane: Lane, examiner: Examiner, labels: Labels) -> Result<()> {
-    let student = lane.student(NAME)?;
+    let student = lane.student(NAME).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 
@@ -31,7 +31,7 @@ pub async fn run(lane: Lane, examiner: Examiner, labels: Labels) -> Result<()> {
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }
-    lane.dismiss(&[student])
+    lane.dismiss(&[student]).await
 }
 
 /// What is kept of each question's answers.

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as Waker, Poll};
 
 use colloquy::adapter::Snapshot;
@@ -241,26 +242,26 @@ impl Service for FakeService {
         Box::pin(After(1, Some(Ok(metrics))))
     }
 
-    fn create(&self, source: AdapterSource) -> Result<AdapterId> {
+    fn create(&self, source: AdapterSource) -> LocalBoxFuture<'static, Result<AdapterId>> {
         let AdapterSource::Snapshot(initial) = source else { panic!("recipes make adapters from numbers") };
         let id = AdapterId(self.states.borrow().len() as u32 + 1);
         self.states.borrow_mut().insert(id, state(&initial));
-        Ok(id)
+        Box::pin(After(1, Some(Ok(id))))
     }
 
-    fn drop_adapter(&self, _adapter: AdapterId) -> Result<()> {
+    fn drop_adapter(&self, _adapter: AdapterId) -> LocalBoxFuture<'static, Result<()>> {
         self.dropped.set(self.dropped.get() + 1);
-        Ok(())
+        Box::pin(After(1, Some(Ok(()))))
     }
 
-    fn snapshot(&self, adapter: AdapterId, _moments: bool) -> Result<Snapshot> {
-        Ok(snapshot(self.states.borrow()[&adapter]))
+    fn snapshot(&self, adapter: AdapterId, _moments: bool) -> LocalBoxFuture<'static, Result<Snapshot>> {
+        Box::pin(After(1, Some(Ok(snapshot(self.states.borrow()[&adapter])))))
     }
 
-    fn restore(&self, adapter: AdapterId, numbers: &Snapshot) -> Result<()> {
-        self.restored.borrow_mut().push((adapter, state(numbers)));
-        self.states.borrow_mut().insert(adapter, state(numbers));
-        Ok(())
+    fn restore(&self, adapter: AdapterId, numbers: Arc<Snapshot>) -> LocalBoxFuture<'static, Result<()>> {
+        self.restored.borrow_mut().push((adapter, state(&numbers)));
+        self.states.borrow_mut().insert(adapter, state(&numbers));
+        Box::pin(After(1, Some(Ok(()))))
     }
 }
 
