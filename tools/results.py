@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""README tables from docs/results/NAME/, so that no number is typed by hand. Standard library only.
+"""Writes the tables of docs/results.md from docs/results/NAME/, so that no number is typed by hand.
+Standard library only.
 
-    python3 tools/results.py take RUN NAME --command "colloquy run full"   a run's results into docs/results/NAME/
-    python3 tools/results.py                                               rewrite README.md between its markers
-    python3 tools/results.py --check                                       fail if that would change anything
+    python3 tools/results.py take RUN NAME --command "colloquy run full"
+                                        copy a run's results into docs/results/NAME/
+    python3 tools/results.py            rewrite docs/results.md between its markers
+    python3 tools/results.py --check    fail if that would change anything
 
-`colloquy report RUN` must have been run. README.md holds, for each NAME that is to stand there,
+`colloquy report RUN` must have been run. For each NAME, docs/results.md holds
 
     <!-- results: NAME -->
     <!-- end of results: NAME -->
 
-docs/results/NAME/ holds config.toml, metrics.jsonl (without training losses), summary.csv, comparisons.csv, figure.svg and about.json
-(commit, command, device, seeds).
+docs/results/NAME/ holds config.toml, metrics.jsonl (without training losses), summary.csv,
+comparisons.csv, figure.svg and about.json (commit, command, device, seeds; a "note" may be added by
+hand).
 """
 
 import argparse
@@ -20,10 +23,13 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "docs/results"
+PAGE = "docs/results.md"
+COLUMNS = 100
 COPIED = ["config.toml", "summary.csv", "comparisons.csv", "figure.svg"]
 METHODS = {
     "greedy": "greedy", "single": "single sample", "majority": "majority", "majority-at-budget": "majority at the debate's FLOP",
@@ -96,8 +102,27 @@ def p_value(text: str) -> str:
     return "p < 0.001" if float(text) < 0.001 else f"p = {float(text):.3f}"
 
 
+def wrapped(text: str) -> str:
+    # No line begins with the % of a number.
+    text = text.replace(" %", "\u00a0%")
+    return textwrap.fill(text, COLUMNS, break_long_words=False, break_on_hyphens=False).replace("\u00a0", " ")
+
+
+def command_block(text: str) -> list[str]:
+    """A command as an indented block, wrapped before options."""
+    lines = [""]
+    for part in re.split(r" (?=--)", text):
+        if lines[-1] and len(lines[-1]) + 1 + len(part) > COLUMNS - 10:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + part
+    return [
+        ("    " if i == 0 else "        ") + line + (" \\" if i + 1 < len(lines) else "")
+        for i, line in enumerate(lines)
+    ]
+
+
 def comparison(row: dict[str, str]) -> str:
-    return (
+    return wrapped(
         f"Primary comparison, named in the configuration: {METHODS[row['method']]} of `{row['arm']}` after iteration "
         f"{row['iteration']} ({percent(row['accuracy'])} %) less that of `{row['against']}` ({percent(row['against_accuracy'])} %): "
         f"**{points(row['difference'])} points**, 95 % interval {points(row['low'])} to {points(row['high'])}, {p_value(row['p'])}; "
@@ -150,39 +175,47 @@ def section(root: Path, name: str) -> str:
         lines.append(f"| {arm}{mark} | {how} | {own[-1]['seeds']} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Accuracy in %, in brackets the 95 % interval over seeds and questions."
-        + (" \\*: its training saw right answers." if asking else ""),
+        wrapped(
+            "Accuracy in %, in brackets the 95 % interval over seeds and questions."
+            + (" \\*: its training saw right answers." if asking else "")
+        ),
         "",
-        f"![Accuracy over iterations]({RESULTS}/{name}/figure.svg)",
+        f"![Accuracy over iterations](results/{name}/figure.svg)",
         "",
-        f"`{about['command']}` at commit {about['commit'] or 'unknown'}, {about['device']}; everything in [{RESULTS}/{name}]({RESULTS}/{name}).",
+        *command_block(about["command"]),
+        "",
+        wrapped(
+            f"Commit {about['commit'] or 'unknown'}; {about['device']}. "
+            + (f"{about['note']} " if "note" in about else "")
+            + f"All files of this run: [{RESULTS}/{name}](results/{name})."
+        ),
     ]
     return "\n".join(lines)
 
 
 def rewritten(root: Path, text: str) -> str:
-    """README.md with every section made again."""
+    """The page with every section made again."""
     names = re.findall(r"<!-- results: (\S+) -->", text)
     folder = root / RESULTS
     known = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
     for name in known:
         if name not in names:
-            fail(f"README.md: has no marker `<!-- results: {name} -->` for {RESULTS}/{name}")
+            fail(f"{PAGE}: has no marker `<!-- results: {name} -->` for {RESULTS}/{name}")
     for name in names:
         if name not in known:
-            fail(f"README.md: names results `{name}`, but there is no {RESULTS}/{name}")
+            fail(f"{PAGE}: names results `{name}`, but there is no {RESULTS}/{name}")
         start, end = f"<!-- results: {name} -->\n", f"<!-- end of results: {name} -->"
         before, _, rest = text.partition(start)
         old, found, after = rest.partition(end)
         if not found or "<!-- results:" in old:
-            fail(f"README.md: `{start.strip()}` has no `{end}` after it")
+            fail(f"{PAGE}: `{start.strip()}` has no `{end}` after it")
         text = f"{before}{start}\n{section(root, name)}\n\n{end}{after}"
     return text
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is not up to date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the page is not up to date")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="action")
     taker = commands.add_parser("take", help="copy what is needed of a run into docs/results/NAME/")
@@ -192,13 +225,13 @@ def main():
     options = parser.parse_args()
     if options.action == "take":
         return take(options.root, options.run, options.name, options.command)
-    path = options.root / "README.md"
+    path = options.root / PAGE
     old = read(path)
     new = rewritten(options.root, old)
     if new == old:
         return None
     if options.check:
-        fail("README.md is not what docs/results gives; run python3 tools/results.py")
+        fail(f"{PAGE} is not what {RESULTS} gives; run python3 tools/results.py")
     path.write_text(new, encoding="utf-8")
     print(f"rewrote {path}")
 

@@ -403,7 +403,7 @@ fn records_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn readme_tables_come_from_the_results() {
+fn tables_of_the_results_page_come_from_the_results() {
     let python = std::process::Command::new("python3").arg("--version").output();
     if !python.is_ok_and(|o| o.status.success()) {
         println!("skipped: no python3");
@@ -411,7 +411,7 @@ fn readme_tables_come_from_the_results() {
     }
     let (dir, _) = made(SMALL);
     let root = dir.path().join("root");
-    std::fs::create_dir(&root).unwrap();
+    std::fs::create_dir_all(root.join("docs")).unwrap();
     let tool = |args: &[&str]| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/results.py");
         let output =
@@ -419,26 +419,23 @@ fn readme_tables_come_from_the_results() {
         let output = output.unwrap();
         (output.status.success(), stderr(&output))
     };
-    let readme = root.join("README.md");
-    std::fs::write(&readme, "# Project\n").unwrap();
+    let page = root.join("docs/results.md");
+    std::fs::write(&page, "# Project\n").unwrap();
     assert!(tool(&["--check"]).0, "nothing to do");
     let run = dir.path().join("run");
     assert!(tool(&["take", run.to_str().unwrap(), "small", "--command", "colloquy run small"]).0);
     assert!(tool(&["--check"]).1.contains("has no marker"));
-    std::fs::write(
-        &readme,
-        "# Project\n<!-- results: small -->\nold\n<!-- end of results: small -->\nmore\n",
-    )
-    .unwrap();
+    std::fs::write(&page, "# Project\n<!-- results: small -->\nold\n<!-- end of results: small -->\nmore\n")
+        .unwrap();
     assert!(tool(&["--check"]).1.contains("not what docs/results gives"));
     assert!(tool(&[]).0 && tool(&["--check"]).0);
-    let text = read(&readme);
+    let text = read(&page);
     assert!(
         text.starts_with("# Project\n<!-- results: small -->\n") && text.ends_with("-->\nmore\n"),
         "{text}"
     );
     assert!(
-        !text.contains("\nold\n") && text.contains("`colloquy run small` at commit 0123456789ab"),
+        !text.contains("\nold\n") && text.contains("    colloquy run small\n\nCommit 0123456789ab"),
         "{text}"
     );
     // The numbers are those of summary.csv.
