@@ -20,6 +20,10 @@
 //! | [`files`] | files read without trust and written whole; safetensors |
 //! | [`backend`] | the operation list and the CPU backend |
 //! | [`error`] | one error type |
+//! | `choice` | enums whose values have names |
+
+#[macro_use]
+mod choice;
 
 pub mod adapter;
 pub mod backend;

@@ -50,7 +50,7 @@ fn everyone_reads_the_others_of_the_round_before() {
 #[test]
 fn concatenation_shows_the_others_themselves() {
     let mut config = config(3, 2);
-    config.debate.others = "concatenate".into();
+    config.debate.others = "concatenate".parse().unwrap();
     let world = World::new(config, 2, 0, signed).run("multiagent");
     assert!(world.train_asked("summary", 2).is_empty());
     let asked = world.train_asked("answer", 2);
@@ -137,7 +137,7 @@ fn ties_are_decided_by_the_rule() {
         |a: &Asked| if a.kind == "summary" { "s".into() } else { format!("so {}", [10, 9, 5][a.agent]) };
     let winner = |ties: &str| {
         let mut config = config(3, 2);
-        config.debate.ties = ties.into();
+        config.debate.ties = ties.parse().unwrap();
         let world = World::new(config, 8, 0, script).run("multiagent");
         let votes = world.output.transcript(1, "train");
         votes.iter().map(|t| t["vote"]["answer"].as_str().unwrap().to_string()).collect::<Vec<_>>()

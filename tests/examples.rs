@@ -6,9 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use colloquy::engine::{AdapterSource, Scope, Service};
-use colloquy::recipe::{
-    Context, Methods, Training, built_in_configs, names, recipes, run_arm, society_names,
-};
+use colloquy::recipe::{Context, Training, built_in_configs, names, recipes, run_arm, society_names};
 use colloquy::run::{RunConfig, Source};
 use colloquy::task::{Loaded, load};
 use fake::*;
@@ -86,7 +84,6 @@ fn built_in_configurations_are_complete() {
         assert!(built_in.text.lines().all(|l| l.chars().count() <= 150), "{}", built_in.name);
         Training::of_generators(&config.training).unwrap();
         Training::of_critics(&config.training).unwrap();
-        Methods::new(&config.eval, config.debate.agents).unwrap();
         for arm in &config.arm {
             assert!(names().contains(&arm.recipe.as_str()));
             assert_eq!(society_names(&arm.recipe, &config).unwrap().generators.len(), config.debate.agents);

@@ -171,7 +171,7 @@ fn star_script(a: &Asked) -> Reply {
 #[test]
 fn star_learns_right_answers_and_hinted_ones_without_the_hint() {
     let mut config = config(3, 2);
-    config.training.start_from = "base".into();
+    config.training.start_from = "base".parse().unwrap();
     config.run.iterations = 2;
     let world = World::new(config, 5, 1, star_script).run("star");
     for iteration in [1, 2] {
@@ -227,12 +227,12 @@ fn only_star_asks_for_labels_and_reference_answers_reach_no_other_recipe() {
     type Edit<'e> = &'e dyn Fn(&mut RunConfig);
     let nothing: Edit = &|_| {};
     let variations: [(&str, Edit); 6] = [
-        ("multiagent", &|c| c.training.data = "dealt".into()),
-        ("multiagent", &|c| c.training.labels = "shuffled".into()),
-        ("multiagent", &|c| c.debate.critics = "generator".into()),
-        ("multiagent", &|c| c.debate.critics = "base".into()),
-        ("multiagent", &|c| c.debate.style = "cooperative".into()),
-        ("single-agent", &|c| c.training.matching = "gradient-tokens".into()),
+        ("multiagent", &|c| c.training.data = "dealt".parse().unwrap()),
+        ("multiagent", &|c| c.training.labels = "shuffled".parse().unwrap()),
+        ("multiagent", &|c| c.debate.critics = "generator".parse().unwrap()),
+        ("multiagent", &|c| c.debate.critics = "base".parse().unwrap()),
+        ("multiagent", &|c| c.debate.style = "cooperative".parse().unwrap()),
+        ("single-agent", &|c| c.training.matching = "gradient-tokens".parse().unwrap()),
     ];
     let plain = names().into_iter().filter(|n| !["base", "star"].contains(n)).map(|n| (n, nothing));
     for (recipe, edit) in plain.chain(variations) {
@@ -254,7 +254,7 @@ fn matched_single_agents_use_the_gradient_tokens_of_multiagent_finetuning() {
             config.training.batch_size = 4;
             config.training.critic.insert("num_epochs".into(), toml::Value::Integer(epochs.1));
             if on {
-                config.training.matching = "gradient-tokens".into();
+                config.training.matching = "gradient-tokens".parse().unwrap();
             }
             config
         };
@@ -287,7 +287,7 @@ fn sets(edit: impl Fn(&mut RunConfig)) -> BTreeMap<String, Vec<Value>> {
 #[test]
 fn dealt_data_are_the_same_examples_in_other_hands() {
     let own = sets(|_| {});
-    let dealt = sets(|c| c.training.data = "dealt".into());
+    let dealt = sets(|c| c.training.data = "dealt".parse().unwrap());
     assert_eq!(own.keys().collect::<Vec<_>>(), dealt.keys().collect::<Vec<_>>());
     for role in ["generator", "critic"] {
         let pool = |sets: &BTreeMap<String, Vec<Value>>| {
@@ -311,7 +311,7 @@ fn dealt_data_are_the_same_examples_in_other_hands() {
 #[test]
 fn shuffled_labels_keep_the_numbers_and_not_the_vote() {
     let vote = sets(|_| {});
-    let shuffled = sets(|c| c.training.labels = "shuffled".into());
+    let shuffled = sets(|c| c.training.labels = "shuffled".parse().unwrap());
     for (name, records) in &shuffled {
         assert_eq!(records.len(), vote[name].len(), "{name}");
         assert!(records.len() > 5);
@@ -329,7 +329,7 @@ fn shuffled_labels_keep_the_numbers_and_not_the_vote() {
     let table = World::new(
         {
             let mut config = config(3, 2);
-            config.training.labels = "shuffled".into();
+            config.training.labels = "shuffled".parse().unwrap();
             config
         },
         7,
@@ -346,7 +346,7 @@ fn shuffled_labels_keep_the_numbers_and_not_the_vote() {
 fn critics_may_be_the_generators_or_the_base() {
     for (who, later) in [("generator", [1, 2, 3]), ("base", [0, 0, 0]), ("own", [4, 5, 6])] {
         let mut config = config(3, 2);
-        config.debate.critics = who.into();
+        config.debate.critics = who.parse().unwrap();
         let world = World::new(config.clone(), 12, 4, lively).run("multiagent");
         let asked = world.service.asked.borrow();
         let of_round = |round: usize, agent: usize| {
@@ -368,7 +368,7 @@ fn critics_may_be_the_generators_or_the_base() {
         // Generators learn what they learn with critics.
         let generators =
             |w: &World| (0..3).map(|n| w.output.dataset(1, &format!("generator-{n}"))).collect::<Vec<_>>();
-        config.debate.critics = "own".into();
+        config.debate.critics = "own".parse().unwrap();
         let full = World::new(config.clone(), 12, 4, |a: &Asked| lively(&Asked { state: 0, ..a.clone() }));
         let part = World::new(config.clone(), 12, 4, |a: &Asked| lively(&Asked { state: 0, ..a.clone() }));
         assert_eq!(generators(&full.run("multiagent")), generators(&part.run("multiagent")));
@@ -381,7 +381,7 @@ fn societies_are_named_like_their_adapters() {
         for critics in ["own", "generator", "base"] {
             let mut config = config(2, 2);
             if recipe == "multiagent" {
-                config.debate.critics = critics.into();
+                config.debate.critics = critics.parse().unwrap();
             }
             let world = World::new(config, 3, 0, |_: &Asked| "so 7").run(recipe);
             let society = society_names(recipe, &world.config).unwrap();
@@ -426,7 +426,8 @@ fn one_model_with_agent_ids_learns_every_agents_part() {
 fn cooperative_agents_are_asked_otherwise() {
     for (others, word) in [("summary", "COOP "), ("concatenate", "TEAM ")] {
         let mut config = config(3, 2);
-        (config.debate.style, config.debate.others) = ("cooperative".into(), others.into());
+        (config.debate.style, config.debate.others) =
+            ("cooperative".parse().unwrap(), others.parse().unwrap());
         let world = World::new(config, 3, 0, lively).run("multiagent");
         let later = world.train_asked("answer", 2);
         assert!(later.len() == 9 && later.iter().all(|a| a.turns[2].starts_with(word)), "{later:?}");
@@ -502,7 +503,7 @@ fn outcomes_say_what_became_of_each_question() {
     };
     let mut config = config(3, 2);
     config.eval.majority_samples = 5;
-    config.debate.ties = "first".into();
+    config.debate.ties = "first".parse().unwrap();
     let world = World::new(config, 2, 4, script).run("multiagent");
     let m = world.output.metric(1, "dev");
     let outcomes = &m["outcomes"];

@@ -18,6 +18,7 @@ use crate::debate::{Occasion, Round, Table};
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
 use crate::files::json::with_exact_numbers;
+use crate::run::Others;
 use crate::task::{self, Question};
 
 /// Options of `debate`.
@@ -90,7 +91,7 @@ pub fn run(args: Args) -> Result<()> {
     let occasion = Occasion { seed: council.seed, iteration: 0, purpose: "asked" };
     let (table, society) = (council.table.clone(), council.society.clone());
     let debate = &council.config.debate;
-    let summaries = if debate.others == "summary" && debate.agents > 1 { debate.rounds - 1 } else { 0 };
+    let summaries = if debate.others == Others::Summary && debate.agents > 1 { debate.rounds - 1 } else { 0 };
     let turns = asked.len() * debate.agents * (debate.rounds + summaries);
     let service = Overheard {
         engine: council.session.engine.clone(),

@@ -10,6 +10,7 @@ use crate::backend::mix;
 use crate::debate::Occasion;
 use crate::engine::*;
 use crate::error::Result;
+use crate::run::Others;
 use crate::text::Message;
 
 /// What one measurement may take, about.
@@ -190,7 +191,7 @@ impl<'r> Stopwatch<'r> {
         let empty = vec![""; others];
         let (mut summary, mut later) = (0.0, 0.0);
         if config.debate.rounds > 1 && others > 0 {
-            let read = if config.debate.others == "summary" {
+            let read = if config.debate.others == Others::Summary {
                 summary = length(prompts.summary(question.subject(), &empty)?)? + others as f64 * answer;
                 length(prompts.debate(question.subject(), "")?)? + written
             } else {

@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
         (Some(path), Error::Input { place, problem }) => Error::file(path, format!("{place}: {problem}")),
         (_, other) => other,
     })?;
-    let methods = Methods::new(&council.config.eval, council.config.debate.agents)?;
+    let methods = Methods::new(&council.config.eval, council.config.debate.agents);
 
     let scope = Scope::new("eval", Rc::new(council.session.engine.clone()), Rc::new(NoJournal));
     // The draws of a run's evaluation, so that both give the same numbers.

@@ -10,7 +10,7 @@ use super::session::count;
 use crate::error::Result;
 use crate::recipe;
 use crate::report;
-use crate::run::{Arm, Plan, critic_section};
+use crate::run::{Arm, Critics, EvalMethod, Matching, Others, Plan, critic_section};
 
 /// Samples by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Work {
     pub fn of(arm: &Arm) -> Self {
         let c = &arm.config;
         let (agents, later) = (c.debate.agents, c.debate.rounds - 1);
-        let summarised = c.debate.others == "summary" && agents > 1;
+        let summarised = c.debate.others == Others::Summary && agents > 1;
         let debate = Calls {
             first: agents,
             summaries: if summarised { agents * later } else { 0 },
@@ -100,8 +100,8 @@ impl Work {
             "majority-ft" | "self-training" => (first(samples), (samples, 0)),
             // Each answer may be asked for again with a hint.
             "star" => (first(2 * c.training.samples.max(1)), (c.training.samples.max(1), 0)),
-            "single-agent" if c.training.matching == "none" => (debate, (agents, 0)),
-            "multiagent" if c.debate.critics != "own" => (debate, (agents, 0)),
+            "single-agent" if c.training.matching == Matching::None => (debate, (agents, 0)),
+            "multiagent" if c.debate.critics != Critics::Own => (debate, (agents, 0)),
             _ => (debate, (agents, if later > 0 { agents } else { 0 })),
         };
         let exam = exam(arm, debate);
@@ -120,7 +120,7 @@ impl Work {
             _ => c.task.train_questions * iterations * critic_epochs,
         };
         let exams = before + iterations;
-        let debated = if c.eval.methods.iter().any(|m| m == "debate") { c.eval.diversity } else { 0 };
+        let debated = if c.eval.methods.contains(&EvalMethod::Debate) { c.eval.diversity } else { 0 };
         let scored = exams * debated.min(c.task.dev_questions) * (agents * agents + agents);
         let all = training + evaluation;
         Self {
@@ -142,16 +142,16 @@ impl Work {
 fn exam(arm: &Arm, debate: Calls) -> Calls {
     let c = &arm.config;
     let agents = c.debate.agents;
-    let has = |method: &str| c.eval.methods.iter().any(|m| m == method);
+    let has = |method| c.eval.methods.contains(&method);
     let majority = if c.eval.majority_samples == 0 { agents } else { c.eval.majority_samples };
     let mut exam = Calls::default();
-    if has("greedy") {
+    if has(EvalMethod::Greedy) {
         exam.first += if arm.recipe == "multiagent" || arm.recipe == "agent-ids" { agents } else { 1 };
     }
-    let drawn = [("single", agents), ("majority", majority)];
-    let drawn = drawn.iter().filter(|(m, _)| has(m)).map(|(_, n)| *n).max().unwrap_or(0);
+    let drawn = [(EvalMethod::Single, agents), (EvalMethod::Majority, majority)];
+    let drawn = drawn.iter().filter(|(m, _)| has(*m)).map(|(_, n)| *n).max().unwrap_or(0);
     exam.first += drawn;
-    if has("debate") {
+    if has(EvalMethod::Debate) {
         // The first round's samples are those of `single` and `majority`, and cost nothing again.
         exam = exam + Calls { first: debate.first - drawn.min(agents), ..debate };
     }
@@ -378,7 +378,7 @@ mod tests {
         config.task.train_questions = 500;
         config.task.dev_questions = 500;
         config.eval.before = false;
-        config.eval.methods = vec!["debate".into()];
+        config.eval.methods = vec![EvalMethod::Debate];
         edit(&mut config);
         Arm { name: "a".into(), recipe: recipe.into(), seeds: vec![0], config }
     }
@@ -406,11 +406,11 @@ mod tests {
         assert_eq!(samples("majority-ft", |c| c.training.samples = 9), (4500, 4500, 9000, 0, 1));
         assert_eq!(samples("star", |_| {}), (1000, 4500, 1000, 0, 1));
         assert_eq!(samples("single-agent", |_| {}), (4500, 4500, 3000, 0, 1));
-        let matched = |c: &mut RunConfig| c.training.matching = "gradient-tokens".into();
+        let matched = |c: &mut RunConfig| c.training.matching = Matching::GradientTokens;
         assert_eq!(samples("single-agent", matched), (4500, 4500, 3000, 3000, 1));
         assert_eq!(samples("agent-ids", |_| {}), (4500, 4500, 3000, 3000, 1));
-        for who in ["generator", "base"] {
-            let w = Work::of(&arm("multiagent", |c| c.debate.critics = who.into()));
+        for who in [Critics::Generator, Critics::Base] {
+            let w = Work::of(&arm("multiagent", |c| c.debate.critics = who));
             assert_eq!((w.trained_later, w.adapters), (0, 3), "{who}");
         }
         let w = Work::of(&arm("multiagent", |c| {

@@ -11,7 +11,7 @@ use super::plan;
 use super::screen::{Screen, out};
 use crate::error::{Error, Result};
 use crate::recipe;
-use crate::run::{PRESETS, Plan, RunFolder, Selection, Source, load, select, to_toml};
+use crate::run::{Plan, Preset, RunFolder, Selection, Source, load, select, to_toml};
 
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
@@ -181,7 +181,7 @@ fn listing() -> String {
     };
     let tasks: Vec<&str> = crate::task::BUILT_IN.iter().copied().chain(["custom"]).collect();
     section("tasks ([task] name)", &tasks);
-    section("presets ([run] preset)", &PRESETS);
+    section("presets ([run] preset)", Preset::NAMES);
     section("prompts ([task] prompts)", &crate::prompt::built_in_names());
     out
 }

@@ -14,12 +14,12 @@ use super::screen::Screen;
 use super::session::{Purpose, Session, Wanted, longest};
 use crate::adapter::{AdapterOrigin, write_peft};
 use crate::engine::{
-    AdapterId, NORMALIZERS, Normalizer, Service, StepMetrics, TrainRequest, TrainSequence, TrainStep,
-    draw_key,
+    AdapterId, NORMALIZERS, NonFinite, Normalizer, Service, StepMetrics, TrainRequest, TrainSequence,
+    TrainStep, draw_key,
 };
 use crate::error::{Error, Result};
 use crate::recipe::{Training, steps};
-use crate::run::{TrainingSection, write_lines, write_training};
+use crate::run::{Scheduler, TrainingSection, write_lines, write_training};
 
 /// Options of `train`.
 #[derive(ClapArgs, Debug)]
@@ -243,8 +243,6 @@ impl TrainingArgs {
         let share = |v: f32| (0.0..=1.0).contains(&v);
         let max_steps =
             setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
-        let policy = setting("non-finite", &self.non_finite)?;
-        let scheduler = setting("lr-scheduler", &self.lr_scheduler)?;
         let whole = |n: usize| n <= 1 << 24;
         let batch_size = setting("batch-size", &self.batch_size)?.get(adapter, 8, "a whole number", whole)?;
         let accumulated = setting("gradient-accumulation-steps", &self.gradient_accumulation_steps)?.get(
@@ -273,22 +271,22 @@ impl TrainingArgs {
                 |n: usize| n >= 1,
             )?,
             batch_size: batch_size * accumulated,
-            lr_scheduler: scheduler.text(adapter).unwrap_or("constant").to_string(),
+            lr_scheduler: setting("lr-scheduler", &self.lr_scheduler)?.get(
+                adapter,
+                Scheduler::Constant,
+                &Scheduler::NAMES.join(", "),
+                |_| true,
+            )?,
             warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
             shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
-            non_finite: policy.text(adapter).unwrap_or("stop").to_string(),
+            non_finite: setting("non-finite", &self.non_finite)?.get(
+                adapter,
+                NonFinite::Stop,
+                &NonFinite::NAMES.join(" or "),
+                |_| true,
+            )?,
             ..TrainingSection::default()
         };
-        let known = ["stop", "skip"];
-        if !known.contains(&section.non_finite.as_str()) {
-            let found = section.non_finite;
-            return Err(Error::Usage(format!("--non-finite {found}: expected {}", known.join(" or "))));
-        }
-        let known = ["constant", "linear", "cosine"];
-        if !known.contains(&section.lr_scheduler.as_str()) {
-            let found = section.lr_scheduler;
-            return Err(Error::Usage(format!("--lr-scheduler {found}: expected {}", known.join(", "))));
-        }
         let training = Training { normalizer, ..Training::of_generators(&section)? };
         Ok((training, (max_steps > 0).then_some(max_steps)))
     }

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 pub use record::{Debate, Round, Turn, Utterance};
-pub use vote::{Ties, Vote};
+pub use vote::Vote;
 
 use crate::engine::{AdapterId, Finish, Sample, SampleKind, SampleRequest, SamplingParams, Scope, draw_key};
 use crate::error::{Error, Result};
-use crate::run::{DebateSection, SamplingSection};
+use crate::run::{DebateSection, Others, SamplingSection, Style, Ties};
 use crate::task::{Question, Task};
 use crate::text::{Codec, Message, cut_at_stop};
 
@@ -76,24 +76,6 @@ impl Occasion {
     }
 }
 
-/// What agents read of each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Others {
-    /// A summary written by the base model.
-    Summary,
-    /// The responses themselves.
-    Concatenate,
-}
-
-/// What agents are asked to make of what they read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// To take it as advice.
-    Debate,
-    /// To build on it.
-    Cooperative,
-}
-
 /// The protocol, ready to be held over any question.
 pub struct Table {
     codec: Rc<dyn Codec>,
@@ -119,9 +101,6 @@ impl Table {
         sampling: &SamplingSection,
         sequences: usize,
     ) -> Result<Self> {
-        let one_of = |key: &str, value: &str, known: &str| {
-            Error::input(format!("debate.{key}"), format!("`{value}` is none of {known}"))
-        };
         for (key, value) in [("agents", debate.agents), ("rounds", debate.rounds)] {
             if value == 0 {
                 return Err(Error::input(format!("debate.{key}"), "found 0, expected at least 1"));
@@ -133,19 +112,10 @@ impl Table {
             sampling: sampling.clone(),
             agents: debate.agents,
             rounds: debate.rounds,
-            others: match debate.others.as_str() {
-                "summary" => Others::Summary,
-                "concatenate" => Others::Concatenate,
-                other => return Err(one_of("others", other, "summary, concatenate")),
-            },
-            style: match debate.style.as_str() {
-                "debate" => Style::Debate,
-                "cooperative" => Style::Cooperative,
-                other => return Err(one_of("style", other, "debate, cooperative")),
-            },
+            others: debate.others,
+            style: debate.style,
             tells_ids: false,
-            ties: Ties::named(&debate.ties)
-                .ok_or_else(|| one_of("ties", &debate.ties, "random, first, largest"))?,
+            ties: debate.ties,
             window: (2 * sequences).div_ceil(debate.agents).max(1),
         })
     }

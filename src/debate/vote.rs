@@ -3,29 +3,7 @@
 use serde::Serialize;
 
 use crate::measure::Chance;
-
-/// What happens when several answers have the most votes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ties {
-    /// A seeded choice among them.
-    Random,
-    /// The one that the lowest agent gave.
-    First,
-    /// The largest as a string (what the official code does).
-    Largest,
-}
-
-impl Ties {
-    /// By its name in the configuration.
-    pub fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "random" => Self::Random,
-            "first" => Self::First,
-            "largest" => Self::Largest,
-            _ => return None,
-        })
-    }
-}
+use crate::run::Ties;
 
 /// The outcome of a vote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

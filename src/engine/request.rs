@@ -161,15 +161,17 @@ pub struct Optimizer {
     pub non_finite: NonFinite,
 }
 
-/// What becomes of an optimizer step with a loss or a gradient norm that is not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NonFinite {
-    /// The request ends with an error; the adapter stays as the step before left it.
-    #[default]
-    Stop,
-    /// The step is left out: adapter and moments stay as they are, and the next step follows. Its [`StepMetrics::fault`] says so.
-    Skip,
+choice! {
+    /// What becomes of an optimizer step with a loss or a gradient norm that is not finite.
+    #[derive(Default)]
+    NonFinite {
+        /// The request ends with an error; the adapter stays as the step before left it.
+        #[default]
+        Stop = "stop",
+        /// The step is left out: adapter and moments stay as they are, and the next step follows. Its
+        /// [`StepMetrics::fault`] says so.
+        Skip = "skip",
+    }
 }
 
 impl Default for Optimizer {

@@ -2,7 +2,7 @@
 
 use super::{lane, single_agent};
 use crate::error::{Error, Result};
-use crate::run::{RecipeInfo, RunConfig};
+use crate::run::{Critics, RecipeInfo, RunConfig};
 
 /// The name of an agent that is the base model.
 pub const BASE: &str = "base";
@@ -121,11 +121,11 @@ pub fn society_names(recipe: &str, config: &RunConfig) -> Result<SocietyNames> {
     let (generators, critics) = match info.name {
         "multiagent" => {
             let generators = lane::names("generator", agents);
-            let critics = match config.debate.critics.as_str() {
+            let critics = match config.debate.critics {
                 _ if config.debate.rounds == 1 => generators.clone(),
-                "generator" => generators.clone(),
-                "base" => all(BASE),
-                _ => lane::names("critic", agents),
+                Critics::Generator => generators.clone(),
+                Critics::Base => all(BASE),
+                Critics::Own => lane::names("critic", agents),
             };
             (generators, critics)
         }

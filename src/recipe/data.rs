@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{CriticLoss, MixRule, Training};
+use super::Training;
 use crate::debate::{Debate, Turn};
 use crate::engine::TrainSequence;
 use crate::error::{Error, Result};
 use crate::measure::Chance;
+use crate::run::{CriticLoss, MixRule};
 use crate::text::{Codec, Message};
 
 /// A training example: an agent's own response to what it was asked.
@@ -229,7 +230,7 @@ pub fn critic_set(
     key: u64,
 ) -> (Vec<Example>, MixShares) {
     let mut chance = Chance::new(key);
-    let (minus, plus, shares) = match training.mix_rule {
+    let (minus, plus, shares) = match training.section.critic_mix_rule {
         MixRule::Ratio => {
             let shares = critic_mix(corrected.len(), confirmed.len(), training.section.critic_mix);
             let minus = chance.choose(&corrected, shares.corrected_taken);

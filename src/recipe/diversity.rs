@@ -22,14 +22,10 @@ use serde_json::{Map, Value, json};
 
 use crate::debate::{Debate, Round, Society, Table, Utterance};
 use crate::engine::{AdapterId, EmbedRequest, Embedding, Scope, ScoreRequest};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::measure::{Estimate, Outcome, distinct_answers, error_correlation, mean_pass_at};
-use crate::run::{EvalSection, SamplingSection};
+use crate::run::{Encoder, EvalSection, SamplingSection};
 use crate::task::{AnswerKey, Question};
-
-/// The only encoder there is: the base model, hidden states after the final norm, averaged over the response's tokens, which follow the
-/// question's prompt (the same for all agents).
-const ENCODER: &str = "base-mean-pooled";
 
 const OFF_TASK: &str = include_str!("../../assets/off_task.txt");
 
@@ -39,6 +35,7 @@ pub struct Diversity {
     questions: usize,
     /// How answers are drawn, for the estimator's name.
     drawn: String,
+    encoder: Encoder,
 }
 
 /// What one question's debate gives.
@@ -58,11 +55,7 @@ struct Measured {
 
 impl Diversity {
     /// From `[eval]` and `[sampling]`.
-    pub fn new(eval: &EvalSection, sampling: &SamplingSection) -> Result<Self> {
-        if eval.encoder != ENCODER {
-            let problem = format!("found `{}`, expected `{ENCODER}`", eval.encoder);
-            return Err(Error::input("eval.encoder", problem));
-        }
+    pub fn new(eval: &EvalSection, sampling: &SamplingSection) -> Self {
         let SamplingSection { temperature, top_p, top_k, min_p, .. } = sampling;
         let mut drawn = format!("temperature {temperature}");
         if *top_p < 1.0 {
@@ -74,7 +67,7 @@ impl Diversity {
         if *min_p > 0.0 {
             drawn += &format!(", min-p {min_p}");
         }
-        Ok(Self { questions: eval.diversity, drawn })
+        Self { questions: eval.diversity, drawn, encoder: eval.encoder }
     }
 
     /// How many of these debates are measured.
@@ -134,7 +127,7 @@ impl Diversity {
             record.insert("kl_base".into(), kl);
         }
         if let Some(mut embedding) = estimate(by_question.iter().filter_map(|m| mean(&m.dissimilarity))) {
-            embedding["encoder"] = ENCODER.into();
+            embedding["encoder"] = self.encoder.to_string().into();
             record.insert("embedding".into(), embedding);
         }
         if let Some(last) = debates.first().map(|d| d.rounds.len() - 1) {

@@ -13,7 +13,7 @@ use crate::debate::{Debate, Occasion, Round, Society, Table, Turn, Vote};
 use crate::engine::Scope;
 use crate::error::{Error, Result};
 use crate::measure::{Estimate, share};
-use crate::run::{EvalSection, Event, Output, RecipeInfo, RunConfig};
+use crate::run::{EvalMethod, EvalSection, Event, Output, RecipeInfo, RunConfig};
 use crate::task::{AnswerKey, Question, Questions};
 
 /// What is measured.
@@ -31,24 +31,15 @@ pub struct Methods {
 
 impl Methods {
     /// From `[eval]`.
-    pub fn new(section: &EvalSection, agents: usize) -> Result<Self> {
-        let mut methods = Self { greedy: false, single: false, majority: 0, debate: false };
-        for name in &section.methods {
-            match name.as_str() {
-                "greedy" => methods.greedy = true,
-                "single" => methods.single = true,
-                "majority" if section.majority_samples == 0 => methods.majority = agents,
-                "majority" => methods.majority = section.majority_samples,
-                "debate" => methods.debate = true,
-                other => {
-                    return Err(Error::input(
-                        "eval.methods",
-                        format!("`{other}` is none of greedy, single, majority, debate"),
-                    ));
-                }
-            }
+    pub fn new(section: &EvalSection, agents: usize) -> Self {
+        let has = |method| section.methods.contains(&method);
+        let samples = if section.majority_samples == 0 { agents } else { section.majority_samples };
+        Self {
+            greedy: has(EvalMethod::Greedy),
+            single: has(EvalMethod::Single),
+            majority: if has(EvalMethod::Majority) { samples } else { 0 },
+            debate: has(EvalMethod::Debate),
         }
-        Ok(methods)
     }
 }
 
@@ -347,9 +338,9 @@ impl Examiner {
         recipe: &RecipeInfo,
         config: &RunConfig,
     ) -> Result<Self> {
-        let methods = Methods::new(&config.eval, config.debate.agents)?;
+        let methods = Methods::new(&config.eval, config.debate.agents);
         let (measure_before, iterations) = (config.eval.before, config.run.iterations);
-        let diversity = Diversity::new(&config.eval, &config.sampling)?;
+        let diversity = Diversity::new(&config.eval, &config.sampling);
         let (lane, asks_for_labels) = (lane.to_string(), recipe.asks_for_labels);
         Ok(Self {
             scope,

@@ -8,7 +8,7 @@ use super::lane::{Lane, Student};
 use super::{Example, Training, Usage, schedule};
 use crate::engine::{StepMetrics, TrainRequest, TrainStep, Trained};
 use crate::error::{Error, Result};
-use crate::run::Event;
+use crate::run::{Event, StartFrom};
 
 /// What one student is finetuned on.
 pub struct Lesson<'a> {
@@ -73,7 +73,7 @@ impl Lane {
                 }
                 continue;
             }
-            if lesson.training.from_base {
+            if lesson.training.section.start_from == StartFrom::Base {
                 let initial = Arc::new(self.initial(lesson.student)?);
                 self.scope.service().restore(lesson.student.adapter, initial).await?;
             }

@@ -37,7 +37,7 @@ pub use evaluate::{Evaluation, Examiner, Methods, Sitting, evaluate};
 pub use lane::{Lane, NewAdapter};
 pub use outcomes::Parameters;
 pub use schedule::steps;
-pub use settings::{CriticLoss, MixRule, Scheduler, Training};
+pub use settings::Training;
 
 use crate::debate::Table;
 use crate::engine::Scope;

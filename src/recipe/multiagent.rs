@@ -8,6 +8,7 @@ use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::engine::AdapterId;
 use crate::error::Result;
+use crate::run::{Critics, DataOf, LabelsOf};
 
 /// N agents debate, vote, and each is finetuned on its own part of what the debate produced; L times.
 ///
@@ -15,13 +16,13 @@ use crate::error::Result;
 /// round, or with `debate.critics` other than `own`, there are no critics to finetune.
 pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
     let generators = lane.students("generator").await?;
-    let (rounds, who) = (lane.config.debate.rounds, lane.config.debate.critics.as_str());
-    let critics = if rounds > 1 && who == "own" { lane.students("critic").await? } else { vec![] };
+    let (rounds, who) = (lane.config.debate.rounds, lane.config.debate.critics);
+    let critics = if rounds > 1 && who == Critics::Own { lane.students("critic").await? } else { vec![] };
     let of_generators: Vec<AdapterId> = generators.iter().map(|s| s.adapter).collect();
     let of_critics = match who {
-        "own" => critics.iter().map(|s| s.adapter).collect(),
-        "base" => vec![AdapterId::BASE; lane.agents()],
-        _ => of_generators.clone(),
+        Critics::Own => critics.iter().map(|s| s.adapter).collect(),
+        Critics::Base => vec![AdapterId::BASE; lane.agents()],
+        Critics::Generator => of_generators.clone(),
     };
     let society = Society { generators: of_generators, critics: of_critics };
     examiner.before(&society).await?;
@@ -32,10 +33,10 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         examiner.pseudo_labels(iteration, &debates, &labels)?;
 
         let mut sets = lane.agent_sets(iteration, &debates, &labels, !critics.is_empty())?;
-        if lane.training.is_shuffled {
+        if lane.training.section.labels == LabelsOf::Shuffled {
             sets = lane.shuffled(iteration, &debates, sets)?;
         }
-        if lane.training.is_dealt {
+        if lane.training.section.data == DataOf::Dealt {
             sets = lane.dealt(iteration, &debates, sets);
         }
         let mut lessons = Vec::new();

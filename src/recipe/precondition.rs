@@ -1,8 +1,8 @@
 //! What the training of a recipe asks of a model's chat template, known before anything is sampled.
 
-use super::{CriticLoss, Training};
+use super::Training;
 use crate::error::{Error, Result};
-use crate::run::RunConfig;
+use crate::run::{CriticLoss, Critics, Matching, RunConfig};
 use crate::text::{Codec, Message};
 
 /// Answers as models write them: without thoughts, and with thoughts, which many templates leave
@@ -15,10 +15,10 @@ const ANSWERS: [(&str, &[&str]); 2] = [
 /// Whether a recipe makes training data of critics: of all that an agent said in a debate.
 fn learns_trajectories(recipe: &str, config: &RunConfig) -> bool {
     let critics = match recipe {
-        "multiagent" => config.debate.critics == "own",
+        "multiagent" => config.debate.critics == Critics::Own,
         "agent-ids" => true,
         // Counts what the agents of multiagent finetuning would learn.
-        "single-agent" => config.training.matching == "gradient-tokens",
+        "single-agent" => config.training.matching == Matching::GradientTokens,
         _ => false,
     };
     critics && config.debate.rounds > 1
@@ -28,7 +28,7 @@ fn learns_trajectories(recipe: &str, config: &RunConfig) -> bool {
 /// they are sampled.
 pub fn check(recipe: &str, config: &RunConfig, codec: &dyn Codec) -> Result<()> {
     if !learns_trajectories(recipe, config)
-        || Training::of_critics(&config.training)?.critic_loss != CriticLoss::All
+        || Training::of_critics(&config.training)?.section.critic_loss != CriticLoss::All
     {
         return Ok(());
     }

@@ -2,9 +2,10 @@
 
 use std::f64::consts::PI;
 
-use super::{Scheduler, Training};
+use super::Training;
 use crate::engine::TrainStep;
 use crate::measure::Chance;
+use crate::run::Scheduler;
 
 /// Steps over `count` sequences: every epoch takes each once, shuffled by `key` if so set; the last batch of an epoch may be smaller.
 pub fn steps(count: usize, training: &Training, key: u64) -> Vec<TrainStep> {
@@ -77,7 +78,7 @@ fn learning_rate(training: &Training, step: usize, total: usize) -> f32 {
         step as f64 / warmup as f64
     } else {
         let progress = (step - warmup) as f64 / (total - warmup).max(1) as f64;
-        match training.scheduler {
+        match training.section.lr_scheduler {
             Scheduler::Constant => 1.0,
             Scheduler::Linear => 1.0 - progress,
             Scheduler::Cosine => 0.5 * (1.0 + (PI * progress).cos()),
@@ -97,9 +98,9 @@ mod tests {
         Training::of_generators(&section).unwrap()
     }
 
-    fn rates(scheduler: &str, warmup: f32, total: usize) -> Vec<f32> {
+    fn rates(scheduler: Scheduler, warmup: f32, total: usize) -> Vec<f32> {
         let t = training(|s| {
-            (s.lr_scheduler, s.warmup_ratio) = (scheduler.into(), warmup);
+            (s.lr_scheduler, s.warmup_ratio) = (scheduler, warmup);
             (s.num_epochs, s.batch_size) = (1, 1);
         });
         steps(total, &t, 0).iter().map(|s| s.learning_rate).collect()
@@ -107,16 +108,16 @@ mod tests {
 
     #[test]
     fn schedules_are_hugging_faces() {
-        assert_eq!(rates("constant", 0.0, 3), [1.0, 1.0, 1.0]);
-        assert_eq!(rates("constant", 0.5, 4), [0.0, 0.5, 1.0, 1.0]);
-        assert_eq!(rates("linear", 0.0, 4), [1.0, 0.75, 0.5, 0.25]);
-        assert_eq!(rates("linear", 0.2, 6), [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]);
-        assert_eq!(rates("linear", 0.1, 10)[..3], [0.0, 1.0, (8.0f64 / 9.0) as f32]);
-        let cosine = rates("cosine", 0.0, 4);
+        assert_eq!(rates(Scheduler::Constant, 0.0, 3), [1.0, 1.0, 1.0]);
+        assert_eq!(rates(Scheduler::Constant, 0.5, 4), [0.0, 0.5, 1.0, 1.0]);
+        assert_eq!(rates(Scheduler::Linear, 0.0, 4), [1.0, 0.75, 0.5, 0.25]);
+        assert_eq!(rates(Scheduler::Linear, 0.2, 6), [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]);
+        assert_eq!(rates(Scheduler::Linear, 0.1, 10)[..3], [0.0, 1.0, (8.0f64 / 9.0) as f32]);
+        let cosine = rates(Scheduler::Cosine, 0.0, 4);
         for (rate, expected) in cosine.iter().zip([1.0, 0.853_553_4, 0.5, 0.146_446_6]) {
             assert!((rate - expected).abs() < 1e-6, "{cosine:?}");
         }
-        assert_eq!(rates("linear", 1.0, 2), [0.0, 0.5]);
+        assert_eq!(rates(Scheduler::Linear, 1.0, 2), [0.0, 0.5]);
     }
 
     #[test]
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn passes_end_with_the_sequence_that_reaches_the_target() {
-        let t = training(|s| (s.batch_size, s.lr_scheduler) = (2, "linear".into()));
+        let t = training(|s| (s.batch_size, s.lr_scheduler) = (2, Scheduler::Linear));
         let lengths = [10, 20, 30, 40, 50];
         let taken = |target: u64| {
             let steps = steps_for_tokens(&lengths, target, &t, 3);
@@ -156,7 +157,7 @@ mod tests {
             assert!((all.last().unwrap().learning_rate - expected).abs() < 1e-6, "the rate reaches its end");
         }
         // Two whole passes are two epochs.
-        let two = training(|s| (s.batch_size, s.num_epochs, s.lr_scheduler) = (2, 2, "linear".into()));
+        let two = training(|s| (s.batch_size, s.num_epochs, s.lr_scheduler) = (2, 2, Scheduler::Linear));
         assert_eq!(taken(300).1, steps(5, &two, 3));
         assert_eq!(taken(301).1.len(), 7);
         assert_eq!(taken(301).1[6].sequences.len(), 1);

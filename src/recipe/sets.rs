@@ -36,7 +36,7 @@ impl Lane {
         for name in super::lane::names("critic", if critics { agents } else { 0 }) {
             let n = sets.critics.len();
             let (corrected, confirmed) =
-                critic_sets(debates, labels, n, training.critic_loss, self.table.codec())?;
+                critic_sets(debates, labels, n, training.section.critic_loss, self.table.codec())?;
             let key = self.choice(iteration, "mix", &name);
             let (examples, shares) = critic_set(corrected, confirmed, training, debates, key);
             sets.critics.push(examples);
@@ -54,7 +54,7 @@ impl Lane {
             chosen.generators.push(Chance::new(key).choose(&generator_candidates(debates, n), set.len()));
         }
         for (n, set) in sets.critics.iter().enumerate() {
-            let loss = self.critic_training.critic_loss;
+            let loss = self.critic_training.section.critic_loss;
             let candidates = critic_candidates(debates, n, loss, self.table.codec())?;
             let key = self.choice(iteration, "shuffled", &format!("critic-{n}"));
             chosen.critics.push(Chance::new(key).choose(&candidates, set.len()));

@@ -7,6 +7,7 @@ use super::finetune::Lesson;
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::run::Matching;
 
 /// Its one adapter's name.
 pub const NAME: &str = "agent";
@@ -27,7 +28,7 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
 
         let examples = matching_answers(&debates, &labels);
         let mut lesson = Lesson::new(&student, examples, &lane.training, json!({}));
-        if lane.training.matches_tokens {
+        if lane.training.section.matching == Matching::GradientTokens {
             let critics = lane.config.debate.rounds > 1;
             let target = lane.gradient_tokens(&lane.agent_sets(iteration, &debates, &labels, critics)?);
             lesson = lesson.until(target);

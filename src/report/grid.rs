@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::table;
-use crate::run::RunConfig;
+use crate::run::{EvalMethod, RunConfig};
 
 /// A point of one arm's grid.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,10 +77,10 @@ pub fn ranking(metrics: &[Map<String, Value>], method: &str, iteration: Option<u
 /// The ranking of a run with a grid, by the method and iteration of its primary comparison, or by the final vote after the last iteration.
 pub fn tables(metrics: &[Map<String, Value>], config: &RunConfig) -> Option<String> {
     let primary = config.report.primary.as_ref();
-    let debates = config.eval.methods.iter().any(|m| m == "debate");
+    let debates = config.eval.methods.contains(&EvalMethod::Debate);
     let fallback =
-        if debates { "final-vote" } else { config.eval.methods.first().map_or("", String::as_str) };
-    let method = primary.map_or(fallback, |p| p.method.as_str());
+        if debates { "final-vote" } else { config.eval.methods.first().map_or("", |m| (*m).into()) };
+    let method = primary.map_or(fallback, |p| p.method.into());
     let mut parts = Vec::new();
     for (arm, points) in ranking(metrics, method, primary.map(|p| p.iteration as u64)) {
         let row = |p: &Point| {
@@ -99,7 +99,7 @@ pub fn tables(metrics: &[Map<String, Value>], config: &RunConfig) -> Option<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::PrimarySection;
+    use crate::run::{PrimaryMethod, PrimarySection};
     use serde_json::json;
 
     fn record(arm: &str, seed: u64, iteration: u64, first: f64, last: f64) -> Map<String, Value> {
@@ -145,7 +145,7 @@ mod tests {
         assert!(text.contains("grid of m: final-vote") && text.contains("60.0 ±2.0"), "{text}");
         assert!(text.find("rate=0.2") < text.find("rate=0.1"));
         assert!(text.lines().all(|l| l.chars().count() <= 80));
-        let (arm, against, method) = ("m".into(), "s".into(), "single".to_string());
+        let (arm, against, method) = ("m".into(), "s".into(), PrimaryMethod::Single);
         config.report.primary = Some(PrimarySection { arm, against, method, iteration: 2 });
         assert!(tables(&metrics(), &config).unwrap().contains("grid of m: single"));
         assert!(tables(&metrics()[6..], &config).is_none());

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::load::{MAX_DEPTH, absolute_paths, check_table, deserialize, insert, list, merge, unknown_preset};
+use super::load::{MAX_DEPTH, absolute_paths, check_table, deserialize, insert, merge};
 use super::task_layer::forget_other_task;
 use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, is_name, presets, validate};
+use crate::choice::list;
 use crate::error::{Error, Result};
 
 /// One arm with everything resolved.
@@ -173,8 +174,7 @@ impl Resolver<'_> {
         at: &dyn Fn(&str) -> String,
     ) -> Result<RunConfig> {
         if let Some(Value::String(name)) = overrides.get("run.preset") {
-            let preset = presets::preset(name).ok_or_else(|| unknown_preset(&at("set.run.preset"), name))?;
-            merge(&mut table, preset);
+            merge(&mut table, presets::layer(presets::named(name, || at("set.run.preset"))?));
         }
         let in_grid = |path: &str| point.iter().any(|(p, _)| *p == path);
         let place_of = |path: &str| {
@@ -206,7 +206,7 @@ impl Resolver<'_> {
         for (path, value) in point {
             self.put(&mut table, path, value, &place_of(path))?;
         }
-        let resolved = deserialize(&table, self.source)?;
+        let resolved = deserialize(&table, self.source, &place_of)?;
         validate::check(&resolved, &place_of)?;
         if !self.config.grid.is_empty() {
             let transferred = resolved.transfer.as_ref().map_or(0, |t| t.test_questions);
@@ -299,9 +299,8 @@ impl Resolver<'_> {
                     format!("no arm is called `{name}`; there are {}", list(&known)),
                 ));
             };
-            let method = primary.method.as_str();
-            let measured = if method.ends_with("-vote") { "debate" } else { method };
-            if !first.config.eval.methods.iter().any(|m| m == measured) {
+            let (method, measured) = (primary.method, primary.method.needs());
+            if !first.config.eval.methods.contains(&measured) {
                 return Err(Error::input(
                     at("method"),
                     format!("`{method}` needs `{measured}` in eval.methods, which `{name}` has not"),
@@ -357,7 +356,7 @@ fn point_name(arm: &str, point: &[(&str, &Value)], grid: &[(String, Vec<Value>)]
 }
 
 /// Overrides by full dotted path, whether they were written `"debate.rounds" = 3` or `debate.rounds = 3`.
-fn flatten(set: &Overrides) -> Overrides {
+pub(super) fn flatten<'a>(set: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Overrides {
     fn walk(path: String, value: &Value, out: &mut Overrides) {
         match value {
             Value::Table(t) => t.iter().for_each(|(k, v)| walk(format!("{path}.{k}"), v, out)),
@@ -367,6 +366,6 @@ fn flatten(set: &Overrides) -> Overrides {
         }
     }
     let mut out = BTreeMap::new();
-    set.iter().for_each(|(k, v)| walk(k.clone(), v, &mut out));
+    set.into_iter().for_each(|(k, v)| walk(k.clone(), v, &mut out));
     out
 }

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::choices::*;
+use crate::engine::NonFinite;
+
 /// The whole file. Every section has defaults; `[[arm]]` entries override any of them by dotted path.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -128,16 +131,16 @@ pub struct DebateSection {
     /// M, the first answers included.
     pub rounds: usize,
     /// Others' answers: `summary` (written by the base model) or `concatenate`.
-    pub others: String,
+    pub others: Others,
     /// What agents make of them: `debate` (weigh them as advice) or `cooperative` (build on them); other templates, the same protocol.
-    pub style: String,
+    pub style: Style,
     /// multiagent: who answers later rounds: `own` (a critic for every agent, finetuned too), `generator` (the agent's generator; nothing
     /// is finetuned on later rounds) or `base` (the base model; the same).
-    pub critics: String,
+    pub critics: Critics,
     /// A question's vote counts as a pseudo-label if at least this many agents agree; 0 means more than half (2·top > N), 1 keeps all.
     pub min_agreement: usize,
     /// Ties of the final vote: `random` (seeded by the question), `first`, or `largest` (official code).
-    pub ties: String,
+    pub ties: Ties,
 }
 
 impl Default for DebateSection {
@@ -145,11 +148,11 @@ impl Default for DebateSection {
         Self {
             agents: 3,
             rounds: 2,
-            others: "summary".into(),
-            style: "debate".into(),
-            critics: "own".into(),
+            others: Others::Summary,
+            style: Style::Debate,
+            critics: Critics::Own,
             min_agreement: 0,
-            ties: "random".into(),
+            ties: Ties::Random,
         }
     }
 }
@@ -240,35 +243,35 @@ pub struct TrainingSection {
     /// Sequences in an optimizer step of one adapter; 0 is all.
     pub batch_size: usize,
     /// `constant`, `linear` or `cosine`.
-    pub lr_scheduler: String,
+    pub lr_scheduler: Scheduler,
     /// Share of the steps that warm up.
     pub warmup_ratio: f32,
     /// Shuffle each epoch.
     pub shuffle: bool,
     /// A loss or gradient that is not finite: `stop` ends the run, `skip` leaves that optimizer step of that adapter out.
-    pub non_finite: String,
+    pub non_finite: NonFinite,
     /// w: the share of corrected trajectories in a critic's data.
     pub critic_mix: f32,
     /// `ratio` (floor(min(|D-|/w, |D+|/(1-w)))) or `coin-flip` (official code).
-    pub critic_mix_rule: String,
+    pub critic_mix_rule: MixRule,
     /// `final` trains critics on their last turn, `all` on every assistant turn.
-    pub critic_loss: String,
+    pub critic_loss: CriticLoss,
     /// Each iteration starts from `previous` adapters or from the `base`.
-    pub start_from: String,
+    pub start_from: StartFrom,
     /// Keep the optimizer's moments across iterations.
     pub keep_moments: bool,
     /// majority-ft, self-training and star: answers sampled to a training question; 0 is the number of agents, for star 1.
     pub samples: usize,
     /// multiagent: every agent learns from its `own` data, or all agents' data are pooled and `dealt` to them at random, as many examples
     /// to each as its own would be, generators' and critics' apart.
-    pub data: String,
+    pub data: DataOf,
     /// multiagent: `vote` keeps what matches the pseudo-label. `shuffled` is a control: as many examples for each agent and role as the
     /// vote would keep, but a random choice among all of its answers that parse.
-    pub labels: String,
+    pub labels: LabelsOf,
     /// single-agent: `none`, or `gradient-tokens`: go over the data until as many tokens have carried gradients as multiagent finetuning
     /// would have used on the same debates, in place of `num_epochs`.
     #[serde(rename = "match")]
-    pub matching: String,
+    pub matching: Matching,
     /// Overrides for critics, by the keys above.
     pub critic: BTreeMap<String, toml::Value>,
 }
@@ -284,19 +287,19 @@ impl Default for TrainingSection {
             max_grad_norm: 1.0,
             num_epochs: 2,
             batch_size: 16,
-            lr_scheduler: "constant".into(),
+            lr_scheduler: Scheduler::Constant,
             warmup_ratio: 0.0,
             shuffle: true,
-            non_finite: "stop".into(),
+            non_finite: NonFinite::Stop,
             critic_mix: 0.5,
-            critic_mix_rule: "ratio".into(),
-            critic_loss: "final".into(),
-            start_from: "previous".into(),
+            critic_mix_rule: MixRule::Ratio,
+            critic_loss: CriticLoss::Final,
+            start_from: StartFrom::Previous,
             keep_moments: false,
             samples: 0,
-            data: "own".into(),
-            labels: "vote".into(),
-            matching: "none".into(),
+            data: DataOf::Own,
+            labels: LabelsOf::Vote,
+            matching: Matching::None,
             critic: BTreeMap::new(),
         }
     }
@@ -307,7 +310,7 @@ impl Default for TrainingSection {
 #[serde(deny_unknown_fields, default)]
 pub struct RunSection {
     /// `default`, `paper` or `official-code`: fills in debate and training choices not given.
-    pub preset: String,
+    pub preset: Preset,
     /// L.
     pub iterations: usize,
     /// One run of every arm for each seed.
@@ -331,7 +334,7 @@ pub struct RunSection {
 impl Default for RunSection {
     fn default() -> Self {
         Self {
-            preset: "default".into(),
+            preset: Preset::Default,
             iterations: 2,
             seeds: vec![0],
             device: "auto".into(),
@@ -350,7 +353,7 @@ impl Default for RunSection {
 #[serde(deny_unknown_fields, default)]
 pub struct EvalSection {
     /// Of `greedy`, `single`, `majority`, `debate`.
-    pub methods: Vec<String>,
+    pub methods: Vec<EvalMethod>,
     /// Samples in `majority`; 0 is the number of agents.
     pub majority_samples: usize,
     /// Evaluate the base before the first iteration too.
@@ -360,17 +363,17 @@ pub struct EvalSection {
     pub diversity: usize,
     /// What encodes answers for the embedding dissimilarity: `base-mean-pooled` (the base model's last hidden state after its final
     /// norm, averaged over the answer's tokens).
-    pub encoder: String,
+    pub encoder: Encoder,
 }
 
 impl Default for EvalSection {
     fn default() -> Self {
         Self {
-            methods: ["greedy", "single", "majority", "debate"].map(String::from).to_vec(),
+            methods: vec![EvalMethod::Greedy, EvalMethod::Single, EvalMethod::Majority, EvalMethod::Debate],
             majority_samples: 0,
             before: true,
             diversity: 50,
-            encoder: "base-mean-pooled".into(),
+            encoder: Encoder::BaseMeanPooled,
         }
     }
 }
@@ -392,7 +395,7 @@ pub struct PrimarySection {
     /// The arm it is compared with.
     pub against: String,
     /// `greedy`, `single`, `majority`, `first-vote` (of the debate's first round) or `final-vote`.
-    pub method: String,
+    pub method: PrimaryMethod,
     /// After which iteration.
     pub iteration: usize,
 }

@@ -2,8 +2,8 @@
 
 use toml::{Table, Value};
 
-use super::load::list;
 use super::{Arm, Plan, RunConfig};
+use crate::choice::list;
 use crate::error::{Error, Result};
 
 /// `wanted` as what the run of `plan` becomes. Where and how to compute (`run.device`, `run.threads` and the like) stays as it was.

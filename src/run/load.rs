@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::arms::{Arm, Resolver};
+use super::arms::{Arm, Resolver, flatten};
 use super::task_layer::forget_other_task;
-use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, presets, validate};
+use super::{ArmSection, PrimaryMethod, PrimarySection, RecipeInfo, RunConfig, presets, validate};
 use crate::error::{Error, Result};
 
 /// Where a configuration's text came from.
@@ -84,16 +85,18 @@ pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<
     merge(&mut file, set_values);
     let place = |path: &str| set_places.get(path).cloned().unwrap_or_else(|| lines.place(path));
 
-    let preset = string_at(&file, "run.preset").unwrap_or_else(|| RunConfig::default().run.preset);
-    let mut layered =
-        presets::preset(&preset).ok_or_else(|| unknown_preset(&place("run.preset"), &preset))?;
+    let preset = match file.get("run").and_then(|run| run.get("preset")).and_then(Value::as_str) {
+        Some(name) => presets::named(name, || place("run.preset"))?,
+        None => RunConfig::default().run.preset,
+    };
+    let mut layered = presets::layer(preset);
     forget_other_task(&mut layered, &file);
     merge(&mut layered, file);
     if let Some(Value::Table(transfer)) = layered.get_mut("transfer") {
         // Nothing is trained on it.
         transfer.entry("train_questions").or_insert(Value::Integer(0));
     }
-    let config: RunConfig = deserialize(&layered, &source.name)?;
+    let config = deserialize(&layered, &source.name, &place)?;
     validate::check(&config, &|path| place(path))?;
 
     let resolver = Resolver {
@@ -122,25 +125,18 @@ pub fn to_toml(config: &RunConfig) -> Result<String> {
     toml::to_string_pretty(config).map_err(|e| Error::Internal(format!("configuration as TOML: {e}")))
 }
 
-pub(super) fn unknown_preset(place: &str, found: &str) -> Error {
-    Error::input(place, format!("unknown preset `{found}`; known are {}", list(&presets::NAMES)))
+/// The configuration that a table of known keys holds. A value that is none of those it may be is an error at its key.
+pub(super) fn deserialize(table: &Table, name: &str, place: &dyn Fn(&str) -> String) -> Result<RunConfig> {
+    RunConfig::deserialize(table.clone()).map_err(|e| {
+        let refused = flatten(table).into_iter().find_map(|(path, value)| {
+            let mut with_it = schema();
+            insert(&mut with_it, &path, value);
+            let e = RunConfig::deserialize(with_it).err()?;
+            Some(Error::input(place(&path), e.message()))
+        });
+        refused.unwrap_or_else(|| Error::input(name, e.message()))
+    })
 }
-
-/// ``"`a`, `b`"``
-pub(super) fn list(names: &[&str]) -> String {
-    names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-}
-
-fn string_at(table: &Table, path: &str) -> Option<String> {
-    let (section, key) = path.split_once('.')?;
-    table.get(section)?.as_table()?.get(key)?.as_str().map(String::from)
-}
-
-pub(super) fn deserialize(table: &Table, name: &str) -> Result<RunConfig> {
-    RunConfig::deserialize(table.clone()).map_err(|e| Error::input(name, e.message()))
-}
-
-use serde::Deserialize;
 
 /// A configuration with every optional value present: its keys and types are the known ones.
 fn schema() -> Table {
@@ -160,7 +156,7 @@ fn schema() -> Table {
     config.task.equality = some();
     config.sampling.stop = vec![String::new()];
     config.transfer = Some(config.task.clone());
-    let (arm, against, method) = (String::new(), String::new(), String::new());
+    let (arm, against, method) = (String::new(), String::new(), PrimaryMethod::FinalVote);
     config.report.primary = Some(PrimarySection { arm, against, method, iteration: 0 });
     config.arm = vec![ArmSection {
         name: String::new(),
@@ -412,6 +408,7 @@ fn syntax_error(e: &toml::de::Error, text: &str, name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{MixRule, Ties};
     use super::*;
 
     const fn recipe(name: &'static str, is_trained: bool, options: &'static [&'static str]) -> RecipeInfo {
@@ -497,6 +494,40 @@ mod tests {
             let e = error(text, &[]);
             assert!(e.contains(field) && e.starts_with("run.toml:2"), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn a_choice_that_is_none_names_its_key_and_the_known_ones() {
+        for (path, known) in [
+            ("debate.others", "`summary`, `concatenate`"),
+            ("debate.style", "`debate`, `cooperative`"),
+            ("debate.critics", "`own`, `generator`, `base`"),
+            ("debate.ties", "`random`, `first`, `largest`"),
+            ("training.lr_scheduler", "`constant`, `linear`, `cosine`"),
+            ("training.critic.lr_scheduler", "`constant`, `linear`, `cosine`"),
+            ("training.non_finite", "`stop`, `skip`"),
+            ("training.critic_mix_rule", "`ratio`, `coin-flip`"),
+            ("training.critic_loss", "`final`, `all`"),
+            ("training.start_from", "`previous`, `base`"),
+            ("training.data", "`own`, `dealt`"),
+            ("training.labels", "`vote`, `shuffled`"),
+            ("training.match", "`none`, `gradient-tokens`"),
+            ("eval.methods", "`greedy`, `single`, `majority`, `debate`"),
+            ("eval.encoder", "`base-mean-pooled`"),
+        ] {
+            let value = if path == "eval.methods" { "[\"single\", \"x\"]" } else { "\"x\"" };
+            let problem = format!("found `x`, expected one of {known}");
+            assert_eq!(error(&format!("\n{path} = {value}"), &[]), format!("run.toml:2: {path}: {problem}"));
+            let set = format!("{path}={value}");
+            assert_eq!(error("", &[&set]), format!("--set {set}: {problem}"));
+            let arm = format!("[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\n[arm.set]\n{path} = {value}");
+            assert_eq!(error(&arm, &[]), format!("run.toml:5: arm[0].set.{path}: {problem}"));
+            let grid = format!("[grid]\n{path} = [{value}]");
+            assert_eq!(error(&grid, &[]), format!("run.toml:2: grid.{path}: {problem}"));
+        }
+        let e = error("[run]\npreset = \"papr\"", &[]);
+        let problem = "unknown preset `papr`; known are `default`, `paper`, `official-code`";
+        assert_eq!(e, format!("run.toml:2: run.preset: {problem}"));
     }
 
     #[test]
@@ -685,9 +716,9 @@ mod tests {
             let plan = load(&source(text), &[format!("run.preset={preset}")], &RECIPES).unwrap();
             let of = |i: usize| {
                 let c = &plan.arms[i].config;
-                (c.debate.min_agreement, c.sampling.top_p, c.training.critic_mix_rule.as_str())
+                (c.debate.min_agreement, c.sampling.top_p, c.training.critic_mix_rule)
             };
-            assert_eq!((of(0), of(1)), ((1, 0.9, "ratio"), (0, 1.0, "ratio")), "{preset}");
+            assert_eq!((of(0), of(1)), ((1, 0.9, MixRule::Ratio), (0, 1.0, MixRule::Ratio)), "{preset}");
             assert_eq!(load(&source(&to_toml(&plan.config).unwrap()), &[], &RECIPES).unwrap(), plan);
         }
     }
@@ -697,9 +728,8 @@ mod tests {
         let plan =
             load(&source("[run]\npreset = \"official-code\"\n[debate]\nties = \"first\"\n"), &[], &RECIPES)
                 .unwrap();
-        assert_eq!(plan.config.debate.ties, "first");
-        assert_eq!(plan.config.training.critic_mix_rule, "coin-flip");
-        assert!(error("[run]\npreset = \"papr\"", &[]).contains("`paper`"));
+        assert_eq!(plan.config.debate.ties, Ties::First);
+        assert_eq!(plan.config.training.critic_mix_rule, MixRule::CoinFlip);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod arms;
 mod audit;
 mod checkpoint;
+mod choices;
 mod clock;
 mod config;
 mod events;
@@ -21,6 +22,7 @@ mod validate;
 
 pub use arms::Arm;
 pub use audit::*;
+pub use choices::*;
 pub use clock::utc;
 pub use config::*;
 pub use extend::extend;
@@ -29,7 +31,6 @@ pub use folder::*;
 pub use journal::FileJournal;
 pub use load::*;
 pub use output::*;
-pub use presets::NAMES as PRESETS;
 pub use select::{Selection, select};
 pub use tensorboard::{write_lane, write_training};
 pub use validate::{adapter_role, adapter_section, critic_section, parse_bytes};

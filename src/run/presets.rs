@@ -2,14 +2,22 @@
 
 use toml::Table;
 
-/// Known presets.
-pub const NAMES: [&str; 3] = ["default", "paper", "official-code"];
+use super::Preset;
+use crate::choice::list;
+use crate::error::{Error, Result};
+
+/// The preset of that name, which stands at `place`.
+pub fn named(name: &str, place: impl FnOnce() -> String) -> Result<Preset> {
+    name.parse().map_err(|_| {
+        Error::input(place(), format!("unknown preset `{name}`; known are {}", list(Preset::NAMES)))
+    })
+}
 
 /// A preset as a layer beneath the configuration file.
-pub fn preset(name: &str) -> Option<Table> {
-    let text = match name {
+pub fn layer(preset: Preset) -> Table {
+    let text = match preset {
         // The values of an empty configuration, spelt out: an arm that names this preset beside arms with others gets them.
-        "default" => {
+        Preset::Default => {
             r#"
             [debate]
             others = "summary"
@@ -25,7 +33,7 @@ pub fn preset(name: &str) -> Option<Table> {
             "#
         }
         // arXiv 2501.05707: every vote is a pseudo-label, random ties, w unknown (0.5), nucleus 0.9.
-        "paper" => {
+        Preset::Paper => {
             r#"
             [debate]
             others = "summary"
@@ -41,7 +49,7 @@ pub fn preset(name: &str) -> Option<Table> {
             "#
         }
         // What the authors' published code does where it differs from the paper.
-        "official-code" => {
+        Preset::OfficialCode => {
             r#"
             [debate]
             others = "summary"
@@ -56,9 +64,8 @@ pub fn preset(name: &str) -> Option<Table> {
             start_from = "previous"
             "#
         }
-        _ => return None,
     };
-    Some(toml::from_str(text).expect("presets are TOML"))
+    toml::from_str(text).expect("presets are TOML")
 }
 
 #[cfg(test)]
@@ -77,18 +84,14 @@ mod tests {
     #[test]
     fn the_default_preset_is_the_defaults_and_every_preset_sets_the_same_keys() {
         let defaults = Table::try_from(crate::run::RunConfig::default()).unwrap();
-        let spelt_out = flat(&preset("default").unwrap());
+        let spelt_out = flat(&layer(Preset::Default));
         for (path, value) in &spelt_out {
             let (section, key) = path.split_once('.').unwrap();
             assert_eq!(&defaults[section][key], value, "{path}");
         }
-        for name in NAMES {
-            let keys = |t: &Table| flat(t).into_iter().map(|(k, _)| k).collect::<Vec<_>>();
-            assert_eq!(
-                keys(&preset(name).unwrap()),
-                flat(&preset("default").unwrap()).into_iter().map(|(k, _)| k).collect::<Vec<_>>(),
-                "{name}"
-            );
+        let keys = |preset| flat(&layer(preset)).into_iter().map(|(k, _)| k).collect::<Vec<_>>();
+        for preset in [Preset::Paper, Preset::OfficialCode] {
+            assert_eq!(keys(preset), keys(Preset::Default), "{preset}");
         }
     }
 }

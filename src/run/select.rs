@@ -2,7 +2,7 @@
 //! the bits that they give together.
 
 use super::Plan;
-use super::load::list;
+use crate::choice::list;
 use crate::error::{Error, Result};
 
 /// An arm to run, and which of its seeds (all of them unless given): `multiagent` or `multiagent=10,11`.
