@@ -583,3 +583,38 @@ fn every_recipe_is_replayed_from_its_journal() {
         assert_eq!(partial.run(recipe).output.stored(), expected, "{recipe}");
     }
 }
+
+/// What every recipe asks, stores and journals with scripted agents, as one sum each: `tests/golden/scripted.txt`.
+/// `COLLOQUY_WRITE_GOLDEN=1` writes it anew; a commit that changes it says why.
+#[test]
+fn golden_scripted_runs_ask_and_store_the_same() {
+    use sha2::{Digest, Sha256};
+    let mut text = String::new();
+    let mut add = |title: String, world: World| {
+        let journal: Vec<String> = (world.journal.entries.borrow().iter())
+            .map(|(call, entry)| format!("{call} {}", serde_json::to_string(entry).unwrap()))
+            .collect();
+        for (part, told) in [
+            ("stored", world.output.stored()),
+            ("journal", journal.join("\n")),
+            ("notes", world.output.notes().join("\n")),
+            ("trained", format!("{:?}", world.service.trained.borrow())),
+        ] {
+            let sum = Sha256::digest(told.as_bytes());
+            let sum = sum.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+            text.push_str(&format!("{sum}  {title}, {part}\n"));
+        }
+    };
+    for recipe in names() {
+        add(recipe.to_string(), World::new(lively_config(), 7, 4, lively).run(recipe));
+        let mut other = config(2, 3);
+        (other.run.iterations, other.training.num_epochs, other.eval.diversity) = (2, 2, 3);
+        add(format!("{recipe}, three rounds"), World::new(other, 5, 3, lively).run(recipe));
+        add(format!("{recipe}, basic"), World::new(config(3, 2), 7, 2, scripted(BASIC)).run(recipe));
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/scripted.txt");
+    if std::env::var_os("COLLOQUY_WRITE_GOLDEN").is_some() {
+        return std::fs::write(path, text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(path).unwrap());
+}

@@ -19,6 +19,7 @@ mod emulator;
 mod errors;
 mod fixtures;
 mod given_data;
+mod golden;
 mod gpu_check;
 mod grade;
 mod hub;
