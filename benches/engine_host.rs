@@ -12,7 +12,7 @@ use std::time::Instant;
 use colloquy::backend::*;
 use colloquy::engine::*;
 use colloquy::error::Result;
-use common::*;
+use common::tiny::*;
 
 fn main() {
     let model = Tiny {

@@ -8,8 +8,8 @@
 //!
 //!     cargo bench --bench lanes
 
-#[path = "../tests/fake/mod.rs"]
-mod fake;
+#[path = "../tests/common/mod.rs"]
+mod common;
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -19,8 +19,8 @@ use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::{SamplerStats, run_lanes};
 use colloquy::recipe::{built_in_configs, recipes};
 use colloquy::run::{Arm, Source, load};
-use fake::MemoryOutput;
-use fake::house::House;
+use common::fake::MemoryOutput;
+use common::fake::house::House;
 
 /// An engine with room for all lanes.
 fn house(output: &Rc<MemoryOutput>) -> House {

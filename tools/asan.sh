@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The host's pointer code under AddressSanitizer: the tests of the CPU's operations, and of the files that are mapped. (Kernels: tools/sanitize.sh.)
 #
-#   tools/asan.sh [FILTER...]    unit tests whose names contain one of these (default: backend::cpu files::, and the operations' test files)
+#   tools/asan.sh [FILTER...]    unit tests whose names contain one of these (default: backend::cpu files::, and the operations' tests, and those of model files)
 #
 # The stable compiler takes the sanitizer's flag with RUSTC_BOOTSTRAP=1; everything is built in target/asan and kept. Status 0: nothing found.
 set -euo pipefail
@@ -16,4 +16,5 @@ export ASAN_OPTIONS=detect_leaks=0
 target=x86_64-unknown-linux-gnu
 [ $# -gt 0 ] || set -- backend::cpu files::
 cargo test --locked --target "$target" --lib -- "$@"
-cargo test --locked --target "$target" --test ops_rows --test ops_attention --test ops_lm_head --test dropout --test model_files
+cargo test --locked --target "$target" --test ops
+cargo test --locked --target "$target" --test model files::

@@ -3,7 +3,7 @@
     python tools/family_fixtures.py > tests/data/families.json
 
 Needs transformers and torch. A model has the field values of its published config.json but for sizes: few layers, heads and tokens. Weights
-are a formula of the tensor's name and the element's number (`weights` below, and in tests/families.rs), so that no weights are kept.
+are a formula of the tensor's name and the element's number (`weights` below, and in tests/model/families.rs), so that no weights are kept.
 """
 
 import json

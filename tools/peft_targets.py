@@ -2,7 +2,7 @@
 
     python tools/peft_targets.py > tests/data/peft_targets.json
 
-tests/peft_targets.rs holds `colloquy` to it. Needs torch, transformers and PEFT; the models are shapes without weights.
+tests/model/peft_targets.rs holds `colloquy` to it. Needs torch, transformers and PEFT; the models are shapes without weights.
 """
 
 import json

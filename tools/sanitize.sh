@@ -106,11 +106,11 @@ replay_all() {
     return $status
 }
 
-# logs TEST FILTER: runs a test that writes logs.
+# logs ARGUMENT...: runs tests of the operations (the arguments are those of the test program), which write logs.
 logs() {
     rm -rf "$out/logs"
     mkdir -p "$out/logs"
-    COLLOQUY_EMULATOR_LOG=$PWD/$out/logs cargo test --quiet --locked --features emulator --test "$1" ${2:+"$2"}
+    COLLOQUY_EMULATOR_LOG=$PWD/$out/logs cargo test --quiet --locked --features emulator --test ops -- "$@"
     # The order of lanes, warps and blocks is nothing to a sanitizer.
     rm -f "$out"/logs/*.seed2.log
     du -sh "$out/logs"
@@ -119,7 +119,7 @@ logs() {
 # finds KIND DEFECT TEXT: whether a replay of the defect's logs reports the text.
 finds() {
     local kind=$1 defect=$2 text=$3 status=0
-    replay "$kind" "$out"/logs/"$defect".*.log > "$out/$defect.txt" 2>&1 || status=$?
+    replay "$kind" "$out/logs/emulator-defects-$defect".*.log > "$out/$defect.txt" 2>&1 || status=$?
     if [ $status -ne 0 ] && grep -qE "$text" "$out/$defect.txt" && grep -q "kernels/emulator/defects.cpp" "$out/$defect.txt"; then
         echo "$defect: $(grep -E "$text" "$out/$defect.txt" | head -n 1)"
     else
@@ -133,7 +133,7 @@ build
 case ${1:-} in
     --replay) replay_all "${@:2}" ;;
     --self-test)
-        logs emulator
+        logs emulator::defects::
         failures=0
         finds thread missing_barrier "WARNING: ThreadSanitizer: data race" || failures=1
         finds thread missing_sync_warp "WARNING: ThreadSanitizer: data race" || failures=1
@@ -142,19 +142,20 @@ case ${1:-} in
         finds address read_past_the_end "ERROR: AddressSanitizer: use-after-poison" || failures=1
         finds address read_past_shared "ERROR: AddressSanitizer: heap-buffer-overflow" || failures=1
         finds address use_of_freed "ERROR: AddressSanitizer: use-after-poison" || failures=1
-        if SEED=1 LAUNCHES=0 replay address "$out"/logs/blocks_race.*.log > "$out/order.txt" 2>&1; then
+        if SEED=1 LAUNCHES=0 replay address "$out"/logs/emulator-defects-blocks_race.*.log > "$out/order.txt" 2>&1; then
             echo "blocks_race: the order of blocks makes NO DIFFERENCE"
             failures=1
         else
             echo "blocks_race, another order: $(tail -n 1 "$out/order.txt")"
         fi
         for kind in address thread; do
-            replay $kind "$out"/logs/no_defect.*.log || failures=1
+            replay $kind "$out"/logs/emulator-defects-no_defect.*.log || failures=1
         done
         exit $failures
         ;;
     *)
-        logs kernels "${1:-}"
+        # What tests the emulator itself has defects.
+        logs "${1:-kernels::}" --skip emulator::
         replay_all "$out"/logs/*.log
         ;;
 esac

@@ -1,6 +1,6 @@
 //! What is fuzzed: one function for each kind of file that comes from strangers, and the bounds that hold for all of them.
 //!
-//! The fuzzer's programs (`fuzz_targets/`) and the replay of the corpora (`tests/corpora.rs`) both include this file, so that an input means
+//! The fuzzer's programs (`fuzz_targets/`) and the replay of the corpora (`tests/text/corpora.rs`) both include this file, so that an input means
 //! the same to either. A target may return errors as it likes; what it must not do is panic, take longer than [`seconds`], or hold more
 //! memory at once than its [`Target`] allows for an input of that length.
 

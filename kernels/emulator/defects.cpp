@@ -1,4 +1,4 @@
-// Kernels that are wrong, each in one way, for tests/emulator.rs and `tools/sanitize.sh --self-test`, which show that the emulator or a sanitizer notices.
+// Kernels that are wrong, each in one way, for tests/ops/emulator/defects.rs and `tools/sanitize.sh --self-test`, which show that the emulator or a sanitizer notices.
 // They are in the emulator only: no image is made of them.
 #include "../device.cuh"
 

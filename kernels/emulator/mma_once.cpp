@@ -1,4 +1,4 @@
-// One tensor-core product, for tests/emulator_mma.rs. It exists in the emulator only: no image is
+// One tensor-core product, for tests/ops/emulator/tensor_cores.rs. It exists in the emulator only: no image is
 // made of it.
 #include "../device.cuh"
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{self, TINY};
-use crate::shell::*;
+use crate::common::shell::*;
+use crate::common::tiny::{self, TINY};
 use colloquy::backend::Backend;
 use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::emulator::Emulator;
@@ -267,8 +267,8 @@ fn a_head_size_without_a_kernel_is_refused_before_any_work() {
 #[test]
 fn a_width_without_a_kernel_is_refused_before_any_upload() {
     for (field, model) in [
-        ("hidden_size", common::Tiny { hidden: 36, ..TINY }),
-        ("intermediate_size", common::Tiny { intermediate: 52, ..TINY }),
+        ("hidden_size", tiny::Tiny { hidden: 36, ..TINY }),
+        ("intermediate_size", tiny::Tiny { intermediate: 52, ..TINY }),
     ] {
         let folder = model.folder();
         let found = if field == "hidden_size" { 36 } else { 52 };

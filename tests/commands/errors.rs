@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::shell::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 /// A copy of the tiny model, to be broken.

@@ -1,6 +1,6 @@
 //! `score`, `train` and `generate` on the tiny models whose results transformers and PEFT computed.
 
-use crate::shell::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 const VOCAB: usize = 256;

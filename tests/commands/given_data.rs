@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::shell::*;
+use crate::common::shell::*;
 use serde_json::Value;
 
 const MARK: &str = "\u{feff}";

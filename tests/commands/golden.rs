@@ -15,8 +15,8 @@ use std::process::Command;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::shell::runs::complete;
-use crate::shell::*;
+use crate::common::shell::runs::complete;
+use crate::common::shell::*;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)

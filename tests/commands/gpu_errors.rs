@@ -1,19 +1,16 @@
 //! What a GPU that cannot be used gets: one error that says what is missing, before any work. The driver is a library of this test's own
 //! (`gpu_errors/libcuda.c`), so the host code that only a GPU runs otherwise runs here.
-#![cfg(target_os = "linux")]
-
-mod shell;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::common::shell::*;
 use colloquy::backend::cuda::images;
-use shell::*;
 
 /// Compiles the driver into a folder of its own.
 fn driver(folder: &Path) -> PathBuf {
     let library = folder.join("libcuda.so.1");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gpu_errors/libcuda.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/gpu_errors/libcuda.c");
     let output =
         Command::new("gcc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
     let output = output.expect("a C compiler");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::shell::*;
+use crate::common::shell::*;
 
 fn write(folder: &std::path::Path, lines: &[Value]) {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();

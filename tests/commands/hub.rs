@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::hub_server::*;
-use crate::shell::*;
+use crate::common::hub_server::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 /// A folder for the program to run in, with a cache of its own, and the hub.

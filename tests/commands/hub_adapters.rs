@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 
-use crate::hub_server::*;
-use crate::shell::*;
+use crate::common::hub_server::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 const CONFIG: &str = "adapter_config.json";

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::report_run::{self, FAKE};
-use crate::shell::*;
+use crate::common::report_run::{self, FAKE};
+use crate::common::shell::*;
 use colloquy::adapter::{Base, Moments, NewAdapter, write_peft};
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::{Backend, Op, WeightType, ZeroGrad};
@@ -324,7 +324,7 @@ fn neither_model_nor_adapter_nor_run() {
 
 #[test]
 fn a_name_of_the_hub_downloads_no_weights() {
-    use crate::hub_server::*;
+    use crate::common::hub_server::*;
     let dir = tempfile::tempdir().unwrap();
     let hub = Hub::start();
     let mut files = files_of(&here().join("assets/model"));

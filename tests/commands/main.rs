@@ -1,17 +1,8 @@
 //! The program as its users run it: one test program for all of them, so that no processor waits for the last test of each, and the runs that many
 //! tests look at are made once.
 
-#[cfg(feature = "emulator")]
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../events/mod.rs"]
-mod events;
-#[path = "../hub_server/mod.rs"]
-mod hub_server;
-#[path = "../report_run/mod.rs"]
-mod report_run;
-#[path = "../shell/mod.rs"]
-mod shell;
 
 mod completions;
 #[cfg(feature = "emulator")]
@@ -21,11 +12,15 @@ mod fixtures;
 mod given_data;
 mod golden;
 mod gpu_check;
+#[cfg(target_os = "linux")]
+mod gpu_errors;
 mod grade;
 mod hub;
 mod hub_adapters;
 mod info;
 mod merge;
+#[cfg(feature = "emulator")]
+mod nvtx;
 mod other_task;
 mod records;
 mod reliability;

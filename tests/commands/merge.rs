@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::shell::*;
+use crate::common::shell::*;
 use colloquy::adapter::{NewAdapter, read_peft, write_peft};
 use colloquy::backend::{AdapterLayout, LoraMatrix};
 use colloquy::model::{ModelConfig, ModelFiles, adapter_layout};

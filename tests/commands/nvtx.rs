@@ -1,17 +1,14 @@
 //! What a profiler hears of a run: a stand-in for the library of nsys (`nvtx/injection.c`) writes down each range.
-#![cfg(feature = "emulator")]
-
-mod shell;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use shell::*;
+use crate::common::shell::*;
 
 /// Compiles the profiler's library.
 fn injection(folder: &Path) -> PathBuf {
     let library = folder.join("libinjection.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nvtx/injection.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/nvtx/injection.c");
     // g++, which the feature `emulator` needs, brings the C compiler.
     let output = Command::new("gcc")
         .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::shell::*;
+use crate::common::shell::*;
 
 #[test]
 fn a_society_is_asked_another_task_as_that_task_is_read() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::shell::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 fn write_records(dir: &Path, records: &[Value]) {

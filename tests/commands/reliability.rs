@@ -6,8 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::shell::runs::*;
-use crate::shell::*;
+use crate::common::shell::runs::*;
+use crate::common::shell::*;
 
 /// Numbers that are the same in every run of the tests.
 struct Random(u64);
@@ -257,7 +257,7 @@ fn shim() -> Option<&'static Path> {
         }
         let dir = tempfile::tempdir().unwrap();
         let library = dir.path().join("faults.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/commands/reliability/shim.c");
         for compiler in ["cc", "gcc", "clang"] {
             let built = Command::new(compiler)
                 .args(["-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o"])

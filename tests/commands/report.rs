@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::report_run::*;
-use crate::shell::*;
+use crate::common::report_run::*;
+use crate::common::shell::*;
 use serde_json::Value;
 
 /// Writes a folder to look at: REPORT_FAKE_RUN=DIR cargo test --test commands look -- --ignored

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::events;
-use crate::shell::runs::*;
-use crate::shell::*;
+use crate::common::events;
+use crate::common::shell::runs::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 #[test]

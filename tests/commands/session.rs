@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::shell::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 /// The answers to these lines, the greeting first.

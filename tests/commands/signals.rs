@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::shell::*;
+use crate::common::shell::*;
 
 /// The file that is being written beside `out`, once it is there.
 fn half_written(folder: &Path) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The event files that `train` writes for TensorBoard, read back by a parser of the tests' own.
 
-use crate::events;
-use crate::shell::*;
+use crate::common::events;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 const FILE: &str = "events.out.tfevents.0.colloquy";

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::shell::*;
+use crate::common::shell::*;
 use serde_json::{Value, json};
 
 const END: u64 = 1;

@@ -1,7 +1,7 @@
 //! The command line itself: names that are nearly right, numbers out of range, and what is said first of several wrong things.
 
+use crate::common::shell::*;
 use crate::errors::{GOOD, edit_json, model, write};
-use crate::shell::*;
 use serde_json::json;
 
 #[test]

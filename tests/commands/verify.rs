@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::shell::runs::*;
-use crate::shell::*;
+use crate::common::shell::runs::*;
+use crate::common::shell::*;
 
 /// A copy of the complete run.
 fn copied() -> tempfile::TempDir {

@@ -1,5 +1,4 @@
 //! Model folders without weights, for tests of tokenizers and chat templates.
-#![allow(dead_code)]
 
 use colloquy::model::{ModelConfig, ModelFiles};
 use colloquy::text::{ChatTokenizer, Message};

@@ -1,5 +1,4 @@
 //! A small hub: the addresses, headers and redirects of the real one, on this machine, with a list of what was asked.
-#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -1,5 +1,4 @@
 //! Seeded numbers for tests.
-#![allow(dead_code)] // each test file uses a part
 
 use colloquy::backend::mix;
 
@@ -10,6 +9,11 @@ impl Random {
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
+    }
+
+    /// Uniform in -1 .. 1.
+    pub fn signed(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
     /// Uniform in (0, 1).
@@ -26,6 +30,11 @@ impl Random {
         (0..n)
             .map(|_| ((0..6).map(|_| self.unit() - 0.5).sum::<f64>() * 2f64.sqrt() * scale) as f32)
             .collect()
+    }
+
+    /// Tokens from 3 on.
+    pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
+        (0..n).map(|_| 3 + self.below(vocab - 3) as u32).collect()
     }
 
     pub fn shuffle<T>(&mut self, items: &mut [T]) {

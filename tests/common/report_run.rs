@@ -1,5 +1,4 @@
 //! A run folder as recipes leave it, made up: five arms, every field of metrics.jsonl, debates that agree with them. Seeded.
-#![allow(dead_code)]
 
 use std::path::Path;
 

@@ -1,37 +1,16 @@
 //! What tests of the engine share: tiny random models and adapters, and engines over them.
-#![allow(dead_code)] // each test file uses a part
-
-pub mod shrunk;
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use colloquy::adapter::{NewAdapter, Snapshot};
-use colloquy::backend::{AdapterLayout, Backend, LoraMatrix, cpu::CpuBackend, mix};
+use colloquy::backend::{AdapterLayout, Backend, LoraMatrix, cpu::CpuBackend};
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use futures::future::LocalBoxFuture;
 
-/// SplitMix64.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
-    }
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    /// Uniform in -1 .. 1.
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-    pub fn tokens(&mut self, n: usize, vocab: usize) -> Vec<u32> {
-        (0..n).map(|_| 3 + self.below(vocab - 3) as u32).collect()
-    }
-}
+pub use super::random::Random;
 
 /// A random model of Llama's architecture.
 #[derive(Clone, Copy, Debug)]
@@ -100,8 +79,8 @@ impl Tiny {
         for (name, shape) in shapes {
             let count: usize = shape.iter().product();
             let values = (0..count).map(|_| match shape[..] {
-                [_] => 1.0 + 0.3 * random.unit(),
-                _ => 3.0 * random.unit() / (shape[1] as f32).sqrt(),
+                [_] => 1.0 + 0.3 * random.signed(),
+                _ => 3.0 * random.signed() / (shape[1] as f32).sqrt(),
             });
             data.insert(name, (shape.clone(), values.flat_map(f32::to_le_bytes).collect()));
         }
@@ -173,7 +152,7 @@ pub fn strong_adapter(layout: &AdapterLayout, rank: usize, seed: u64) -> Snapsho
     let mut random = Random(seed ^ 0xb);
     for (_, matrix, values) in &mut snapshot.weights {
         if *matrix == LoraMatrix::B {
-            values.iter_mut().for_each(|v| *v = random.unit());
+            values.iter_mut().for_each(|v| *v = random.signed());
         }
     }
     snapshot

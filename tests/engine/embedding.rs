@@ -1,9 +1,7 @@
 //! Mean-pooled hidden states: what they are, that they do not depend on what shares the batch, and that what is asked twice is computed once.
 
-mod common;
-
+use crate::common::tiny::*;
 use colloquy::engine::*;
-use common::*;
 
 fn embed(handle: &EngineHandle, requests: &[EmbedRequest]) -> Vec<Embedding> {
     let work = requests.iter().map(|r| handle.embed(r.clone())).collect();

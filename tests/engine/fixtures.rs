@@ -1,15 +1,14 @@
 //! Optimizer steps of several adapters, fused by the engine, against transformers and PEFT.
 
-mod common;
+use std::path::Path;
 
-use std::path::{Path, PathBuf};
-
+use crate::common::fixture;
+use crate::common::tiny::*;
 use colloquy::adapter::{Snapshot, matrices, read_peft};
 use colloquy::backend::{Backend, LoraMatrix, cpu::CpuBackend};
 use colloquy::engine::*;
 use colloquy::files::TensorFile;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
-use common::*;
 
 /// The adapters and the sequences each trains on (reference.json).
 const ADAPTERS: [(&str, &[usize]); 2] = [("a", &[0, 1, 2]), ("b", &[2, 3])];
@@ -35,10 +34,6 @@ fn three_fused_steps_match_peft() {
             three_steps(model, micro_batch_rows);
         }
     }
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn engine(folder: &Path, micro_batch_rows: usize) -> EngineHandle {
@@ -127,7 +122,7 @@ struct Weighted {
 /// All normalizers at once, on weights of both signs, as tools/weighted_loss.py computed them.
 #[test]
 fn weights_of_both_signs_train_as_pytorch_has_it_under_every_normalizer() {
-    let file: serde_json::Value = serde_json::from_str(include_str!("data/weighted_loss.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_str(include_str!("../data/weighted_loss.json")).unwrap();
     let list = |value: &serde_json::Value| -> Vec<f32> { serde_json::from_value(value.clone()).unwrap() };
     let sequence = |record: &serde_json::Value| TrainSequence {
         tokens: list(&record["tokens"]).iter().map(|&t| t as u32).collect(),

@@ -1,15 +1,13 @@
 //! The engine on the CUDA kernels, in the emulator and on a GPU where there is one: the three equalities of "same bits" (together = alone, sampled = trained,
 //! another order of threads = the same), and graphs that are replayed.
 
-mod common;
-
 use std::sync::Arc;
 
+use crate::common::tiny::*;
 use colloquy::backend::Backend;
 use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::device::Gpu;
 use colloquy::engine::*;
-use common::*;
 
 /// A device and how to open it; the emulator's seed changes the order of blocks, warps and lanes.
 type Open = Arc<dyn Fn(u64) -> Box<dyn Backend>>;

@@ -1,16 +1,14 @@
 //! Lanes over a shared engine: recipes as straight-line code, journalled, fused, and the same whatever shares the engine.
 
-mod common;
-
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::common::tiny::*;
 use colloquy::adapter::Snapshot;
 use colloquy::backend::{Backend, cpu::CpuBackend};
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
-use common::*;
 use futures::FutureExt;
 
 /// A journal in memory.

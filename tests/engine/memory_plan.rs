@@ -1,5 +1,5 @@
 //! The memory plan holds for the embedded model: what the backend and its operations hold after sampling, scoring and training is what was
-//! planned. One test, because the buffers of operations are the process's.
+//! planned. In a process of its own, because the buffers of operations are the process's.
 
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use colloquy::backend::Backend;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::*;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+
+use crate::common::alone;
 
 /// The backend under an engine.
 fn cpu(engine: &mut Engine) -> &CpuBackend {
@@ -87,6 +89,10 @@ fn work(engine: &mut Engine, adapters: usize) {
 
 #[test]
 fn what_is_held_is_what_was_planned() {
+    alone(module_path!(), "what_is_held_is_what_was_planned", held);
+}
+
+fn held() {
     // What fits, and limits that a memory limit lowers.
     let unlimited = EngineOptions { adapters: 3, max_rank: 16, training: true, ..EngineOptions::default() };
     let total = engine(2, unlimited).plan().total();

@@ -1,17 +1,14 @@
 //! The memory plan holds for the CUDA backend, on the emulator: what its operations and its plan of a step take of their own is at most what was
 //! foreseen, at limits that each make another of them the largest.
-#![cfg(feature = "emulator")]
-
-mod common;
 
 use std::any::Any;
 
+use crate::common::tiny::*;
 use colloquy::backend::Backend;
 use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::emulator::Emulator;
 use colloquy::engine::*;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
-use common::*;
 
 const MODEL: Tiny = Tiny {
     vocab: 200,

@@ -1,13 +1,11 @@
 //! The sampler and the scorer on the CPU backend: what is drawn and scored depends on the request alone.
 
-mod common;
-
 use std::rc::Rc;
 
+use crate::common::tiny::*;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::{Backend, KvSpec};
 use colloquy::engine::*;
-use common::*;
 
 /// Requests that share much and differ in everything: adapters, prompts, settings.
 fn mixed_requests(adapters: &[AdapterId]) -> Vec<SampleRequest> {

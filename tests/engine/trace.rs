@@ -1,16 +1,14 @@
 //! The operation trace: what the engine asks of a backend does not grow with the number of adapters, and it never looks at a
 //! value before it downloads it (the recording backend runs nothing before `submit`).
 
-mod common;
-
 use std::any::Any;
 use std::collections::BTreeMap;
 
+use crate::common::tiny::*;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::recording::Recording;
 use colloquy::backend::{AdamW, Backend, Op};
 use colloquy::engine::*;
-use common::*;
 
 fn recorded(options: EngineOptions) -> EngineHandle {
     let mut backend: Box<dyn Backend> = Box::new(Recording::new(CpuBackend::new(2).unwrap()));

@@ -1,12 +1,10 @@
 //! The trainer on the CPU backend: an adapter learns the same alone and beside others.
 
-mod common;
-
+use crate::common::tiny::{self, *};
 use colloquy::adapter::Snapshot;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::engine::*;
-use common::*;
 
 /// Adapters of mixed shape with a request each, of batch sizes 1, 3 and 64.
 fn society(handle: &EngineHandle) -> Vec<TrainRequest> {
@@ -206,7 +204,7 @@ fn a_step_that_is_not_finite_can_be_left_out() {
     r.steps.remove(1);
     let two = train(&handle, &[r]).remove(0).unwrap();
     assert_eq!(two.iter().map(|m| m.loss).collect::<Vec<_>>(), [metrics[2][0].loss, metrics[2][2].loss]);
-    assert!(common::bits(&handle.snapshot(id, true).unwrap()) == bits[2]);
+    assert!(tiny::bits(&handle.snapshot(id, true).unwrap()) == bits[2]);
 }
 
 #[test]

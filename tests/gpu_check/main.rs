@@ -1,12 +1,14 @@
 //! One file for a machine with a GPU but without cargo: every test that a GPU makes a difference to,
 //! and the program. `tools/gpu-pack.sh` builds it, `tools/gpu-check.sh` calls it. `cargo test` leaves it
-//! out, since its tests are targets of their own too.
+//! out, since its tests are in other programs too.
 
-#[path = "../engine_kernels.rs"]
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../engine/kernels.rs"]
 mod engine_kernels;
-#[path = "../fixtures_kernels.rs"]
+#[path = "../model/fixtures_kernels.rs"]
 mod fixtures_kernels;
-#[path = "../kernels/main.rs"]
+#[path = "../ops/kernels/mod.rs"]
 mod kernels;
 
 /// Where the arguments of [`program`] are, one a line.

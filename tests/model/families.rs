@@ -1,14 +1,12 @@
 //! A shrunk model of every family, with its published field values, against transformers (`tools/family_fixtures.py`); and what depends on
 //! the length of a sequence: rotary frequencies of a request, and what its keys may be shared with.
 
-mod common;
-
+use crate::common::shrunk::{folder, tokens};
+use crate::common::tiny::*;
 use colloquy::backend::Backend;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::*;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles, RopeVariant};
-use common::shrunk::{folder, tokens};
-use common::*;
 use serde_json::Value;
 
 /// A model and what transformers computes with it.

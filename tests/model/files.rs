@@ -1,6 +1,6 @@
 //! Model folders: what is read, and that whatever is wrong gives one error naming file and field.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use colloquy::backend::{
     AdapterLayout, Backend, BatchPlan, KvPool, KvSpec, Linear, LinearSpec, LoraMatrix, Op, PartId, RopeTable,
@@ -14,9 +14,7 @@ use colloquy::model::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+use crate::common::fixture;
 
 /// The fixture's config.json, changed.
 fn config_with(change: impl FnOnce(&mut Value)) -> Result<ModelConfig> {

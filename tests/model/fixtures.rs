@@ -1,7 +1,6 @@
 //! Models of all families against transformers and PEFT: log-probabilities, losses, gradients and three fused optimizer steps, on the CPU backend.
-//! The tests print which share of its tolerance each quantity uses (`cargo test --test fixtures_models -- --nocapture`).
+//! The tests print which share of its tolerance each quantity uses (`cargo test --test model fixtures:: -- --nocapture`).
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colloquy::adapter::{MatrixInfo, Snapshot, matrices, read_peft};
@@ -12,6 +11,8 @@ use colloquy::backend::{
 };
 use colloquy::files::TensorFile;
 use colloquy::model::{Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles};
+
+use crate::common::fixture;
 
 const MODELS: [&str; 7] = ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "phi3"];
 /// The adapters and the sequences each trains on (reference.json).
@@ -72,10 +73,6 @@ struct Tokens {
     ids: Vec<u32>,
     /// For each token, whether predicting it carries loss.
     labelled: Vec<bool>,
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 impl Setup {

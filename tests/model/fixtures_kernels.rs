@@ -1,11 +1,10 @@
 //! The fixtures of `tests/fixtures/` on the CUDA kernels: log-probabilities, losses and gradients may be off from f32 by at most three times what f32 arithmetic is off
 //! when its weights and activations are rounded to bf16.
 
-mod rounded;
-
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::rounded::Rounded;
 use colloquy::adapter::{Snapshot, read_peft};
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::cuda::CudaBackend;
@@ -13,7 +12,6 @@ use colloquy::backend::cuda::device::Gpu;
 use colloquy::backend::*;
 use colloquy::files::TensorFile;
 use colloquy::model::{Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles};
-use rounded::Rounded;
 
 /// How much worse than rounding alone the kernels may be.
 const FACTOR: f64 = 3.0;

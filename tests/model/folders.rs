@@ -1,11 +1,11 @@
 //! Model folders as programs and people leave them, read as transformers reads them
 //! (`tools/folder_fixtures.py`) or refused by name.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::common::shrunk::{folder, tokens};
+use crate::common::tiny::*;
 use colloquy::adapter::{NewAdapter, read_peft, read_peft_on, write_peft};
 use colloquy::backend::Backend;
 use colloquy::backend::cpu::CpuBackend;
@@ -16,8 +16,6 @@ use colloquy::model::{
     GENERATION_FIELDS, IGNORED_FIELDS, LoadOptions, Model, ModelConfig, ModelFiles, Neutral, READ_FIELDS,
     REFUSED_FIELDS, adapter_layout,
 };
-use common::shrunk::{folder, tokens};
-use common::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -54,7 +52,7 @@ fn load(folder: &Path, options: LoadOptions) -> Result<EngineHandle> {
 }
 
 fn options_of() -> EngineOptions {
-    common::options()
+    options()
 }
 
 /// The farthest of a folder's log-probabilities from those of a record.

@@ -1,4 +1,4 @@
-//! Loading takes little more memory than what it leaves: a file of its own, as the operating system counts the whole process.
+//! Loading takes little more memory than what it leaves: in a process of its own, as the operating system counts all of it.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -6,6 +6,8 @@ use std::path::Path;
 use colloquy::backend::Backend;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+
+use crate::common::alone;
 
 const VOCAB: usize = 32_000;
 const HIDDEN: usize = 384;
@@ -81,6 +83,10 @@ fn write_model(folder: &Path, tied: bool) {
 
 #[test]
 fn loading_peaks_at_the_packed_weights_and_a_tenth() {
+    alone(module_path!(), "loading_peaks_at_the_packed_weights_and_a_tenth", peaks);
+}
+
+fn peaks() {
     // Where the ends are said to be tied and both are stored, they are compared first, to their
     // last number.
     for (tied, training) in [(false, false), (false, true), (true, false)] {

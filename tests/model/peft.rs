@@ -12,9 +12,7 @@ use colloquy::model::{ModelConfig, ModelFiles, adapter_layout};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+use crate::common::fixture;
 
 fn layout(model: &str) -> AdapterLayout {
     let files = ModelFiles::open(&fixture(model)).unwrap();

@@ -8,7 +8,7 @@ use colloquy::backend::{AdapterLayout, GroupLayout, PartLayout, PartSpec};
 use serde_json::{Value, json};
 
 fn table() -> Value {
-    serde_json::from_str(include_str!("data/peft_targets.json")).unwrap()
+    serde_json::from_str(include_str!("../data/peft_targets.json")).unwrap()
 }
 
 /// Every linear of a model beneath its head, each a group of its own: targets know nothing of groups.

@@ -1,14 +1,10 @@
 //! Attention, its backward and the KV pages: against an f64 oracle, and bit for bit whatever the layout and the company.
 
-mod ops_support;
-#[path = "oracles/attention.rs"]
-mod oracles;
-
 use std::ops::Range;
 
+use super::kernels::oracles::attention::*;
+use super::support::*;
 use colloquy::backend::*;
-use ops_support::*;
-use oracles::*;
 
 /// The rows of each sequence.
 fn ranges(lengths: &[usize]) -> Vec<Range<usize>> {

@@ -1,12 +1,13 @@
 //! SequenceDropout through a whole model: the gradients are the slopes of the loss with the masks held.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use colloquy::adapter::{Snapshot, matrices, read_peft};
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::*;
 use colloquy::model::{Activations, LoadOptions, Mode, Model, ModelConfig, ModelFiles};
+
+use crate::common::fixture;
 
 /// A central difference in f32 against the gradient along it, relative.
 const DIFFERENCE: f64 = 2e-3;
@@ -22,7 +23,7 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama");
+        let folder = fixture("llama");
         let files = ModelFiles::open(&folder).unwrap();
         let config = ModelConfig::read(&files).unwrap();
         let mut backend = CpuBackend::new(2).unwrap();

@@ -1,12 +1,8 @@
 //! Loss and sampling over the vocabulary: against f64 oracles, exact distributions, and each other's bits.
 
-mod ops_support;
-#[path = "oracles/lm_head.rs"]
-mod oracles;
-
+use super::kernels::oracles::lm_head::*;
+use super::support::*;
 use colloquy::backend::*;
-use ops_support::*;
-use oracles::*;
 
 fn label_plan(labels: &[(u32, f32)]) -> BatchPlan {
     let mut plan = plan_of(&[(0, labels.len())]);

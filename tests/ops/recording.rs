@@ -1,12 +1,10 @@
 //! The recording backend: nothing runs before `submit`, nothing can be seen or changed before it, and the trace says what ran.
 
-mod ops_support;
-
 use std::sync::Arc;
 
+use super::support::*;
 use colloquy::backend::recording::Recording;
 use colloquy::backend::*;
-use ops_support::*;
 
 #[test]
 fn work_runs_at_submit_and_only_then() {

@@ -1,9 +1,7 @@
 //! Embedding, gather, norm, swiglu and rope: against f64 oracles and finite differences, in place and in parallel.
 
-mod ops_support;
-
+use super::support::*;
 use colloquy::backend::*;
-use ops_support::*;
 
 fn rms_norm(x: &[f64], w: &[f32], eps: f64) -> Vec<f64> {
     x.chunks_exact(w.len())

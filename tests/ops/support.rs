@@ -3,12 +3,9 @@
 
 use std::sync::Arc;
 
-#[path = "../oracles/random.rs"]
-mod random;
-
+pub use crate::common::random::Random;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::*;
-pub use random::Random;
 
 pub fn cpu(threads: usize) -> CpuBackend {
     CpuBackend::new(threads).unwrap()

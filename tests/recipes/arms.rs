@@ -1,11 +1,9 @@
 //! Arms on the embedded model: what several ask for is computed once, and lanes that wait for room end with the same numbers.
 
-mod fake;
-
+use crate::common::fake::house::{House, embedded};
 use colloquy::engine::*;
 use colloquy::error::Error;
 use colloquy::run::{Event, RunConfig};
-use fake::house::{House, embedded};
 
 /// Two agents, two rounds, one iteration on a few short answers.
 fn config() -> RunConfig {

@@ -1,15 +1,13 @@
 //! The baselines, ablations and controls: who is asked what, who is trained on what, and that only STaR is told answers.
 
-mod fake;
-
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::common::fake::*;
 use colloquy::engine::{AdapterId, TrainRequest};
 use colloquy::recipe::{Material, names, recipes, society_names};
 use colloquy::run::RunConfig;
 use colloquy::task::{AnswerKey, Questions};
-use fake::*;
 use serde_json::{Value, json};
 
 /// Something to debate: answers that depend on everything but the truth.

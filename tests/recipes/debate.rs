@@ -1,15 +1,13 @@
 //! The debate protocol: who is asked what, by which adapter, and what counts.
 
-mod fake;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::common::fake::*;
 use colloquy::debate::{Occasion, Society, Table};
 use colloquy::engine::{AdapterId, NoJournal, SamplingParams, Scope};
 use colloquy::run::{RunConfig, SamplingSection};
 use colloquy::task::Question;
-use fake::*;
 use serde_json::json;
 
 /// A response that tells who wrote it when, and answers `round`.

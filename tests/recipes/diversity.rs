@@ -1,12 +1,10 @@
 //! Diversity of dev debates and the cost of phases, on an engine whose log-probabilities are known.
 
-mod fake;
-
 use std::rc::Rc;
 
+use crate::common::fake::{self, *};
 use colloquy::engine::AdapterId;
 use colloquy::run::{EvalMethod, RunConfig};
-use fake::*;
 use serde_json::{Value, json};
 
 fn close(found: &Value, expected: f64) {

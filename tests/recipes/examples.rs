@@ -1,15 +1,13 @@
 //! The built-in configurations and examples load, and the example of an own task runs without touching Rust.
 
-mod fake;
-
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::common::fake::*;
 use colloquy::engine::{AdapterSource, Scope, Service};
 use colloquy::recipe::{Context, Training, built_in_configs, names, recipes, run_arm, society_names};
 use colloquy::run::{RunConfig, Source};
 use colloquy::task::{Loaded, load};
-use fake::*;
 
 fn example(path: &str) -> RunConfig {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(path);

@@ -1,13 +1,11 @@
 //! The recipes: who is trained on what, how, and that no reference answer reaches training.
 
-mod fake;
-
 use std::rc::Rc;
 
+use crate::common::fake::*;
 use colloquy::engine::AdapterId;
 use colloquy::run::{EvalMethod, RunConfig};
 use colloquy::task::AnswerKey;
-use fake::*;
 use serde_json::{Value, json};
 
 fn questions_of(records: &[Value]) -> Vec<&str> {

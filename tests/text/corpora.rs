@@ -1,7 +1,7 @@
 //! Files from strangers, again: every input that the fuzzer has kept and every one that was once a finding goes through its target, with the
 //! target's bounds on memory and time. (How inputs are found: fuzz/README.md.)
 
-#[path = "../fuzz/targets/mod.rs"]
+#[path = "../../fuzz/targets/mod.rs"]
 mod targets;
 
 use std::io::Write;

@@ -1,10 +1,8 @@
 //! Tokenizers, chat templates and stop strings of model folders.
 
-mod folders;
-
+use crate::common::folders::{Folder, byte_char, tokenizer};
 use colloquy::model::{ModelConfig, ModelFiles};
 use colloquy::text::{ChatTokenizer, Codec, Message, cut_at_stop};
-use folders::{Folder, byte_char, tokenizer};
 use serde_json::json;
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\

@@ -1,4 +1,4 @@
-// A driver for tests/gpu_errors.rs, whose GPU is what FAKE_CUDA_* say: version (13000), devices, capability (90), after how many
+// A driver for tests/commands/gpu_errors.rs, whose GPU is what FAKE_CUDA_* say: version (13000), devices, capability (90), after how many
 // launches a kernel is refused, after how many one breaks what comes later. It holds memory and does nothing with it.
 #include <stdint.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-// A profiler of NVTX for tests/nvtx.rs: writes `push NAME` and `pop` to the file that NVTX_TEST_LOG names. Its types are those that every NVTX 3 tool has
+// A profiler of NVTX for tests/commands/nvtx.rs: writes `push NAME` and `pop` to the file that NVTX_TEST_LOG names. Its types are those that every NVTX 3 tool has
 // in common with the programs that it is loaded into (nvtx3/nvtxDetail/nvtxTypes.h), written down a second time here.
 #include <stddef.h>
 #include <stdint.h>

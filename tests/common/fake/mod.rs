@@ -1,5 +1,4 @@
 //! A scripted engine, codec, journal and output: recipes run on them without a model.
-#![allow(dead_code)]
 
 pub mod house;
 

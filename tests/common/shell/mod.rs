@@ -1,12 +1,13 @@
 //! Helpers of the command-line tests: run the real binary in a folder of its own.
-#![allow(dead_code)]
 
 pub mod runs;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+
+pub use super::fixture;
 
 /// The binary, with plain output.
 pub fn colloquy(folder: &Path, args: &[&str]) -> Command {
@@ -45,11 +46,6 @@ pub fn one_error(output: &Output, args: &[&str], code: i32) -> String {
 
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A file or folder of `tests/fixtures`.
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 pub fn fixture_str(name: &str) -> String {

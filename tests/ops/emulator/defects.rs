@@ -1,6 +1,5 @@
 //! The emulator notices what it should: one kernel of `kernels/emulator/defects.cpp` a defect. What only a sanitizer can be sure of is shown by
 //! `tools/sanitize.sh --self-test`, which replays what these tests log; the tests' names are the logs' names.
-#![cfg(feature = "emulator")]
 
 use colloquy::backend::cuda::driver::{DevicePtr, Driver, Kernel, Launch};
 use colloquy::backend::cuda::emulator::Emulator;

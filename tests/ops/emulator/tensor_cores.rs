@@ -1,6 +1,5 @@
 //! How the emulated tensor cores add, against a reference in integers: rounding, and truncating as
 //! an A100 and an H100 do (`kernels/emulator/mma.h`).
-#![cfg(feature = "emulator")]
 
 use colloquy::backend::cuda::driver::{DevicePtr, Driver, Kernel, Launch};
 use colloquy::backend::cuda::emulator::{Emulator, Mma};
@@ -321,7 +320,7 @@ fn the_environment_names_the_mode() {
     }
     for name in ["round", "ampere", "hopper"] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_environment_names_the_mode"])
+            .args(["--exact", "emulator::tensor_cores::the_environment_names_the_mode"])
             .env(VARIABLE, name)
             .env(CHILD, "1")
             .output()

@@ -4,11 +4,8 @@ use std::ops::Range;
 
 use colloquy::backend::*;
 
-#[path = "../oracles/attention.rs"]
-mod oracles;
-
+use super::oracles::attention::*;
 use super::support::*;
-use oracles::*;
 
 /// bf16: the output is rounded (2^-9 of it) and so are the probabilities (2^-9 of Σ p |v|, which may be twice the largest Σ p v).
 const FORWARD: f64 = 3.0 / 512.0;

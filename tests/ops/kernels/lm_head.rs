@@ -7,11 +7,8 @@ use std::sync::Arc;
 
 use colloquy::backend::*;
 
-#[path = "../oracles/lm_head.rs"]
-mod oracles;
-
+use super::oracles::lm_head::*;
 use super::support::*;
-use oracles::*;
 
 const NLL: f64 = 3e-6;
 const GRADIENT: [f64; 2] = [1e-5, 8e-3];

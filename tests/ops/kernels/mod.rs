@@ -12,5 +12,6 @@ mod linear;
 mod lm_head;
 mod lora;
 mod noise;
+pub mod oracles;
 mod rows;
 mod support;

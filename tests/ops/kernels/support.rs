@@ -1,16 +1,13 @@
 //! Devices, seeded numbers, segment layouts, and comparisons that name the first bad element.
 
-#[path = "../oracles/random.rs"]
-mod random;
-
 use std::sync::Arc;
 
+pub use crate::common::random::Random;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::cuda::device::Gpu;
 use colloquy::backend::cuda::driver::Driver;
 use colloquy::backend::*;
-pub use random::Random;
 
 /// What a device's activations are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use colloquy::text::{ChatTokenizer, Reading};
 use serde_json::{Value, json};
 
-use crate::folders::{Folder, tokenizer};
+use crate::common::folders::{Folder, tokenizer};
 
 /// `<s>` is 256, `<|im_start|>` 257, `<|im_end|>`, which ends a sequence by config.json, 258.
 fn codec(tokenizer: &Value, config: Value) -> ChatTokenizer {

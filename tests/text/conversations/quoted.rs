@@ -4,7 +4,7 @@ use colloquy::prompt::{Prompts, Subject, built_in_names};
 use colloquy::text::{ChatOptions, ChatTokenizer, Codec, Message, Reading};
 use serde_json::{Value, json};
 
-use crate::folders::{Folder, says, tokenizer};
+use crate::common::folders::{Folder, says, tokenizer};
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                       {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";

@@ -4,7 +4,7 @@ use colloquy::error::Error;
 use colloquy::text::{ChatOptions, ChatTokenizer, Codec, Message, Reading};
 use serde_json::{Value, json};
 
-use crate::folders::{Folder, tokenizer};
+use crate::common::folders::{Folder, tokenizer};
 
 /// 64 tokens, of which the longest, `<|im_start|>`, has 12 bytes.
 const MOST: usize = 64 * 12;

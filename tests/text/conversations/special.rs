@@ -3,7 +3,7 @@
 use colloquy::text::{ChatTokenizer, Codec, Message};
 use serde_json::{Value, json};
 
-use crate::folders::{Folder, tokenizer};
+use crate::common::folders::{Folder, tokenizer};
 
 /// A special token as `added_tokens_decoder` has it.
 fn token(content: &str) -> Value {

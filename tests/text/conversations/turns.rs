@@ -4,7 +4,7 @@
 use colloquy::text::{ChatOptions, ChatTokenizer, Codec, Message, Reading};
 use serde_json::json;
 
-use crate::folders::{Folder, says, tokenizer};
+use crate::common::folders::{Folder, says, tokenizer};
 
 fn codec(template: &str) -> ChatTokenizer {
     Folder::new(&tokenizer(&[], false), json!({"chat_template": template})).open().unwrap()
