@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::Args as ClapArgs;
@@ -17,7 +16,7 @@ use super::screen::Screen;
 use super::session::{Purpose, Session, Wanted, ignored};
 use super::{generate, models, one_line, request, score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
-use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lanes};
+use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lane};
 use crate::error::{Error, Result};
 use crate::files::json::to_line;
 use crate::files::{Line, MAX_LINE, read_line, skip_line};
@@ -374,12 +373,6 @@ fn together<T: 'static>(
     engine: &EngineHandle,
     work: Vec<LocalBoxFuture<'static, Result<T>>>,
 ) -> Result<Vec<Result<T>>> {
-    let results = Rc::new(std::cell::RefCell::new(Vec::new()));
-    let into = results.clone();
-    let lane = async move {
-        into.replace(join_all(work).await);
-        Ok(())
-    };
-    run_lanes(engine, vec![Box::pin(lane)]).map_err(|e| Error::Internal(e.to_string()))?;
-    Ok(results.take())
+    let lane = async move { Ok(join_all(work).await) };
+    run_lane(engine, lane).map_err(|e| Error::Internal(e.to_string()))
 }

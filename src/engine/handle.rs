@@ -115,15 +115,32 @@ fn delivered<T: 'static>(receiver: oneshot::Receiver<Result<T>>) -> LocalBoxFutu
     receiver.map(move |answer| answer.unwrap_or_else(|_| gone())).boxed_local()
 }
 
-/// Runs lanes to their end: lets all of them go on until each waits for the engine, then does a step of it, and so on. The first
-/// error of a lane ends the run.
+/// Runs one lane to its end and returns its output.
+pub fn run_lane<T: 'static>(
+    engine: &EngineHandle,
+    lane: impl Future<Output = Result<T>> + 'static,
+) -> Result<T> {
+    let (sender, mut receiver) = oneshot::channel();
+    let lane = async move {
+        // The receiver outlives the lane.
+        let _ = sender.send(lane.await?);
+        Ok(())
+    };
+    run_lanes(engine, vec![lane.boxed_local()])?;
+    let output = receiver.try_recv().ok().flatten();
+    output.ok_or_else(|| Error::Internal("a lane ended without its output".into()))
+}
+
+/// Runs lanes to their end: polls them until each waits for the engine, does one step of the engine,
+/// and repeats. The first error of a lane ends the run.
 pub fn run_lanes(engine: &EngineHandle, lanes: Vec<LocalBoxFuture<'static, Result<()>>>) -> Result<()> {
     run_waves(engine, lanes.into_iter().map(|lane| (0, lane)).collect(), 0, &|| Ok(()))
 }
 
-/// The same where not all lanes fit at once: each comes with the number of adapters it makes, and there is `room` for so many. Lanes start in
-/// their order, each as soon as those before it have started and left room; one is always under way. What a lane computes does not
-/// depend on who shares its batches, so the results are those of one wave. `go_on` is asked before each step of the engine; its error ends the run.
+/// Runs lanes that do not all fit at once. Each comes with the number of adapters that it makes; there
+/// is `room` for so many. Lanes start in their order, as soon as the earlier ones have started and left
+/// room; at least one is always running. The results are those of [`run_lanes`], since no lane depends
+/// on what shares its batches. `go_on` is called before each step of the engine; its error ends the run.
 pub fn run_waves(
     engine: &EngineHandle,
     lanes: Vec<(usize, LocalBoxFuture<'static, Result<()>>)>,

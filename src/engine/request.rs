@@ -36,6 +36,13 @@ pub struct SamplingParams {
     pub max_tokens: u32,
 }
 
+impl SamplingParams {
+    /// Draws from the model's own distribution: temperature 1, nothing cut off.
+    pub fn plain(max_tokens: u32) -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens }
+    }
+}
+
 /// Ends a generation by what its text says. The engine knows no text: it hands over tokens and is told when to stop.
 pub trait StopRule {
     /// Equal ids mean equal rules; part of a request's identity.
@@ -67,15 +74,24 @@ pub struct SampleRequest {
     pub params: SamplingParams,
     /// Identity of the draw (`engine::draw_key`): the same key, prompt and weights give the same sample, whoever asks.
     pub key: u64,
-    /// The iteration that asks, which says how long the sample is remembered ([`Engine::forget_before`](super::Engine::forget_before)) and nothing else.
-    /// 0 where there are none.
+    /// The iteration that asks; 0 without iterations. It decides only how long the sample is remembered
+    /// ([`Engine::forget_before`](super::Engine::forget_before)).
     pub iteration: usize,
-    /// What it is, for who counts samples. It changes no sample.
+    /// What the sample is, for those who count samples. It changes no sample.
     pub kind: SampleKind,
-    /// Who waits enters by it, the lowest first; of equal ones who came first. It changes no sample. See [`Engine::next_priority`](super::Engine::next_priority).
+    /// Requests enter a batch by it, the lowest first, equal ones by arrival. It changes no sample. See
+    /// [`Engine::next_priority`](super::Engine::next_priority).
     pub priority: u64,
     /// Stop strings, if any; the model's end-of-sequence tokens always stop.
     pub stop: Option<Rc<dyn StopRule>>,
+}
+
+impl SampleRequest {
+    /// A sample of one adapter, without stop strings.
+    pub fn new(adapter: AdapterId, prompt: impl Into<Arc<[u32]>>, params: SamplingParams, key: u64) -> Self {
+        let (adapters, kind) = (vec![(adapter, 1.0)], SampleKind::default());
+        Self { adapters, prompt: prompt.into(), params, key, iteration: 0, kind, priority: 0, stop: None }
+    }
 }
 
 /// Why a sample ended.

@@ -162,22 +162,10 @@ impl Society {
     /// Queues a batch of new random prompts spread over `adapters`.
     fn submit(&mut self, adapters: &[AdapterId], max_tokens: usize, args: &Args) -> Result<()> {
         for i in 0..args.batch {
-            let request = SampleRequest {
-                adapters: vec![(adapters[i * adapters.len() / args.batch], 1.0)],
-                prompt: (0..args.prompt).map(|_| self.token()).collect(),
-                params: SamplingParams {
-                    temperature: 1.0,
-                    top_k: 0,
-                    top_p: 1.0,
-                    min_p: 0.0,
-                    max_tokens: max_tokens as u32,
-                },
-                key: self.random.next(),
-                iteration: 0,
-                kind: SampleKind::default(),
-                priority: 0,
-                stop: None,
-            };
+            let adapter = adapters[i * adapters.len() / args.batch];
+            let prompt: Vec<u32> = (0..args.prompt).map(|_| self.token()).collect();
+            let params = SamplingParams::plain(max_tokens as u32);
+            let request = SampleRequest::new(adapter, prompt, params, self.random.next());
             self.engine.sample(request)?;
         }
         Ok(())

@@ -96,22 +96,11 @@ fn size(key: &JobKey, sample: &Sample) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::engine::request::{AdapterId, Finish, SampleKind, SampleRequest, SamplingParams};
+    use crate::engine::request::{AdapterId, Finish, SampleRequest, SamplingParams};
 
     fn key(weights: u64, draw: u64) -> Rc<JobKey> {
-        let request = SampleRequest {
-            adapters: vec![(AdapterId::BASE, 1.0)],
-            prompt: Arc::from([1, 2, 3]),
-            params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens: 4 },
-            key: draw,
-            iteration: 0,
-            kind: SampleKind::default(),
-            priority: 0,
-            stop: None,
-        };
+        let request = SampleRequest::new(AdapterId::BASE, [1, 2, 3], SamplingParams::plain(4), draw);
         Rc::new(JobKey::new(&request, &[(WeightsId(weights), 1.0)]))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::backend::{BatchPlan, DRAWN, Draw, Slot, mix};
-use crate::engine::request::{AdapterId, SampleKind, SamplingParams, StopRule};
+use crate::engine::request::{AdapterId, SamplingParams, StopRule};
 
 const EOS: u32 = 0;
 const POISON: u32 = u32::MAX;
@@ -162,13 +162,7 @@ impl StopRule for StopOnce {
 fn request(adapters: &[(u32, f32)], prompt: &[u32], max_tokens: u32, key: u64) -> SampleRequest {
     SampleRequest {
         adapters: adapters.iter().map(|&(a, w)| (AdapterId(a), w)).collect(),
-        prompt: prompt.into(),
-        params: SamplingParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_tokens },
-        key,
-        iteration: 0,
-        kind: SampleKind::default(),
-        priority: 0,
-        stop: None,
+        ..SampleRequest::new(AdapterId::BASE, prompt, SamplingParams::plain(max_tokens), key)
     }
 }
 
