@@ -1,4 +1,38 @@
-//! Colloquy: multiagent finetuning with every agent a LoRA adapter over one frozen base, sampled and trained together.
+//! Colloquy trains a society of language-model agents: LoRA adapters over one frozen base, sampled
+//! and trained together, in the same packed batches.
+//!
+//! Most people use the program, which the README and `docs/guide.md` describe. A library user meets
+//! the [`engine`] first: it draws, scores and trains with any number of adapters at once. A lane is
+//! an async block that queues requests through a [`Scope`](engine::Scope) and waits for the answers;
+//! the engine fuses what all lanes have queued.
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use colloquy::backend::select;
+//! use colloquy::engine::*;
+//! use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
+//! use colloquy::text::{ChatTokenizer, Codec, Message};
+//!
+//! // The model that is compiled in; `ModelFiles::open` opens a Hugging Face folder.
+//! let files = ModelFiles::embedded()?;
+//! let config = ModelConfig::read(&files)?;
+//! let text = ChatTokenizer::new(&files, &config)?;
+//! let mut backend = select("cpu", 1)?.backend;
+//! let model = Model::load(&files, config, &mut *backend, LoadOptions::default())?;
+//! let options = EngineOptions { max_sequences: 1, ..EngineOptions::default() };
+//! let engine = EngineHandle::new(Engine::new(backend, model, options)?);
+//!
+//! let prompt = text.prompt(&[Message::user("What is the result of 3+4*5?")])?;
+//! let request = SampleRequest::new(AdapterId::BASE, prompt, SamplingParams::plain(4), 0);
+//! let scope = Scope::new("example", Rc::new(engine.clone()), Rc::new(NoJournal));
+//! let samples = run_lane(&engine, async move { scope.sample(vec![request]).await })?;
+//! println!("{}", text.decode(&samples[0].tokens)?);
+//! assert_eq!(samples[0].tokens.len(), 4);
+//! # Ok::<(), colloquy::error::Error>(())
+//! ```
+//!
+//! `examples/` has more: adapters in one batch, and training. Nothing here is stable before 1.0.
 //!
 //! The modules, top to bottom; imports point down this list, never up (`tests/house.rs` checks it):
 //!

@@ -8,6 +8,7 @@ mod completions;
 #[cfg(feature = "emulator")]
 mod emulator;
 mod errors;
+mod examples;
 mod fixtures;
 mod given_data;
 mod golden;

@@ -1,0 +1,16 @@
+//! The examples of the library run to their end. What they show, they assert.
+
+#[path = "../../examples/sample_two_adapters.rs"]
+mod sample_two_adapters;
+#[path = "../../examples/train_two_adapters.rs"]
+mod train_two_adapters;
+
+#[test]
+fn two_adapters_are_sampled_in_one_batch() {
+    sample_two_adapters::main().unwrap();
+}
+
+#[test]
+fn two_adapters_are_trained_together() {
+    train_two_adapters::main().unwrap();
+}
