@@ -18,7 +18,7 @@ pub struct Table(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RopeTable(pub u32);
 
-/// Seeded noise in the place of weights: element i is `bf16(scale u)`, u uniform in -1 .. 1, the upper 24 bits of number i of SplitMix64
+/// Random weights: element i is `bf16(scale u)`, u uniform in -1 .. 1, the upper 24 bits of number i of SplitMix64
 /// started at `seed`. The kernels compute the same (`kernels/noise.cu`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {

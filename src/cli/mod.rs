@@ -129,7 +129,7 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
     match result {
         Ok(()) => 0,
         Err(e) => {
-            // Who interrupts a run has been told how to go on.
+            // The interrupt handler already printed the resume command.
             if !matches!(e, Error::Interrupted(_)) {
                 let _ = writeln!(std::io::stderr(), "error: {}", one_line(&e));
             }

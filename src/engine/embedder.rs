@@ -93,7 +93,7 @@ impl Embedder {
         batch.jobs.into_iter().for_each(|job| job.answer(|| Err(Error::Memory(why.into()))));
     }
 
-    /// These weights are gone; who still wants to encode with them is told.
+    /// Fails the requests that need these weights, which no longer exist.
     pub fn forget(&mut self, weights: WeightsId) {
         self.waiting.forget(weights, WHAT);
     }

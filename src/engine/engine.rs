@@ -121,10 +121,11 @@ impl Engine {
         (self.sampler.kv().in_use(), self.sampler.kv().cached())
     }
 
-    /// Does a step of what is most urgent: scoring and encoding, then sampling, then training, so that the training of all lanes falls together.
-    /// Training that has begun goes on to its end: a lane that is done with its own would otherwise hold up the others' with all it
-    /// samples next, and from then on the lanes would share no batch. False if there is nothing to do. An error here is the engine's;
-    /// a request's own error goes to who waits for it.
+    /// Does one step of the most urgent work: scoring and encoding, then sampling, then training, so that
+    /// the training of all lanes falls together. Training that has begun continues to its end; otherwise
+    /// a lane that has finished its own would hold up the others with everything it samples next, and
+    /// from then on the lanes would share no batch. Returns false if there is nothing to do. An error is
+    /// the engine's own; the error of a request goes to its receiver.
     pub fn step(&mut self) -> Result<bool> {
         self.in_training &= self.trainer.has_work();
         let scores = self.scorer.has_work() || self.embedder.has_work();
@@ -152,13 +153,14 @@ impl Engine {
         self.sampler.submit(request, &self.slots)
     }
 
-    /// A priority for requests that belong together, behind all that were given before. What is begun is then ended before more is begun: the rounds of
-    /// a debate follow one another while the cache still has what they share.
+    /// Returns a priority for requests that belong together, behind all earlier ones. So what has begun
+    /// ends before more begins, and the rounds of a debate follow one another while the cache still has
+    /// what they share.
     pub fn next_priority(&mut self) -> u64 {
         self.sampler.next_priority()
     }
 
-    /// Forgets what iterations before this one drew; who asks for it again has it drawn again, with the same result.
+    /// Forgets the samples of earlier iterations. A request for one is drawn again, with the same result.
     pub fn forget_before(&mut self, iteration: usize) {
         self.sampler.forget_before(iteration);
     }

@@ -22,7 +22,7 @@ pub(super) struct Job<T> {
 }
 
 impl<T> Job<T> {
-    /// Tells all who wait. Who has gone meanwhile is not missed.
+    /// Answers every waiter. Receivers that were dropped are ignored.
     pub fn answer(self, answer: impl Fn() -> Result<T>) {
         for waiter in self.waiters {
             let _ = waiter.send(answer());
@@ -91,7 +91,7 @@ impl<T> Queue<T> {
         Ok(jobs)
     }
 
-    /// These weights are gone; who still waits for them is told. `what` is what they asked for.
+    /// Fails the jobs that need these weights, which no longer exist. `what` names the jobs in the error.
     pub fn forget(&mut self, weights: WeightsId, what: &str) {
         if !self.jobs.iter().any(|job| job.weights == weights) {
             return;

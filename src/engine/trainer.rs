@@ -248,8 +248,8 @@ impl Trainer {
         MicroBatch { plan, taken }
     }
 
-    /// Takes a micro-batch's losses, (negative log-likelihood, most likely or not) a logit row. A request with a loss that is not finite is
-    /// told and ends; the slots whose gradients are to be zeroed.
+    /// Takes a micro-batch's losses: (negative log-likelihood, most likely or not) for each logit row.
+    /// Fails requests with a loss that is not finite. Returns the slots whose gradients must be zeroed.
     pub fn commit(&mut self, batch: MicroBatch, losses: &[f32], slots: &mut SlotTable) -> Vec<Slot> {
         let mut losses = losses.chunks_exact(2).map(|l| l[0]);
         let mut failed: Vec<(AdapterId, u32, f32)> = Vec::new();
@@ -330,8 +330,9 @@ impl Trainer {
         Ok(steps)
     }
 
-    /// The steps of [`Trainer::ready`] were made, with these gradient norms. Requests that are complete are told; so are those with a norm that
-    /// is not finite, whose gradients are to be zeroed.
+    /// Takes the gradient norms of the steps of [`Trainer::ready`], which were made. Answers requests that
+    /// are complete, and fails those whose norm is not finite. Returns the slots of the latter, whose
+    /// gradients must be zeroed.
     pub fn stepped(
         &mut self,
         steps: &[AdamWStep],

@@ -328,7 +328,8 @@ impl Gpu {
         self.late("waiting for the device", e)
     }
 
-    /// An error of `what`; or of a kernel that was enqueued before it, as the driver tells of those with whatever comes next.
+    /// An error of `what`, or of a kernel that was enqueued before it: the driver reports those with
+    /// whatever comes next.
     fn late(&self, what: impl std::fmt::Display, e: result::DriverError) -> Error {
         let (count, latest) = self.running.suspects();
         if count == 0 || (e.0 as u32) < FIRST_OF_KERNELS {

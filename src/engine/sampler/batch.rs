@@ -29,7 +29,8 @@ pub struct Round {
     pub rows: usize,
     pub page_table: Vec<u32>,
     pub copies: Vec<PageCopy>,
-    /// Who draws, and whose logits from: its own, or those of the job that computed the same prompt.
+    /// The jobs that draw, each with the job whose logits it draws from: itself, or the one that
+    /// computed the same prompt.
     pub draws: Vec<(JobId, JobId)>,
     /// Jobs whose prompt is complete with this step and that others wait for.
     pub prompts_done: Vec<JobId>,

@@ -14,7 +14,7 @@ use crate::model::RopeVariant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobId(usize);
 
-/// Who goes first: the lower priority, then who came first. No two jobs have the same.
+/// The order of jobs: by priority, lowest first, then by arrival. No two jobs have the same age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age {
     /// As the request says.

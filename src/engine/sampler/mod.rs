@@ -70,7 +70,8 @@ pub struct SamplerStats {
     pub shared: u64,
 }
 
-/// Whose draw it is: a job, told by its age from a later one in its place, and the place of the token among the job's.
+/// The job and the token index that a draw belongs to. `age` tells the job from a later one with the
+/// same id.
 struct Drawn {
     job: JobId,
     age: Age,
@@ -291,7 +292,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// These weights are gone: what is cached under them is forgotten, who still wants to draw from them is told.
+    /// Discards what is cached under these weights, which no longer exist, and fails the requests that
+    /// need them.
     pub fn forget(&mut self, weights: WeightsId) {
         let in_flight: Vec<JobId> = self.in_flight.values().copied().collect();
         for id in in_flight {
