@@ -109,4 +109,22 @@ impl Error {
             _ => 1,
         }
     }
+    /// The error in one line, whatever a cause wrote and whatever names stand in a file: control characters, which
+    /// a terminal would obey, are shown.
+    pub fn one_line(&self) -> String {
+        let line = self.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        if line.contains(char::is_control) { line.chars().map(shown).collect() } else { line }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_no_terminal_obeys() {
+        let e = Error::input("a\u{1b}[2J\nb", "found \u{7}\u{9b}x\t é");
+        assert_eq!(e.one_line(), "a\\u{1b}[2J b: found \\u{7}\\u{9b}x é");
+    }
 }

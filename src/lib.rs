@@ -39,6 +39,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`cli`] | the command line: parse, call, print; one file a subcommand |
+//! | [`serve`] | requests to a resident model and their answers, without a transport |
+//! | [`experiment`] | the public door: prepare, run, resume, verify, without a terminal |
 //! | [`recipe`] | multiagent finetuning and its baselines: straight-line code, one short file each |
 //! | [`debate`] | the protocol and the vote, generic over the task |
 //! | [`task`] | questions, answer extraction, equality, grading |
@@ -65,6 +67,7 @@ pub mod cli;
 pub mod debate;
 pub mod engine;
 pub mod error;
+pub mod experiment;
 pub mod files;
 pub mod hub;
 pub mod measure;
@@ -73,5 +76,6 @@ pub mod prompt;
 pub mod recipe;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod task;
 pub mod text;

@@ -3,9 +3,26 @@
 use std::path::{Path, PathBuf};
 
 /// Bottom to top. A module may use itself and what stands before it.
-const MODULES: [&str; 17] = [
-    "choice", "error", "backend", "files", "adapter", "model", "hub", "engine", "text", "run", "measure",
-    "report", "prompt", "task", "debate", "recipe", "cli",
+const MODULES: [&str; 19] = [
+    "choice",
+    "error",
+    "backend",
+    "files",
+    "adapter",
+    "model",
+    "hub",
+    "engine",
+    "text",
+    "run",
+    "measure",
+    "report",
+    "prompt",
+    "task",
+    "debate",
+    "recipe",
+    "experiment",
+    "serve",
+    "cli",
 ];
 const MAX_LINES: usize = 800;
 

@@ -2,9 +2,10 @@
 
 use std::cell::OnceCell;
 
-use colloquy::cli::records::{Content, Reader, read};
-use colloquy::cli::request::{self, Request};
+use colloquy::cli::lines::read;
 use colloquy::run::TaskSection;
+use colloquy::serve::records::{Content, Reader};
+use colloquy::serve::request::{self, Request};
 use colloquy::task::load_file;
 
 /// Records of commands and of tasks, as JSON Lines, JSON and CSV.

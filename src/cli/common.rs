@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::adapter::AdapterOrigin;
 use crate::error::{Error, Result};
+use crate::experiment::{DeviceOptions, Society, Wanted};
 use crate::run::parse_bytes;
 
 /// Where and how to compute.
@@ -26,9 +28,10 @@ pub struct Common {
 }
 
 impl Common {
-    /// The memory limit in bytes.
-    pub fn memory_limit(&self) -> Option<usize> {
-        self.memory.as_deref().and_then(parse_bytes)
+    /// Without the seed.
+    pub fn device(&self) -> DeviceOptions {
+        let memory = self.memory.as_deref().and_then(parse_bytes);
+        DeviceOptions { device: self.device.clone(), threads: self.threads, memory }
     }
 }
 
@@ -71,6 +74,39 @@ pub struct ModelArgs {
     /// With --society: which lane of the run, e.g. multiagent/seed-0 (the first, unless given).
     #[arg(long, value_name = "ARM/seed-S", requires = "society", conflicts_with = "model")]
     pub lane: Option<String>,
+}
+
+impl ModelArgs {
+    /// For inference with what the options name.
+    pub fn wanted(&self) -> Result<Wanted> {
+        let mut model = self.model.clone();
+        let mut adapters: Vec<(String, AdapterOrigin)> = Vec::new();
+        if let Some(society) = &self.society {
+            let society = Society::find(society, self.lane.as_deref())?;
+            model = Some(society.base());
+            adapters = society.adapters.into_iter().map(|(n, f)| (n, AdapterOrigin::Folder(f))).collect();
+        }
+        let model = model.ok_or_else(|| {
+            Error::Usage(
+                "no model: give --model DIR, --model OWNER/NAME, --model embedded or --society DIR".into(),
+            )
+        })?;
+        let mut wanted = Wanted { adapters, ..Wanted::of_model(&model) };
+        add_adapters(&mut wanted, &self.adapters)?;
+        Ok(wanted)
+    }
+}
+
+/// Adds `NAME=DIR` adapters.
+pub fn add_adapters(wanted: &mut Wanted, texts: &[String]) -> Result<()> {
+    for text in texts {
+        let (name, folder) = name_value("adapter", text)?;
+        if wanted.adapters.iter().any(|(n, _)| n == name) {
+            return Err(Error::Usage(format!("--adapter {text}: two adapters are called `{name}`")));
+        }
+        wanted.adapters.push((name.to_string(), AdapterOrigin::Folder(folder.into())));
+    }
+    Ok(())
 }
 
 /// Splits `NAME=VALUE`.

@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use clap::Args as ClapArgs;
 
-use super::common::{Common, ModelArgs, whole};
+use super::common::{Common, ModelArgs, add_adapters, whole};
 use super::screen::Screen;
-use super::session::{Session, Society as Found, Wanted};
 use crate::adapter::AdapterOrigin;
 use crate::debate::{Society, Table};
 use crate::engine::AdapterId;
 use crate::error::{Error, Result};
+use crate::experiment::{Session, Society as Found, Wanted};
 use crate::model::EMBEDDED;
 use crate::recipe::{self, SocietyNames};
 use crate::run::{Arm, RunConfig, Source, load};
@@ -86,8 +86,8 @@ impl Council {
             },
             None => Wanted::of_model(&model),
         };
-        wanted.add_adapters(&args.model.adapters)?;
-        let session = Session::open(&wanted, common, screen)?;
+        add_adapters(&mut wanted, &args.model.adapters)?;
+        let session = Session::open(&wanted, &common.device(), &mut &*screen)?;
         let codec: Rc<dyn Codec> = match &session.tokenizer {
             Some(t) => t.clone(),
             None => {

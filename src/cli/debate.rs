@@ -10,15 +10,16 @@ use serde_json::Value;
 
 use super::common::Common;
 use super::council::{Council, CouncilArgs};
+use super::lines::{Sink, read_text};
 use super::live;
 use super::overheard::Overheard;
-use super::records::{Sink, count, ignored_line, read_text, shown};
 use super::screen::{Paint, Screen};
 use crate::debate::{Occasion, Round, Table};
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
 use crate::files::json::with_exact_numbers;
 use crate::run::Others;
+use crate::serve::records::{count, ignored_line, shown};
 use crate::task::{self, Question};
 
 /// Options of `debate`.

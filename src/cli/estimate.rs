@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::execute::{ArmWork, Ready};
 use super::plan::{Calls, Work};
 use crate::adapter::NewAdapter;
 use crate::backend::mix;
 use crate::debate::Occasion;
 use crate::engine::*;
 use crate::error::Result;
+use crate::experiment::{ArmWork, Ready};
 use crate::run::Others;
 use crate::text::Message;
 

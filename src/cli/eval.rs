@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::common::{Common, whole};
 use super::council::{Council, CouncilArgs};
-use super::records::Sink;
+use super::lines::Sink;
 use super::screen::{Screen, out};
 use crate::debate::Occasion;
 use crate::engine::{AdapterId, NoJournal, Scope, Service};
 use crate::error::{Error, Result};
+use crate::experiment::Society;
 use crate::recipe::{self, Evaluation, Methods, Parameters};
 use crate::report;
 use crate::task::{self, AnswerKey, Question};
@@ -80,9 +81,12 @@ pub fn run(args: Args) -> Result<()> {
 
     let scope = Scope::new("eval", Rc::new(council.session.engine.clone()), Rc::new(NoJournal));
     // The draws of a run's evaluation, so that both give the same numbers.
-    let iteration = args.council.model.society.as_deref().map_or(Ok(0), |s| {
-        super::session::Society::find(s, args.council.model.lane.as_deref()).map(|s| s.iteration)
-    })?;
+    let iteration = args
+        .council
+        .model
+        .society
+        .as_deref()
+        .map_or(Ok(0), |s| Society::find(s, args.council.model.lane.as_deref()).map(|s| s.iteration))?;
     let purpose = if args.split == "test" { "test" } else { "dev" };
     let occasion = Occasion { seed: council.seed, iteration, purpose };
     let (table, society) = (council.table.clone(), council.society.clone());

@@ -2,19 +2,19 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use futures::stream::{FuturesOrdered, StreamExt};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::common::{Common, ModelArgs, whole};
-use super::records::{self, Reader, Record, Sink};
+use super::lines::{self, Sink};
 use super::screen::Screen;
-use super::session::{Purpose, Session, Wanted};
-use crate::engine::{Finish, Sample, SampleKind, SampleRequest, SamplingParams, Service, draw_key};
+use crate::engine::{SamplingParams, Service};
 use crate::error::Result;
-use crate::text::{ChatTokenizer, Codec, cut_at_stop};
+use crate::experiment::{Session, Wanted};
+use crate::serve::generate::{answer, requests, wishes};
+use crate::serve::records::{Reader, Record};
 
 /// Options of `generate`.
 #[derive(ClapArgs, Debug)]
@@ -85,125 +85,10 @@ pub struct Args {
     common: Common,
 }
 
-/// Fields of a record beyond those that every command knows.
-pub const FIELDS: [&str; 9] =
-    ["max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "key", "stop"];
-
-/// Most samples of one record.
-const MAX_SAMPLES: u32 = 10_000;
-
-/// What a record asks for beyond its prompt.
-pub struct Wishes {
-    params: SamplingParams,
-    /// Samples.
-    pub n: u32,
-    seed: u64,
-    key: Option<u64>,
-    stop: Vec<String>,
-}
-
-/// Reads them; `defaults` hold where the record does not say.
-pub fn wishes(record: &Record, defaults: SamplingParams, seed: u64) -> Result<Wishes> {
-    let params = SamplingParams {
-        temperature: record.field("temperature", "a number")?.unwrap_or(defaults.temperature),
-        top_k: record.field("top_k", "a whole number")?.unwrap_or(defaults.top_k),
-        top_p: record.field("top_p", "a number")?.unwrap_or(defaults.top_p),
-        min_p: record.field("min_p", "a number")?.unwrap_or(defaults.min_p),
-        max_tokens: record.field("max_tokens", "a whole number")?.unwrap_or(defaults.max_tokens),
-    };
-    if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
-        return Err(
-            record.error("temperature", format!("found {}, expected a number >= 0", params.temperature))
-        );
-    }
-    if !(params.top_p > 0.0 && params.top_p <= 1.0) {
-        return Err(record.error("top_p", format!("found {}, expected a number > 0 and <= 1", params.top_p)));
-    }
-    if !(0.0..=1.0).contains(&params.min_p) {
-        return Err(record.error("min_p", format!("found {}, expected a number from 0 to 1", params.min_p)));
-    }
-    if params.max_tokens == 0 {
-        return Err(record.error("max_tokens", "found 0, expected at least 1"));
-    }
-    let n = record.field("n", "a whole number")?.unwrap_or(1);
-    if n == 0 {
-        return Err(record.error("n", "found 0, expected at least 1"));
-    }
-    if n > MAX_SAMPLES {
-        return Err(
-            record.error("n", format!("found {n}, expected at most {MAX_SAMPLES} samples of a record"))
-        );
-    }
-    let stop = match record.field::<Value>("stop", "a string or an array of strings")? {
-        None => vec![],
-        Some(Value::String(s)) => vec![s],
-        Some(_) => record.field("stop", "a string or an array of strings")?.unwrap_or_default(),
-    };
-    if stop.iter().any(String::is_empty) {
-        return Err(record.error("stop", "found an empty string"));
-    }
-    let key = record.field("key", "a whole number")?;
-    if key.is_some() && (n != 1 || record.field::<Value>("seed", "")?.is_some()) {
-        return Err(record.error("key", "found `seed` or `n` beside it, expected it alone: it is one draw"));
-    }
-    let seed = record.field("seed", "a whole number")?.unwrap_or(seed);
-    Ok(Wishes { params, n, seed, key, stop })
-}
-
-/// A record's samples, as the engine takes them.
-pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<Vec<SampleRequest>> {
-    let (prompt, _) = session.tokens(record, Purpose::Continue)?;
-    let prompt: Arc<[u32]> = Arc::from(prompt);
-    let adapter = session.adapter_of(record)?;
-    let stop = match wishes.stop.is_empty() {
-        true => None,
-        false => session.codec(&format!("{}: stop", record.place))?.stop_rule(&wishes.stop),
-    };
-    let key = |index: u32| match wishes.key {
-        Some(key) => key,
-        None => draw_key(&[&wishes.seed.to_le_bytes(), b"generate", &index.to_le_bytes()]),
-    };
-    let request = |index| SampleRequest {
-        adapters: vec![(adapter, 1.0)],
-        prompt: prompt.clone(),
-        params: wishes.params,
-        key: key(index),
-        iteration: 0,
-        kind: SampleKind::default(),
-        priority: 0,
-        stop: stop.clone(),
-    };
-    Ok((0..wishes.n).map(request).collect())
-}
-
-/// A sample as it is written: the text up to the stop string that ended it, the tokens with it.
-pub fn answer(
-    record: &Record,
-    wishes: &Wishes,
-    index: usize,
-    sample: &Sample,
-    tokenizer: Option<&ChatTokenizer>,
-) -> Result<Value> {
-    let text = tokenizer.map(|t| t.decode(&sample.tokens)).transpose()?;
-    let text = text.map(|text| match sample.finish {
-        Finish::Stop => cut_at_stop(&text, &wishes.stop).to_string(),
-        Finish::Length => text,
-    });
-    Ok(json!({
-        "id": record.id,
-        "adapter": record.adapter,
-        "index": index,
-        "text": text,
-        "tokens": sample.tokens,
-        "logprobs": sample.logprobs,
-        "finish_reason": match sample.finish { Finish::Stop => "stop", Finish::Length => "length" },
-    }))
-}
-
 /// The records of --input, or those that --prompt or --message stand for.
 fn read_records(args: &Args, wanted: &Wanted) -> Result<Vec<Record>> {
     let (place, content) = match (&args.input, &args.prompt, &args.message) {
-        (Some(input), ..) => return records::read(input, Reader::Generate),
+        (Some(input), ..) => return lines::read(input, Reader::Generate),
         (_, Some(prompt), _) => ("--prompt", json!({"prompt": prompt})),
         (.., message) => ("--message", json!({"messages": [{"role": "user", "content": message}]})),
     };
@@ -221,7 +106,7 @@ fn read_records(args: &Args, wanted: &Wanted) -> Result<Vec<Record>> {
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
-    let wanted = Wanted::from_args(&args.model)?;
+    let wanted = args.model.wanted()?;
     let records = read_records(&args, &wanted)?;
     let Args { max_tokens, temperature, top_p, top_k, min_p, .. } = args;
     let defaults = SamplingParams { temperature, top_k, top_p, min_p, max_tokens };
@@ -229,8 +114,8 @@ pub fn run(args: Args) -> Result<()> {
     let wished = records.iter().map(|r| wishes(r, defaults, seed)).collect::<Result<Vec<_>>>()?;
     let stdout = PathBuf::from("-");
     let sink = Sink::create(args.output.as_ref().unwrap_or(&stdout), args.force)?;
-    let session = Session::open(&wanted, &args.common, &screen)?;
-    session.tell_ignored(records.iter(), &screen);
+    let session = Session::open(&wanted, &args.common.device(), &mut &*screen)?;
+    session.ignored_line(records.iter()).iter().for_each(|line| screen.line(line));
 
     let mut waiting = FuturesOrdered::new();
     for (record, wishes) in records.into_iter().zip(wished) {

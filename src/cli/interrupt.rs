@@ -1,10 +1,13 @@
 //! SIGINT and SIGTERM. During a run, the step under way is completed, everything recorded is on the disk, and the program ends; a second signal
 //! ends it at once. Other commands end at once, and leave nothing that is half written.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::screen::Screen;
 use crate::error::{Error, Result};
+use crate::experiment::{Said, Watch};
 
 /// Whether [`Signals`] decide when the program ends.
 static WATCHED: AtomicBool = AtomicBool::new(false);
@@ -46,6 +49,36 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         self.default.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The screen of a run that signals end while its lanes compute.
+pub struct Interruptible {
+    screen: Rc<Screen>,
+    signals: Option<Result<Signals>>,
+}
+
+impl Interruptible {
+    /// Nothing is watched for yet.
+    pub fn new(screen: Rc<Screen>) -> Self {
+        Self { screen, signals: None }
+    }
+}
+
+impl Watch for Interruptible {
+    fn hear(&mut self, said: Said) {
+        match said {
+            Said::LanesBegin => self.signals = Some(Signals::watch()),
+            Said::LanesEnd => self.signals = None,
+            said => (&*self.screen).hear(said),
+        }
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        match self.signals.take_if(|signals| signals.is_err()) {
+            Some(failed) => failed.map(drop),
+            None => self.signals.iter().flatten().try_for_each(Signals::check),
+        }
     }
 }
 

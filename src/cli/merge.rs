@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 
 use super::common::name_value;
-use super::models;
-use super::screen::{Screen, bytes};
-use super::session::{Society, warn_of_other_base};
+use super::screen::Screen;
 use crate::adapter::read_peft_on;
 use crate::error::{Error, Result};
+use crate::experiment::{Society, bytes, models, warn_of_other_base};
 use crate::model::{MergedType, adapter_layout, merge};
 
 /// Options of `merge`.
@@ -59,11 +58,11 @@ pub fn run(args: Args) -> Result<()> {
     let screen = Screen::new();
     let (model, name, adapter) = sources(&args)?;
     check_output(&args.output, args.force, &[Path::new(&model), &adapter])?;
-    let files = models::open(&model, &screen)?.files;
-    let config = models::config(&files, &screen)?;
-    let adapter = models::adapter(&adapter, &screen)?;
+    let files = models::open(&model, &mut &screen)?.files;
+    let config = models::config(&files, &mut &screen)?;
+    let adapter = models::adapter(&adapter, &mut &screen)?;
     let snapshot = read_peft_on(&adapter, &adapter_layout(&config), &files)?;
-    warn_of_other_base(&adapter, &name, &files, &screen)?;
+    warn_of_other_base(&adapter, &name, &files, &mut &screen)?;
     let merged = merge(&files, &config, &snapshot, args.dtype, &args.output)?;
     screen.line(&format!(
         "merged   {name} into {} of {} tensors, {}",

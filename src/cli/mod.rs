@@ -7,22 +7,16 @@ mod council;
 mod debate;
 mod estimate;
 mod eval;
-mod execute;
 mod generate;
-pub mod grade;
-mod heap;
+mod grade;
 mod info;
 mod interrupt;
-mod iterations;
+pub mod lines;
 mod live;
 mod merge;
-mod models;
 mod overheard;
 mod plan;
-pub mod records;
 mod report;
-pub mod request;
-mod resident;
 mod resume;
 mod run;
 mod score;
@@ -72,7 +66,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Grade(grade::Args),
-    Session(resident::Args),
+    Session(session::Args),
     Merge(merge::Args),
     Bench(bench::Args),
     Info(info::Args),
@@ -81,7 +75,7 @@ enum Command {
 
 /// The whole program, with the arguments of the process.
 pub fn main() -> ExitCode {
-    heap::settle();
+    crate::experiment::heap::settle();
     #[cfg(unix)]
     if let Err(e) = interrupt::leave_nothing_behind() {
         let _ = writeln!(std::io::stderr(), "warning: signals are not watched for: {e}");
@@ -120,7 +114,7 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Grade(args) => grade::run(args),
-        Command::Session(args) => resident::run(args),
+        Command::Session(args) => session::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(args),
@@ -131,31 +125,9 @@ pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) ->
         Err(e) => {
             // The interrupt handler already printed the resume command.
             if !matches!(e, Error::Interrupted(_)) {
-                let _ = writeln!(std::io::stderr(), "error: {}", one_line(&e));
+                let _ = writeln!(std::io::stderr(), "error: {}", e.one_line());
             }
             e.exit_code()
         }
-    }
-}
-
-/// An error in one line, whatever a cause wrote and whatever names stand in a file: control characters, which a terminal would obey, are shown.
-fn one_line(e: &Error) -> String {
-    let line = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    if !line.contains(char::is_control) {
-        return line;
-    }
-    line.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_is_one_line_that_no_terminal_obeys() {
-        let e = Error::input("a\u{1b}[2J\nb", "found \u{7}\u{9b}x\t é");
-        assert_eq!(one_line(&e), "a\\u{1b}[2J b: found \\u{7}\\u{9b}x é");
     }
 }

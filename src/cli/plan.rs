@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::{Add, Mul};
 
 use super::estimate::{Lengths, Stopwatch, duration};
-use super::execute;
 use super::screen::{Screen, out};
-use super::session::count;
 use crate::error::Result;
+use crate::experiment::{Ready, adapters, count, prepare, waves};
 use crate::recipe;
 use crate::report;
 use crate::run::{Arm, Critics, EvalMethod, Matching, Others, Plan, critic_section};
@@ -158,26 +157,6 @@ fn exam(arm: &Arm, debate: Calls) -> Calls {
     exam
 }
 
-/// Adapters of one lane of an arm.
-pub fn adapters(arm: &Arm) -> usize {
-    let Ok(names) = recipe::society_names(&arm.recipe, &arm.config) else { return 0 };
-    let all = names.generators.iter().chain(&names.critics);
-    let mut all: Vec<&String> = all.filter(|name| *name != recipe::BASE).collect();
-    all.sort();
-    all.dedup();
-    all.len()
-}
-
-/// What is said where not all lanes run at once.
-pub fn waves(plan: &Plan, ready: &execute::Ready) -> Option<String> {
-    let all: usize = plan.arms.iter().map(|a| a.seeds.len() * adapters(a)).sum();
-    let lanes: usize = plan.arms.iter().map(|a| a.seeds.len()).sum();
-    let room = ready.session.engine.with(|e| e.plan().options.adapters);
-    (room < all).then(|| {
-        format!("room for {room} adapters; {lanes} lanes need {all} in all and start as room is left")
-    })
-}
-
 /// Questions, iterations, agents and rounds, and the arms that have them.
 fn described(plan: &Plan) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
@@ -243,7 +222,7 @@ impl Shared {
 
 /// Checks everything a run checks before its first step, and prints the plan on stdout.
 pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
-    let ready = execute::prepare(plan, screen)?;
+    let ready = prepare(plan, &mut &*screen)?;
     let header = ["arm", "recipe", "seeds", "adapters", "training", "evaluation", "tokens"];
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut total = Work::default();
@@ -297,7 +276,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
 const LEARNT: f64 = 0.25;
 
 /// How long it would take, and how that is known.
-fn time(ready: &execute::Ready, screen: &Screen) -> Result<String> {
+fn time(ready: &Ready, screen: &Screen) -> Result<String> {
     screen.line("measuring the time it would take: some seconds");
     let mut stopwatch = Stopwatch::new(ready);
     let rates = stopwatch.rates()?;

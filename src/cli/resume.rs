@@ -1,13 +1,14 @@
 //! `colloquy resume`: goes on with an interrupted run, or with a complete one under a larger configuration.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::execute::{self, Place};
-use crate::error::{Error, Result};
+use super::run::to_the_end;
+use crate::error::Result;
+use crate::experiment::{Place, plan_of, source};
 use crate::recipe;
-use crate::run::{Plan, Selection, Source, extend, load, read_manifest, select};
+use crate::run::{Selection, extend, load, select};
 
 /// Options of `resume`.
 #[derive(ClapArgs, Debug)]
@@ -37,23 +38,14 @@ pub struct Args {
     arms: Vec<Selection>,
 }
 
-/// What a run folder's run is.
-pub fn plan_of(folder: &Path) -> Result<Plan> {
-    read_manifest(folder)?;
-    let path = folder.join("config.toml");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let source = Source { name: path.display().to_string(), text, folder: None };
-    load(&source, &[], recipe::recipes())
-}
-
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let mut plan = plan_of(&args.folder)?;
     if let Some(config) = &args.config {
-        let (_, source) = super::run::source(Some(config))?;
+        let (_, source) = source(Some(config))?;
         let mut wanted = load(&source, &args.sets, recipe::recipes())?;
         select(&mut wanted, &args.arms)?;
         plan = extend(&plan, wanted, &source.name)?;
     }
-    execute::execute(&plan, Place::Resume { folder: args.folder })
+    to_the_end(&plan, Place::Resume { folder: args.folder })
 }

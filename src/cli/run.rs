@@ -1,17 +1,18 @@
 //! `colloquy run`: the whole loop from a configuration.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use clap::Args as ClapArgs;
 
 use super::common::{Common, whole};
-use super::execute::{self, Place};
-use super::live;
-use super::plan;
-use super::screen::{Screen, out};
+use super::interrupt::Interruptible;
+use super::screen::{Screen, out, quoted};
+use super::{live, plan};
 use crate::error::{Error, Result};
+use crate::experiment::{Finished, Place, Stopped, built_in, default_name, execute, source};
 use crate::recipe;
-use crate::run::{Plan, Preset, RunFolder, Selection, Source, load, select, to_toml};
+use crate::run::{Plan, Preset, RunFolder, Selection, load, select, to_toml};
 
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
@@ -86,7 +87,38 @@ pub fn run(args: Args) -> Result<()> {
         return plan::show(&plan, &Screen::new());
     }
     let output = args.output.unwrap_or_else(|| PathBuf::from("runs").join(format!("{name}-{}", timestamp())));
-    execute::execute(&plan, Place::New { folder: output, force: args.force })
+    to_the_end(&plan, Place::New { folder: output, force: args.force })
+}
+
+/// Runs a plan, and prints its results or how to go on.
+pub fn to_the_end(plan: &Plan, place: Place) -> Result<()> {
+    let screen = Rc::new(Screen::new());
+    let result = execute(plan, place, &mut Interruptible::new(screen.clone()));
+    screen.clear();
+    let Finished { folder, summary, question, seconds } = result.map_err(|Stopped { error, folder }| {
+        let Some(folder) = folder else { return error };
+        let next = match error {
+            Error::NotFinite(_) => {
+                "Resuming would meet it again; a lower training.learning_rate may not.".to_string()
+            }
+            _ => format!("To go on:\n  colloquy resume {}", quoted(&folder)),
+        };
+        let why =
+            if let Error::Interrupted(_) = error { error.to_string() } else { "The run stopped".into() };
+        screen.line(&format!("{why}; all that was complete is kept. {next}"));
+        error
+    })?;
+    out(&summary)?;
+    screen.line(&format!(
+        "Done in {seconds:.0} s. All of it is in {}:\n  report.html to look at, metrics.jsonl, transcripts/, data/, adapters/",
+        folder.display()
+    ));
+    screen.line(&format!(
+        "Watch the trained agents debate:\n  colloquy debate --society {} '{}'",
+        quoted(&folder),
+        question.as_deref().unwrap_or("QUESTION")
+    ));
+    Ok(())
 }
 
 /// All `--set`s, those of the shorthands first.
@@ -103,68 +135,6 @@ fn sets(args: &Args) -> Vec<String> {
     set("run.seeds", (!args.seeds.is_empty()).then(|| format!("{:?}", args.seeds)));
     sets.extend(args.sets.iter().cloned());
     sets
-}
-
-/// The configuration and a name for its runs.
-pub fn source(config: Option<&str>) -> Result<(String, Source)> {
-    let Some(config) = config else {
-        return Ok((default_name().to_string(), built_in(default_name())?));
-    };
-    let path = PathBuf::from(config);
-    if !path.is_file() && recipe::built_in_configs().iter().any(|b| b.name == config) {
-        return Ok((config.to_string(), built_in(config)?));
-    }
-    if !path.exists() {
-        return Err(no_such(config));
-    }
-    if path.is_dir() {
-        return Err(Error::file(&path, "found a folder, expected a configuration file"));
-    }
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    if ["yaml", "yml", "json"].contains(&extension) {
-        return Err(Error::file(
-            &path,
-            format!("found .{extension}, expected TOML: configurations are .toml"),
-        ));
-    }
-    let text = crate::files::read_text(&path)?;
-    let folder = path.parent().map(|p| if p.as_os_str().is_empty() { ".".into() } else { p.to_path_buf() });
-    let folder = folder.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
-    let name = path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
-    let name = if crate::run::is_name(&name) { name } else { "run".into() };
-    Ok((name, Source { name: config.to_string(), text, folder }))
-}
-
-/// The error of a configuration that is not there.
-fn no_such(config: &str) -> Error {
-    let is_path = config.contains(['/', '\\']) || config.ends_with(".toml");
-    let tip = if is_path { String::new() } else { meant(config) };
-    Error::input(
-        config,
-        format!("no such file and no built-in configuration{tip} (`colloquy run --list` shows those)"),
-    )
-}
-
-/// The built-in configuration that may be meant, or all of them.
-fn meant(name: &str) -> String {
-    let known = || recipe::built_in_configs().iter().map(|b| b.name);
-    let far = |known: &&str| strsim::damerau_levenshtein(name, known);
-    match known().min_by_key(far).filter(|near| name.len() < 40 && far(near) <= 2) {
-        Some(near) => format!("; did you mean `{near}`?"),
-        None => format!("; there are {}", known().collect::<Vec<_>>().join(", ")),
-    }
-}
-
-fn built_in(name: &str) -> Result<Source> {
-    let Some(found) = recipe::built_in_configs().iter().find(|b| b.name == name) else {
-        return Err(Error::Usage(format!("no built-in configuration is called `{name}`{}", meant(name))));
-    };
-    Ok(Source { name: format!("built-in {name}"), text: found.text.to_string(), folder: None })
-}
-
-/// The configuration of a run without one.
-fn default_name() -> &'static str {
-    recipe::built_in_configs()[0].name
 }
 
 fn listing() -> String {
@@ -192,13 +162,4 @@ fn timestamp() -> String {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let [year, month, day, hour, minute, second] = crate::run::utc(seconds);
     format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
-/// A plan's lanes in the order of arms and seeds.
-pub fn lanes(plan: &Plan) -> Vec<crate::run::Lane> {
-    let of_arm = |arm: &crate::run::Arm| {
-        let of = |&seed: &u64| crate::run::Lane { arm: arm.name.clone(), seed };
-        arm.seeds.iter().map(of).collect::<Vec<_>>()
-    };
-    plan.arms.iter().flat_map(of_arm).collect()
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 use futures::stream::{FuturesOrdered, StreamExt};
-use serde_json::{Value, json};
 
 use super::common::{Common, Files, ModelArgs};
-use super::records::{self, Reader, Record, Sink};
+use super::lines::{self, Sink};
 use super::screen::Screen;
-use super::session::{Purpose, Session, Wanted, longest};
-use crate::engine::{Score, ScoreRequest, Service};
+use crate::engine::{ScoreRequest, Service};
 use crate::error::Result;
+use crate::experiment::Session;
+use crate::serve::records::Reader;
+use crate::serve::score::answer;
+use crate::serve::tokens::{Purpose, longest};
 
 /// Options of `score`.
 #[derive(ClapArgs, Debug)]
@@ -45,23 +47,16 @@ pub struct Args {
     common: Common,
 }
 
-/// A score as it is written.
-pub fn answer(record: &Record, tokens: &[u32], score: &Score) -> Value {
-    let mut logprobs = vec![Value::Null];
-    logprobs.extend(score.logprobs.iter().map(|l| json!(l)));
-    json!({"id": record.id, "adapter": record.adapter, "tokens": tokens, "logprobs": logprobs})
-}
-
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Rc::new(Screen::new());
-    let records = records::read(&args.files.input, Reader::Score)?;
+    let records = lines::read(&args.files.input, Reader::Score)?;
     let sink = Sink::create(&args.files.output, args.files.force)?;
     let session =
-        Session::open_for(&Wanted::from_args(&args.model)?, &args.common, &screen, |files, codec| {
+        Session::open_for(&args.model.wanted()?, &args.common.device(), &mut &*screen, |files, codec| {
             longest(files, codec, &records, Purpose::Score)
         })?;
-    session.tell_ignored(records.iter(), &screen);
+    session.ignored_line(records.iter()).iter().for_each(|line| screen.line(line));
 
     let mut waiting = FuturesOrdered::new();
     for record in records {

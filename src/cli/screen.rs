@@ -3,12 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::live;
 use crate::error::{Error, Result};
+use crate::experiment::{Said, Watch, bytes};
 
 /// A plain line about a phase is written at most this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -124,11 +126,6 @@ impl Screen {
         self.begin(key, name, total, false);
     }
 
-    /// Likewise, a phase whose progress is counted in bytes.
-    pub fn phase_of_bytes(&self, key: &str, name: &str, total: u64) {
-        self.begin(key, name, total, true);
-    }
-
     fn begin(&self, key: &str, name: &str, total: u64, is_bytes: bool) {
         self.end_phase(key);
         let bar = self.terminal.then(|| {
@@ -188,6 +185,27 @@ impl Screen {
     }
 }
 
+impl Watch for &Screen {
+    fn hear(&mut self, said: Said) {
+        match said {
+            Said::Line(text) => self.line(&text),
+            Said::Warning(text) => self.line(&format!("warning: {text}")),
+            Said::Phase { key, name, total, in_bytes } => self.begin(&key, &name, total, in_bytes),
+            Said::Advance { key, done } => self.advance(&key, done),
+            Said::PhaseEnd { key } => self.end_phase(&key),
+            Said::Note { lane, text } => self.line(&live::note(&lane, &text)),
+            Said::Debate { lane, transcript, right } => {
+                let paint = Paint::stderr();
+                let title = live::heading(&format!("the first debate, of {lane}"));
+                let told = live::debate(&transcript, right.as_deref(), paint);
+                self.line(&format!("{}\n{}", paint.dim(&title), told.trim_end()));
+                self.line(&paint.dim(&"─".repeat(78)));
+            }
+            Said::LanesBegin | Said::LanesEnd => {}
+        }
+    }
+}
+
 /// Lines that show what somebody is saying.
 pub struct Speaker {
     bar: ProgressBar,
@@ -237,12 +255,9 @@ fn label(key: &str) -> &str {
     if key.is_empty() { "progress" } else { key }
 }
 
-/// `1234567` as `1.2 MB`.
-pub fn bytes(n: usize) -> String {
-    match n {
-        0..1000 => format!("{n} B"),
-        1000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
-        _ => format!("{:.2} GB", n as f64 / 1e9),
-    }
+/// A path as an argument for a shell.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.+:".contains(c));
+    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

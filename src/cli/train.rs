@@ -6,20 +6,18 @@ use std::rc::Rc;
 
 use clap::Args as ClapArgs;
 use futures::future::try_join_all;
-use serde_json::{Map, Value, json};
 
 use super::common::{Common, name_value, whole};
-use super::records::{self, Reader, Record};
+use super::lines;
 use super::screen::Screen;
-use super::session::{Purpose, Session, Wanted, longest};
 use crate::adapter::{AdapterOrigin, write_peft};
-use crate::engine::{
-    AdapterId, NORMALIZERS, NonFinite, Normalizer, Service, StepMetrics, TrainRequest, TrainSequence,
-    TrainStep, draw_key,
-};
+use crate::engine::{AdapterId, Service, StepMetrics, TrainRequest, draw_key};
 use crate::error::{Error, Result};
-use crate::recipe::{Training, steps};
-use crate::run::{Scheduler, TrainingSection, write_lines, write_training};
+use crate::experiment::{Session, Wanted};
+use crate::run::{write_lines, write_training};
+use crate::serve::records::Reader;
+use crate::serve::tokens::{Purpose, longest};
+use crate::serve::train::{Settings, metrics_record, request};
 
 /// Options of `train`.
 #[derive(ClapArgs, Debug)]
@@ -144,247 +142,27 @@ pub struct TrainingArgs {
     non_finite: Vec<String>,
 }
 
-/// Most sequences that one training goes through, each as often as it comes up: their order is made before it begins.
-const MAX_SEQUENCES: usize = 1 << 24;
-
-/// One option's values: for all adapters, and for single ones.
-struct Setting<'a> {
-    option: &'a str,
-    values: BTreeMap<Option<&'a str>, &'a str>,
-}
-
-impl<'a> Setting<'a> {
-    fn read(option: &'a str, texts: &'a [String], adapters: &[&str]) -> Result<Self> {
-        let mut values = BTreeMap::new();
-        for text in texts {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (Some(name), value),
-                None => (None, text.as_str()),
-            };
-            if let Some(name) = name
-                && !adapters.contains(&name)
-            {
-                return Err(Error::Usage(format!(
-                    "--{option} {text}: no adapter is called `{name}`; there are {}",
-                    adapters.join(", ")
-                )));
-            }
-            if values.insert(name, value).is_some() {
-                return Err(Error::Usage(format!("--{option} {text}: given twice")));
-            }
-        }
-        Ok(Self { option, values })
-    }
-
-    /// The value for an adapter, as it was written.
-    fn text(&self, adapter: &str) -> Option<&'a str> {
-        self.values.get(&Some(adapter)).or_else(|| self.values.get(&None)).copied()
-    }
-
-    /// The value for an adapter, checked.
-    fn get<T: std::str::FromStr + Copy>(
-        &self,
-        adapter: &str,
-        default: T,
-        expected: &str,
-        good: impl Fn(T) -> bool,
-    ) -> Result<T> {
-        let Some(text) = self.text(adapter) else { return Ok(default) };
-        text.parse()
-            .ok()
-            .filter(|v| good(*v))
-            .ok_or_else(|| Error::Usage(format!("--{} {text}: expected {expected}", self.option)))
-    }
-}
-
 impl TrainingArgs {
-    /// From an object whose fields are named as the options, with `_` for `-`. `place` is what to call it.
-    pub fn from_json(fields: &Map<String, Value>, place: &str) -> Result<Self> {
-        let mut args = Self::default();
-        for (name, value) in fields {
-            let texts = match name.as_str() {
-                "learning_rate" => &mut args.learning_rate,
-                "weight_decay" => &mut args.weight_decay,
-                "adam_beta1" => &mut args.adam_beta1,
-                "adam_beta2" => &mut args.adam_beta2,
-                "adam_epsilon" => &mut args.adam_epsilon,
-                "max_grad_norm" => &mut args.max_grad_norm,
-                "num_epochs" => &mut args.num_epochs,
-                "max_steps" => &mut args.max_steps,
-                "batch_size" => &mut args.batch_size,
-                "gradient_accumulation_steps" => &mut args.gradient_accumulation_steps,
-                "normalizer" => &mut args.normalizer,
-                "lr_scheduler" => &mut args.lr_scheduler,
-                "warmup_ratio" => &mut args.warmup_ratio,
-                "shuffle" => &mut args.shuffle,
-                "non_finite" => &mut args.non_finite,
-                other => return Err(Error::input(format!("{place}: {name}"), unknown(other))),
-            };
-            texts.push(match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            });
-        }
-        if !args.num_epochs.is_empty() && !args.max_steps.is_empty() {
-            let problem = "found it beside `num_epochs`, expected one of them";
-            return Err(Error::input(format!("{place}: max_steps"), problem));
-        }
-        Ok(args)
-    }
-
-    /// The settings of one adapter, and its number of steps if that is set.
-    pub fn of(&self, adapter: &str, adapters: &[&str]) -> Result<(Training, Option<usize>)> {
-        let setting = |option, texts| Setting::read(option, texts, adapters);
-        let number = |option, texts, default: f32, expected: &str, good: fn(f32) -> bool| -> Result<f32> {
-            setting(option, texts)?.get(adapter, default, expected, |v: f32| v.is_finite() && good(v))
-        };
-        let at_least_0 = |v: f32| v >= 0.0;
-        let decay = |v: f32| (0.0..1.0).contains(&v);
-        let share = |v: f32| (0.0..=1.0).contains(&v);
-        let max_steps =
-            setting("max-steps", &self.max_steps)?.get(adapter, 0, "at least 1", |n: usize| n >= 1)?;
-        let whole = |n: usize| n <= 1 << 24;
-        let batch_size = setting("batch-size", &self.batch_size)?.get(adapter, 8, "a whole number", whole)?;
-        let accumulated = setting("gradient-accumulation-steps", &self.gradient_accumulation_steps)?.get(
-            adapter,
-            1,
-            "at least 1",
-            |n: usize| n >= 1 && whole(n),
-        )?;
-        let normalizer = setting("normalizer", &self.normalizer)?.get(
-            adapter,
-            Normalizer::default(),
-            NORMALIZERS,
-            |_| true,
-        )?;
-        let section = TrainingSection {
-            learning_rate: number("learning-rate", &self.learning_rate, 1e-4, "a number >= 0", at_least_0)?,
-            weight_decay: number("weight-decay", &self.weight_decay, 0.0, "a number >= 0", at_least_0)?,
-            adam_beta1: number("adam-beta1", &self.adam_beta1, 0.9, "a number >= 0 and < 1", decay)?,
-            adam_beta2: number("adam-beta2", &self.adam_beta2, 0.999, "a number >= 0 and < 1", decay)?,
-            adam_epsilon: number("adam-epsilon", &self.adam_epsilon, 1e-8, "a number > 0", |v| v > 0.0)?,
-            max_grad_norm: number("max-grad-norm", &self.max_grad_norm, 1.0, "a number >= 0", at_least_0)?,
-            num_epochs: setting("num-epochs", &self.num_epochs)?.get(
-                adapter,
-                1,
-                "at least 1",
-                |n: usize| n >= 1,
-            )?,
-            batch_size: batch_size * accumulated,
-            lr_scheduler: setting("lr-scheduler", &self.lr_scheduler)?.get(
-                adapter,
-                Scheduler::Constant,
-                &Scheduler::NAMES.join(", "),
-                |_| true,
-            )?,
-            warmup_ratio: number("warmup-ratio", &self.warmup_ratio, 0.0, "a number from 0 to 1", share)?,
-            shuffle: setting("shuffle", &self.shuffle)?.get(adapter, true, "true or false", |_| true)?,
-            non_finite: setting("non-finite", &self.non_finite)?.get(
-                adapter,
-                NonFinite::Stop,
-                &NonFinite::NAMES.join(" or "),
-                |_| true,
-            )?,
-            ..TrainingSection::default()
-        };
-        let training = Training { normalizer, ..Training::of_generators(&section)? };
-        Ok((training, (max_steps > 0).then_some(max_steps)))
-    }
-}
-
-/// The problem of a field that no training has, with the one that may be meant.
-fn unknown(name: &str) -> String {
-    let meant = match name {
-        "lr" => Some("learning_rate"),
-        "epochs" | "num_train_epochs" => Some("num_epochs"),
-        "bs" | "per_device_train_batch_size" => Some("batch_size"),
-        "lr_scheduler_type" => Some("lr_scheduler"),
-        "steps" => Some("max_steps"),
-        "seed" => Some("key"),
-        _ => None,
-    };
-    meant.map_or("unknown field".into(), |meant| format!("unknown field; did you mean `{meant}`?"))
-}
-
-/// Refuses a training whose order of sequences would be longer than anybody waits for. The error lacks its place.
-pub fn check_length(count: usize, (training, max_steps): &(Training, Option<usize>)) -> Result<(), String> {
-    let section = &training.section;
-    let batch = if section.batch_size == 0 { count } else { section.batch_size.min(count) };
-    let sequences = match max_steps {
-        Some(steps) => steps.saturating_mul(batch.max(1)),
-        None => section.num_epochs.saturating_mul(count),
-    };
-    if sequences <= MAX_SEQUENCES {
-        return Ok(());
-    }
-    let (what, found) = match max_steps {
-        Some(steps) => ("max_steps", steps),
-        None => ("num_epochs", &section.num_epochs),
-    };
-    Err(format!(
-        "{what}: found {found}, expected to go through at most {MAX_SEQUENCES} of the {count} sequences, each as often as it comes up"
-    ))
-}
-
-/// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the learning rates of that many steps.
-fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: u64) -> Vec<TrainStep> {
-    let Some(max_steps) = max_steps else { return steps(count, training, key) };
-    let batch = if training.section.batch_size == 0 { count } else { training.section.batch_size };
-    let mut enough = training.clone();
-    enough.section.num_epochs = max_steps.div_ceil(count.div_ceil(batch.max(1)).max(1));
-    let mut plan = steps(count, &enough, key);
-    plan.truncate(max_steps);
-    // A schedule depends on the number of steps alone: that of one step a sequence has it.
-    let mut rates = training.clone();
-    (rates.section.num_epochs, rates.section.batch_size) = (1, 1);
-    for (step, rate) in plan.iter_mut().zip(steps(max_steps, &rates, key)) {
-        step.learning_rate = rate.learning_rate;
-    }
-    plan
-}
-
-/// An adapter's training on `records`, as the engine takes it; `key` shuffles. What is wrong with the
-/// weights of a step is an error here, before any adapter is trained.
-pub fn request(
-    session: &Session,
-    name: &str,
-    records: &[Record],
-    (training, max_steps): &(Training, Option<usize>),
-    key: u64,
-) -> Result<TrainRequest> {
-    let mut sequences = Vec::new();
-    for record in records {
-        if let Some(other) = record.adapter.as_deref().filter(|a| *a != name) {
-            return Err(record.error("adapter", format!("found `{other}`, but this is the data of `{name}`")));
-        }
-        let (tokens, weights) = session.tokens(record, Purpose::Train)?;
-        if weights.iter().skip(1).all(|w| *w == 0.0) {
-            return Err(record.error("", "nothing in it carries loss"));
-        }
-        sequences.push(TrainSequence { tokens, weights });
-    }
-    check_length(sequences.len(), &(training.clone(), *max_steps))
-        .map_err(|problem| Error::input(format!("adapter {name}"), problem))?;
-    let request = TrainRequest {
-        adapter: session.adapters[name],
-        steps: plan_steps(sequences.len(), training, *max_steps, key),
-        sequences: sequences.into(),
-        optimizer: training.optimizer(),
-        key,
-        fresh_moments: true,
-    };
-    request.divisors().map_err(|e| e.naming(request.adapter.0, &format!("adapter {name}")))?;
-    Ok(request)
-}
-
-/// A step as it is written.
-pub fn metrics_record(adapter: &str, m: &StepMetrics) -> Value {
-    match m.fault {
-        None => json!({"adapter": adapter, "step": m.step, "loss": m.loss, "grad_norm": m.grad_norm,
-                       "learning_rate": m.learning_rate, "tokens": m.tokens}),
-        // There are no such numbers.
-        Some(fault) => json!({"adapter": adapter, "step": m.step, "loss": null, "grad_norm": null,
-                              "learning_rate": m.learning_rate, "tokens": m.tokens, "left_out": fault.to_string()}),
+    /// All of them by name.
+    fn settings(&self) -> Settings {
+        let written = [
+            ("learning-rate", &self.learning_rate),
+            ("weight-decay", &self.weight_decay),
+            ("adam-beta1", &self.adam_beta1),
+            ("adam-beta2", &self.adam_beta2),
+            ("adam-epsilon", &self.adam_epsilon),
+            ("max-grad-norm", &self.max_grad_norm),
+            ("num-epochs", &self.num_epochs),
+            ("max-steps", &self.max_steps),
+            ("batch-size", &self.batch_size),
+            ("gradient-accumulation-steps", &self.gradient_accumulation_steps),
+            ("normalizer", &self.normalizer),
+            ("lr-scheduler", &self.lr_scheduler),
+            ("warmup-ratio", &self.warmup_ratio),
+            ("shuffle", &self.shuffle),
+            ("non-finite", &self.non_finite),
+        ];
+        Settings::new(written.map(|(option, texts)| (option, texts.clone())))
     }
 }
 
@@ -432,14 +210,15 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(name) = names.iter().find(|n| !data.contains_key(*n)) {
         return Err(Error::Usage(format!("adapter `{name}` has no data: give --data {name}=FILE")));
     }
-    let settings = names.iter().map(|n| args.training.of(n, &names)).collect::<Result<Vec<_>>>()?;
+    let settings = args.training.settings();
+    let settings = names.iter().map(|n| settings.of(n, &names)).collect::<Result<Vec<_>>>()?;
     if args.output.exists() && !args.force {
         return Err(Error::file(
             &args.output,
             "exists already; choose another --output, or --force to replace results in it",
         ));
     }
-    let read = names.iter().map(|n| records::read(&data[n], Reader::Train)).collect::<Result<Vec<_>>>()?;
+    let read = names.iter().map(|n| lines::read(&data[n], Reader::Train)).collect::<Result<Vec<_>>>()?;
 
     let defaults = crate::run::RunSection::default();
     let wanted = Wanted {
@@ -452,11 +231,11 @@ pub fn run(args: Args) -> Result<()> {
         keep_moments: false,
         limits: (args.micro_batch_rows, defaults.step_rows, defaults.max_sequences),
     };
-    let session = Session::open_for(&wanted, &args.common, &screen, |files, codec| {
+    let session = Session::open_for(&wanted, &args.common.device(), &mut &*screen, |files, codec| {
         longest(files, codec, read.iter().flatten(), Purpose::Train)
     })?;
-    session.show_plan(&screen);
-    session.tell_ignored(read.iter().flatten(), &screen);
+    session.show_plan(&mut &*screen);
+    session.ignored_line(read.iter().flatten()).iter().for_each(|line| screen.line(line));
     let layout = session.engine.with(|e| e.model().layout().clone());
 
     let mut jobs = Vec::new();

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::screen::Screen;
+use super::watch::{Downloads, Watch};
 use crate::adapter::AdapterOrigin;
 use crate::error::{Error, Result};
-use crate::hub::{self, HubName, Kind, Watch};
+use crate::hub::{self, HubName, Kind};
 use crate::model::{EMBEDDED, ModelConfig, ModelFiles};
 
 /// A model's files, and what it is called.
@@ -38,22 +38,22 @@ pub fn place(name: &str) -> Result<Place> {
 }
 
 /// Opens the model `name`; downloads what the cache lacks of it.
-pub fn open(name: &str, screen: &Screen) -> Result<Opened> {
+pub fn open(name: &str, watch: &mut dyn Watch) -> Result<Opened> {
     match place(name)? {
         Place::Here => Ok(Opened { files: ModelFiles::named(name)?, commit: None }),
         Place::Hub(name) => {
-            let snapshot = hub::fetch(&name, Kind::Model, &Downloads(screen))?;
-            screen.line(&format!("hub      {name} is commit {}", snapshot.commit));
+            let snapshot = hub::fetch(&name, Kind::Model, &Downloads::new(watch))?;
+            watch.line(format!("hub      {name} is commit {}", snapshot.commit));
             Ok(Opened { files: ModelFiles::open(&snapshot.folder)?, commit: Some(snapshot.commit) })
         }
     }
 }
 
 /// A model's configuration. Says so where its lm_head is another than config.json promises.
-pub fn config(files: &ModelFiles, screen: &Screen) -> Result<ModelConfig> {
+pub fn config(files: &ModelFiles, watch: &mut dyn Watch) -> Result<ModelConfig> {
     let config = ModelConfig::read(files)?;
     if config.unties {
-        screen.line(&format!("warning: {}: {UNTIED}", files.file_place("config.json")));
+        watch.warn(format!("{}: {UNTIED}", files.file_place("config.json")));
     }
     Ok(config)
 }
@@ -64,7 +64,7 @@ pub const UNTIED: &str =
 
 /// The folder of the adapter `name`: a folder of that name wins over the hub. Downloads what the
 /// cache lacks of it.
-pub fn adapter(name: &Path, screen: &Screen) -> Result<PathBuf> {
+pub fn adapter(name: &Path, watch: &mut dyn Watch) -> Result<PathBuf> {
     if name.exists() {
         return Ok(name.into());
     }
@@ -73,40 +73,15 @@ pub fn adapter(name: &Path, screen: &Screen) -> Result<PathBuf> {
             "a PEFT folder with adapter_config.json, or OWNER/NAME[@REVISION] on the Hugging Face hub";
         return Err(Error::file(name, format!("found no folder, expected {expected}")));
     };
-    let snapshot = hub::fetch(&hub_name, Kind::Adapter, &Downloads(screen))?;
-    screen.line(&format!("hub      {hub_name} is commit {}", snapshot.commit));
+    let snapshot = hub::fetch(&hub_name, Kind::Adapter, &Downloads::new(watch))?;
+    watch.line(format!("hub      {hub_name} is commit {}", snapshot.commit));
     Ok(snapshot.folder)
 }
 
 /// The adapter of `origin`, its folder here if it has one.
-pub fn origin(origin: &AdapterOrigin, screen: &Screen) -> Result<AdapterOrigin> {
+pub fn origin(origin: &AdapterOrigin, watch: &mut dyn Watch) -> Result<AdapterOrigin> {
     match origin {
         AdapterOrigin::New(new) => Ok(AdapterOrigin::New(new.clone())),
-        AdapterOrigin::Folder(folder) => adapter(folder, screen).map(AdapterOrigin::Folder),
-    }
-}
-
-/// Downloads, on the screen.
-pub struct Downloads<'a>(pub &'a Screen);
-
-/// The one phase of downloads: they come one after another.
-const KEY: &str = "download";
-
-impl Watch for Downloads<'_> {
-    fn note(&self, text: &str) {
-        self.0.line(text);
-    }
-
-    fn begin(&self, file: &str, bytes: u64, there: u64) {
-        self.0.phase_of_bytes(KEY, file, bytes);
-        self.0.advance(KEY, there);
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.0.advance(KEY, bytes);
-    }
-
-    fn end(&self) {
-        self.0.end_phase(KEY);
+        AdapterOrigin::Folder(folder) => adapter(folder, watch).map(AdapterOrigin::Folder),
     }
 }

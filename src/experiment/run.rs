@@ -1,4 +1,4 @@
-//! What `run` and `resume` share: check everything, open the folder, start the lanes, show what happens.
+//! Runs an experiment: check everything, open the folder, start the lanes, say what happens.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,14 +9,11 @@ use std::time::Instant;
 use futures::future::{FutureExt, LocalBoxFuture};
 use serde_json::{Map, Value, json};
 
-use super::common::Common;
 use super::heap;
-use super::interrupt::Signals;
 use super::iterations::Iterations;
-use super::live;
-use super::run::lanes;
-use super::screen::{Paint, Screen, out};
-use super::session::{Session, Wanted, model_commit};
+use super::session::{DeviceOptions, Session, Wanted};
+use super::society::model_commit;
+use super::watch::{Queue, Said, Watch};
 use crate::adapter::{NewAdapter, Snapshot, write_peft};
 use crate::engine::{Journal, Scope, Service, run_waves};
 use crate::error::{Error, Result};
@@ -42,6 +39,44 @@ pub enum Place {
         /// The folder.
         folder: PathBuf,
     },
+}
+
+/// A plan's lanes in the order of arms and seeds.
+pub fn lanes(plan: &Plan) -> Vec<Lane> {
+    let of_arm = |arm: &Arm| {
+        let of = |&seed: &u64| Lane { arm: arm.name.clone(), seed };
+        arm.seeds.iter().map(of).collect::<Vec<_>>()
+    };
+    plan.arms.iter().flat_map(of_arm).collect()
+}
+
+/// What a run folder's run is.
+pub fn plan_of(folder: &Path) -> Result<Plan> {
+    read_manifest(folder)?;
+    let path = folder.join("config.toml");
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let source = Source { name: path.display().to_string(), text, folder: None };
+    load(&source, &[], recipe::recipes())
+}
+
+/// Adapters of one lane of an arm.
+pub fn adapters(arm: &Arm) -> usize {
+    let Ok(names) = recipe::society_names(&arm.recipe, &arm.config) else { return 0 };
+    let all = names.generators.iter().chain(&names.critics);
+    let mut all: Vec<&String> = all.filter(|name| *name != recipe::BASE).collect();
+    all.sort();
+    all.dedup();
+    all.len()
+}
+
+/// What is said where not all lanes run at once.
+pub fn waves(plan: &Plan, ready: &Ready) -> Option<String> {
+    let all: usize = plan.arms.iter().map(|a| a.seeds.len() * adapters(a)).sum();
+    let lanes: usize = plan.arms.iter().map(|a| a.seeds.len()).sum();
+    let room = ready.session.engine.with(|e| e.plan().options.adapters);
+    (room < all).then(|| {
+        format!("room for {room} adapters; {lanes} lanes need {all} in all and start as room is left")
+    })
 }
 
 /// An arm with its questions.
@@ -72,14 +107,14 @@ pub struct Ready {
 }
 
 /// Loads and checks everything.
-pub fn prepare(plan: &Plan, screen: &Screen) -> Result<Ready> {
-    prepare_at(plan, None, screen)
+pub fn prepare(plan: &Plan, watch: &mut dyn Watch) -> Result<Ready> {
+    prepare_at(plan, None, watch)
 }
 
 /// The same with the base of the hub at one commit: that at which a run that goes on began, wherever its revision is by now.
-pub fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<Ready> {
+pub fn prepare_at(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Result<Ready> {
     let arms = load_arms(plan)?;
-    let session = open_session(plan, &arms, commit, screen)?;
+    let session = open_session(plan, &arms, commit, watch)?;
     let codec = debated_in(&session.files, session.tokenizer.as_ref())?;
     let layout = session.engine.with(|e| e.model().layout().clone());
     for (name, section) in all_adapters(plan)? {
@@ -91,10 +126,35 @@ pub fn prepare_at(plan: &Plan, commit: Option<&str>, screen: &Screen) -> Result<
     Ok(Ready { session, arms, codec })
 }
 
+/// What a run that has ended leaves.
+pub struct Finished {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its results, as tables.
+    pub summary: String,
+    /// A question to ask the society that was trained.
+    pub question: Option<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Why a run did not end, and where what was complete is kept.
+pub struct Stopped {
+    /// Why.
+    pub error: Error,
+    /// The folder, if lanes had begun.
+    pub folder: Option<PathBuf>,
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self { error, folder: None }
+    }
+}
+
 /// Runs a plan to its end.
-pub fn execute(plan: &Plan, place: Place) -> Result<()> {
+pub fn execute(plan: &Plan, place: Place, watch: &mut dyn Watch) -> Result<Finished, Stopped> {
     let began = Instant::now();
-    let screen = Rc::new(Screen::new());
     // An interrupted run's folder is taken at once, a new one only when nothing is wrong with the configuration.
     let resumed = match &place {
         Place::New { folder, force } => {
@@ -105,16 +165,16 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
     };
     let commit = resumed.as_ref().map(|f| read_manifest(f.path())).transpose()?;
     let commit = commit.as_ref().and_then(model_commit);
-    let ready = prepare_at(plan, commit.as_deref(), &screen)?;
-    ready.session.show_plan(&screen);
-    if let Some(waves) = super::plan::waves(plan, &ready) {
-        screen.line(&format!("waves    {waves}"));
+    let ready = prepare_at(plan, commit.as_deref(), watch)?;
+    ready.session.show_plan(watch);
+    if let Some(waves) = waves(plan, &ready) {
+        watch.line(format!("waves    {waves}"));
     }
 
     let manifest = manifest(plan, &ready)?;
     let folder = match (resumed, &place) {
         (Some(folder), _) => {
-            let then = check_manifest(folder.path(), &manifest, &screen)?;
+            let then = check_manifest(folder.path(), &manifest, watch)?;
             if then["lanes"] != manifest["lanes"] {
                 extend_folder(&folder, plan, &ready, &then, manifest)?;
             }
@@ -130,51 +190,23 @@ pub fn execute(plan: &Plan, place: Place) -> Result<()> {
         }
         (None, Place::Resume { folder }) => RunFolder::open(folder)?,
     };
-    screen.line(&format!("folder   {}", folder.path().display()));
-
-    let result = run_all(plan, &ready, &folder, &screen).and_then(|()| {
-        let report = report::Report::of(folder.path())?;
-        report.write(folder.path())?;
+    let path = folder.path().to_path_buf();
+    watch.line(format!("folder   {}", path.display()));
+    let result = run_all(plan, &ready, &folder, watch).and_then(|()| {
+        let report = report::Report::of(&path)?;
+        report.write(&path)?;
         Ok(report)
     });
-    screen.clear();
-    let report = result.inspect_err(|e| {
-        let next = match e {
-            Error::NotFinite(_) => {
-                "Resuming would meet it again; a lower training.learning_rate may not.".to_string()
-            }
-            _ => format!("To go on:\n  colloquy resume {}", quoted(folder.path())),
-        };
-        let why = if let Error::Interrupted(_) = e { e.to_string() } else { "The run stopped".into() };
-        screen.line(&format!("{why}; all that was complete is kept. {next}"));
-    })?;
-    out(&report.summary)?;
-    screen.line(&format!(
-        "Done in {:.0} s. All of it is in {}:\n  report.html to look at, metrics.jsonl, transcripts/, data/, adapters/",
-        began.elapsed().as_secs_f64(),
-        folder.path().display()
-    ));
-    screen.line(&format!(
-        "Watch the trained agents debate:\n  colloquy debate --society {} {}",
-        quoted(folder.path()),
-        example(&ready.arms)
-    ));
-    Ok(())
+    let report = result.map_err(|error| Stopped { error, folder: Some(path.clone()) })?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(Finished { folder: path, summary: report.summary, question: example(&ready.arms), seconds })
 }
 
-/// A question to ask, as an argument.
-fn example(arms: &[ArmWork]) -> String {
-    let questions = arms.iter().flat_map(|a| a.own.questions.dev.iter().chain(&a.own.questions.train));
-    let short =
-        questions.map(|q| q.text.as_str()).find(|text| text.len() <= 40 && !text.contains(['\'', '\n']));
-    format!("'{}'", short.unwrap_or("QUESTION"))
-}
-
-/// A path as an argument for a shell.
-pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.+:".contains(c));
-    if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+/// A short question of those that were asked.
+fn example(arms: &[ArmWork]) -> Option<String> {
+    let mut questions = arms.iter().flat_map(|a| a.own.questions.dev.iter().chain(&a.own.questions.train));
+    let short = |text: &str| text.len() <= 40 && !text.contains(['\'', '\n']);
+    questions.find(|q| short(&q.text)).map(|q| q.text.clone())
 }
 
 /// What is wrong with one arm's questions or prompts, and which arm that is.
@@ -269,10 +301,14 @@ fn longest(arms: &[ArmWork], files: &ModelFiles, codec: Option<&Rc<ChatTokenizer
 }
 
 /// The model in an engine whose memory plan counts on all lanes' adapters, and on the longest conversation.
-fn open_session(plan: &Plan, arms: &[ArmWork], commit: Option<&str>, screen: &Screen) -> Result<Session> {
+fn open_session(
+    plan: &Plan,
+    arms: &[ArmWork],
+    commit: Option<&str>,
+    watch: &mut dyn Watch,
+) -> Result<Session> {
     let run = &plan.config.run;
-    let lanes: Vec<usize> =
-        plan.arms.iter().flat_map(|a| vec![super::plan::adapters(a); a.seeds.len()]).collect();
+    let lanes: Vec<usize> = plan.arms.iter().flat_map(|a| vec![adapters(a); a.seeds.len()]).collect();
     let sections = all_adapters(plan)?;
     let rank = sections.iter().map(|(_, section)| section.rank).max().unwrap_or(1);
     let wanted = Wanted {
@@ -288,13 +324,12 @@ fn open_session(plan: &Plan, arms: &[ArmWork], commit: Option<&str>, screen: &Sc
         }),
         limits: (run.micro_batch_rows, run.step_rows, run.max_sequences),
     };
-    let common = Common {
+    let device = DeviceOptions {
         device: Some(run.device.clone()),
         threads: Some(run.threads),
-        memory: (!run.memory.is_empty()).then(|| run.memory.clone()),
-        seed: None,
+        memory: parse_bytes(&run.memory),
     };
-    let opened = Session::open_for(&wanted, &common, screen, |files, codec| longest(arms, files, codec));
+    let opened = Session::open_for(&wanted, &device, watch, |files, codec| longest(arms, files, codec));
     opened.map_err(|e| match e {
         // A path that nobody typed here is found by its key.
         Error::Input { place, problem } if place == plan.config.model.path => {
@@ -304,13 +339,14 @@ fn open_session(plan: &Plan, arms: &[ArmWork], commit: Option<&str>, screen: &Sc
     })
 }
 
-fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) -> Result<()> {
+fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, watch: &mut dyn Watch) -> Result<()> {
     let Ready { session, arms, .. } = ready;
     let layout = session.engine.with(|e| e.model().layout().clone());
     let base = session.base.clone();
     let write_adapter: AdapterWriter =
         Box::new(move |path, snapshot| write_peft(path, snapshot, &layout, base.clone()));
-    let show = Show::new(screen.clone(), arms);
+    let said = Queue::default();
+    let show = Show::new(said.clone(), arms);
     let recorder =
         Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
     let names: Vec<String> = lanes(plan).iter().map(Lane::name).collect();
@@ -320,7 +356,7 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     let output: Rc<dyn Output> = Rc::new(Watched {
         recorder,
         iterations: iterations.clone(),
-        screen: screen.clone(),
+        said: said.clone(),
         folder: folder.path().to_path_buf(),
         arms: arms.iter().map(|a| a.arm.clone()).collect(),
         measured: RefCell::default(),
@@ -328,15 +364,15 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     });
     let futures = lane_futures(ready, &output, &mut |lane| {
         let (journal, warning) = FileJournal::open(&folder.journal(), lane)?;
-        let warn = screen.clone();
+        let warn = said.clone();
         let journal = journal
             .keeping(plan.config.run.keep_checkpoints)
-            .warning(move |warning| warn.line(&format!("warning: {warning}")));
+            .warning(move |warning| warn.say(Said::Warning(warning)));
         if let Some(warning) = warning {
-            screen.line(&format!("warning: {warning}"));
+            said.say(Said::Warning(warning));
         }
         if !journal.is_empty() {
-            screen.line(&format!("resume   {lane}: {} calls in the journal", journal.len()));
+            said.say(Said::Line(format!("resume   {lane}: {} calls in the journal", journal.len())));
         }
         Ok((Rc::new(session.engine.clone()), Rc::new(journal)))
     })?;
@@ -351,8 +387,7 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, screen: &Rc<Screen>) 
     };
     let futures = names.into_iter().zip(futures).map(until_the_end).collect();
     let room = session.engine.with(|e| e.plan().options.adapters);
-    let signals = Signals::watch()?;
-    run_waves(&session.engine, futures, room, &|| signals.check())
+    said.drive(watch, |go_on| run_waves(&session.engine, futures, room, go_on))
 }
 
 /// What answers the calls of a lane, and where they are kept.
@@ -380,7 +415,7 @@ pub fn lane_futures(
                 seed,
                 new_adapter: new_adapter(&ready.session),
             };
-            let adapters = super::plan::adapters(&work.arm);
+            let adapters = adapters(&work.arm);
             futures.push((adapters, recipe::run_arm(&work.arm.recipe, &work.arm.config, context)));
         }
     }
@@ -391,7 +426,7 @@ pub fn lane_futures(
 struct Watched {
     recorder: Recorder,
     iterations: Rc<Iterations>,
-    screen: Rc<Screen>,
+    said: Queue,
     folder: PathBuf,
     arms: Vec<Arm>,
     /// Lanes that have measured each iteration.
@@ -436,7 +471,7 @@ impl Output for Watched {
             })?;
             if let Some(table) = report::accuracy(&metrics, "dev") {
                 let legend = if self.explained.replace(true) { "" } else { report::LEGEND };
-                self.screen.line(&format!("{table}{legend}"));
+                self.said.say(Said::Line(format!("{table}{legend}")));
             }
         }
         Ok(())
@@ -466,43 +501,30 @@ impl Output for Watched {
     }
 }
 
-/// Turns events into what is seen.
+/// Turns events into what is said.
 struct Show {
-    screen: Rc<Screen>,
+    said: Queue,
     answers: Vec<Rc<AnswerKey>>,
-    debates: Cell<usize>,
+    has_debated: Cell<bool>,
 }
 
 impl Show {
-    fn new(screen: Rc<Screen>, arms: &[ArmWork]) -> Self {
+    fn new(said: Queue, arms: &[ArmWork]) -> Self {
         let answers = arms.iter().map(|a| a.own.answers.clone()).collect();
-        Self { screen, answers, debates: Cell::new(0) }
+        Self { said, answers, has_debated: Cell::new(false) }
     }
 
     fn event(&self, event: Event) {
-        match event {
-            Event::Phase { lane, name, total } => self.screen.phase(&lane, &name, total),
-            Event::Advance { lane, done } => self.screen.advance(&lane, done),
-            Event::Note { lane, text } => self.screen.line(&live::note(&lane, &text)),
-            Event::Debate { lane, transcript } => self.debate(&lane, &transcript),
-        }
-    }
-
-    /// The first debate of the run, whole.
-    fn debate(&self, lane: &str, transcript: &Value) {
-        if self.debates.replace(self.debates.get() + 1) > 0 {
+        // Of a run's debates the first is shown.
+        if let Event::Debate { lane, transcript } = event {
+            if !self.has_debated.replace(true) {
+                let id = transcript["id"].as_str().unwrap_or_default();
+                let right = self.answers.iter().find_map(|key| key.reference(id)).map(String::from);
+                self.said.say(Said::Debate { lane, transcript, right });
+            }
             return;
         }
-        let paint = Paint::stderr();
-        let id = transcript["id"].as_str().unwrap_or_default();
-        let right = self.answers.iter().find_map(|key| key.reference(id));
-        let title = live::heading(&format!("the first debate, of {lane}"));
-        self.screen.line(&format!(
-            "{}\n{}",
-            paint.dim(&title),
-            live::debate(transcript, right, paint).trim_end()
-        ));
-        self.screen.line(&paint.dim(&"─".repeat(78)));
+        self.said.say(Said::from(event));
     }
 }
 
@@ -569,7 +591,7 @@ fn extend_folder(
 
 /// What the run's manifest says. Refuses to resume with another model, data or prompts (of the arms it has); warns where only the bits
 /// may differ.
-pub fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Value> {
+pub fn check_manifest(folder: &Path, now: &Value, watch: &mut dyn Watch) -> Result<Value> {
     let then = read_manifest(folder)?;
     let place = folder.join("manifest.json");
     let kept = |key: &str| match (&then[key], &now[key]) {
@@ -588,8 +610,8 @@ pub fn check_manifest(folder: &Path, now: &Value, screen: &Screen) -> Result<Val
     }
     for (key, what) in [("program", "another version of the program"), ("arithmetic", "other arithmetic")] {
         if then[key] != now[key] {
-            screen.line(&format!(
-                "warning: the run began with {what} ({}, now {}); bits may differ from an uninterrupted run",
+            watch.warn(format!(
+                "the run began with {what} ({}, now {}); bits may differ from an uninterrupted run",
                 then[key], now[key]
             ));
         }

@@ -1,17 +1,13 @@
-//! JSON Lines in and out: input records with their line numbers, results that stand under their name only when they are whole.
+//! Records as every command and request takes them: what each holds, and where each stands for errors.
 
 mod fields;
-
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 
 use serde_json::{Map, Value};
 
 pub use fields::Reader;
 
 use crate::error::{Error, Result};
-use crate::files::json::{parse_with_ids, to_line};
-use crate::files::{Line, MAX_LINE, NewFile, no_text, read_line, without_mark};
+use crate::files::json::parse_with_ids;
 use crate::text::{BadMessage, ChatOptions, Message};
 
 /// What a record holds.
@@ -333,9 +329,8 @@ fn brief(text: &str) -> String {
     }
 }
 
-/// Reads all records of a file or, for `-`, of stdin, for the command `reader`.
-pub fn read(path: &Path, reader: Reader) -> Result<Vec<Record>> {
-    let (name, text) = read_text(path)?;
+/// Reads all records of a text, a JSON object a line, for the command `reader`; `name` is what to call the text.
+pub fn read(text: &str, name: &str, reader: Reader) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for (i, line) in text.lines().enumerate() {
         if !line.trim().is_empty() {
@@ -346,93 +341,6 @@ pub fn read(path: &Path, reader: Reader) -> Result<Vec<Record>> {
         return Err(Error::input(name, "holds no records"));
     }
     Ok(records)
-}
-
-/// A file's text, or stdin's, and what to call it. No line may be longer than [`MAX_LINE`].
-pub fn read_text(path: &Path) -> Result<(String, String)> {
-    if path == Path::new("-") {
-        let text = bounded_text(std::io::stdin().lock(), "stdin", Path::new("stdin"))?;
-        return Ok(("stdin".to_string(), text));
-    }
-    let name = path.display().to_string();
-    if path.is_dir() {
-        return Err(Error::file(path, "found a folder, expected a file"));
-    }
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let text = bounded_text(BufReader::with_capacity(1 << 16, file), &name, path)?;
-    Ok((name, text))
-}
-
-fn bounded_text(mut from: impl BufRead, name: &str, path: &Path) -> Result<String> {
-    let (mut text, mut line) = (String::new(), Vec::new());
-    if let Some(problem) = no_text(from.fill_buf().map_err(Error::io(path))?) {
-        return Err(Error::input(name, problem));
-    }
-    for number in 1.. {
-        let place = || format!("{name}:{number}");
-        match read_line(&mut from, &mut line, MAX_LINE).map_err(Error::io(path))? {
-            Line::End => break,
-            Line::TooLong => return Err(too_long(&place())),
-            Line::Whole => {
-                let line = if number == 1 { without_mark(&line) } else { &line };
-                text.push_str(std::str::from_utf8(line).map_err(|_| Error::input(place(), "not UTF-8"))?);
-                text.push('\n');
-            }
-        }
-    }
-    Ok(text)
-}
-
-/// The error of a line of more than [`MAX_LINE`] bytes.
-pub fn too_long(place: &str) -> Error {
-    Error::input(place, format!("found a line of more than {} MiB, expected at most that", MAX_LINE >> 20))
-}
-
-/// Where results go: stdout, line by line, or a file that appears when it is complete.
-pub enum Sink {
-    /// `-`.
-    Stdout,
-    /// A file.
-    File(NewFile, std::path::PathBuf),
-}
-
-impl Sink {
-    /// Opens `path`; one that exists is an error unless `force`.
-    pub fn create(path: &Path, force: bool) -> Result<Self> {
-        if path == Path::new("-") {
-            return Ok(Sink::Stdout);
-        }
-        if path.exists() && !force {
-            return Err(Error::file(
-                path,
-                "exists already; choose another --output, or --force to replace it",
-            ));
-        }
-        if path.is_dir() {
-            return Err(Error::file(path, "is a folder"));
-        }
-        Ok(Sink::File(NewFile::create(path)?, path.to_path_buf()))
-    }
-
-    /// Writes one record.
-    pub fn write(&mut self, record: &Value) -> Result<()> {
-        let record = to_line(record);
-        match self {
-            Sink::Stdout => {
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "{record}").and_then(|()| out.flush()).map_err(Error::io(Path::new("stdout")))
-            }
-            Sink::File(file, path) => writeln!(file, "{record}").map_err(Error::io(path)),
-        }
-    }
-
-    /// All records are written.
-    pub fn finish(self) -> Result<()> {
-        match self {
-            Sink::Stdout => Ok(()),
-            Sink::File(file, _) => file.finish(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -594,16 +502,5 @@ mod tests {
         assert_eq!(ignored_line(&counts).as_deref(), Some("ignored  source (2 records), note (1)"));
         assert_eq!(ignored_line(&count(["source"])).as_deref(), Some("ignored  source (1 record)"));
         assert_eq!(ignored_line(&Map::new()), None);
-    }
-
-    #[test]
-    fn text_is_read_line_by_line() {
-        let of = |bytes: &[u8]| bounded_text(bytes, "in.jsonl", Path::new("in.jsonl"));
-        assert_eq!(of(b"a\r\n\nb").unwrap().lines().collect::<Vec<_>>(), ["a", "", "b"]);
-        assert_eq!(of(b"a\nb\xff\n").unwrap_err().to_string(), "in.jsonl:2: not UTF-8");
-        // Without an end, as of a device.
-        let endless = BufReader::new(std::io::repeat(b'x'));
-        let e = bounded_text(endless, "in.jsonl", Path::new("in.jsonl")).unwrap_err().to_string();
-        assert!(e.starts_with("in.jsonl:1: found a line of more than 64 MiB"), "{e}");
     }
 }

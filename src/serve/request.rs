@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 use super::generate::{self, Wishes};
 use super::grade::Grading;
 use super::records::{Reader, Record, shown};
-use super::train::{self, TrainingArgs};
+use super::train::{self, Settings};
 use crate::adapter::AdapterOrigin;
 use crate::engine::{SamplingParams, draw_key};
 use crate::error::{Error, Result};
 use crate::files::json::parse_with_ids;
 use crate::files::without_mark;
-use crate::recipe::Training as Settings;
+use crate::recipe;
 
 /// Most samples of one request: all are under way at once.
 const MAX_SAMPLES: u64 = 100_000;
@@ -131,7 +131,7 @@ pub struct Training {
     /// The data.
     pub records: Vec<Record>,
     /// The settings, and the number of steps if that is set.
-    pub settings: (Settings, Option<usize>),
+    pub settings: (recipe::Training, Option<usize>),
     /// Decides the order of the data.
     pub key: u64,
     /// Whether AdamW goes on with its moments.
@@ -231,9 +231,8 @@ fn training(adapter: &str, value: Value, place: &str, seed: u64) -> Result<Train
             Error::input(format!("{place}.keep_moments"), problem)
         })?,
     };
-    let settings = TrainingArgs::from_json(&fields, &place)?
-        .of(adapter, &[adapter])
-        .map_err(|e| Error::input(&place, e))?;
+    let settings =
+        Settings::from_json(&fields, &place)?.of(adapter, &[adapter]).map_err(|e| Error::input(&place, e))?;
     let records = read_records(records, Reader::Train, &format!("{place}.records"))?;
     train::check_length(records.len(), &settings).map_err(|problem| Error::input(&place, problem))?;
     Ok(Training { records, settings, key, keep_moments })

@@ -1,69 +1,22 @@
-//! `colloquy session`: a resident model that other programs talk to, in JSON Lines on stdin and stdout.
+//! A resident model that other programs talk to.
 
-use std::io::Write;
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clap::Args as ClapArgs;
 use futures::future::{LocalBoxFuture, join_all};
 use serde_json::{Map, Value, json};
 
-use super::common::{Common, ModelArgs, whole};
-use super::generate::Wishes;
-use super::records::{Record, too_long};
-use super::request::{Request, Training};
-use super::screen::Screen;
-use super::session::{Purpose, Session, Wanted, ignored};
-use super::{generate, models, one_line, request, score, train};
+use super::generate::{self, Wishes};
+use super::records::Record;
+use super::request::{self, Request, Training};
+use super::tokens::{Purpose, ignored};
+use super::{score, train};
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
+use crate::backend::MAX_RANK;
 use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lane};
 use crate::error::{Error, Result};
-use crate::files::json::to_line;
-use crate::files::{Line, MAX_LINE, read_line, skip_line};
+use crate::experiment::{DeviceOptions, Session, Wanted, Watch, models};
 use crate::run::is_name;
-
-/// Options of `session`.
-#[derive(ClapArgs, Debug)]
-#[command(
-    about = "Keep a model resident and answer requests on stdin, one JSON object a line",
-    long_about = "Loads the model once and answers one request a line with one line, until stdin ends. All records of a request share \
-                  batches, whatever their adapter. A request that is wrong is answered with an error; the session goes on.",
-    after_help = "Requests, each with an \"id\" of yours (copied to the answer):
-  {\"op\": \"load\", \"adapter\": NAME, \"source\": \"DIR\", \"OWNER/NAME\" or \"new:rank=16,init-seed=7\"}
-  {\"op\": \"generate\", \"records\": [{\"messages\": […], \"adapter\": NAME, \"temperature\": …, …}, …]}
-  {\"op\": \"score\", \"records\": [{\"text\": …, \"adapter\": NAME}, …]}
-  {\"op\": \"train\", \"adapters\": {NAME: {\"records\": […], \"learning_rate\": …, \"num_epochs\": …}, …}}
-      fields as the options of `train`, such as \"normalizer\": \"tokens\" where weights are negative;
-      \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
-  {\"op\": \"grade\", \"task\": \"gsm8k\", \"records\": [{\"response\": …, \"reference\": …}, …]}
-      as `grade` does; \"set\": [\"task.extraction=boxed\"] as its --set
-  {\"op\": \"clone\", \"adapter\": NAME, \"to\": NAME}
-  {\"op\": \"reset\", \"adapter\": NAME}                 as it was when it was loaded
-  {\"op\": \"save\", \"adapter\": NAME, \"output\": DIR}    a PEFT folder; \"force\": true replaces one
-  {\"op\": \"drop\", \"adapter\": NAME}
-  {\"op\": \"list\"}
-Records are those of `generate`, `score` and `train`; fields of theirs that are not read are counted in the answer, as
-{\"id\": …, \"ignored\": {\"source\": 40}, \"result\": …}. A line may have at most 64 MiB. With \"prompt_tokens\": true, `generate` also gives the prompt's.
-Answers: {\"id\": …, \"result\": …} or {\"id\": …, \"error\": \"…\"}. The first line says what is loaded.
-
-Example:
-  echo '{\"op\": \"score\", \"records\": [{\"text\": \"2+2=4\"}]}' | colloquy session --model embedded"
-)]
-pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Most adapters at once; memory is planned for as many.
-    #[arg(long, default_value_t = 16, value_name = "N", value_parser = whole::<usize>)]
-    max_loras: usize,
-    /// The largest rank of adapters that are loaded later.
-    #[arg(long, default_value_t = 16, value_name = "R", value_parser = whole::<usize>)]
-    max_lora_rank: usize,
-    /// Plan no memory for training; `train` is then an error.
-    #[arg(long)]
-    no_training: bool,
-    #[command(flatten)]
-    common: Common,
-}
 
 /// What an adapter was when it was loaded.
 enum Origin {
@@ -74,88 +27,61 @@ enum Origin {
 }
 
 /// A resident model.
-struct Resident {
+pub struct Resident {
     session: Session,
-    screen: Screen,
-    origins: std::collections::BTreeMap<String, Origin>,
+    options: ResidentOptions,
+    origins: BTreeMap<String, Origin>,
     model: String,
-    seed: u64,
-    max_loras: usize,
-    max_lora_rank: usize,
-    training: bool,
 }
 
-/// Runs it.
-pub fn run(args: Args) -> Result<()> {
-    let screen = Screen::new();
-    let mut wanted = Wanted::from_args(&args.model)?;
-    if args.max_loras < wanted.adapters.len() {
-        return Err(Error::Usage(format!(
-            "--max-loras {}: {} adapters are given with --adapter or --society",
-            args.max_loras,
-            wanted.adapters.len()
-        )));
-    }
-    if !(1..=crate::backend::MAX_RANK).contains(&args.max_lora_rank) {
-        return Err(Error::Usage(format!(
-            "--max-lora-rank {}: expected 1 to {}",
-            args.max_lora_rank,
-            crate::backend::MAX_RANK
-        )));
-    }
-    wanted.training = !args.no_training;
-    wanted.rank = args.max_lora_rank;
-    wanted.lanes = vec![args.max_loras - wanted.adapters.len()];
-    // What a name of the hub means is settled once: a reset gives what was loaded.
-    for (_, origin) in &mut wanted.adapters {
-        *origin = models::origin(origin, &screen)?;
-    }
-    let origins =
-        wanted.adapters.iter().map(|(name, origin)| (name.clone(), Origin::Source(origin.clone()))).collect();
-    let session = Session::open(&wanted, &args.common, &screen)?;
-    session.show_plan(&screen);
-    let mut resident = Resident {
-        session,
-        screen,
-        origins,
-        model: wanted.model,
-        seed: args.common.seed.unwrap_or(0),
-        max_loras: args.max_loras,
-        max_lora_rank: args.max_lora_rank,
-        training: !args.no_training,
-    };
-    say(&resident.greeting())?;
-    let mut lines = std::io::stdin().lock();
-    let mut line = Vec::new();
-    let stdin = |e| Error::io(Path::new("stdin"))(e);
-    for number in 1.. {
-        let place = format!("stdin:{number}");
-        match read_line(&mut lines, &mut line, MAX_LINE).map_err(stdin)? {
-            Line::End => break,
-            Line::TooLong => {
-                say(&json!({"id": null, "error": one_line(&too_long(&place))}))?;
-                skip_line(&mut lines).map_err(stdin)?;
-            }
-            Line::Whole if line.trim_ascii().is_empty() => {}
-            Line::Whole => say(&resident.answer(&line, &place)?)?,
-        }
-        // A long line is no reason to hold its memory from then on.
-        line.shrink_to(KEPT_LINE);
-    }
-    Ok(())
-}
-
-/// Bytes of a line's memory that are kept for the next.
-const KEPT_LINE: usize = 1 << 20;
-
-fn say(answer: &Value) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", to_line(answer)).and_then(|()| out.flush()).map_err(Error::io(Path::new("stdout")))
+/// What a resident model is to hold.
+#[derive(Clone, Debug)]
+pub struct ResidentOptions {
+    /// Counts where a record or a training gives no seed.
+    pub seed: u64,
+    /// Most adapters at once; memory is planned for as many.
+    pub max_loras: usize,
+    /// The largest rank of adapters that are loaded later.
+    pub max_lora_rank: usize,
+    /// Whether memory is planned for training.
+    pub training: bool,
 }
 
 impl Resident {
+    /// Loads what is wanted.
+    pub fn open(
+        mut wanted: Wanted,
+        options: ResidentOptions,
+        device: &DeviceOptions,
+        watch: &mut dyn Watch,
+    ) -> Result<Self> {
+        if options.max_loras < wanted.adapters.len() {
+            return Err(Error::Usage(format!(
+                "--max-loras {}: {} adapters are given with --adapter or --society",
+                options.max_loras,
+                wanted.adapters.len()
+            )));
+        }
+        if !(1..=MAX_RANK).contains(&options.max_lora_rank) {
+            let rank = options.max_lora_rank;
+            return Err(Error::Usage(format!("--max-lora-rank {rank}: expected 1 to {MAX_RANK}")));
+        }
+        wanted.training = options.training;
+        wanted.rank = options.max_lora_rank;
+        wanted.lanes = vec![options.max_loras - wanted.adapters.len()];
+        // What a name of the hub means is settled once: a reset gives what was loaded.
+        for (_, origin) in &mut wanted.adapters {
+            *origin = models::origin(origin, watch)?;
+        }
+        let of = |(name, origin): &(String, AdapterOrigin)| (name.clone(), Origin::Source(origin.clone()));
+        let origins = wanted.adapters.iter().map(of).collect();
+        let session = Session::open(&wanted, device, watch)?;
+        session.show_plan(watch);
+        Ok(Self { session, options, origins, model: wanted.model })
+    }
+
     /// What is loaded.
-    fn greeting(&self) -> Value {
+    pub fn greeting(&self) -> Value {
         let (vocab, context) =
             self.session.engine.with(|e| (e.config().vocab_size, e.config().max_positions));
         json!({
@@ -170,19 +96,17 @@ impl Resident {
         })
     }
 
-    /// The answer to a line. An error here is the engine's own, and the session's end.
-    fn answer(&mut self, line: &[u8], place: &str) -> Result<Value> {
-        let refuse = |id: Value, problem: String| json!({"id": id, "error": problem});
-        let (id, request) = request::read(line, place, self.seed);
+    /// The answer to a line, whose `place` errors name. Where it ends the session, its error comes with it.
+    pub fn answer(&mut self, line: &[u8], place: &str, watch: &mut dyn Watch) -> (Value, Result<()>) {
+        let (id, request) = request::read(line, place, self.options.seed);
         let ignored = request.as_ref().map_or(Map::new(), |request| self.ignored(request));
-        match request.and_then(|request| self.obey(request, place)) {
-            Ok(result) if ignored.is_empty() => Ok(json!({"id": id, "result": result})),
-            Ok(result) => Ok(json!({"id": id, "ignored": ignored, "result": result})),
+        match request.and_then(|request| self.obey(request, place, watch)) {
+            Ok(result) if ignored.is_empty() => (json!({"id": id, "result": result}), Ok(())),
+            Ok(result) => (json!({"id": id, "ignored": ignored, "result": result}), Ok(())),
             Err(Error::Internal(problem)) => {
-                say(&refuse(id, problem.clone()))?;
-                Err(Error::Internal(problem))
+                (json!({"id": id, "error": problem}), Err(Error::Internal(problem)))
             }
-            Err(e) => Ok(refuse(id, one_line(&e))),
+            Err(e) => (json!({"id": id, "error": e.one_line()}), Ok(())),
         }
     }
 
@@ -200,7 +124,7 @@ impl Resident {
         }
     }
 
-    fn obey(&mut self, request: Request, place: &str) -> Result<Value> {
+    fn obey(&mut self, request: Request, place: &str, watch: &mut dyn Watch) -> Result<Value> {
         match request {
             Request::Generate { records, prompt_tokens } => self.generate(&records, prompt_tokens),
             Request::Score { records } => self.score(&records),
@@ -208,7 +132,7 @@ impl Resident {
             Request::Grade { graded, .. } => Ok(graded),
             Request::Load { adapter, source: origin } => {
                 self.is_free(&adapter, place)?;
-                let origin = models::origin(&origin, &self.screen)?;
+                let origin = models::origin(&origin, watch)?;
                 let snapshot = Arc::new(self.read(&origin)?);
                 self.create(adapter.clone(), AdapterSource::Snapshot(snapshot))?;
                 self.origins.insert(adapter, Origin::Source(origin));
@@ -274,7 +198,7 @@ impl Resident {
         if self.session.adapters.contains_key(name) {
             return Err(Error::input(place, format!("an adapter is called `{name}` already; drop it first")));
         }
-        let limit = self.max_loras;
+        let limit = self.options.max_loras;
         if self.session.adapters.len() >= limit {
             let problem = format!("there are {limit} already, as many as --max-loras plans memory for");
             return Err(Error::input(place, problem));
@@ -287,12 +211,12 @@ impl Resident {
         let layout = self.session.engine.with(|e| e.model().layout().clone());
         let snapshot = origin.snapshot(&layout, &self.session.files)?;
         let rank = snapshot.spec.parts.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
-        if rank > self.max_lora_rank {
+        if rank > self.options.max_lora_rank {
             return Err(Error::input(
                 "source",
                 format!(
                     "found rank {rank}, expected at most {}, which --max-lora-rank sets",
-                    self.max_lora_rank
+                    self.options.max_lora_rank
                 ),
             ));
         }
@@ -343,7 +267,7 @@ impl Resident {
     }
 
     fn train(&self, adapters: Vec<(String, Result<Training>)>, place: &str) -> Result<Value> {
-        if !self.training {
+        if !self.options.training {
             return Err(Error::input(place, "this session was started with --no-training"));
         }
         let mut requests: Vec<(String, TrainRequest)> = Vec::new();

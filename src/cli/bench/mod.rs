@@ -11,10 +11,10 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY
 use serde_json::{Value, json};
 
 use super::common::{Common, whole};
-use super::models;
-use super::screen::{Screen, bytes};
+use super::screen::Screen;
 use crate::backend::{GraphCounts, OpTimes, Selected, select};
 use crate::error::{Error, Result};
+use crate::experiment::{bytes, models};
 use crate::files::NewFile;
 use crate::model::{LoadOptions, Model, ModelConfig, Shape};
 
@@ -162,7 +162,7 @@ pub fn run(args: Args) -> Result<()> {
     if [What::Prefill, What::Decode, What::Train, What::Round].into_iter().any(wanted) {
         let context = (args.prompt + args.new_tokens + 1).max(args.tokens);
         let files = match &args.model {
-            Some(model) => models::open(model, &screen)?.files,
+            Some(model) => models::open(model, &mut &screen)?.files,
             None => Shape::named(&args.shape)?.files(context)?,
         };
         let config = ModelConfig::read(&files)?;

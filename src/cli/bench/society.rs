@@ -45,7 +45,7 @@ impl Society {
             kv: KvBudget::Pages(pages),
             training,
             micro_batch_rows: args.micro_batch,
-            memory_limit: args.common.memory_limit(),
+            memory_limit: args.common.device().memory,
             ..EngineOptions::default()
         };
         let mut engine = Engine::new(backend, model, options)?;

@@ -6,9 +6,8 @@ use serde_json::json;
 
 use super::{Said, facts, plural};
 use crate::adapter::describe;
-use crate::cli::screen::bytes;
-use crate::cli::session::count;
 use crate::error::Result;
+use crate::experiment::{bytes, count};
 
 /// What it is.
 pub fn say(folder: &Path) -> Result<Said> {

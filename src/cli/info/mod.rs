@@ -10,10 +10,10 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use super::common::whole;
-use super::models::{self, Place};
 use super::screen::{Screen, out};
 use crate::adapter::ADAPTER_CONFIG;
 use crate::error::{Error, Result};
+use crate::experiment::models::{self, Place};
 use crate::model::{CONFIG, EMBEDDED};
 
 /// Options of `info`.
@@ -69,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
     let said = match kind(&args.what)? {
         Kind::Model => match model::say(&args, &screen)? {
             Some(said) => said,
-            None => adapter::say(&models::adapter(Path::new(&args.what), &screen)?)?,
+            None => adapter::say(&models::adapter(Path::new(&args.what), &mut &screen)?)?,
         },
         Kind::Adapter(folder) => adapter::say(&folder)?,
         Kind::Run(folder) => run::say(&folder)?,

@@ -8,11 +8,11 @@ use super::{Args, Said, facts, plural};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cuda::CudaBackend;
 use crate::backend::{Backend, MAX_RANK, WeightType};
-use crate::cli::models::{self, Downloads, Place, UNTIED};
-use crate::cli::screen::{Screen, bytes};
-use crate::cli::session::{count, program_bytes};
+use crate::cli::screen::Screen;
 use crate::engine::{EngineOptions, KvBudget, MemoryPlan};
 use crate::error::{Error, Result};
+use crate::experiment::models::{self, Place, UNTIED};
+use crate::experiment::{Downloads, bytes, count, program_bytes};
 use crate::hub;
 use crate::model::{LoadOptions, Model, ModelConfig, ModelFiles};
 use crate::report;
@@ -48,7 +48,9 @@ fn find(name: &str, screen: &Screen) -> Result<Option<Found>> {
     let (path, commit, listed) = match models::place(name)? {
         Place::Here => (name.to_string(), None, None),
         Place::Hub(hub_name) => {
-            let Some(overview) = hub::look(&hub_name, &Downloads(screen))? else { return Ok(None) };
+            let Some(overview) = hub::look(&hub_name, &Downloads::new(&mut &*screen))? else {
+                return Ok(None);
+            };
             let listed = (!overview.is_complete).then_some(overview.weights);
             (overview.folder.display().to_string(), Some(overview.commit), listed)
         }

@@ -6,10 +6,9 @@ use serde_json::json;
 use toml::{Table, Value as Toml};
 
 use super::{Said, facts, plural};
-use crate::cli::execute::quoted;
-use crate::cli::screen::bytes;
-use crate::cli::session::model_commit;
+use crate::cli::screen::quoted;
 use crate::error::{Error, Result};
+use crate::experiment::{bytes, model_commit};
 use crate::hub::pinned;
 use crate::report::{self, Run};
 use crate::run::{utc, worker};

@@ -45,7 +45,7 @@ const KNOWN: [(&[Reader], &[&str]); 4] = [
     ),
     (&[Score, Train], &["completion", "eos"]),
     (&[Train], &["weights"]),
-    (&[Generate], &crate::cli::generate::FIELDS),
+    (&[Generate], &crate::serve::generate::FIELDS),
 ];
 
 /// Fields of `generate` whose names are common words: elsewhere they are carried along.
@@ -519,7 +519,7 @@ mod tests {
 
     #[test]
     fn every_reader_knows_its_own_fields_and_refuses_those_of_others() {
-        for name in crate::cli::generate::FIELDS {
+        for name in crate::serve::generate::FIELDS {
             assert_eq!(of(json!({name: 1}), Generate), Ok(vec![]), "{name}");
             let elsewhere = of(json!({name: 1}), Train);
             match COMMON_WORDS.contains(&name) {
