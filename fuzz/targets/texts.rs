@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use colloquy::engine::StopRules;
 use colloquy::model::{ModelConfig, ModelFiles};
 use colloquy::text::{ChatTemplate, ChatTokenizer, Codec, Message};
 
@@ -37,10 +38,8 @@ pub fn tokenizer_json(input: &[u8]) {
             {
                 assert!(tokens.iter().all(|t| (*t as usize) < config.vocab_size), "{text:?}: {tokens:?}");
                 let _ = tokenizer.decode(&tokens);
-                if let Some(rule) = tokenizer.stop_rule(&["4".into(), "\n".into()]) {
-                    let mut watch = rule.watch();
-                    assert!(tokens.iter().filter(|t| watch(**t)).count() <= tokens.len());
-                }
+                let mut watch = tokenizer.watch(&["4".into(), "\n".into()]);
+                assert!(tokens.iter().filter(|t| watch(**t)).count() <= tokens.len());
             }
         }
         let _ = tokenizer.decode(&[0, 1, config.vocab_size as u32 - 1, u32::MAX]);

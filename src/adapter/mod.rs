@@ -12,13 +12,15 @@ pub use init::*;
 pub use peft::*;
 pub use targets::*;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backend::{AdapterLayout, GroupLayout, LoraMatrix, PartId, PartLayout, SlotSpec};
 
 /// Matrices of an adapter, row-major, in order of part, A before B.
 pub type Matrices = Vec<(PartId, LoraMatrix, Vec<f32>)>;
 
 /// An adapter's numbers on the host, row-major f32: for each adapted part A `[rank, inputs]` and B `[outputs, rank]`.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Ranks and scales.
     pub spec: SlotSpec,
@@ -36,7 +38,7 @@ impl Snapshot {
 }
 
 /// AdamW's state.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Moments {
     /// Optimizer steps taken since the moments were zeroed.
     pub steps: u32,

@@ -1,6 +1,8 @@
 //! Slots: where adapters live. A slot holds, for each part of each linear group it adapts, `A [rank, inputs]` and
 //! `B [outputs, rank]`; the linear group computes `y = x Wᵀ + b + s (x Aᵀ) Bᵀ` (Hu et al. 2021, arXiv 2106.09685).
 
+use serde::{Deserialize, Serialize};
+
 /// An adapter's place on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
@@ -15,7 +17,7 @@ impl Slot {
 pub struct GroupId(pub u32);
 
 /// A part of a linear group that one LoRA pair may change, counted over all groups in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartId(pub u32);
 
 /// A range of a group's outputs that one LoRA pair adds to.
@@ -65,7 +67,7 @@ impl AdapterLayout {
 }
 
 /// Rank and scale of one LoRA pair.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartSpec {
     /// 1 to 128.
     pub rank: usize,
@@ -74,7 +76,7 @@ pub struct PartSpec {
 }
 
 /// The shape of an adapter: one entry for each [`PartId`], `None` where the adapter leaves the part alone.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SlotSpec {
     /// By [`PartId`].
     pub parts: Vec<Option<PartSpec>>,
@@ -118,7 +120,7 @@ impl SlotSpec {
 }
 
 /// Which matrix of a LoRA pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LoraMatrix {
     /// The shrink, `[rank, inputs]`.
     A,

@@ -224,7 +224,7 @@ impl<'r> Stopwatch<'r> {
                 iteration: occasion.iteration,
                 kind: SampleKind::default(),
                 priority: 0,
-                stop: self.ready.codec.stop_rule(&sampling.stop),
+                stop: self.ready.codec.stop(&sampling.stop),
             };
             drop(self.engine(|e| e.sample(request))?);
         }

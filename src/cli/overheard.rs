@@ -28,15 +28,14 @@ pub struct Overheard {
 }
 
 impl Service for Overheard {
-    fn sample(&self, mut request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>> {
+    fn sample(&self, request: SampleRequest) -> LocalBoxFuture<'static, Result<Sample>> {
         let speaker = self.names.get(&request.key).and_then(|name| self.screen.speaker(name)).map(Rc::new);
-        if let Some(speaker) = &speaker {
-            let (codec, speaker) = (self.codec.clone(), speaker.clone());
-            request.stop = Some(Rc::new(Listening { inner: request.stop, codec, speaker }));
-        }
+        let sample = match &speaker {
+            Some(speaker) => self.engine.sample_aloud(request, listening(self.codec.clone(), speaker)),
+            None => self.engine.sample(request),
+        };
         let (screen, phase) = (self.screen.clone(), self.phase);
-        self.engine
-            .sample(request)
+        sample
             .inspect(move |_| {
                 screen.advance(phase, 1);
                 drop(speaker);
@@ -72,33 +71,18 @@ impl Service for Overheard {
     }
 }
 
-/// A stop rule that also tells the speaker each token; it stops where the inner one does.
-struct Listening {
-    inner: Option<Rc<dyn StopRule>>,
-    codec: Rc<dyn Codec>,
-    speaker: Rc<Speaker>,
-}
-
-impl StopRule for Listening {
-    fn id(&self) -> u64 {
-        self.inner.as_ref().map_or(0, |rule| rule.id())
-    }
-
-    fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
-        let mut inner = self.inner.as_ref().map(|rule| rule.watch());
-        let (codec, speaker) = (self.codec.clone(), Rc::downgrade(&self.speaker));
-        let (mut tokens, mut shown) = (Vec::new(), GrowingText::default());
-        Box::new(move |token| {
-            tokens.push(token);
-            // Gone when nobody waits for the sample any more.
-            if let Some(speaker) = speaker.upgrade()
-                && let Ok(text) = codec.decode(&tokens)
-            {
-                speaker.say(shown.grow(&text));
-            }
-            inner.as_mut().is_some_and(|ends_with| ends_with(token))
-        })
-    }
+/// Tells the speaker each token; nothing once nobody waits for the sample any more.
+fn listening(codec: Rc<dyn Codec>, speaker: &Rc<Speaker>) -> Hear {
+    let speaker = Rc::downgrade(speaker);
+    let (mut tokens, mut shown) = (Vec::new(), GrowingText::default());
+    Box::new(move |token| {
+        tokens.push(token);
+        if let Some(speaker) = speaker.upgrade()
+            && let Ok(text) = codec.decode(&tokens)
+        {
+            speaker.say(shown.grow(&text));
+        }
+    })
 }
 
 #[cfg(test)]
@@ -108,25 +92,20 @@ mod tests {
     use crate::text::ChatTokenizer;
 
     #[test]
-    fn listening_changes_neither_where_a_sample_stops_nor_its_identity() {
+    fn a_speaker_says_what_is_drawn_as_long_as_somebody_waits() {
         let files = ModelFiles::named(EMBEDDED).unwrap();
         let codec = ChatTokenizer::new(&files, &ModelConfig::read(&files).unwrap()).unwrap();
         let tokens = codec.encode_continuation("The answer is 7. More").unwrap();
         let codec: Rc<dyn Codec> = Rc::new(codec);
-        for strings in [vec![], vec!["is 7".to_string()], vec!["no such".to_string()]] {
-            let inner = codec.stop_rule(&strings);
-            let (speaker, bar) = Speaker::hidden();
-            let speaker = Rc::new(speaker);
-            let rule = Listening { inner: inner.clone(), codec: codec.clone(), speaker: speaker.clone() };
-            assert_eq!(rule.id(), inner.as_ref().map_or(0, |i| i.id()));
-            let (mut heard, mut alone) = (rule.watch(), inner.map(|i| i.watch()));
-            for (n, &token) in tokens.iter().enumerate() {
-                assert_eq!(heard(token), alone.as_mut().is_some_and(|a| a(token)), "{strings:?}");
-                assert_eq!(bar.message(), codec.decode(&tokens[..=n]).unwrap().trim());
-            }
-            drop((rule, speaker));
-            heard(tokens[0]);
-            assert_eq!(bar.message(), "The answer is 7. More", "nobody waits, nothing is said");
+        let (speaker, bar) = Speaker::hidden();
+        let speaker = Rc::new(speaker);
+        let mut hear = listening(codec.clone(), &speaker);
+        for (n, &token) in tokens.iter().enumerate() {
+            hear(token);
+            assert_eq!(bar.message(), codec.decode(&tokens[..=n]).unwrap().trim());
         }
+        drop(speaker);
+        hear(tokens[0]);
+        assert_eq!(bar.message(), "The answer is 7. More", "nobody waits, nothing is said");
     }
 }

@@ -476,7 +476,7 @@ impl Table {
             iteration: occasion.iteration,
             kind,
             priority: 0,
-            stop: self.codec.stop_rule(&self.sampling.stop),
+            stop: self.codec.stop(&self.sampling.stop),
         }
     }
 

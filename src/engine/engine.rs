@@ -1,12 +1,14 @@
 //! One model, its adapters, and all that is asked of them, a step at a time.
 
+use std::rc::Rc;
+
 use futures::channel::oneshot;
 
 use super::device::Device;
 use super::embedder::Embedder;
 use super::plan::{EngineOptions, MemoryPlan};
 use super::request::*;
-use super::sampler::{SampleBatch, Sampler, SamplerLimits, SamplerStats, Submitted};
+use super::sampler::{Hear, SampleBatch, Sampler, SamplerLimits, SamplerStats, Submitted};
 use super::scorer::Scorer;
 use super::slots::SlotTable;
 use super::trainer::Trainer;
@@ -148,9 +150,20 @@ impl Engine {
         Ok(true)
     }
 
+    /// Gives the engine what makes stop rules of a tokenizer's texts, before a request names it.
+    pub fn add_stop_rules(&mut self, rules: Rc<dyn StopRules>) {
+        self.sampler.add_stop_rules(rules);
+    }
+
     /// Queues a sample, or answers it from memory.
     pub fn sample(&mut self, request: SampleRequest) -> Result<Submitted> {
-        self.sampler.submit(request, &self.slots)
+        self.sampler.submit(request, None, &self.slots)
+    }
+
+    /// Queues a sample as [`Engine::sample`] does. If it is drawn for this request, `hear` is told
+    /// each token as soon as it is there, except one that is an end of sequence.
+    pub fn sample_aloud(&mut self, request: SampleRequest, hear: Hear) -> Result<Submitted> {
+        self.sampler.submit(request, Some(hear), &self.slots)
     }
 
     /// Returns a priority for requests that belong together, behind all earlier ones. So what has begun

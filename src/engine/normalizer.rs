@@ -3,13 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::request::TrainSequence;
 
 /// Z in the loss `Σ w·nll / Z` of one optimizer step of one adapter.
 ///
 /// Z follows from the step's data alone, never from how its sequences share micro-batches. Weights
 /// may be negative. A negative one makes its token less likely, whatever Z is, as Z is positive.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Normalizer {
     /// `Σ w`, so that the loss is a weighted mean. Has to be positive in every step.
     #[default]

@@ -1,9 +1,8 @@
 //! What callers ask of the engine and what they get back. Token ids only.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::normalizer::Normalizer;
 use super::slots::name;
@@ -43,16 +42,45 @@ impl SamplingParams {
     }
 }
 
-/// Ends a generation by what its text says. The engine knows no text: it hands over tokens and is told when to stop.
-pub trait StopRule {
-    /// Equal ids mean equal rules; part of a request's identity.
-    fn id(&self) -> u64;
-    /// A fresh watcher for one sample: given the next token, true if the sample ends with it.
-    fn watch(&self) -> Box<dyn FnMut(u32) -> bool>;
+/// Strings that end a sample: the first token whose text completes one of them is the last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stop {
+    /// Names the tokenizer that gives the drawn tokens their text, [`StopRules::tokenizer`].
+    pub tokenizer: u64,
+    /// The strings, at least one.
+    pub strings: Arc<[String]>,
+}
+
+impl Stop {
+    /// Stops at any of `strings`. They are sorted, and empty or repeated ones left out, so that
+    /// equal rules are equal values. Returns `None` if no string is left.
+    pub fn new(tokenizer: u64, strings: &[String]) -> Option<Self> {
+        let mut strings: Vec<String> = strings.iter().filter(|s| !s.is_empty()).cloned().collect();
+        strings.sort();
+        strings.dedup();
+        (!strings.is_empty()).then(|| Self { tokenizer, strings: strings.into() })
+    }
+}
+
+/// Follows one sample. It is given the next token and returns true if the sample ends with it.
+pub type Watch = Box<dyn FnMut(u32) -> bool>;
+
+/// Makes stop rules. The engine knows no text, so it is given one for each tokenizer that requests
+/// name ([`Engine::add_stop_rules`](super::Engine::add_stop_rules)).
+pub trait StopRules {
+    /// Names the tokenizer in [`Stop::tokenizer`]. Equal ids mean equal texts.
+    fn tokenizer(&self) -> u64;
+    /// Starts to watch one sample for these strings.
+    fn watch(&self, strings: &[String]) -> Watch;
+    /// The plain form of a rule that stops at any of `strings`; `None` for none.
+    fn stop(&self, strings: &[String]) -> Option<Stop> {
+        Stop::new(self.tokenizer(), strings)
+    }
 }
 
 /// What a sample is in a debate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SampleKind {
     /// An answer to a question alone.
     #[default]
@@ -64,7 +92,7 @@ pub enum SampleKind {
 }
 
 /// One sample to draw.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleRequest {
     /// The adapter; or several with weights that sum to 1, whose distributions are mixed at every step.
     pub adapters: Vec<(AdapterId, f32)>,
@@ -83,7 +111,7 @@ pub struct SampleRequest {
     /// [`Engine::next_priority`](super::Engine::next_priority).
     pub priority: u64,
     /// Stop strings, if any; the model's end-of-sequence tokens always stop.
-    pub stop: Option<Rc<dyn StopRule>>,
+    pub stop: Option<Stop>,
 }
 
 impl SampleRequest {
@@ -116,7 +144,7 @@ pub struct Sample {
 }
 
 /// A sequence to score.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScoreRequest {
     /// The adapter.
     pub adapter: AdapterId,
@@ -134,7 +162,7 @@ pub struct Score {
 }
 
 /// A stretch of a sequence to encode: the mean of its rows' hidden states after the model's final norm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EmbedRequest {
     /// The adapter.
     pub adapter: AdapterId,
@@ -152,7 +180,7 @@ pub struct Embedding {
 }
 
 /// A sequence to train on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainSequence {
     /// Tokens.
     pub tokens: Vec<u32>,
@@ -171,7 +199,8 @@ pub struct Optimizer {
     pub epsilon: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
-    /// Gradient norm clip; infinite for none.
+    /// Gradient norm clip; infinite for none, which is written as null.
+    #[serde(deserialize_with = "infinite_if_null")]
     pub max_grad_norm: f32,
     /// What becomes of a step with a loss or a gradient norm that is not finite. Whatever it is, no such number reaches the adapter, nor another one.
     pub non_finite: NonFinite,
@@ -190,6 +219,11 @@ choice! {
     }
 }
 
+/// Reads a number that may be infinite, for which JSON has null.
+fn infinite_if_null<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::INFINITY))
+}
+
 impl Default for Optimizer {
     fn default() -> Self {
         Self {
@@ -205,7 +239,7 @@ impl Default for Optimizer {
 
 /// Some optimizer steps of one adapter. Step i minimises `Σ w·nll / Z` over its sequences, where Z
 /// is given by its [`Normalizer`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainRequest {
     /// The adapter (not the base).
     pub adapter: AdapterId,
@@ -242,7 +276,7 @@ impl TrainRequest {
 }
 
 /// One optimizer step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainStep {
     /// Indices into the request's sequences, in the adapter's own order.
     pub sequences: Vec<u32>,
@@ -290,7 +324,8 @@ impl std::fmt::Display for Fault {
 }
 
 /// Where a new adapter's numbers come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AdapterSource {
     /// Numbers made or loaded elsewhere.
     Snapshot(Arc<Snapshot>),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use futures::future::{LocalBoxFuture, try_join_all};
 use serde::{Deserialize, Serialize};
 
+use super::local::LaneService;
 use super::request::*;
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
@@ -118,9 +119,14 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The root of a lane.
-    pub fn new(lane: impl Into<String>, service: Rc<dyn Service>, journal: Rc<dyn Journal>) -> Self {
-        Self { service, journal, path: lane.into(), calls: Cell::new(0), priority: OnceCell::new() }
+    /// The root of a lane that numbers its adapters by itself ([`LaneService`]).
+    pub fn lane(name: impl Into<String>, service: Rc<dyn Service>, journal: Rc<dyn Journal>) -> Self {
+        Self::new(name, Rc::new(LaneService::new(service)), journal)
+    }
+
+    /// A root over adapters that the service has already.
+    pub fn new(path: impl Into<String>, service: Rc<dyn Service>, journal: Rc<dyn Journal>) -> Self {
+        Self { service, journal, path: path.into(), calls: Cell::new(0), priority: OnceCell::new() }
     }
 
     /// A scope of its own for concurrent work. `name` must be unique among the children.

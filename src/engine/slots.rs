@@ -335,7 +335,8 @@ pub fn name(id: AdapterId) -> String {
     format!("adapter {}", id.0)
 }
 
-fn unknown(id: AdapterId) -> Error {
+/// The error of an id that no adapter has.
+pub fn unknown(id: AdapterId) -> Error {
     if id == AdapterId::BASE {
         Error::input("adapter 0", "the base model can be sampled and scored, but not changed or copied")
     } else {

@@ -405,7 +405,7 @@ pub fn lane_futures(
             let lane = Lane { arm: work.arm.name.clone(), seed }.name();
             let (service, journal) = connect(&lane)?;
             let context = recipe::Context {
-                scope: Scope::new(lane, service, journal),
+                scope: Scope::lane(lane, service, journal),
                 codec: ready.codec.clone(),
                 task: work.own.task.clone(),
                 questions: Rc::new(work.of_seed(seed)),

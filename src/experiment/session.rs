@@ -173,6 +173,9 @@ impl Session {
             None => engine_options,
         };
         let engine = EngineHandle::new(Engine::new(backend, model, engine_options)?);
+        if let Some(tokenizer) = tokenizer.clone() {
+            engine.with(|e| e.add_stop_rules(tokenizer));
+        }
         let mut adapters = BTreeMap::new();
         for (name, snapshot) in snapshots {
             adapters.insert(name, engine.create(AdapterSource::Snapshot(Arc::new(snapshot)))?);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::records::Record;
 use super::tokens::Purpose;
-use crate::engine::{Finish, Sample, SampleKind, SampleRequest, SamplingParams, draw_key};
+use crate::engine::{Finish, Sample, SampleKind, SampleRequest, SamplingParams, StopRules, draw_key};
 use crate::error::Result;
 use crate::experiment::Session;
 use crate::text::{ChatTokenizer, Codec, cut_at_stop};
@@ -83,7 +83,7 @@ pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<V
     let adapter = session.adapter_of(record)?;
     let stop = match wishes.stop.is_empty() {
         true => None,
-        false => session.codec(&format!("{}: stop", record.place))?.stop_rule(&wishes.stop),
+        false => session.codec(&format!("{}: stop", record.place))?.stop(&wishes.stop),
     };
     let key = |index: u32| match wishes.key {
         Some(key) => key,

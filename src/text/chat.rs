@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Display;
-use std::rc::Rc;
 
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
@@ -12,8 +11,8 @@ use super::encoder::{Encoder, Marked};
 use super::quoted::{Conversation, Reading};
 use super::special::SpecialTokens;
 use super::turns::Turns;
-use super::{ChatOptions, ChatTemplate, Codec, Message, StopStrings, pipeline};
-use crate::engine::StopRule;
+use super::{ChatOptions, ChatTemplate, Codec, Message, pipeline, special, stop};
+use crate::engine::{StopRules, Watch, draw_key};
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, parse_object};
 use crate::model::{ModelConfig, ModelFiles};
@@ -36,6 +35,8 @@ const TEMPLATE: &str = "chat_template.jinja";
 /// such as Qwen3's `</think>`, are tokens wherever they stand, as in transformers: a model writes
 /// them itself, and they open no turn.
 pub struct ChatTokenizer {
+    /// A hash of the files that decide which text tokens have.
+    id: u64,
     encoder: Encoder,
     template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
@@ -79,7 +80,10 @@ impl ChatTokenizer {
         if let Some(template) = &template {
             encoder.control_too(turn_tokens(template, &encoder)?)?;
         }
+        let files_of_texts = [TOKENIZER, TOKENIZER_CONFIG, special::MAP, special::ADDED];
+        let of_texts = files_of_texts.map(|name| files.text(name).unwrap_or_default());
         Ok(Self {
+            id: draw_key(&of_texts),
             encoder,
             template,
             end: named_end.or(eos_token_ids.first().copied()),
@@ -276,6 +280,16 @@ fn is_mark(c: char) -> bool {
     !c.is_alphanumeric() && !c.is_whitespace()
 }
 
+impl StopRules for ChatTokenizer {
+    fn tokenizer(&self) -> u64 {
+        self.id
+    }
+
+    fn watch(&self, strings: &[String]) -> Watch {
+        stop::watch(self.encoder.tokenizer().clone(), strings)
+    }
+}
+
 impl Codec for ChatTokenizer {
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.prompt_as(messages, &ChatOptions::default(), Reading::Text)
@@ -296,11 +310,6 @@ impl Codec for ChatTokenizer {
                 Error::input(place(), format!("found a decoder that fails on tokens ({panic})"))
             })?
             .map_err(|e| Error::input(place(), e))
-    }
-
-    fn stop_rule(&self, strings: &[String]) -> Option<Rc<dyn StopRule>> {
-        let tokenizer = self.encoder.tokenizer().clone();
-        StopStrings::new(tokenizer, strings).map(|rule| Rc::new(rule) as Rc<dyn StopRule>)
     }
 
     fn template_place(&self) -> String {

@@ -24,13 +24,11 @@ pub use quoted::Reading;
 pub use stop::*;
 pub use template::*;
 
-use std::rc::Rc;
-
-use crate::engine::StopRule;
+use crate::engine::StopRules;
 use crate::error::Result;
 
 /// What recipes need of a tokenizer and chat template; `ChatTokenizer` is the real one, tests have small ones.
-pub trait Codec {
+pub trait Codec: StopRules {
     /// Tokens of a conversation that waits for the assistant's next turn. Nothing in a message is a control token, whatever it looks like.
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>>;
     /// Tokens of a whole conversation and the loss weight of predicting each: assistant turns (their end token included) carry their
@@ -40,8 +38,6 @@ pub trait Codec {
     fn text(&self, text: &str) -> Result<Vec<u32>>;
     /// The text of generated tokens, special tokens left out.
     fn decode(&self, tokens: &[u32]) -> Result<String>;
-    /// A rule that stops at any of these strings; `None` for none.
-    fn stop_rule(&self, strings: &[String]) -> Option<Rc<dyn StopRule>>;
     /// Names the chat template in errors.
     fn template_place(&self) -> String {
         "the chat template".into()

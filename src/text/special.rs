@@ -25,8 +25,8 @@ use crate::files::json::{Fields, parse_object};
 use crate::model::ModelFiles;
 
 const CONFIG: &str = "tokenizer_config.json";
-const MAP: &str = "special_tokens_map.json";
-const ADDED: &str = "added_tokens.json";
+pub(super) const MAP: &str = "special_tokens_map.json";
+pub(super) const ADDED: &str = "added_tokens.json";
 const DECODER: &str = "added_tokens_decoder";
 const EXTRA: &str = "extra_special_tokens";
 const ADDITIONAL: &str = "additional_special_tokens";

@@ -5,34 +5,12 @@ use std::rc::Rc;
 use tokenizers::Tokenizer;
 
 use super::contained::contained;
-use crate::engine::{StopRule, draw_key};
+use crate::engine::Watch;
 
-/// Stops at any of some strings.
-pub struct StopStrings {
-    tokenizer: Rc<Tokenizer>,
-    strings: Rc<[String]>,
-}
-
-impl StopStrings {
-    /// A rule for these strings; empty ones are left out. `None` if none are left.
-    pub fn new(tokenizer: Rc<Tokenizer>, strings: &[String]) -> Option<Self> {
-        let mut strings: Vec<String> = strings.iter().filter(|s| !s.is_empty()).cloned().collect();
-        strings.sort();
-        strings.dedup();
-        (!strings.is_empty()).then(|| Self { tokenizer, strings: strings.into() })
-    }
-}
-
-impl StopRule for StopStrings {
-    fn id(&self) -> u64 {
-        let fields: Vec<&[u8]> = self.strings.iter().map(|s| s.as_bytes()).collect();
-        draw_key(&fields)
-    }
-
-    fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
-        let mut watcher = Watcher::new(self.tokenizer.clone(), self.strings.clone());
-        Box::new(move |token| watcher.push(token))
-    }
+/// Watches one sample for strings, none of them empty.
+pub(super) fn watch(tokenizer: Rc<Tokenizer>, strings: &[String]) -> Watch {
+    let mut watcher = Watcher::new(tokenizer, strings.into());
+    Box::new(move |token| watcher.push(token))
 }
 
 /// `text` up to the first stop string in it.

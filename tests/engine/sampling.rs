@@ -323,13 +323,14 @@ fn a_trained_adapter_is_sampled_as_it_is_now() {
 
 #[test]
 fn samples_end_where_they_should() {
-    struct After(u32);
-    impl StopRule for After {
-        fn id(&self) -> u64 {
-            u64::from(self.0)
+    /// A text of any tokens ends when it is as long as the string.
+    struct Lengths;
+    impl StopRules for Lengths {
+        fn tokenizer(&self) -> u64 {
+            7
         }
-        fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
-            let mut left = self.0;
+        fn watch(&self, strings: &[String]) -> Watch {
+            let mut left = strings[0].len();
             Box::new(move |_| {
                 left -= 1;
                 left == 0
@@ -341,7 +342,11 @@ fn samples_end_where_they_should() {
     let full = samples(&handle, &[request(AdapterId::BASE, &prompt, 1000, 1)]).remove(0);
     assert_eq!((full.tokens.len(), full.finish), (28, Finish::Length));
     let mut stopped = request(AdapterId::BASE, &prompt, 1000, 1);
-    stopped.stop = Some(Rc::new(After(5)));
+    stopped.stop = Lengths.stop(&["12345".into()]);
+    let unknown = handle.with(|e| e.sample(stopped.clone()).map(drop));
+    let expected = "found stop strings of tokenizer 0000000000000007, expected one that the engine was given";
+    assert!(message(&unknown).contains(expected), "{unknown:?}");
+    handle.with(|e| e.add_stop_rules(Rc::new(Lengths)));
     let stopped = samples(&handle, &[stopped]).remove(0);
     assert_eq!((&stopped.tokens[..], stopped.finish), (&full.tokens[..5], Finish::Stop));
     // The same model, told that the fourth token ends a sequence.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::fake::*;
-use colloquy::debate::{Occasion, Society, Table};
+use colloquy::debate::{Occasion, Round, Society, Table};
 use colloquy::engine::{AdapterId, NoJournal, SamplingParams, Scope};
 use colloquy::run::{RunConfig, SamplingSection};
 use colloquy::task::Question;
@@ -254,20 +254,24 @@ fn each_round_is_told_before_the_next_is_asked() {
         Table::new(world.codec.clone(), Rc::new(task()), &world.config.debate, &world.config.sampling, 8)
             .unwrap();
     let scope = Scope::new("lane", world.service.clone(), Rc::new(NoJournal));
-    let (question, society) = (&world.questions.train[0], Society::uniform(AdapterId::BASE, 3));
     let occasion = Occasion { seed: 0, iteration: 1, purpose: "train" };
-    let told = RefCell::new(vec![]);
-    let work = table.debate_told(&scope, question, &society, occasion, |r, round| {
-        let asked_so_far = world.service.asked.borrow().len();
-        told.borrow_mut().push((r, serde_json::to_value(round).unwrap(), asked_so_far));
-        Ok(())
-    });
-    let debate = futures::executor::block_on(work).unwrap();
+    let (told, question, service) =
+        (Rc::new(RefCell::new(vec![])), world.questions.train[0].clone(), world.service.clone());
+    let into = told.clone();
+    let lane = async move {
+        let note = |r: usize, round: &Round| {
+            into.borrow_mut().push((r, serde_json::to_value(round).unwrap(), service.asked.borrow().len()));
+            Ok(())
+        };
+        let society = Society::uniform(AdapterId::BASE, 3);
+        table.debate_told(&scope, &question, &society, occasion, note).await
+    };
+    let debate = world.service.drive(lane).unwrap();
     let expected: Vec<_> = debate.rounds.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
     // Three answers, then three summaries and three answers a round.
     let expected: Vec<_> =
         expected.into_iter().zip([(1, 3), (2, 9), (3, 15)]).map(|(v, (r, n))| (r, v, n)).collect();
-    assert_eq!(told.into_inner(), expected);
+    assert_eq!(told.take(), expected);
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn an_own_task_runs_without_touching_rust() {
     });
     world.know(&questions);
     let context = Context {
-        scope: Scope::new("lane", world.service.clone(), world.journal.clone()),
+        scope: Scope::lane("lane", world.service.clone(), world.journal.clone()),
         codec: world.codec.clone(),
         task: Rc::new(task),
         questions: Rc::new(questions),
@@ -133,12 +133,12 @@ fn an_own_task_runs_without_touching_rust() {
         seed: 0,
         new_adapter: Rc::new(|_, _| Ok(blank())),
     };
-    futures::executor::block_on(run_arm("multiagent", &config, context)).unwrap();
+    world.service.drive(run_arm("multiagent", &config, context)).unwrap();
     let label = &world.output.transcript(1, "train")[0]["vote"];
     assert_eq!((label["answer"].as_str(), label["votes"].as_u64()), (Some("B"), Some(3)));
     let accuracy = world.output.metric(1, "dev")["debate"]["accuracy"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&accuracy));
-    futures::executor::block_on(world.service.create(AdapterSource::Snapshot(blank().into()))).unwrap();
+    world.service.drive(world.service.create(AdapterSource::Snapshot(blank().into()))).unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tokenizers, chat templates and stop strings of model folders.
 
 use crate::common::folders::{Folder, byte_char, tokenizer};
+use colloquy::engine::StopRules;
 use colloquy::model::{ModelConfig, ModelFiles};
 use colloquy::text::{ChatTokenizer, Codec, Message, cut_at_stop};
 use serde_json::json;
@@ -181,7 +182,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
 /// After how many tokens of `text` a rule stops.
 fn stops_after(codec: &ChatTokenizer, strings: &[&str], tokens: &[u32]) -> Option<usize> {
     let strings: Vec<String> = strings.iter().map(|s| s.to_string()).collect();
-    let mut watch = codec.stop_rule(&strings).unwrap().watch();
+    let mut watch = codec.watch(&codec.stop(&strings).unwrap().strings);
     tokens.iter().position(|t| watch(*t)).map(|i| i + 1)
 }
 
@@ -229,15 +230,16 @@ fn tokens_of_a_character_and_the_beginning_of_another_count_once() {
 }
 
 #[test]
-fn stop_rules_have_identities_and_independent_watchers() {
+fn stop_rules_are_plain_values_with_independent_watchers() {
     let codec = chatml(&[]);
-    let rule = |strings: &[&str]| codec.stop_rule(&strings.iter().map(|s| s.to_string()).collect::<Vec<_>>());
-    assert!(rule(&[]).is_none() && rule(&[""]).is_none());
-    let id = |strings: &[&str]| rule(strings).unwrap().id();
-    assert_eq!(id(&["a", "b"]), id(&["b", "a", ""]));
-    assert_ne!(id(&["ab"]), id(&["a", "b"]));
-    let rule = rule(&["ab"]).unwrap();
-    let (mut first, mut second) = (rule.watch(), rule.watch());
+    let stop = |strings: &[&str]| codec.stop(&strings.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+    assert!(stop(&[]).is_none() && stop(&[""]).is_none());
+    assert_eq!(stop(&["a", "b"]), stop(&["b", "a", ""]));
+    assert_ne!(stop(&["ab"]), stop(&["a", "b"]));
+    // Another tokenizer gives tokens another text.
+    assert_eq!(chatml(&[]).tokenizer(), codec.tokenizer());
+    assert_ne!(chatml(&[("x", "y")]).tokenizer(), codec.tokenizer());
+    let (mut first, mut second) = (codec.watch(&["ab".into()]), codec.watch(&["ab".into()]));
     assert!(!first(u32::from(b'a')) && !second(u32::from(b'b')));
     assert!(first(u32::from(b'b')) && !second(u32::from(b'b')));
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use colloquy::engine::StopRules;
 use colloquy::model::{ModelConfig, ModelFiles};
 use colloquy::text::{ChatOptions, ChatTokenizer, Codec, GrowingText, Message, Reading, cut_at_stop};
 use serde::Deserialize;
@@ -364,7 +365,7 @@ fn a_growing_text_is_shown_in_whole_characters() {
 /// After how many tokens a rule stops, and the text up to the stop.
 fn stops(opened: &Opened, strings: &[&str], tokens: &[u32]) -> Option<(usize, String)> {
     let strings: Vec<String> = strings.iter().map(|s| s.to_string()).collect();
-    let mut watch = opened.codec.stop_rule(&strings).unwrap().watch();
+    let mut watch = opened.codec.watch(&strings);
     let at = 1 + tokens.iter().position(|t| watch(*t))?;
     let text = opened.codec.decode(&tokens[..at]).unwrap();
     Some((at, cut_at_stop(&text, &strings).to_string()))

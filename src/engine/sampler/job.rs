@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{SamplerLimits, Waiter};
 use crate::engine::kv::{NodeId, Page, Under};
-use crate::engine::request::{Finish, SampleRequest, SamplingParams};
+use crate::engine::request::{Finish, SampleRequest, SamplingParams, Stop, Watch};
 use crate::engine::slots::WeightsId;
 use crate::model::RopeVariant;
 
@@ -32,7 +32,7 @@ pub struct JobKey {
     /// The bits of temperature, top-k, top-p, min-p, and the most tokens.
     params: [u32; 5],
     draw: u64,
-    stop: Option<u64>,
+    stop: Option<Stop>,
 }
 
 impl JobKey {
@@ -44,7 +44,7 @@ impl JobKey {
             params: [p.temperature.to_bits(), p.top_k, p.top_p.to_bits(), p.min_p.to_bits(), p.max_tokens],
             // A greedy draw uses no randomness.
             draw: if p.temperature == 0.0 { 0 } else { request.key },
-            stop: request.stop.as_ref().map(|s| s.id()),
+            stop: request.stop.clone(),
         }
     }
 }
@@ -117,7 +117,7 @@ pub struct Job {
     pub draw_key: u64,
     /// The latest iteration that asks for it.
     pub iteration: usize,
-    stop: Option<Box<dyn FnMut(u32) -> bool>>,
+    stop: Option<Watch>,
     pub waiters: Vec<Waiter>,
     /// Set while others with the same prompt wait for this one to have computed it.
     pub leads: Option<PromptKey>,
@@ -128,6 +128,7 @@ impl Job {
         age: Age,
         key: Rc<JobKey>,
         request: SampleRequest,
+        stop: Option<Watch>,
         members: Vec<Member>,
         waiter: Waiter,
     ) -> Self {
@@ -141,7 +142,7 @@ impl Job {
             params: request.params,
             draw_key: request.key,
             iteration: request.iteration,
-            stop: request.stop.as_ref().map(|s| s.watch()),
+            stop,
             waiters: vec![waiter],
             leads: None,
         }

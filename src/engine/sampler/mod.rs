@@ -23,7 +23,7 @@ pub(super) use self::batch::push_segment;
 use self::job::{Age, Job, JobId, JobKey, Jobs, Member, PromptKey};
 use self::memo::Memo;
 use super::kv::KvCache;
-use super::request::{Finish, Sample, SampleRequest};
+use super::request::{Finish, Sample, SampleRequest, Stop, StopRules, Watch};
 use super::slots::{SlotTable, WeightsId};
 use crate::backend::BatchPlan;
 use crate::error::{Error, Result};
@@ -31,6 +31,9 @@ use crate::model::Rotary;
 
 /// Where a sample is delivered.
 pub type Waiter = oneshot::Sender<Result<Sample>>;
+
+/// Hears a sample's tokens as they are drawn.
+pub type Hear = Box<dyn FnMut(u32)>;
 
 /// What the sampler must know of the model and the plan.
 #[derive(Clone, Debug)]
@@ -111,6 +114,8 @@ pub struct Sampler {
     prompts: HashMap<PromptKey, Followers>,
     in_flight: HashMap<Rc<JobKey>, JobId>,
     memo: Memo,
+    /// By tokenizer.
+    stop_rules: HashMap<u64, Rc<dyn StopRules>>,
     /// Pages that the step under way still reads, to be released after it.
     pinned: Vec<super::kv::Page>,
     arrivals: u64,
@@ -131,6 +136,7 @@ impl Sampler {
             prompts: HashMap::new(),
             in_flight: HashMap::new(),
             memo: Memo::default(),
+            stop_rules: HashMap::new(),
             pinned: Vec::new(),
             arrivals: 0,
             next_priority: 0,
@@ -159,8 +165,19 @@ impl Sampler {
         self.next_priority
     }
 
-    /// Takes a request, or says what is wrong with it.
-    pub fn submit(&mut self, request: SampleRequest, slots: &SlotTable) -> Result<Submitted> {
+    /// Makes the stop rules of one more tokenizer.
+    pub fn add_stop_rules(&mut self, rules: Rc<dyn StopRules>) {
+        self.stop_rules.insert(rules.tokenizer(), rules);
+    }
+
+    /// Takes a request, or says what is wrong with it. `hear` is told the tokens that are drawn for
+    /// it, but no end-of-sequence token; nothing if another request has the same sample drawn.
+    pub fn submit(
+        &mut self,
+        request: SampleRequest,
+        hear: Option<Hear>,
+        slots: &SlotTable,
+    ) -> Result<Submitted> {
         let members = self.check(&request, slots)?;
         let key = Rc::new(JobKey::new(&request, &members));
         if let Some(sample) = self.memo.get(&key, request.iteration) {
@@ -178,6 +195,7 @@ impl Sampler {
             // A context that is full before the first token.
             return Ok(Submitted::Done(Sample { tokens: vec![], logprobs: vec![], finish: Finish::Length }));
         }
+        let stop = self.watch(request.stop.as_ref(), hear)?;
         let age = Age { priority: request.priority, arrival: self.arrivals };
         self.arrivals += 1;
         let longest = request.prompt.len() + request.params.max_tokens as usize;
@@ -188,7 +206,7 @@ impl Sampler {
         };
         let member = |(w, share)| Member::new((w, rope), share, self.kv.root((w, rope)));
         let members = members.into_iter().map(member).collect();
-        let id = self.jobs.insert(Job::new(age, key.clone(), request, members, waiter));
+        let id = self.jobs.insert(Job::new(age, key.clone(), request, stop, members, waiter));
         self.in_flight.insert(key, id);
         match prompt_key {
             None => {
@@ -206,6 +224,23 @@ impl Sampler {
             },
         }
         Ok(Submitted::Pending(receiver))
+    }
+
+    /// What follows a sample's tokens, if anything does.
+    fn watch(&self, stop: Option<&Stop>, hear: Option<Hear>) -> Result<Option<Watch>> {
+        let rule = |stop: &Stop| match self.stop_rules.get(&stop.tokenizer) {
+            Some(rules) => Ok(rules.watch(&stop.strings)),
+            None => {
+                let problem = format!("found stop strings of tokenizer {:016x}, expected", stop.tokenizer);
+                Err(Error::input("sample request", format!("{problem} one that the engine was given")))
+            }
+        };
+        let mut ends_with = stop.map(rule).transpose()?;
+        let Some(mut hear) = hear else { return Ok(ends_with) };
+        Ok(Some(Box::new(move |token| {
+            hear(token);
+            ends_with.as_mut().is_some_and(|ends_with| ends_with(token))
+        })))
     }
 
     /// The members of a well-formed request: weights and share of each.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::backend::{BatchPlan, DRAWN, Draw, Slot, mix};
-use crate::engine::request::{AdapterId, SamplingParams, StopRule};
+use crate::engine::request::{AdapterId, SamplingParams};
 
 const EOS: u32 = 0;
 const POISON: u32 = u32::MAX;
@@ -131,32 +131,26 @@ impl Simulation {
     }
 }
 
-struct StopAt(u32);
+/// A tokenizer whose texts are the numbers of tokens: the rule `2*7` stops at the second token 7.
+struct Numbers;
 
-impl StopRule for StopAt {
-    fn id(&self) -> u64 {
-        u64::from(self.0)
+impl StopRules for Numbers {
+    fn tokenizer(&self) -> u64 {
+        3
     }
-    fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
-        let stop = self.0;
-        let mut seen = 0;
+
+    fn watch(&self, strings: &[String]) -> Watch {
+        let (times, token) = strings[0].split_once('*').unwrap();
+        let (mut left, token): (u32, u32) = (times.parse().unwrap(), token.parse().unwrap());
         Box::new(move |t| {
-            seen += u32::from(t == stop);
-            seen == 2
+            left -= u32::from(t == token);
+            left == 0
         })
     }
 }
 
-struct StopOnce(u32);
-
-impl StopRule for StopOnce {
-    fn id(&self) -> u64 {
-        1 << 32 | u64::from(self.0)
-    }
-    fn watch(&self) -> Box<dyn FnMut(u32) -> bool> {
-        let stop = self.0;
-        Box::new(move |t| t == stop)
-    }
+fn stop_at(times: u32, token: u32) -> Option<Stop> {
+    Numbers.stop(&[format!("{times}*{token}")])
 }
 
 fn request(adapters: &[(u32, f32)], prompt: &[u32], max_tokens: u32, key: u64) -> SampleRequest {
@@ -170,7 +164,7 @@ fn request(adapters: &[(u32, f32)], prompt: &[u32], max_tokens: u32, key: u64) -
 fn expected(r: &SampleRequest, slots: &SlotTable, limits: &SamplerLimits) -> Sample {
     let mut tokens = r.prompt.to_vec();
     let mut logprobs = vec![];
-    let mut watch = r.stop.as_ref().map(|s| s.watch());
+    let mut watch = r.stop.as_ref().map(|stop| Numbers.watch(&stop.strings));
     let mut finish = Finish::Length;
     while tokens.len() < limits.context && logprobs.len() < r.params.max_tokens as usize {
         let draw = Draw {
@@ -216,7 +210,7 @@ impl Answer {
 }
 
 fn submit(sampler: &mut Sampler, r: &SampleRequest, slots: &SlotTable) -> Answer {
-    match sampler.submit(r.clone(), slots).unwrap() {
+    match sampler.submit(r.clone(), None, slots).unwrap() {
         Submitted::Done(sample) => Answer(None, Some(sample)),
         Submitted::Pending(receiver) => Answer(Some(receiver), None),
     }
@@ -318,7 +312,7 @@ fn random_schedules(ahead: bool) {
                 let max_tokens = 1 + random.below(20) as u32;
                 let mut r = request(&adapters, &prompt, max_tokens, random.below(6) as u64);
                 if random.below(4) == 0 {
-                    r.stop = Some(Rc::new(StopAt(1)));
+                    r.stop = stop_at(2, 1);
                 }
                 r.priority = random.below(3) as u64;
                 requests.push(r);
@@ -545,7 +539,7 @@ fn bad_requests_are_refused_one_by_one() {
     let mut refused = |change: &dyn Fn(&mut SampleRequest)| {
         let mut r = good.clone();
         change(&mut r);
-        let error = sampler.submit(r, &slots).err().expect("refused").to_string();
+        let error = sampler.submit(r, None, &slots).err().expect("refused").to_string();
         assert!(!sampler.has_work());
         error
     };
@@ -584,7 +578,7 @@ fn a_step_ahead_computes_no_surplus_row_where_the_length_ends_a_sample_and_one_w
         let whole = expected(&r, &slots, &limits);
         assert_eq!(whole.tokens.len(), 12, "the hash draws no end of sequence here");
         if stop {
-            r.stop = Some(Rc::new(StopOnce(whole.tokens[5])));
+            r.stop = stop_at(1, whole.tokens[5]);
         }
         let mut answer = submit(&mut sampler, &r, &slots);
         while flight.step(&mut sampler, &mut device, &slots) {}

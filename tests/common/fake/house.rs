@@ -38,6 +38,7 @@ impl House {
         let (backend, model, codec) = embedded(threads);
         let options = EngineOptions { adapters, training: true, ..EngineOptions::default() };
         let engine = EngineHandle::new(Engine::new(Box::new(backend), model, options).unwrap());
+        engine.with(|e| e.add_stop_rules(codec.clone()));
         Self { engine, codec, output: Rc::default() }
     }
 
@@ -52,7 +53,7 @@ impl House {
         let Loaded { task, questions, answers } = load(&config.task).unwrap();
         let layout = self.engine.with(|e| e.model().layout().clone());
         let context = Context {
-            scope: Scope::new(name, Rc::new(self.engine.clone()), Rc::new(MemoryJournal::default())),
+            scope: Scope::lane(name, Rc::new(self.engine.clone()), Rc::new(MemoryJournal::default())),
             codec: self.codec.clone(),
             task: Rc::new(task),
             questions: Rc::new(questions),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as Waker, Poll};
+use std::task::{self, Poll, Waker};
 
 use colloquy::adapter::Snapshot;
 use colloquy::backend::{LoraMatrix, PartId};
@@ -28,6 +28,17 @@ const ASSISTANT: u32 = 3;
 /// One token a character, and one for each role and end of turn.
 pub struct CharCodec {
     pub max_positions: usize,
+}
+
+/// The scripted engine stops by itself.
+impl StopRules for CharCodec {
+    fn tokenizer(&self) -> u64 {
+        0
+    }
+
+    fn watch(&self, _strings: &[String]) -> Watch {
+        Box::new(|_| false)
+    }
 }
 
 impl Codec for CharCodec {
@@ -60,10 +71,6 @@ impl Codec for CharCodec {
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
         Ok(tokens.iter().filter(|t| **t > ASSISTANT).filter_map(|t| char::from_u32(*t)).collect())
-    }
-
-    fn stop_rule(&self, _strings: &[String]) -> Option<Rc<dyn StopRule>> {
-        None
     }
 
     fn max_positions(&self) -> usize {
@@ -129,25 +136,62 @@ pub struct FakeService {
     pub embedding: RefCell<Encoder>,
     states: RefCell<BTreeMap<AdapterId, u32>>,
     pub dropped: Cell<usize>,
+    waiting: Waiting,
     /// Changes the order in which samples finish.
     pub jitter: Cell<u64>,
     /// From now on sampling and training are errors.
     pub closed: Cell<bool>,
 }
 
-/// Ready after being polled some times.
-struct After<T>(u64, Option<T>);
+/// What waits for the next step.
+type Waiting = Rc<RefCell<Vec<Waker>>>;
+
+/// Ready after some steps.
+struct After<T>(u64, Option<T>, Waiting);
 
 impl<T: Unpin> Future for After<T> {
     type Output = T;
-    fn poll(mut self: Pin<&mut Self>, waker: &mut Waker<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<T> {
         if self.0 == 0 {
             return Poll::Ready(self.1.take().expect("polled once more"));
         }
         self.0 -= 1;
-        waker.waker().wake_by_ref();
+        self.2.borrow_mut().push(context.waker().clone());
         Poll::Pending
     }
+}
+
+impl FakeService {
+    /// This answer, after so many steps.
+    fn after<T: Unpin + 'static>(&self, steps: u64, answer: T) -> LocalBoxFuture<'static, Result<T>> {
+        Box::pin(After(steps, Some(Ok(answer)), self.waiting.clone()))
+    }
+
+    /// Runs one lane to its end.
+    pub fn drive<T: 'static>(&self, lane: impl Future<Output = Result<T>> + 'static) -> Result<T> {
+        let result = Rc::new(RefCell::new(None));
+        let into = result.clone();
+        let lane = async move {
+            into.replace(Some(lane.await?));
+            Ok(())
+        };
+        run_lanes(self, vec![Box::pin(lane)])?;
+        Ok(result.take().expect("the lane has ended"))
+    }
+}
+
+impl Driver for FakeService {
+    fn step(&self) -> Result<bool> {
+        let waiting = self.waiting.take();
+        waiting.iter().for_each(Waker::wake_by_ref);
+        Ok(!waiting.is_empty())
+    }
+
+    fn idle(&self, lanes: usize) -> Result<()> {
+        panic!("{lanes} lanes wait for nothing")
+    }
+
+    fn forget_before(&self, _iteration: usize) {}
 }
 
 fn snapshot(state: u32) -> Snapshot {
@@ -188,7 +232,7 @@ impl Service for FakeService {
         let logprobs = tokens.iter().map(|t| (self.logprob.borrow())(adapter, *t)).collect();
         let finish = if reply.cut { Finish::Length } else { Finish::Stop };
         let wait = (request.key ^ self.jitter.get()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61;
-        Box::pin(After(wait, Some(Ok(Sample { tokens, logprobs, finish }))))
+        self.after(wait, Sample { tokens, logprobs, finish })
     }
 
     fn score(&self, request: ScoreRequest) -> LocalBoxFuture<'static, Result<Score>> {
@@ -198,14 +242,14 @@ impl Service for FakeService {
         let logprobs: Vec<f32> = tokens.map(|t| logprob(request.adapter, *t)).collect();
         let is_argmax = vec![true; logprobs.len()];
         self.scored.borrow_mut().push(request);
-        Box::pin(After(1, Some(Ok(Score { logprobs, is_argmax }))))
+        self.after(1, Score { logprobs, is_argmax })
     }
 
     fn embed(&self, request: EmbedRequest) -> LocalBoxFuture<'static, Result<Embedding>> {
         assert!(!self.closed.get(), "encoded what the journal has");
         let mean = (self.embedding.borrow())(&request.tokens[request.from..]);
         self.embedded.borrow_mut().push(request);
-        Box::pin(After(1, Some(Ok(Embedding { mean }))))
+        self.after(1, Embedding { mean })
     }
 
     fn next_priority(&self) -> u64 {
@@ -238,29 +282,29 @@ impl Service for FakeService {
             })
             .collect();
         self.trained.borrow_mut().push(request);
-        Box::pin(After(1, Some(Ok(metrics))))
+        self.after(1, metrics)
     }
 
     fn create(&self, source: AdapterSource) -> LocalBoxFuture<'static, Result<AdapterId>> {
         let AdapterSource::Snapshot(initial) = source else { panic!("recipes make adapters from numbers") };
         let id = AdapterId(self.states.borrow().len() as u32 + 1);
         self.states.borrow_mut().insert(id, state(&initial));
-        Box::pin(After(1, Some(Ok(id))))
+        self.after(1, id)
     }
 
     fn drop_adapter(&self, _adapter: AdapterId) -> LocalBoxFuture<'static, Result<()>> {
         self.dropped.set(self.dropped.get() + 1);
-        Box::pin(After(1, Some(Ok(()))))
+        self.after(1, ())
     }
 
     fn snapshot(&self, adapter: AdapterId, _moments: bool) -> LocalBoxFuture<'static, Result<Snapshot>> {
-        Box::pin(After(1, Some(Ok(snapshot(self.states.borrow()[&adapter])))))
+        self.after(1, snapshot(self.states.borrow()[&adapter]))
     }
 
     fn restore(&self, adapter: AdapterId, numbers: Arc<Snapshot>) -> LocalBoxFuture<'static, Result<()>> {
         self.restored.borrow_mut().push((adapter, state(&numbers)));
         self.states.borrow_mut().insert(adapter, state(&numbers));
-        Box::pin(After(1, Some(Ok(()))))
+        self.after(1, ())
     }
 }
 
@@ -482,6 +526,7 @@ impl World {
             embedding: RefCell::new(Box::new(|_| vec![1.0])),
             states: RefCell::default(),
             dropped: Cell::new(0),
+            waiting: Waiting::default(),
             jitter: Cell::new(0),
             closed: Cell::new(false),
         };
@@ -505,7 +550,7 @@ impl World {
 
     pub fn try_run(&self, recipe: &str) -> Result<()> {
         let context = Context {
-            scope: Scope::new("lane", self.service.clone(), self.journal.clone()),
+            scope: Scope::lane("lane", self.service.clone(), self.journal.clone()),
             codec: self.codec.clone(),
             task: Rc::new(task()),
             questions: self.questions.clone(),
@@ -515,7 +560,7 @@ impl World {
             seed: 0,
             new_adapter: Rc::new(|_, _| Ok(snapshot(0))),
         };
-        futures::executor::block_on(run_arm(recipe, &self.config, context))
+        self.service.drive(run_arm(recipe, &self.config, context))
     }
 
     pub fn run(self, recipe: &str) -> Self {
