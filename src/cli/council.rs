@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 use super::common::{Common, ModelArgs, add_adapters, whole};
 use super::screen::Screen;
 use crate::adapter::AdapterOrigin;
-use crate::debate::{Society, Table};
+use crate::debate::{Protocol, Society};
 use crate::engine::AdapterId;
 use crate::error::{Error, Result};
 use crate::experiment::{Session, Society as Found, Wanted};
@@ -45,7 +45,7 @@ pub struct Council {
     /// How to ask and read.
     pub task: Rc<Task>,
     /// The protocol.
-    pub table: Rc<Table>,
+    pub table: Rc<Protocol>,
     /// The adapters.
     pub society: Society,
     /// The seed.
@@ -96,7 +96,7 @@ impl Council {
         };
         let (society, tells_ids) = society(&arm, &session, found.as_ref())?;
         let task = Rc::new(task::open(&config.task)?);
-        let table = Table::new(
+        let table = Protocol::new(
             codec.clone(),
             task.clone(),
             &config.debate,
@@ -176,18 +176,18 @@ fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<(Socie
             critics.len()
         )));
     }
-    let id = |name: &String| {
+    let speaker = |name: &String| {
         if found.is_some() && name == recipe::BASE {
-            return Ok(AdapterId::BASE);
+            return Ok(AdapterId::BASE.into());
         }
-        session.adapters.get(name).copied().ok_or_else(|| {
+        session.adapters.get(name).map(|&id| id.into()).ok_or_else(|| {
             let place = found.map_or("--adapter".into(), |f| f.folder.display().to_string());
             Error::input(place, format!("there is no adapter `{name}`, which {agents} agents need"))
         })
     };
     let society = Society {
-        generators: generators.iter().map(id).collect::<Result<_>>()?,
-        critics: critics.iter().map(id).collect::<Result<_>>()?,
+        generators: generators.iter().map(speaker).collect::<Result<_>>()?,
+        critics: critics.iter().map(speaker).collect::<Result<_>>()?,
     };
     Ok((society, tells_ids))
 }

@@ -14,7 +14,7 @@ use super::lines::{Sink, read_text};
 use super::live;
 use super::overheard::Overheard;
 use super::screen::{Paint, Screen};
-use crate::debate::{Occasion, Round, Table};
+use crate::debate::{DrawId, DrawKind, Occasion, Protocol, Round};
 use crate::engine::{NoJournal, Scope};
 use crate::error::{Error, Result};
 use crate::files::json::with_exact_numbers;
@@ -143,15 +143,16 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// The labels of all that will be said, by draw key.
-fn speakers(asked: &[Asked], table: &Table, occasion: Occasion) -> HashMap<u64, String> {
+fn speakers(asked: &[Asked], table: &Protocol, occasion: Occasion) -> HashMap<u64, String> {
     let paint = Paint::stderr();
     let mut names = HashMap::new();
     for a in asked {
         for agent in 0..table.agents() {
             for round in 1..=table.rounds() {
-                let key = |kind| occasion.key(kind, &a.question, agent, round, 0);
-                names.insert(key("answer"), live::agent_name(agent, paint));
-                names.insert(key("summary"), live::reads_name(paint));
+                let draw = DrawId { agent, round, ..DrawId::answer(occasion, &a.question) };
+                names.insert(draw.key(), live::agent_name(agent, paint));
+                let summary = DrawId { kind: DrawKind::Summary, ..draw };
+                names.insert(summary.key(), live::reads_name(paint));
             }
         }
     }

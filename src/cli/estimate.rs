@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::plan::{Calls, Work};
 use crate::adapter::NewAdapter;
 use crate::backend::mix;
-use crate::debate::Occasion;
+use crate::debate::{DrawId, Occasion};
 use crate::engine::*;
 use crate::error::Result;
 use crate::experiment::{ArmWork, Ready};
@@ -220,7 +220,7 @@ impl<'r> Stopwatch<'r> {
                     min_p: sampling.min_p,
                     max_tokens: sampling.max_tokens,
                 },
-                key: occasion.key("answer", question, 0, 1, 0),
+                key: DrawId::answer(occasion, question).key(),
                 iteration: occasion.iteration,
                 kind: SampleKind::default(),
                 priority: 0,

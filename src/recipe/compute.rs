@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::outcomes::Parameters;
 use crate::adapter::Snapshot;
-use crate::debate::{Debate, Society, Turn, Utterance};
+use crate::debate::{Debate, Society, Speaker, Turn, Utterance};
 use crate::engine::AdapterId;
 use crate::error::Result;
 use crate::run::Output;
@@ -32,18 +32,21 @@ struct Tokens {
 pub struct Usage(BTreeMap<AdapterId, Tokens>);
 
 impl Usage {
-    /// Answers, written with `adapters` (by agent), and the summaries that were read before them, written by the base.
-    pub fn turns<'t>(&mut self, adapters: &[AdapterId], turns: impl IntoIterator<Item = &'t Turn>) {
+    /// Answers of `speakers` (by agent), and the summaries that were read before them, written by
+    /// the base. Each adapter of a mixture computes every token.
+    pub fn turns<'t>(&mut self, speakers: &[Speaker], turns: impl IntoIterator<Item = &'t Turn>) {
         for turn in turns {
             self.utterance(AdapterId::BASE, turn.summary.as_ref());
-            self.utterance(adapters[turn.agent], turn.response.as_ref());
+            for (adapter, _) in speakers[turn.agent].adapters() {
+                self.utterance(*adapter, turn.response.as_ref());
+            }
         }
     }
 
     /// A debate: generators write the first round, critics the others.
     pub fn debate(&mut self, society: &Society, debate: &Debate) {
         for (m, round) in debate.rounds.iter().enumerate() {
-            self.turns(if m == 0 { &society.generators } else { &society.critics }, &round.turns);
+            self.turns(society.speakers(m + 1), &round.turns);
         }
     }
 

@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::debate::{Debate, Round, Society, Table, Utterance};
+use crate::debate::{Debate, Protocol, Round, Society, Speaker, Utterance};
 use crate::engine::{AdapterId, EmbedRequest, Embedding, Scope, ScoreRequest};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::measure::{Estimate, Outcome, distinct_answers, error_correlation, mean_pass_at};
 use crate::run::{Encoder, EvalSection, SamplingSection};
 use crate::task::{AnswerKey, Question};
@@ -78,7 +78,7 @@ impl Diversity {
     /// Measures the first debates, `debates[i]` being that of `questions[i]`. `measured` is called as each is complete.
     pub async fn measure(
         &self,
-        table: &Table,
+        table: &Protocol,
         scope: &Scope,
         questions: &[Question],
         debates: &[Debate],
@@ -161,9 +161,16 @@ fn said(round: &Round) -> Vec<Option<&Utterance>> {
     round.turns.iter().map(|t| t.response.as_ref().filter(|r| !r.ids.is_empty())).collect()
 }
 
+/// The adapters of speakers whose texts can be scored.
+fn scorable(speakers: &[Speaker]) -> Result<Vec<AdapterId>> {
+    let problem = "an agent is a mixture of adapters, which has no scores; expected 0 questions";
+    let alone = |s: &Speaker| s.alone().ok_or_else(|| Error::input("eval.diversity", problem));
+    speakers.iter().map(alone).collect()
+}
+
 async fn of_debate(scope: &Scope, debate: &Debate, society: &Society, context: usize) -> Result<Measured> {
     let last = debate.rounds.len() - 1;
-    let writers = if last == 0 { &society.generators } else { &society.critics };
+    let (writers, generators) = (scorable(society.speakers(last + 1))?, scorable(&society.generators)?);
     let mut readings = Readings::default();
     let final_round = said(&debate.rounds[last]);
     let first_round = said(&debate.rounds[0]);
@@ -175,7 +182,7 @@ async fn of_debate(scope: &Scope, debate: &Debate, society: &Society, context: u
     }
     if last > 0 {
         for (i, response) in first_round.iter().enumerate() {
-            readings.want(0, i, *response, society.generators[i], AdapterId::BASE);
+            readings.want(0, i, *response, generators[i], AdapterId::BASE);
         }
     }
     let (encode_scope, read_scope) = (scope.child("embed"), scope.child("score"));
@@ -301,7 +308,8 @@ fn of_answers(debates: &[Debate], m: usize, answers: &AnswerKey) -> Map<String, 
 }
 
 /// The fixed text under the base and every generator. Of a text longer than the context its beginning.
-async fn off_task(table: &Table, scope: &Scope, generators: &[AdapterId]) -> Result<Option<Value>> {
+async fn off_task(table: &Protocol, scope: &Scope, generators: &[Speaker]) -> Result<Option<Value>> {
+    let generators = scorable(generators)?;
     let mut tokens = table.codec().text(OFF_TASK.trim_end())?;
     tokens.truncate(table.codec().max_positions());
     if tokens.len() < 2 {

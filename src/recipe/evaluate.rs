@@ -9,7 +9,7 @@ use super::Example;
 use super::lane::record;
 use super::outcomes::{Parameters, add_votes_of_fewer, budget, outcomes};
 use super::{Diversity, Ledger, Usage};
-use crate::debate::{Debate, Occasion, Round, Society, Table, Turn, Vote};
+use crate::debate::{Debate, Occasion, Protocol, Round, Society, Turn, Vote};
 use crate::engine::Scope;
 use crate::error::{Error, Result};
 use crate::measure::{Estimate, share};
@@ -70,7 +70,7 @@ pub struct Evaluation {
 
 /// Puts `questions` to a society and grades it. `answered` is called as each question is complete, with the first question's debate.
 pub async fn evaluate(
-    table: &Table,
+    table: &Protocol,
     scope: &Scope,
     questions: &[Question],
     society: &Society,
@@ -302,7 +302,7 @@ fn add_rates<'t>(value: &mut Value, turns: impl Iterator<Item = &'t Turn>) {
 /// A task's questions, put to a society at a table, and their answers.
 pub struct Sitting {
     /// The protocol.
-    pub table: Rc<Table>,
+    pub table: Rc<Protocol>,
     /// What is asked.
     pub questions: Rc<Questions>,
     /// What is right.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Ledger, Training, Usage, data};
 use crate::adapter::Snapshot;
-use crate::debate::{Debate, Occasion, Society, Table};
+use crate::debate::{Debate, Occasion, Protocol, Society};
 use crate::engine::{AdapterId, AdapterSource, Scope, draw_key};
 use crate::error::{Error, Result};
 use crate::run::{AdapterSection, Event, Output, RunConfig, adapter_section};
@@ -37,7 +37,7 @@ pub struct Lane {
     /// The root scope.
     pub scope: Scope,
     /// The debate.
-    pub table: Rc<Table>,
+    pub table: Rc<Protocol>,
     /// D_task.
     pub questions: Vec<Question>,
     /// Where results go.
@@ -59,7 +59,7 @@ impl Lane {
     /// A lane over `questions`.
     pub fn new(
         scope: Scope,
-        table: Rc<Table>,
+        table: Rc<Protocol>,
         questions: Vec<Question>,
         output: Rc<dyn Output>,
         ledger: Rc<Ledger>,

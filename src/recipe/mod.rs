@@ -39,7 +39,7 @@ pub use outcomes::Parameters;
 pub use schedule::steps;
 pub use settings::Training;
 
-use crate::debate::Table;
+use crate::debate::Protocol;
 use crate::engine::Scope;
 use crate::error::{Error, Result};
 use crate::run::{Output, RunConfig};
@@ -82,9 +82,9 @@ pub struct Material {
 /// The protocols of an arm.
 pub struct Tables {
     /// Over its own task.
-    pub own: Rc<Table>,
+    pub own: Rc<Protocol>,
     /// Over the transfer task.
-    pub transfer: Option<Rc<Table>>,
+    pub transfer: Option<Rc<Protocol>>,
     /// The most tokens that a conversation at one of them can come to.
     pub longest: usize,
 }
@@ -105,9 +105,14 @@ impl Tables {
         let mut longest = 0;
         let mut table = |material: &Material| {
             let (debate, sampling) = (&config.debate, &config.sampling);
-            let table =
-                Table::new(codec.clone(), material.task.clone(), debate, sampling, config.run.max_sequences)?
-                    .telling_ids(tells_ids);
+            let table = Protocol::new(
+                codec.clone(),
+                material.task.clone(),
+                debate,
+                sampling,
+                config.run.max_sequences,
+            )?
+            .telling_ids(tells_ids);
             let Questions { train, dev, test } = &*material.questions;
             longest = longest.max(table.check(train.iter().chain(dev).chain(test))?);
             Ok::<_, Error>(Rc::new(table))

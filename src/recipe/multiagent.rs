@@ -5,7 +5,7 @@ use serde_json::json;
 use super::finetune::Lesson;
 use super::sets::about_mix;
 use super::{Examiner, Lane};
-use crate::debate::Society;
+use crate::debate::{Society, Speaker};
 use crate::engine::AdapterId;
 use crate::error::Result;
 use crate::run::{Critics, DataOf, LabelsOf};
@@ -18,10 +18,10 @@ pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
     let generators = lane.students("generator").await?;
     let (rounds, who) = (lane.config.debate.rounds, lane.config.debate.critics);
     let critics = if rounds > 1 && who == Critics::Own { lane.students("critic").await? } else { vec![] };
-    let of_generators: Vec<AdapterId> = generators.iter().map(|s| s.adapter).collect();
+    let of_generators: Vec<Speaker> = generators.iter().map(|s| s.adapter.into()).collect();
     let of_critics = match who {
-        Critics::Own => critics.iter().map(|s| s.adapter).collect(),
-        Critics::Base => vec![AdapterId::BASE; lane.agents()],
+        Critics::Own => critics.iter().map(|s| s.adapter.into()).collect(),
+        Critics::Base => vec![AdapterId::BASE.into(); lane.agents()],
         Critics::Generator => of_generators.clone(),
     };
     let society = Society { generators: of_generators, critics: of_critics };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::evaluate::{Exam, Methods};
-use crate::debate::{Round, Society, Turn, Utterance, Vote};
+use crate::debate::{Round, Society, Speaker, Turn, Utterance, Vote};
 use crate::engine::AdapterId;
 use crate::measure::Estimate;
 use crate::task::{AnswerKey, Question};
@@ -32,8 +32,10 @@ impl Parameters {
     }
 
     /// FLOP of a turn with the summary before it, which the base wrote.
-    fn of_turn(&self, adapter: AdapterId, turn: &Turn) -> f64 {
-        self.flop(AdapterId::BASE, turn.summary.as_ref()) + self.flop(adapter, turn.response.as_ref())
+    fn of_turn(&self, speaker: &Speaker, turn: &Turn) -> f64 {
+        let summary = self.flop(AdapterId::BASE, turn.summary.as_ref());
+        let each = |(adapter, _): &(AdapterId, f32)| self.flop(*adapter, turn.response.as_ref());
+        summary + speaker.adapters().iter().map(each).sum::<f64>()
     }
 }
 
@@ -42,7 +44,7 @@ pub fn budget(exams: &[Exam], society: &Society, parameters: &Parameters) -> Opt
     let samples: Vec<f64> = exams
         .iter()
         .flat_map(|e| &e.samples)
-        .map(|turn| parameters.of_turn(society.generators[turn.agent], turn))
+        .map(|turn| parameters.of_turn(&society.generators[turn.agent], turn))
         .collect();
     let debates: Vec<f64> = exams
         .iter()
@@ -50,8 +52,8 @@ pub fn budget(exams: &[Exam], society: &Society, parameters: &Parameters) -> Opt
         .map(|debate| {
             let rounds = debate.rounds.iter().enumerate();
             let of_round = |(m, round): (usize, &Round)| {
-                let who = if m == 0 { &society.generators } else { &society.critics };
-                round.turns.iter().map(|turn| parameters.of_turn(who[turn.agent], turn)).sum::<f64>()
+                let who = society.speakers(m + 1);
+                round.turns.iter().map(|turn| parameters.of_turn(&who[turn.agent], turn)).sum::<f64>()
             };
             rounds.map(of_round).sum()
         })

@@ -53,8 +53,8 @@ async fn rationalise(
                 kept.extend(Example::of_turn(debate, turn, "first"));
                 continue;
             }
-            let adapter = society.generators[turn.agent];
-            let again = lane.table.hinted(&scope, question, adapter, occasion, labels, s).await?;
+            let speaker = &society.generators[turn.agent];
+            let again = lane.table.hinted(&scope, question, speaker, occasion, labels, s).await?;
             if let Some(again) = &again
                 && meets(labels, debate, again)
             {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::fake::*;
-use colloquy::debate::{Occasion, Round, Society, Table};
+use colloquy::debate::{Occasion, Protocol, Round, Society};
 use colloquy::engine::{AdapterId, NoJournal, SamplingParams, Scope};
 use colloquy::run::{RunConfig, SamplingSection};
 use colloquy::task::Question;
@@ -251,7 +251,7 @@ fn the_first_debate_is_shown_and_every_question_counted() {
 fn each_round_is_told_before_the_next_is_asked() {
     let world = World::new(config(3, 3), 1, 0, signed);
     let table =
-        Table::new(world.codec.clone(), Rc::new(task()), &world.config.debate, &world.config.sampling, 8)
+        Protocol::new(world.codec.clone(), Rc::new(task()), &world.config.debate, &world.config.sampling, 8)
             .unwrap();
     let scope = Scope::new("lane", world.service.clone(), Rc::new(NoJournal));
     let occasion = Occasion { seed: 0, iteration: 1, purpose: "train" };

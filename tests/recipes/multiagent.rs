@@ -346,10 +346,10 @@ fn arms_that_still_share_weights_share_draws() {
 
 #[test]
 fn a_seed_changes_every_draw() {
-    use colloquy::debate::Occasion;
+    use colloquy::debate::{DrawId, Occasion};
     let question = &asks("q", 1)[0];
     let key =
-        |seed, iteration, purpose| Occasion { seed, iteration, purpose }.key("answer", question, 0, 1, 0);
+        |seed, iteration, purpose| DrawId::answer(Occasion { seed, iteration, purpose }, question).key();
     let keys = [key(0, 1, "train"), key(1, 1, "train"), key(0, 2, "train"), key(0, 1, "dev")];
     for (i, a) in keys.iter().enumerate() {
         assert!(keys[i + 1..].iter().all(|b| a != b));

@@ -11,7 +11,7 @@ use std::task::{self, Poll, Waker};
 
 use colloquy::adapter::Snapshot;
 use colloquy::backend::{LoraMatrix, PartId};
-use colloquy::debate::Occasion;
+use colloquy::debate::{DrawId, DrawKind, Occasion};
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
 use colloquy::recipe::{Context, Material, run_arm};
@@ -343,7 +343,13 @@ fn keys(questions: &Questions, seed: u64, purposes: &[&'static str]) -> HashMap<
                     sample,
                     ..unknown()
                 };
-                let key = Occasion { seed, iteration, purpose }.key(kind, question, agent, round, sample);
+                let occasion = Occasion { seed, iteration, purpose };
+                let kind = match kind {
+                    "answer" => DrawKind::Answer,
+                    "summary" => DrawKind::Summary,
+                    _ => DrawKind::Hint,
+                };
+                let key = DrawId { occasion, kind, question, agent, round, sample }.key();
                 assert!(keys.insert(key, asked).is_none(), "two draws share a key");
             }
         }
