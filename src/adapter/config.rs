@@ -1,5 +1,5 @@
-//! adapter_config.json: what PEFT writes into it, read by PEFT's rules. A field that would change what the adapter computes and that is not
-//! supported is an error that names it.
+//! adapter_config.json: what PEFT writes into it, read by PEFT's rules. A field that would change
+//! what the adapter computes and that is not supported is an error that names it.
 
 use std::path::Path;
 
@@ -49,8 +49,8 @@ const READ: [&str; 14] = [
     "alpha_pattern",
 ];
 
-/// Fields that turn something on that is not supported, and what that is. Any other unknown field is refused too, while it holds more than
-/// null, false or nothing.
+/// Fields that turn something on that is not supported, and what that is. Any other unknown field
+/// is refused too, while it holds more than null, false or nothing.
 const UNSUPPORTED: [(&str, &str); 9] = [
     ("use_dora", "DoRA"),
     ("modules_to_save", "a module trained whole"),
@@ -63,7 +63,8 @@ const UNSUPPORTED: [(&str, &str); 9] = [
     ("alora_invocation_tokens", "activated LoRA"),
 ];
 
-/// Initialisations that leave the base model as it is; the others (`pissa`, `olora`, `loftq`, ...) come with a changed base.
+/// Initialisations that leave the base model as it is; the others (`pissa`, `olora`, `loftq`, ...)
+/// come with a changed base.
 const PLAIN_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 /// What an adapter_config.json says.
@@ -166,9 +167,10 @@ impl PeftConfig {
         Ok(found.unwrap_or(self.alpha))
     }
 
-    /// The name of the model this adapter was made for, if it gives one and none of `names` (folders or names of the model in use) ends
-    /// in the same component. Folders move and are renamed, so this is a reason for a warning and no more; whether an adapter fits is for
-    /// the shapes to say.
+    /// The name of the model this adapter was made for, if it gives one and none of `names`
+    /// (folders or names of the model in use) ends in the same component. Folders move and are
+    /// renamed, so this is a reason for a warning and no more; whether an adapter fits is for the
+    /// shapes to say.
     pub fn other_base(&self, names: &[&str]) -> Option<&str> {
         let base = self.base.as_deref()?;
         (!names.iter().any(|name| last_component(name) == last_component(base))).then_some(base)
@@ -253,16 +255,17 @@ fn first(patterns: &[(Pattern, f64)], module: &str) -> Result<Option<f64>, Strin
     Ok(None)
 }
 
-/// What a model is called, wherever it lies: the last component of a path or name, in small letters; of a path into a cache of downloads
-/// (`models--ORGANISATION--NAME/snapshots/…`) the model's name.
+/// What a model is called, wherever it lies: the last component of a path or name, in small
+/// letters; of a path into a cache of downloads (`models--ORGANISATION--NAME/snapshots/…`) the
+/// model's name.
 fn last_component(name: &str) -> String {
     let mut components = name.split(['/', '\\']).filter(|c| !c.is_empty());
     let cached = components.clone().find_map(|c| c.strip_prefix("models--")?.rsplit("--").next());
     cached.or_else(|| components.next_back()).unwrap_or_default().to_lowercase()
 }
 
-/// Refuses, by name, every feature that would change what the adapter computes. New PEFT features are off while their field is null, false,
-/// or empty.
+/// Refuses, by name, every feature that would change what the adapter computes. New PEFT features
+/// are off while their field is null, false, or empty.
 fn check_supported(fields: &Fields<'_>) -> Result<()> {
     match fields.text("peft_type")? {
         Some("LORA") => {}
@@ -385,7 +388,8 @@ fn excluded(fields: &Fields<'_>) -> Result<Option<Names>> {
     }
 }
 
-/// `layers_to_transform`, a number or a list, and `layers_pattern`, a string or a list; PEFT wants a list of targets with either.
+/// `layers_to_transform`, a number or a list, and `layers_pattern`, a string or a list; PEFT wants
+/// a list of targets with either.
 fn layers(fields: &Fields<'_>) -> Result<Option<Layers>> {
     let (indices, pattern) = ("layers_to_transform", "layers_pattern");
     if let Some(Value::String(text)) = fields.get("target_modules")

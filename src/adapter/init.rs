@@ -1,4 +1,5 @@
-//! New adapters, initialised as PEFT does: A uniform as a linear layer's weight (He et al. 2015 with a = sqrt 5), B zero.
+//! New adapters, initialised as PEFT does: A uniform as a linear layer's weight (He et al. 2015
+//! with a = sqrt 5), B zero.
 
 use std::path::PathBuf;
 
@@ -114,7 +115,8 @@ impl NewAdapter {
         Ok(SlotSpec { parts, dropout: self.dropout })
     }
 
-    /// The initialised adapter: a matrix's numbers depend on the seed, its module and its shape, not on the adapter's other parts.
+    /// The initialised adapter: a matrix's numbers depend on the seed, its module and its shape,
+    /// not on the adapter's other parts.
     pub fn snapshot(&self, layout: &AdapterLayout) -> Result<Snapshot> {
         let spec = self.spec(layout)?;
         let weights = matrices(&spec, layout)

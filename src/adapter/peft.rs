@@ -1,4 +1,5 @@
-//! PEFT folders in and out: adapter_config.json and adapter_model.safetensors, and for checkpoints optimizer.safetensors beside them.
+//! PEFT folders in and out: adapter_config.json and adapter_model.safetensors, and for checkpoints
+//! optimizer.safetensors beside them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -139,10 +140,11 @@ pub fn read_checkpoint(folder: &Path, layout: &AdapterLayout) -> Result<Snapshot
     Ok(snapshot)
 }
 
-/// Writes a PEFT folder, and optimizer.safetensors where the snapshot has moments. `base` is named in it.
+/// Writes a PEFT folder, and optimizer.safetensors where the snapshot has moments. `base` is named
+/// in it.
 ///
-/// A new folder appears whole or not at all. In one that exists each file is replaced whole and files of other names stay. The same
-/// snapshot gives the same bytes.
+/// A new folder appears whole or not at all. In one that exists each file is replaced whole and
+/// files of other names stay. The same snapshot gives the same bytes.
 pub fn write_peft(
     folder: &Path,
     snapshot: &Snapshot,
@@ -299,8 +301,8 @@ fn tensor_name(m: &MatrixInfo<'_>) -> String {
     format!("{WRAPPER}{}.{matrix}.weight", m.module)
 }
 
-/// The name PEFT writes for what a file calls `name`: old files lack the wrapper's prefix, and one that was saved as it lay in memory has
-/// the name of the adapter, `default`, in it.
+/// The name PEFT writes for what a file calls `name`: old files lack the wrapper's prefix, and one
+/// that was saved as it lay in memory has the name of the adapter, `default`, in it.
 fn plain_name(prefix: &str, name: &str) -> String {
     let Some(rest) = name.strip_prefix(prefix) else { return name.to_string() };
     let module = rest.strip_prefix(WRAPPER).unwrap_or(rest);

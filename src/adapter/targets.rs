@@ -1,16 +1,19 @@
-//! Which linears an adapter changes, in PEFT's words and by PEFT's rules (`check_target_module_exists` of its `tuners_utils.py`).
+//! Which linears an adapter changes, in PEFT's words and by PEFT's rules
+//! (`check_target_module_exists` of its `tuners_utils.py`).
 
 use fancy_regex::{Expr, Regex, RegexBuilder};
 
 use crate::backend::AdapterLayout;
 use crate::files::written_out;
 
-/// Steps that matching one name may take: far beyond what patterns of module names need, and over in a fraction of a second for all of a model.
+/// Steps that matching one name may take: far beyond what patterns of module names need, and over
+/// in a fraction of a second for all of a model.
 const BACKTRACK_LIMIT: usize = 20_000;
 /// Most bytes of a compiled pattern without look-arounds.
 const SIZE_LIMIT: usize = 128 << 10;
-/// Most bytes of all patterns of a field that are more than names, with their repetitions written out: they take memory and time that their length
-/// says little about, and a limit on what is compiled does not reach into look-arounds.
+/// Most bytes of all patterns of a field that are more than names, with their repetitions written
+/// out: they take memory and time that their length says little about, and a limit on what is
+/// compiled does not reach into look-arounds.
 pub(super) const MAX_PATTERNS: usize = 1024;
 
 /// What an adapter must not change, though a model has it: their LoRA would be one of embeddings.
@@ -19,7 +22,8 @@ pub(super) const ENDS: [&str; 2] = ["model.embed_tokens", "lm_head"];
 /// PEFT's word for every linear but the lm_head.
 const ALL_LINEAR: &str = "all-linear";
 
-/// A regular expression in Python's syntax: look-around and back-references work, and a pattern that would take for ever is an error.
+/// A regular expression in Python's syntax: look-around and back-references work, and a pattern
+/// that would take for ever is an error.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     text: String,
@@ -42,8 +46,9 @@ impl Pattern {
         Self::framed(text, 2, r"\A(?:(.*\.)?(", r")$)")
     }
 
-    /// That finds the number of a layer after a component that matches, as the group `idx`: PEFT's `layers_pattern`. An alternative in the
-    /// pattern divides the whole expression there, so it does here.
+    /// That finds the number of a layer after a component that matches, as the group `idx`: PEFT's
+    /// `layers_pattern`. An alternative in the pattern divides the whole expression there, so it
+    /// does here.
     pub fn layer(text: &str) -> Result<Self, String> {
         Self::framed(text, 0, r"\A(?:(?:^|.*?\.)", r"\.(?P<idx>\d+)\.)")
     }
@@ -53,7 +58,8 @@ impl Pattern {
         Self::framed(r"[^.]*", 0, r"\A(?:.*?\.", r"\.(?P<idx>\d+)\.)")
     }
 
-    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups` are what the frame has of its own before it.
+    /// `text` must be a pattern by itself, so that it cannot close the frame's brackets; `groups`
+    /// are what the frame has of its own before it.
     fn framed(text: &str, groups: usize, before: &str, after: &str) -> Result<Self, String> {
         let weight = written_out(text);
         if weight > MAX_PATTERNS {
@@ -87,7 +93,8 @@ impl Pattern {
         }
     }
 
-    /// The number of a module's layer: nothing where the pattern does not match, no number where it matches without one.
+    /// The number of a module's layer: nothing where the pattern does not match, no number where it
+    /// matches without one.
     fn layer_of(&self, module: &str) -> Result<Option<Option<i64>>, String> {
         let Some(regex) = &self.regex else { return Ok(None) };
         let captures = regex.captures(module).map_err(|e| self.exhausted(module, &e))?;
@@ -99,8 +106,8 @@ impl Pattern {
     }
 }
 
-/// Whether a name ends in another one, in which a dot stands for any character, from the beginning of one of its components; after a `^`, of the
-/// first one.
+/// Whether a name ends in another one, in which a dot stands for any character, from the beginning
+/// of one of its components; after a `^`, of the first one.
 fn ends_in(module: &str, name: &str) -> bool {
     let (name, whole) = name.strip_prefix('^').map_or((name, false), |name| (name, true));
     let mut rest = module.chars();
@@ -175,7 +182,8 @@ pub struct Targets {
     pub include: Names,
     /// `exclude_modules`.
     pub exclude: Option<Names>,
-    /// Only these layers, of modules that a list names by their last components: who is named in full is meant in any case.
+    /// Only these layers, of modules that a list names by their last components: who is named in
+    /// full is meant in any case.
     pub layers: Option<Layers>,
 }
 
@@ -204,8 +212,9 @@ impl Targets {
         }
     }
 
-    /// For each of the layout's parts whether it is changed. Something must be, and no embedding may be; a name in a list that names
-    /// nothing is passed over, as PEFT does. The error lacks its place.
+    /// For each of the layout's parts whether it is changed. Something must be, and no embedding
+    /// may be; a name in a list that names nothing is passed over, as PEFT does. The error lacks
+    /// its place.
     pub fn of(&self, layout: &AdapterLayout) -> Result<Vec<bool>, String> {
         for end in ENDS {
             if self.contain(end)? {

@@ -25,7 +25,8 @@ pub struct Debate {
 }
 
 impl Debate {
-    /// A question's independent answers and the vote over them, as a debate of one round; each answer counts as an agent's of its own.
+    /// A question's independent answers and the vote over them, as a debate of one round; each
+    /// answer counts as an agent's of its own.
     pub fn of_samples(question: &Question, turns: Vec<Turn>, vote: Vote) -> Self {
         let agreement = vote.votes as f64 / turns.len().max(1) as f64;
         let (id, text) = (question.id.clone(), question.text.clone());

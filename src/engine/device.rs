@@ -1,4 +1,5 @@
-//! The model on its backend, and the passes the engine makes over it: one plan up, a list of operations, one submit, the wanted numbers down.
+//! The model on its backend, and the passes the engine makes over it: one plan up, a list of
+//! operations, one submit, the wanted numbers down.
 
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ pub struct Device {
     norms: Option<(Tensor, usize)>,
     lm_head_rows: usize,
     limit: Option<usize>,
-    /// Rows of the training activations that are planned: taken with the first training, so that batches that grow do not take larger buffers again and again.
+    /// Rows of the training activations that are planned: taken with the first training, so that
+    /// batches that grow do not take larger buffers again and again.
     training_rows: usize,
     /// Bytes planned for what the backend does not count as held.
     beside: usize,
@@ -101,7 +103,8 @@ impl Device {
         self.inference.as_ref().is_some_and(|w| w.rows >= rows && w.shrink >= shrink)
     }
 
-    /// Enqueues a sampling step; its draws are on their way. Its plan may refer to the draws of the one before if that had room in the same buffers.
+    /// Enqueues a sampling step; its draws are on their way. Its plan may refer to the draws of the
+    /// one before if that had room in the same buffers.
     pub fn sample(&mut self, plan: BatchPlan, shrink: usize) -> Result<Draws> {
         // A step with any part of a prompt in it is not what decoding looks like.
         let decode = plan.sequences.iter().all(|s| s.end - s.start <= 1);
@@ -127,7 +130,8 @@ impl Device {
         self.backend.draws(draws)
     }
 
-    /// Runs a scoring step: for each logit row its negative log-likelihood, and 1 or 0 for whether the label was the most likely token.
+    /// Runs a scoring step: for each logit row its negative log-likelihood, and 1 or 0 for whether
+    /// the label was the most likely token.
     pub fn score(&mut self, plan: BatchPlan, shrink: usize) -> Result<Vec<f32>> {
         self.phase("score", |d| d.score_step(plan, shrink))
     }
@@ -174,7 +178,8 @@ impl Device {
         self.backend.download_f32(workspace.losses, logit_rows)
     }
 
-    /// Makes an optimizer step of all these adapters in one launch; their gradient norms. A slot whose norm is not finite is left as it was.
+    /// Makes an optimizer step of all these adapters in one launch; their gradient norms. A slot
+    /// whose norm is not finite is left as it was.
     pub fn optimize(&mut self, steps: Vec<AdamWStep>) -> Result<Vec<f32>> {
         self.phase("optimizer step", |d| d.optimizer_step(steps))
     }

@@ -1,7 +1,9 @@
-//! The engine: lanes, memory plan, packed batches, sampler, trainer. It knows token ids only, no text.
+//! The engine: lanes, memory plan, packed batches, sampler, trainer. It knows token ids only, no
+//! text.
 //!
-//! [`Engine`] owns a backend, a model and the adapters' slots. Requests queue in the sampler, the scorer and the trainer; [`Engine::step`] fuses
-//! what is queued into one packed batch. Lanes share an engine through [`EngineHandle`]; [`run_lanes`] drives both.
+//! [`Engine`] owns a backend, a model and the adapters' slots. Requests queue in the sampler, the
+//! scorer and the trainer; [`Engine::step`] fuses what is queued into one packed batch. Lanes share
+//! an engine through [`EngineHandle`]; [`run_lanes`] drives both.
 
 mod device;
 mod embedder;

@@ -27,7 +27,8 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Most rows in a training micro-batch (a longer sequence gets one of its own); 0 is no limit.
     pub micro_batch_rows: usize,
-    /// Tokens of the longest sequence that will be scored or trained, 0 where nobody knows: buffers for it are planned, whatever the limits are.
+    /// Tokens of the longest sequence that will be scored or trained, 0 where nobody knows: buffers
+    /// for it are planned, whatever the limits are.
     pub longest: usize,
     /// Tokens in a KV page.
     pub page_tokens: usize,
@@ -164,8 +165,8 @@ impl MemoryPlan {
         }
     }
 
-    /// The plan with these limits, and the smallest memory limit that has room for it. Where the memory limit has not, the KV cache is the
-    /// smallest possible.
+    /// The plan with these limits, and the smallest memory limit that has room for it. Where the
+    /// memory limit has not, the KV cache is the smallest possible.
     fn with(
         backend: &dyn Backend,
         model: &Model,
@@ -285,8 +286,9 @@ impl MemoryPlan {
     }
 }
 
-/// `options` with as many adapters at once as leave the others their due: the limits and a good part of the KV cache that `fewest` of them
-/// leave. `fewest` is what must be there at the same time, so it is [`Error::Memory`] if they do not fit.
+/// `options` with as many adapters at once as leave the others their due: the limits and a good
+/// part of the KV cache that `fewest` of them leave. `fewest` is what must be there at the same
+/// time, so it is [`Error::Memory`] if they do not fit.
 pub fn waves(
     backend: &dyn Backend,
     model: &Model,

@@ -175,7 +175,8 @@ pub struct EmbedRequest {
 /// An encoded stretch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Embedding {
-    /// One number for each hidden dimension: the rows' values summed in f64 in the order of the rows, divided by their number.
+    /// One number for each hidden dimension: the rows' values summed in f64 in the order of the
+    /// rows, divided by their number.
     pub mean: Vec<f32>,
 }
 
@@ -202,7 +203,8 @@ pub struct Optimizer {
     /// Gradient norm clip; infinite for none, which is written as null.
     #[serde(deserialize_with = "infinite_if_null")]
     pub max_grad_norm: f32,
-    /// What becomes of a step with a loss or a gradient norm that is not finite. Whatever it is, no such number reaches the adapter, nor another one.
+    /// What becomes of a step with a loss or a gradient norm that is not finite. Whatever it is, no
+    /// such number reaches the adapter, nor another one.
     pub non_finite: NonFinite,
 }
 
@@ -249,7 +251,8 @@ pub struct TrainRequest {
     pub steps: Vec<TrainStep>,
     /// AdamW settings.
     pub optimizer: Optimizer,
-    /// With the number of the optimizer step and the place in it, what the masks of an adapter with dropout are made from.
+    /// With the number of the optimizer step and the place in it, what the masks of an adapter with
+    /// dropout are made from.
     pub key: u64,
     /// Zero the moments first; otherwise go on from where the adapter's last training stopped.
     pub fresh_moments: bool,
@@ -333,8 +336,9 @@ pub enum AdapterSource {
     Clone(AdapterId),
 }
 
-/// A stable hash of what makes a draw the draw it is: seed, iteration, purpose, question's content, agent, round, sample. Not the arm,
-/// so arms that still share weights share generations. (FNV-1a over length-prefixed fields, then the SplitMix64 finaliser.)
+/// A stable hash of what makes a draw the draw it is: seed, iteration, purpose, question's content,
+/// agent, round, sample. Not the arm, so arms that still share weights share generations. (FNV-1a
+/// over length-prefixed fields, then the SplitMix64 finaliser.)
 pub fn draw_key(fields: &[&[u8]]) -> u64 {
     let mut h: u64 = 0xcbf2_9ce4_8422_2325;
     let mut eat = |bytes: &[u8]| {

@@ -1,9 +1,11 @@
 //! Lanes: straight-line recipes over one shared engine.
 //!
-//! A recipe is an async function that holds a [`Scope`]. `sample`, `score` and `train` enqueue and wait; the engine fuses what all lanes and all
-//! questions have queued. Every completed call is journalled under the scope's path and call number, so a resumed run executes the
-//! same code and is answered from the journal up to where it stopped. Within one scope calls are numbered in program order;
-//! concurrent work takes a child scope each, so that numbers never depend on who finished first.
+//! A recipe is an async function that holds a [`Scope`]. `sample`, `score` and `train` enqueue and
+//! wait; the engine fuses what all lanes and all questions have queued. Every completed call is
+//! journalled under the scope's path and call number, so a resumed run executes the same code and
+//! is answered from the journal up to where it stopped. Within one scope calls are numbered in
+//! program order; concurrent work takes a child scope each, so that numbers never depend on who
+//! finished first.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
@@ -85,8 +87,8 @@ pub enum Kept {
 pub struct Trained {
     /// The steps of each request.
     pub metrics: Vec<Vec<StepMetrics>>,
-    /// The call was made before, and its adapters' numbers are no longer kept: the adapters are as they were before it, until a later training call
-    /// brings them to where they were after that.
+    /// The call was made before, and its adapters' numbers are no longer kept: the adapters are as
+    /// they were before it, until a later training call brings them to where they were after that.
     pub is_pruned: bool,
 }
 
@@ -156,7 +158,8 @@ impl Scope {
         format!("{}#{n}", self.path)
     }
 
-    /// The result of the next call: from the journal where it was made before, else from `work`, and kept. `count` results are expected.
+    /// The result of the next call: from the journal where it was made before, else from `work`,
+    /// and kept. `count` results are expected.
     async fn once<T: Clone, F: Future<Output = Result<Vec<T>>>>(
         &self,
         count: usize,
@@ -173,8 +176,8 @@ impl Scope {
         Ok(results)
     }
 
-    /// Draws all of `requests`, together with whatever else is queued; results in the order of the requests. All samples of a scope
-    /// have the priority of its first, whatever the requests say.
+    /// Draws all of `requests`, together with whatever else is queued; results in the order of the
+    /// requests. All samples of a scope have the priority of its first, whatever the requests say.
     pub async fn sample(&self, requests: Vec<SampleRequest>) -> Result<Vec<Sample>> {
         let found = |entry| if let Entry::Samples(found) = entry { Some(found) } else { None };
         let work = |requests: Vec<SampleRequest>| {
@@ -192,8 +195,9 @@ impl Scope {
         self.once(requests.len(), found, Entry::Scores, || work(requests)).await
     }
 
-    /// The mean log-probability of each sequence's tokens from a place on (at least 1, as the first token is never predicted; at most the last
-    /// one's), summed in f64 in their order. As [`Scope::score`], but only the means are journalled.
+    /// The mean log-probability of each sequence's tokens from a place on (at least 1, as the first
+    /// token is never predicted; at most the last one's), summed in f64 in their order. As
+    /// [`Scope::score`], but only the means are journalled.
     pub async fn likelihoods(&self, requests: Vec<(ScoreRequest, usize)>) -> Result<Vec<f64>> {
         let found = |entry| if let Entry::Likelihoods(found) = entry { Some(found) } else { None };
         let mean = |(request, from): (ScoreRequest, usize)| {

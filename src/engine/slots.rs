@@ -7,8 +7,9 @@ use crate::adapter::{Moments, Snapshot, matrices};
 use crate::backend::{AdapterLayout, Backend, LoraMatrix, Slot, SlotRole, SlotSpec};
 use crate::error::{Error, Result};
 
-/// Names the numbers of an adapter: equal ids, equal weights. The base's while B is all zero, its parent's after a clone, a new one at the
-/// first write. What is cached under an id (KV pages, samples) stays true as long as the id lives.
+/// Names the numbers of an adapter: equal ids, equal weights. The base's while B is all zero, its
+/// parent's after a clone, a new one at the first write. What is cached under an id (KV pages,
+/// samples) stays true as long as the id lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightsId(pub u64);
 

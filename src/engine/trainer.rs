@@ -1,7 +1,9 @@
 //! The trainer: optimizer steps of many adapters at once.
 //!
-//! A micro-batch takes one sequence after another from all requests in turn, each adapter's own in its own order and only those of its current
-//! optimizer step. An adapter steps when its batch is complete, together with all others that are. What an adapter learns depends on its own request alone.
+//! A micro-batch takes one sequence after another from all requests in turn, each adapter's own in
+//! its own order and only those of its current optimizer step. An adapter steps when its batch is
+//! complete, together with all others that are. What an adapter learns depends on its own request
+//! alone.
 
 use futures::channel::oneshot;
 
@@ -143,8 +145,9 @@ impl Trainer {
         request.divisors().map(drop)
     }
 
-    /// Takes a checked request with at least one step whose adapter is at `slot`, with this rate of dropout; `first_step` is the number of
-    /// its first optimizer step since the moments were zeroed.
+    /// Takes a checked request with at least one step whose adapter is at `slot`, with this rate of
+    /// dropout; `first_step` is the number of its first optimizer step since the moments were
+    /// zeroed.
     pub fn submit(
         &mut self,
         request: TrainRequest,
@@ -274,8 +277,8 @@ impl Trainer {
         failed.into_iter().filter_map(fault).collect()
     }
 
-    /// A step of an adapter cannot be made. By its policy the step is left out, or its request ends with `problem`. The slot, whose gradient is to
-    /// be zeroed.
+    /// A step of an adapter cannot be made. By its policy the step is left out, or its request ends
+    /// with `problem`. The slot, whose gradient is to be zeroed.
     fn fault(
         &mut self,
         adapter: AdapterId,

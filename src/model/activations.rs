@@ -124,8 +124,8 @@ impl Activations {
         }
     }
 
-    /// Bytes that [`Activations::new`] will take on a backend whose activations have `activation_bytes` bytes an element (4 on the
-    /// CPU).
+    /// Bytes that [`Activations::new`] will take on a backend whose activations have
+    /// `activation_bytes` bytes an element (4 on the CPU).
     pub fn bytes(
         config: &ModelConfig,
         rows: usize,

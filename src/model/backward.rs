@@ -1,7 +1,8 @@
 //! The backward pass, base frozen: only the adapters' gradients and what flows to the layer below.
 //!
-//! Kept from the forward: the residual stream before and after attention, qkv after rope (and q and k before their norm), the attention's output,
-//! gate_up, and each group's shrink. Norms, swiglu and dropout are computed again.
+//! Kept from the forward: the residual stream before and after attention, qkv after rope (and q and
+//! k before their norm), the attention's output, gate_up, and each group's shrink. Norms, swiglu
+//! and dropout are computed again.
 
 use super::activations::{Dropped, Gradients, LayerActivations};
 use super::forward::drop_out;

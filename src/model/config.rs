@@ -71,7 +71,8 @@ struct AttentionShape {
 impl AttentionShape {
     fn read(fields: &Fields<'_>, family: &Family, hidden_size: usize) -> Result<Self> {
         let num_heads = fields.size("num_attention_heads")?;
-        // Absent and null are two things here: transformers takes the family's default for the first, the number of heads for the second.
+        // Absent and null are two things here: transformers takes the family's default for the
+        // first, the number of heads for the second.
         let num_kv_heads = match (fields.map.get("num_key_value_heads"), family.defaults.kv_heads) {
             (None, Some(default)) => default,
             _ => fields.size_or("num_key_value_heads", num_heads)?,
@@ -260,8 +261,9 @@ impl ModelConfig {
         self.checked_parameters().unwrap_or(usize::MAX)
     }
 
-    /// The same; `None` where it does not fit. Single sizes are at most 2^24 and heads 2^31 wide, so only the products with those of a layer's
-    /// matrices and with the number of layers can be too large.
+    /// The same; `None` where it does not fit. Single sizes are at most 2^24 and heads 2^31 wide,
+    /// so only the products with those of a layer's matrices and with the number of layers can be
+    /// too large.
     fn checked_parameters(&self) -> Option<usize> {
         let heads = self.heads();
         let (d, f, v) = (self.hidden_size, self.intermediate_size, self.vocab_size);

@@ -166,7 +166,8 @@ fn window(fields: &Fields<'_>, missing: Option<usize>) -> Result<Option<usize>> 
     }
 }
 
-/// Qwen's windows: `use_sliding_window` says whether there are any, `layer_types` in which layers, or `max_window_layers` from which one on.
+/// Qwen's windows: `use_sliding_window` says whether there are any, `layer_types` in which layers,
+/// or `max_window_layers` from which one on.
 fn qwen_windows(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     let used = fields.flag("use_sliding_window", false)?;
     let window = if used { window(fields, Some(DEFAULT_WINDOW))? } else { None };

@@ -6,7 +6,8 @@ use crate::backend::*;
 use crate::error::{Error, Result};
 
 impl Model {
-    /// Enqueues a sampling step: prefill and decode rows alike, over pages. Draws land in `acts.tokens` and `acts.logprobs`.
+    /// Enqueues a sampling step: prefill and decode rows alike, over pages. Draws land in
+    /// `acts.tokens` and `acts.logprobs`.
     pub fn forward_sample(&self, backend: &mut dyn Backend, acts: &Activations, kv: KvPool) -> Result<()> {
         backend.enqueue(Op::CopyPages(CopyPages { kv }))?;
         self.decoder(backend, acts, None, Some(kv))?;
@@ -25,14 +26,16 @@ impl Model {
         self.forward_loss(backend, acts, None, None)
     }
 
-    /// Enqueues an encoding step over packed sequences. The plan's logit rows, after the final norm, land in `acts.hidden`.
+    /// Enqueues an encoding step over packed sequences. The plan's logit rows, after the final
+    /// norm, land in `acts.hidden`.
     pub fn forward_embed(&self, backend: &mut dyn Backend, acts: &Activations) -> Result<()> {
         self.decoder(backend, acts, None, None)?;
         self.final_norm(backend, acts)
     }
 
-    /// Enqueues a training micro-batch over packed sequences: losses land in `acts.losses`, gradients are added to the slots'. With `dropout`
-    /// adapters read their inputs through the dropout of the plan.
+    /// Enqueues a training micro-batch over packed sequences: losses land in `acts.losses`,
+    /// gradients are added to the slots'. With `dropout` adapters read their inputs through the
+    /// dropout of the plan.
     pub fn forward_backward(
         &self,
         backend: &mut dyn Backend,

@@ -43,7 +43,8 @@ impl Model {
         let embedding = loader.backend.load_table(table)?;
         files.release();
 
-        // Before the layers: its pages of the file, as many as several layers', are given back while there is little beside them.
+        // Before the layers: its pages of the file, as many as several layers', are given back
+        // while there is little beside them.
         let lm_head_name = if tied { embedding_name } else { LM_HEAD };
         let weights = loader.files.tensor(lm_head_name, &[v, d])?;
         loader.used.insert(lm_head_name.into());
@@ -117,7 +118,8 @@ fn check_dropout(files: &ModelFiles, config: &ModelConfig, options: LoadOptions)
     }
 }
 
-/// That the backend has kernels for rows of these widths, before any weight is moved. (Head sizes are checked as config.json is read.)
+/// That the backend has kernels for rows of these widths, before any weight is moved. (Head sizes
+/// are checked as config.json is read.)
 fn check_widths(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -> Result<()> {
     let step = backend.width_step();
     for (field, width) in
@@ -132,7 +134,8 @@ fn check_widths(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend)
     Ok(())
 }
 
-/// That the weights alone fit a device with memory of its own, before any is moved there. (What else is needed is the engine's plan.)
+/// That the weights alone fit a device with memory of its own, before any is moved there. (What
+/// else is needed is the engine's plan.)
 fn check_room(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -> Result<()> {
     let ceiling = backend.memory_ceiling();
     let limits = backend.memory_limit().into_iter().chain(ceiling.as_ref().map(|c| c.bytes));

@@ -1,7 +1,8 @@
-//! An adapter merged into its base: a model folder whose weights are `W + s B A`, for programs that know nothing of adapters.
+//! An adapter merged into its base: a model folder whose weights are `W + s B A`, for programs that
+//! know nothing of adapters.
 //!
-//! Sums are in f64 and rounded once, to the type that is written. Tensors are read, changed and written some rows at a time, so memory
-//! stays the same whatever the model's size.
+//! Sums are in f64 and rounded once, to the type that is written. Tensors are read, changed and
+//! written some rows at a time, so memory stays the same whatever the model's size.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -119,8 +120,9 @@ impl MergedType {
     }
 }
 
-/// The f32 beside `value` whose last bit is 1, or `value` itself where it is one: rounding that to 16 bits is rounding `value` to 16 bits,
-/// which rounding the nearest f32 is not (it would round twice).
+/// The f32 beside `value` whose last bit is 1, or `value` itself where it is one: rounding that to
+/// 16 bits is rounding `value` to 16 bits, which rounding the nearest f32 is not (it would round
+/// twice).
 fn to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     if !nearest.is_finite() || f64::from(nearest) == value || nearest.to_bits() & 1 == 1 {
@@ -149,8 +151,9 @@ struct Term<'a> {
     b: &'a [f32],
 }
 
-/// Writes the model folder `output`: the base with the adapter merged in, in the base's types or all floats in `dtype`. The base's division
-/// into files is kept. `output` appears whole or not at all; a folder that stands there is replaced, so whoever calls decides whether it may.
+/// Writes the model folder `output`: the base with the adapter merged in, in the base's types or
+/// all floats in `dtype`. The base's division into files is kept. `output` appears whole or not at
+/// all; a folder that stands there is replaced, so whoever calls decides whether it may.
 pub fn merge(
     files: &ModelFiles,
     config: &ModelConfig,

@@ -1,7 +1,9 @@
-//! Models: config.json to [`ModelConfig`], safetensors to weights on a backend, forward and backward as lists of operations.
+//! Models: config.json to [`ModelConfig`], safetensors to weights on a backend, forward and
+//! backward as lists of operations.
 //!
-//! A [`Model`] holds handles only; its weights lie in the backend that loaded them. [`Activations`] are the buffers of one
-//! kind of step. What a step does is straight-line code in `forward.rs` and `backward.rs`, one operation a line.
+//! A [`Model`] holds handles only; its weights lie in the backend that loaded them. [`Activations`]
+//! are the buffers of one kind of step. What a step does is straight-line code in `forward.rs` and
+//! `backward.rs`, one operation a line.
 
 mod activations;
 mod backward;

@@ -1,11 +1,13 @@
-//! Rotary frequencies: their scaling as config.json describes it, and the tables of cosines and sines.
+//! Rotary frequencies: their scaling as config.json describes it, and the tables of cosines and
+//! sines.
 //!
 //! Formulas and roundings are those of transformers' `modeling_rope_utils.py` (5.24): frequencies
 //! and angles in f32 (large positions make that visible), in its order of operations.
 //!
-//! Two kinds depend on how long a sequence is: `dynamic` and `longrope`. The length that counts is fixed for each request (its prompt and
-//! the most tokens it may draw; of a sequence that is scored or trained, its tokens), so a request's keys never change under it, and is
-//! part of the KV cache's key ([`RopeVariant`]).
+//! Two kinds depend on how long a sequence is: `dynamic` and `longrope`. The length that counts is
+//! fixed for each request (its prompt and the most tokens it may draw; of a sequence that is scored
+//! or trained, its tokens), so a request's keys never change under it, and is part of the KV
+//! cache's key ([`RopeVariant`]).
 
 use std::collections::HashMap;
 use std::f64::consts::TAU;
@@ -45,7 +47,8 @@ pub enum RopeScaling {
         /// The context of pre-training.
         original: usize,
     },
-    /// YaRN (Peng et al. 2023, arXiv 2309.00071): slow frequencies are divided by the factor, fast ones stay, those between are mixed.
+    /// YaRN (Peng et al. 2023, arXiv 2309.00071): slow frequencies are divided by the factor, fast
+    /// ones stay, those between are mixed.
     Yarn {
         /// The divisor.
         factor: f64,
@@ -60,7 +63,8 @@ pub enum RopeScaling {
         /// Whether the two bounds are rounded to whole frequencies.
         truncate: bool,
     },
-    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): one divisor a frequency, others in sequences longer than `original`.
+    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): one divisor a frequency, others in sequences
+    /// longer than `original`.
     LongRope {
         /// Divisors within `original`.
         short: Vec<f32>,
@@ -84,7 +88,8 @@ pub enum RopeScaling {
     },
 }
 
-/// Which frequencies a sequence takes: 0 the usual ones; of `longrope` 1 the long ones; of `dynamic` those of a sequence of this length.
+/// Which frequencies a sequence takes: 0 the usual ones; of `longrope` 1 the long ones; of
+/// `dynamic` those of a sequence of this length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RopeVariant(pub u32);
 

@@ -1,5 +1,5 @@
-//! Models of a given shape with random weights, for measurements: throughput does not depend on what a model knows. And models without
-//! weights, to plan with.
+//! Models of a given shape with random weights, for measurements: throughput does not depend on
+//! what a model knows. And models without weights, to plan with.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -118,8 +118,8 @@ fn ones(count: usize) -> Vec<u8> {
 }
 
 impl ModelFiles {
-    /// `embedded` or a model folder, whose weights need not be there: matrices have their shapes and an element type, and no elements. Only
-    /// what counts can load it.
+    /// `embedded` or a model folder, whose weights need not be there: matrices have their shapes
+    /// and an element type, and no elements. Only what counts can load it.
     pub fn without_weights(path: &str, stored: WeightType) -> Result<Self> {
         let texts = if path == EMBEDDED { embedded_texts() } else { read_texts(Path::new(path))? };
         let nothing = || Synthetic { matrices: Matrices::Shapes(stored), ones: Vec::new() };

@@ -1,8 +1,10 @@
-//! The KV cache on the host's side: which page holds which tokens, who holds it, and what may be given away.
+//! The KV cache on the host's side: which page holds which tokens, who holds it, and what may be
+//! given away.
 //!
-//! A page holds K and V of `page_tokens` consecutive positions in all layers. Sequences hold references to pages; full pages also stand in a
-//! prefix tree keyed by (weights id, rotary variant, tokens), so that whoever needs the same prefix under the same weights finds it. A page that
-//! nobody references stays in the tree until its place is needed, least recently used first.
+//! A page holds K and V of `page_tokens` consecutive positions in all layers. Sequences hold
+//! references to pages; full pages also stand in a prefix tree keyed by (weights id, rotary
+//! variant, tokens), so that whoever needs the same prefix under the same weights finds it. A page
+//! that nobody references stays in the tree until its place is needed, least recently used first.
 
 mod tree;
 
@@ -106,7 +108,8 @@ impl KvCache {
         state.references == 1 && state.node.is_none()
     }
 
-    /// A page of the caller's own, referenced once; forgets the least recently used prefix if it must. `None` if sequences hold all pages.
+    /// A page of the caller's own, referenced once; forgets the least recently used prefix if it
+    /// must. `None` if sequences hold all pages.
     pub fn allocate(&mut self) -> Option<Page> {
         let page = match self.free.pop() {
             Some(page) => page,
@@ -155,8 +158,9 @@ impl KvCache {
         *self.roots.entry(weights).or_default().entry(rope).or_insert_with(|| self.tree.add_root())
     }
 
-    /// The longest known prefix of `tokens` that is at most `limit` long. Full pages may be those that this very `step` writes (within a layer, K and V of
-    /// all rows are written before any attention); what is copied must have been written before.
+    /// The longest known prefix of `tokens` that is at most `limit` long. Full pages may be those
+    /// that this very `step` writes (within a layer, K and V of all rows are written before any
+    /// attention); what is copied must have been written before.
     pub fn lookup(&mut self, under: Under, tokens: &[u32], limit: usize, step: u64) -> Prefix {
         let limit = limit.min(tokens.len());
         let mut node = self.root(under);
@@ -178,8 +182,10 @@ impl KvCache {
         Prefix { node, pages, partial }
     }
 
-    /// Makes a full page known: `tokens` follow the prefix that ends at `parent`, and `page`, which the caller holds, gets or got them in `step`.
-    /// If another page is known for the same tokens it is returned, referenced: the caller should use it instead of its own once the step is over.
+    /// Makes a full page known: `tokens` follow the prefix that ends at `parent`, and `page`, which
+    /// the caller holds, gets or got them in `step`. If another page is known for the same tokens
+    /// it is returned, referenced: the caller should use it instead of its own once the step is
+    /// over.
     pub fn insert(
         &mut self,
         parent: NodeId,
@@ -200,7 +206,8 @@ impl KvCache {
         (node, None)
     }
 
-    /// Forgets everything under `weights`, which no adapter has any more. Pages that sequences still hold are freed when they let go.
+    /// Forgets everything under `weights`, which no adapter has any more. Pages that sequences
+    /// still hold are freed when they let go.
     pub fn forget(&mut self, weights: WeightsId) {
         for root in self.roots.remove(&weights).unwrap_or_default().into_values() {
             for (node, page, last_used) in self.tree.remove_subtree(root) {

@@ -103,7 +103,8 @@ impl Tree {
         self.node_mut(id).last_used = clock;
     }
 
-    /// The child, written before `step`, that shares most leading tokens with `tokens`, and how many. Any of several will do.
+    /// The child, written before `step`, that shares most leading tokens with `tokens`, and how
+    /// many. Any of several will do.
     pub fn longest_common_prefix(&self, parent: NodeId, tokens: &[u32], step: u64) -> Option<(Page, usize)> {
         let mut best: Option<(Page, usize)> = None;
         for (key, &child) in &self.node(parent).children {

@@ -66,7 +66,8 @@ pub struct Member {
     pub pages: Vec<Page>,
     /// Tokens whose K and V are in the pages (or will be, when the step under way is done).
     pub kv_len: usize,
-    /// A referenced page whose first `kv_len % page_tokens` tokens stand after `pages`; to be copied before the next row is written.
+    /// A referenced page whose first `kv_len % page_tokens` tokens stand after `pages`; to be
+    /// copied before the next row is written.
     pub fork: Option<Page>,
     /// How many leading pages the prefix tree knows, and where they end in it.
     pub known: usize,

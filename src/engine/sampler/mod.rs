@@ -1,11 +1,14 @@
 //! The sampler: continuous batching of everything that is to be drawn.
 //!
-//! Each step carries one row of every running sequence and as much of the waiting prompts as fits; finished sequences leave at once, waiting ones enter
-//! when rows and pages allow. The sampler is host logic only: [`Sampler::schedule`] makes the step's [`BatchPlan`], the engine runs it, and
-//! [`Sampler::commit`] takes the drawn tokens. What is drawn depends on the request alone, never on what shares the step.
+//! Each step carries one row of every running sequence and as much of the waiting prompts as fits;
+//! finished sequences leave at once, waiting ones enter when rows and pages allow. The sampler is
+//! host logic only: [`Sampler::schedule`] makes the step's [`BatchPlan`], the engine runs it, and
+//! [`Sampler::commit`] takes the drawn tokens. What is drawn depends on the request alone, never on
+//! what shares the step.
 //!
-//! One step may be scheduled before the one before it is committed: its plan then says of tokens that are not known yet which draw they are
-//! ([`DRAWN`](crate::backend::DRAWN)). A sample that ends with such a token has at most one surplus token by then, which is thrown away.
+//! One step may be scheduled before the one before it is committed: its plan then says of tokens
+//! that are not known yet which draw they are ([`DRAWN`](crate::backend::DRAWN)). A sample that
+//! ends with such a token has at most one surplus token by then, which is thrown away.
 
 mod batch;
 mod job;

@@ -1,7 +1,8 @@
-//! What runs in a step: rows of running sequences, oldest first, then waiting ones as rows, sequences and pages allow.
+//! What runs in a step: rows of running sequences, oldest first, then waiting ones as rows,
+//! sequences and pages allow.
 //!
-//! Age decides all conflicts: when no page is left, the youngest sequence loses its own and is computed again later; so the oldest always
-//! gets on and everything ends.
+//! Age decides all conflicts: when no page is left, the youngest sequence loses its own and is
+//! computed again later; so the oldest always gets on and everything ends.
 
 use super::batch::{Item, Round};
 use super::{JobId, SampleBatch, Sampler};
@@ -61,7 +62,8 @@ impl Sampler {
                 if self.schedule_job(id, budget, round) {
                     break;
                 }
-                // A page is missing: the youngest gives up its own. Whoever is younger than this job has no rows in this step yet.
+                // A page is missing: the youngest gives up its own. Whoever is younger than this
+                // job has no rows in this step yet.
                 let youngest = *self.running.last().expect("the job itself runs");
                 if youngest != id {
                     kept_back -= decoding(self, youngest);
@@ -80,7 +82,8 @@ impl Sampler {
         }
     }
 
-    /// Gives a job up to `budget` rows: all that it lacks and a draw, or a part of its prompt. False if it lacks pages and got no rows.
+    /// Gives a job up to `budget` rows: all that it lacks and a draw, or a part of its prompt.
+    /// False if it lacks pages and got no rows.
     fn schedule_job(&mut self, id: JobId, budget: usize, round: &mut Round) -> bool {
         let members = self.jobs[id].members.len();
         let lacking: usize = (0..members).map(|m| self.jobs[id].pending(m)).sum();
@@ -228,8 +231,8 @@ impl Sampler {
         }
     }
 
-    /// References what is already known of a job's tokens; false, with nothing referenced, if pages for the rest are not to be had
-    /// without taking them from others.
+    /// References what is already known of a job's tokens; false, with nothing referenced, if pages
+    /// for the rest are not to be had without taking them from others.
     fn claim_prefix(&mut self, id: JobId, round: &mut Round) -> bool {
         let page_tokens = self.kv.page_tokens();
         let length = self.jobs[id].tokens.len();

@@ -1,5 +1,6 @@
-//! The sampler over a simulated device, which knows of a row only what its pages say: the tokens at positions 0 to its own. What it draws is
-//! a hash of those, the weights and the draw's settings, so that any mistake in pages, copies, rows or draws shows as another sample.
+//! The sampler over a simulated device, which knows of a row only what its pages say: the tokens at
+//! positions 0 to its own. What it draws is a hash of those, the weights and the draw's settings,
+//! so that any mistake in pages, copies, rows or draws shows as another sample.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -431,7 +432,8 @@ fn a_finished_sample_is_the_prefix_of_the_next_turn() {
     assert_eq!(sampler.stats().rows - rows, 80 - 64);
 }
 
-/// Two turns on each of 20 questions, all first ones asked at once, a second one as soon as its first has ended; the rows that it took.
+/// Two turns on each of 20 questions, all first ones asked at once, a second one as soon as its
+/// first has ended; the rows that it took.
 fn rows_of_two_turns(prioritised: bool) -> u64 {
     let slots = slots();
     let limits = limits(64, 4, 512, 1000);
