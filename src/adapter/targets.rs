@@ -220,8 +220,8 @@ impl Targets {
             if self.contain(end)? {
                 let found = self.include.describe();
                 return Err(format!(
-                    "found {found}, which names {end}, expected linears beneath the head: adapters of embeddings and of \
-                     the lm_head are not supported"
+                    "found {found}, which names {end}, expected linears beneath the head: adapters of \
+                     embeddings and of the lm_head are not supported"
                 ));
             }
         }

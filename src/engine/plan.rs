@@ -239,32 +239,8 @@ impl MemoryPlan {
 
         let page_bytes =
             2 * config.num_layers * config.heads().kv_width() * o.page_tokens * backend.kv_bytes();
-        let one_context = config.max_positions.div_ceil(o.page_tokens);
-        let most = o.max_sequences * one_context;
-        let (kv_pages, fewest) = match o.kv {
-            KvBudget::Pages(pages) => (pages, pages),
-            KvBudget::Bytes(bytes) => {
-                if bytes / page_bytes < one_context {
-                    return Err(Error::Memory(format!(
-                        "a KV cache of {} does not hold one context of {} tokens, which takes {}",
-                        human(bytes),
-                        config.max_positions,
-                        human(one_context * page_bytes)
-                    )));
-                }
-                (bytes / page_bytes, bytes / page_bytes)
-            }
-            KvBudget::Auto => {
-                let room = match o.memory_limit {
-                    Some(limit) => limit.saturating_sub(fixed_bytes),
-                    None => {
-                        let room = ceiling.map_or(usize::MAX, |c| c.bytes.saturating_sub(fixed_bytes));
-                        (1 << 30).max(one_context * page_bytes).min(room)
-                    }
-                };
-                ((room / page_bytes).clamp(one_context, most.max(one_context)), one_context)
-            }
-        };
+        let (kv_pages, fewest) =
+            kv_pages(o, config.max_positions, page_bytes, fixed_bytes, ceiling.map(|c| c.bytes))?;
         let mut lines: Vec<PlanLine> = fixed
             .into_iter()
             .map(|(consumer, bytes, detail)| PlanLine { consumer, bytes, detail })
@@ -284,6 +260,39 @@ impl MemoryPlan {
     pub fn total(&self) -> usize {
         self.lines.iter().map(|l| l.bytes).sum()
     }
+}
+
+/// How many KV pages of `page_bytes` are planned beside `fixed` bytes, and the fewest that do.
+fn kv_pages(
+    o: &EngineOptions,
+    context: usize,
+    page_bytes: usize,
+    fixed: usize,
+    ceiling: Option<usize>,
+) -> Result<(usize, usize)> {
+    let one_context = context.div_ceil(o.page_tokens);
+    let most = o.max_sequences * one_context;
+    let bytes = match o.kv {
+        KvBudget::Pages(pages) => return Ok((pages, pages)),
+        KvBudget::Bytes(bytes) if bytes / page_bytes >= one_context => {
+            return Ok((bytes / page_bytes, bytes / page_bytes));
+        }
+        KvBudget::Bytes(bytes) => {
+            return Err(Error::Memory(format!(
+                "a KV cache of {} does not hold one context of {context} tokens, which takes {}",
+                human(bytes),
+                human(one_context * page_bytes)
+            )));
+        }
+        KvBudget::Auto => match (o.memory_limit, ceiling) {
+            (Some(limit), _) => limit.saturating_sub(fixed),
+            (None, ceiling) => {
+                let room = ceiling.map_or(usize::MAX, |bytes| bytes.saturating_sub(fixed));
+                (1 << 30).max(one_context * page_bytes).min(room)
+            }
+        },
+    };
+    Ok(((bytes / page_bytes).clamp(one_context, most.max(one_context)), one_context))
 }
 
 /// `options` with as many adapters at once as leave the others their due: the limits and a good

@@ -4,9 +4,9 @@
 //! k before their norm), the attention's output, gate_up, and each group's shrink. Norms, swiglu
 //! and dropout are computed again.
 
-use super::activations::{Dropped, Gradients, LayerActivations};
+use super::activations::{Dropped, Gradients};
 use super::forward::drop_out;
-use super::{Activations, GroupKind, Layer, Model};
+use super::{Activations, GroupKind, Model};
 use crate::backend::*;
 use crate::error::{Error, Result};
 
@@ -31,8 +31,8 @@ impl Model {
             gathered: true,
         }))?; // [L, d]
         backend.enqueue(Op::ScatterRows(ScatterRows { dy: acts.hidden, dx: g.dx }))?; // [R, d]
-        for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate().rev() {
-            self.layer_backward(backend, acts, g, i, layer, a, dropped)?;
+        for i in (0..self.layers.len()).rev() {
+            self.layer_backward(backend, acts, g, i, dropped)?;
         }
         Ok(())
     }
@@ -44,11 +44,10 @@ impl Model {
         acts: &Activations,
         g: &Gradients,
         i: usize,
-        layer: &Layer,
-        a: &LayerActivations,
         dropped: Option<Dropped>,
     ) -> Result<()> {
         use GroupKind::{Down, GateUp, O, Qkv};
+        let (layer, a) = (&self.layers[i], &acts.layers[i]);
         let heads = layer.heads;
         let shrink = |kind: GroupKind| (a.shrink[kind as usize], g.dshrink);
         let normed = (acts.normed, dropped.map(|d| d.normed));

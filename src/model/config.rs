@@ -216,8 +216,9 @@ impl ModelConfig {
         (family.read)(&fields, &mut config)?;
         if config.checked_parameters().is_none_or(|n| n > MAX_PARAMETERS) {
             let problem = format!(
-                "found sizes of a model with more than {MAX_PARAMETERS} parameters (hidden_size {hidden_size}, intermediate_size {}, \
-                 {num_heads} heads of {head_dim}, vocab_size {}, {num_layers} layers), expected fewer",
+                "found sizes of a model with more than {MAX_PARAMETERS} parameters (hidden_size \
+                 {hidden_size}, intermediate_size {}, {num_heads} heads of {head_dim}, \
+                 vocab_size {}, {num_layers} layers), expected fewer",
                 config.intermediate_size, config.vocab_size
             );
             return Err(Error::input(place, problem));
@@ -287,8 +288,9 @@ mod tests {
     fn sizes_beyond_any_model_are_refused() {
         let read = |changes: serde_json::Value| {
             let mut config = json!({
-                "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
-                "num_hidden_layers": 2, "max_position_embeddings": 128, "vocab_size": 64, "rms_norm_eps": 1e-5,
+                "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
+                "num_attention_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 128,
+                "vocab_size": 64, "rms_norm_eps": 1e-5,
             });
             for (key, value) in changes.as_object().unwrap() {
                 config[key] = value.clone();
@@ -300,13 +302,17 @@ mod tests {
         assert_eq!(e, "config.json, field num_hidden_layers: found 16777216, expected at most 4096 layers");
         let most = 1 << 24;
         let largest = json!({
-            "hidden_size": most, "intermediate_size": most, "num_attention_heads": most, "head_dim": 128, "vocab_size": most,
-            "num_hidden_layers": 4096,
+            "hidden_size": most, "intermediate_size": most, "num_attention_heads": most,
+            "head_dim": 128, "vocab_size": most, "num_hidden_layers": 4096,
         });
         let e = read(largest.clone()).unwrap_err();
         assert!(e.starts_with("config.json: found sizes of a model with more than"), "{e}");
         // The largest that there is: everything in bytes still fits.
-        let config = read(json!({"hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_attention_heads": 8192, "num_hidden_layers": 2})).unwrap();
+        let large = json!({
+            "hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_attention_heads": 8192,
+            "num_hidden_layers": 2,
+        });
+        let config = read(large).unwrap();
         assert!(config.parameters() < MAX_PARAMETERS && config.parameters() > 1 << 42);
     }
 }

@@ -297,8 +297,8 @@ fn check_no_adapter(folder: &Path) -> Result<()> {
 }
 
 /// The error of an adapter that was given as a model.
-pub const ADAPTER_IS_NO_MODEL: &str = "found an adapter, expected a model: give its base as --model and the adapter as --adapter \
-                                       NAME=…; if the weights beside it are those of a whole model, move this file away";
+pub const ADAPTER_IS_NO_MODEL: &str = "found an adapter, expected a model: give its base as --model and \
+    the adapter as --adapter NAME=…; if the weights beside it are those of a whole model, move this file away";
 
 /// Returns the error of files without weights in a format that is read. `others` are weights in
 /// other formats.

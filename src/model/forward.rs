@@ -1,7 +1,7 @@
 //! The forward pass: sampling over pages, scoring and training over packed sequences. All are the same layers.
 
-use super::activations::{Dropped, LayerActivations};
-use super::{Activations, GroupKind, Layer, Model};
+use super::activations::Dropped;
+use super::{Activations, GroupKind, Model};
 use crate::backend::*;
 use crate::error::{Error, Result};
 
@@ -83,9 +83,8 @@ impl Model {
         // Only a sampling step has tokens that the one before drew.
         let drawn = kv.map(|_| acts.tokens);
         backend.enqueue(Op::Embed(Embed { table: self.embedding, drawn, out: acts.layers[0].x_in }))?; // [R, d]
-        for (i, (layer, a)) in self.layers.iter().zip(&acts.layers).enumerate() {
-            let x_out = acts.layers.get(i + 1).map_or(acts.x, |next| next.x_in);
-            self.layer(backend, acts, i, layer, a, x_out, dropped, kv)?;
+        for i in 0..self.layers.len() {
+            self.layer(backend, acts, i, dropped, kv)?;
         }
         Ok(())
     }
@@ -95,13 +94,12 @@ impl Model {
         backend: &mut dyn Backend,
         acts: &Activations,
         i: usize,
-        layer: &Layer,
-        a: &LayerActivations,
-        x_out: Tensor,
         dropped: Option<Dropped>,
         kv: Option<KvPool>,
     ) -> Result<()> {
         use GroupKind::{Down, GateUp, O, Qkv};
+        let (layer, a) = (&self.layers[i], &acts.layers[i]);
+        let x_out = acts.layers.get(i + 1).map_or(acts.x, |next| next.x_in);
         let heads = layer.heads;
         let normed = (acts.normed, dropped.map(|d| d.normed));
         let attention = (a.attention, dropped.map(|d| d.attention));

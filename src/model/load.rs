@@ -147,8 +147,8 @@ fn check_room(files: &ModelFiles, config: &ModelConfig, backend: &dyn Backend) -
         return Ok(());
     }
     Err(Error::Memory(format!(
-        "{}: {parameters} parameters take {needed} bytes on {}, {room} bytes{whose} are free; a model of at most {} parameters would fit, \
-         less what adapters, activations and the KV cache need",
+        "{}: {parameters} parameters take {needed} bytes on {}, {room} bytes{whose} are free; a model of at \
+         most {} parameters would fit, less what adapters, activations and the KV cache need",
         files.place(),
         backend.describe(),
         room / each
