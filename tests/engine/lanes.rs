@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::common::tiny::*;
 use colloquy::adapter::Snapshot;
@@ -253,4 +254,85 @@ fn the_memory_plan_names_the_smallest_limit_that_works() {
     let planned = number - smallest.beside;
     assert!(in_use <= planned, "{in_use} of {planned}");
     assert!(in_use > planned * 9 / 10, "{in_use} of {planned}");
+}
+
+/// A value after a journey as text.
+fn sent<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) -> T {
+    let arrived = serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap();
+    assert_eq!(value, &arrived);
+    arrived
+}
+
+#[test]
+fn requests_that_were_sent_elsewhere_give_the_same_results() {
+    let (here, there) = (TINY.handle(1, options()), TINY.handle(1, options()));
+    let layout = layout(&here);
+    let sources = [1, 2].map(|seed| AdapterSource::Snapshot(Arc::new(strong_adapter(&layout, 4, seed))));
+    let ids = sources.each_ref().map(|source| here.create(source.clone()).unwrap());
+    assert_eq!(sources.each_ref().map(|source| there.create(sent(source)).unwrap()), ids);
+    let prompt = Random(1).tokens(20, TINY.vocab);
+    let mixed = SampleRequest {
+        adapters: vec![(ids[0], 0.3), (ids[1], 0.7)],
+        kind: SampleKind::LaterAnswer,
+        ..request(ids[0], &prompt, 12, u64::MAX - 1)
+    };
+    assert_eq!(samples(&here, std::slice::from_ref(&mixed)), samples(&there, &[sent(&mixed)]));
+    let score = ScoreRequest { adapter: ids[1], tokens: prompt.clone().into() };
+    let scores = |handle: &EngineHandle, r| answers(handle, vec![handle.score(r)]).remove(0).unwrap();
+    assert_eq!(scores(&here, score.clone()), scores(&there, sent(&score)));
+    let embed = EmbedRequest { adapter: ids[0], tokens: prompt.into(), from: 3 };
+    let means = |handle: &EngineHandle, r| answers(handle, vec![handle.embed(r)]).remove(0).unwrap();
+    assert_eq!(means(&here, embed.clone()), means(&there, sent(&embed)));
+    let mut lesson =
+        train_request(ids[0], &sequences(&mut Random(2), 4, (9, 20), TINY.vocab), 2, 0.1f32.sqrt());
+    lesson.optimizer.max_grad_norm = f32::INFINITY;
+    lesson.steps[1].normalizer = Normalizer::Number(1.0 / 3.0);
+    let metrics = |handle, r| train(handle, &[r]).remove(0).unwrap();
+    assert_eq!(metrics(&here, lesson.clone()), metrics(&there, sent(&lesson)));
+    let trained = [&here, &there].map(|handle| handle.snapshot(ids[0], true).unwrap());
+    assert_eq!(bits(&trained[0]), bits(&trained[1]));
+    assert_eq!(bits(&sent(&trained[0])), bits(&trained[0]));
+    let stop = Stop::new(u64::MAX, &["b".into(), String::new(), "a\n".into(), "b".into()]);
+    assert_eq!(sent(&stop).unwrap().strings[..], ["a\n", "b"]);
+}
+
+#[test]
+fn a_lane_numbers_its_adapters_by_itself() {
+    let handle = TINY.handle(1, options());
+    let layout = layout(&handle);
+    let numbers = |seed| Arc::new(strong_adapter(&layout, 4, seed));
+    let lane = |name: &str| Scope::lane(name, Rc::new(handle.clone()), Rc::new(NoJournal));
+    let (first, second, numbers) = (lane("first"), lane("second"), [1, 2, 3].map(numbers));
+    let work = async move {
+        let new = |i: usize| AdapterSource::Snapshot(numbers[i].clone());
+        assert_eq!(first.service().create(new(0)).await?, AdapterId(1));
+        assert_eq!(second.service().create(new(1)).await?, AdapterId(1));
+        assert_eq!(first.service().create(AdapterSource::Clone(AdapterId(1))).await?, AdapterId(2));
+        assert_eq!(second.service().create(new(2)).await?, AdapterId(2));
+        // Each reads, samples, scores and writes its own.
+        for (scope, id, expected) in [(&first, 1, 0), (&second, 1, 1), (&first, 2, 0), (&second, 2, 2)] {
+            let found = scope.service().snapshot(AdapterId(id), false).await?;
+            assert_eq!(bits(&found), bits(&numbers[expected]), "{} {id}", scope.path());
+        }
+        let ask = |id| vec![request(AdapterId(id), &[5, 6, 7], 20, 1)];
+        let [one, other] = [first.sample(ask(1)).await?, second.sample(ask(1)).await?];
+        assert_ne!(one, other);
+        assert_eq!(first.sample(ask(2)).await?, one, "a clone");
+        let read = |id| vec![ScoreRequest { adapter: AdapterId(id), tokens: [5, 6, 7, 8].into() }];
+        assert_ne!(first.score(read(1)).await?, second.score(read(1)).await?);
+        first.service().restore(AdapterId(2), numbers[2].clone()).await?;
+        assert_eq!(first.score(read(2)).await?, second.score(read(2)).await?);
+        // Errors call an adapter as the lane does.
+        let mut bad = train_request(AdapterId(2), &sequences(&mut Random(2), 1, (9, 9), 8), 1, 0.1);
+        bad.steps[0].sequences = vec![7];
+        assert!(message(&second.train(vec![bad], false).await).contains("training of adapter 2, step 1"));
+        second.service().drop_adapter(AdapterId(1)).await?;
+        let gone = message(&second.sample(ask(1)).await);
+        assert_eq!(gone, "adapter 1: there is no such adapter");
+        assert_eq!(first.sample(ask(1)).await?, one);
+        assert!(message(&first.score(read(3)).await).contains("adapter 3: there is no such"));
+        assert!(message(&first.service().drop_adapter(AdapterId::BASE).await).contains("the base model"));
+        Ok(())
+    };
+    run_lanes(&handle, vec![work.boxed_local()]).unwrap();
 }

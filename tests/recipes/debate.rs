@@ -2,10 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use crate::common::fake::house::House;
 use crate::common::fake::*;
-use colloquy::debate::{Occasion, Protocol, Round, Society};
-use colloquy::engine::{AdapterId, NoJournal, SamplingParams, Scope};
+use colloquy::adapter::NewAdapter;
+use colloquy::debate::{Debate, DrawId, Occasion, Protocol, Round, Society, Speaker, Voice};
+use colloquy::engine::{AdapterId, AdapterSource, NoJournal, SamplingParams, Scope, run_lanes};
 use colloquy::run::{RunConfig, SamplingSection};
 use colloquy::task::Question;
 use serde_json::json;
@@ -294,4 +297,57 @@ fn samples_are_drawn_as_the_configuration_says() {
     }
     let free = params.iter().filter(|p| p.temperature > 0.0);
     assert!(free.clone().all(|p| (p.top_k, p.top_p, p.min_p) == (30, 0.95, 0.05)), "{params:?}");
+}
+
+#[test]
+fn a_mixture_of_adapters_speaks() {
+    let house = House::new(1, 2);
+    let layout = house.engine.with(|e| e.model().layout().clone());
+    let ids = [1, 2].map(|init_seed| {
+        let mut numbers = NewAdapter { init_seed, ..NewAdapter::default() }.snapshot(&layout).unwrap();
+        for (i, (_, _, values)) in numbers.weights.iter_mut().enumerate() {
+            values.iter_mut().enumerate().for_each(|(j, v)| *v += ((i * 31 + j * 17) % 13) as f32 / 400.0);
+        }
+        house.engine.create(AdapterSource::Snapshot(Arc::new(numbers))).unwrap()
+    });
+    let question = Question::new("What is 12+30*2?");
+    let occasion = Occasion { seed: 0, iteration: 1, purpose: "train" };
+    let sampling = SamplingSection { max_tokens: 20, ..SamplingSection::default() };
+    // The request carries all of it.
+    let (codec, third) = (house.codec.clone(), Speaker::mixture([(ids[0], 0.25), (ids[1], 0.75)]));
+    let draw = DrawId::answer(occasion, &question);
+    let request = Voice::new(codec.clone(), sampling.clone()).request(&third, vec![1].into(), &draw);
+    assert_eq!(request.adapters, [(ids[0], 0.25), (ids[1], 0.75)]);
+    assert_eq!((request.key, third.alone()), (draw.key(), None));
+
+    let protocol =
+        Rc::new(Protocol::new(codec, Rc::new(task()), &config(2, 2).debate, &sampling, 8).unwrap());
+    let debate = |speaker: Speaker| {
+        let scope = Scope::new("lane", Rc::new(house.engine.clone()), Rc::new(NoJournal));
+        let (protocol, question, into) = (protocol.clone(), question.clone(), Rc::new(RefCell::new(None)));
+        let result = into.clone();
+        let lane = async move {
+            let society = Society::uniform(speaker, 2);
+            into.replace(Some(protocol.debate(&scope, &question, &society, occasion).await?));
+            Ok(())
+        };
+        run_lanes(&house.engine, vec![Box::pin(lane)]).unwrap();
+        result.take().unwrap()
+    };
+    let said = |debate: &Debate| -> Vec<Vec<u32>> {
+        let turns = debate.rounds.iter().flat_map(|r| &r.turns);
+        turns.map(|t| t.response.as_ref().unwrap().ids.clone()).collect()
+    };
+    let single = debate(ids[0].into());
+    let whole = debate(Speaker::mixture([(ids[0], 1.0), (ids[1], 0.0)]));
+    assert_eq!(said(&whole), said(&single));
+    for (a, b) in single.rounds[1].turns.iter().zip(&whole.rounds[1].turns) {
+        let [a, b] = [a, b].map(|t| t.response.as_ref().unwrap().mean_logprob);
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    assert_ne!(said(&debate(ids[1].into())), said(&single));
+    let half = debate(Speaker::mixture([(ids[0], 0.5), (ids[1], 0.5)]));
+    assert_ne!(half.rounds[0].turns[0].response.as_ref().unwrap().mean_logprob, {
+        single.rounds[0].turns[0].response.as_ref().unwrap().mean_logprob
+    });
 }

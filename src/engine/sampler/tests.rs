@@ -3,7 +3,6 @@
 //! so that any mistake in pages, copies, rows or draws shows as another sample.
 
 use std::collections::HashSet;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::*;
