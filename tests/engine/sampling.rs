@@ -1,5 +1,6 @@
 //! The sampler and the scorer on the CPU backend: what is drawn and scored depends on the request alone.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::tiny::*;
@@ -347,6 +348,14 @@ fn samples_end_where_they_should() {
     let expected = "found stop strings of tokenizer 0000000000000007, expected one that the engine was given";
     assert!(message(&unknown).contains(expected), "{unknown:?}");
     handle.with(|e| e.add_stop_rules(Rc::new(Lengths)));
+    // Heard as it is drawn; the second time nothing is drawn.
+    let heard = Rc::new(RefCell::new(vec![]));
+    let into = heard.clone();
+    let aloud = handle.sample_aloud(stopped.clone(), Box::new(move |token| into.borrow_mut().push(token)));
+    let first = answers(&handle, vec![aloud]).remove(0).unwrap();
+    assert_eq!(first.tokens, heard.take());
+    let aloud = handle.sample_aloud(stopped.clone(), Box::new(|token| panic!("{token} is remembered")));
+    assert_eq!(answers(&handle, vec![aloud]).remove(0).unwrap(), first);
     let stopped = samples(&handle, &[stopped]).remove(0);
     assert_eq!((&stopped.tokens[..], stopped.finish), (&full.tokens[..5], Finish::Stop));
     // The same model, told that the fourth token ends a sequence.

@@ -8,7 +8,7 @@ use crate::common::fake::house::House;
 use crate::common::fake::*;
 use colloquy::adapter::NewAdapter;
 use colloquy::debate::{Debate, DrawId, Occasion, Protocol, Round, Society, Speaker, Voice};
-use colloquy::engine::{AdapterId, AdapterSource, NoJournal, SamplingParams, Scope, run_lanes};
+use colloquy::engine::{AdapterId, AdapterSource, NoJournal, SamplingParams, Scope, run_lane};
 use colloquy::run::{RunConfig, SamplingSection};
 use colloquy::task::Question;
 use serde_json::json;
@@ -324,15 +324,10 @@ fn a_mixture_of_adapters_speaks() {
         Rc::new(Protocol::new(codec, Rc::new(task()), &config(2, 2).debate, &sampling, 8).unwrap());
     let debate = |speaker: Speaker| {
         let scope = Scope::new("lane", Rc::new(house.engine.clone()), Rc::new(NoJournal));
-        let (protocol, question, into) = (protocol.clone(), question.clone(), Rc::new(RefCell::new(None)));
-        let result = into.clone();
-        let lane = async move {
-            let society = Society::uniform(speaker, 2);
-            into.replace(Some(protocol.debate(&scope, &question, &society, occasion).await?));
-            Ok(())
-        };
-        run_lanes(&house.engine, vec![Box::pin(lane)]).unwrap();
-        result.take().unwrap()
+        let (protocol, question, society) =
+            (protocol.clone(), question.clone(), Society::uniform(speaker, 2));
+        let lane = async move { protocol.debate(&scope, &question, &society, occasion).await };
+        run_lane(&house.engine, lane).unwrap()
     };
     let said = |debate: &Debate| -> Vec<Vec<u32>> {
         let turns = debate.rounds.iter().flat_map(|r| &r.turns);

@@ -169,14 +169,7 @@ impl FakeService {
 
     /// Runs one lane to its end.
     pub fn drive<T: 'static>(&self, lane: impl Future<Output = Result<T>> + 'static) -> Result<T> {
-        let result = Rc::new(RefCell::new(None));
-        let into = result.clone();
-        let lane = async move {
-            into.replace(Some(lane.await?));
-            Ok(())
-        };
-        run_lanes(self, vec![Box::pin(lane)])?;
-        Ok(result.take().expect("the lane has ended"))
+        run_lane(self, lane)
     }
 }
 
