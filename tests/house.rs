@@ -146,6 +146,30 @@ fn files_stay_short() {
     assert!(long.is_empty(), "files over {MAX_LINES} lines:\n{}", long.join("\n"));
 }
 
+/// Prose is read in narrow columns; a table's row is one line. The first page is short as well.
+#[test]
+fn pages_keep_their_measure() {
+    let mut wide = Vec::new();
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "KERNELS.md", "docs/results/soak.md"]
+            .iter()
+            .map(|page| root().join(page))
+            .collect();
+    let docs = std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(docs.filter(|path| path.extension().is_some_and(|e| e == "md")));
+    for path in &pages {
+        let text = std::fs::read_to_string(path).unwrap();
+        let is_first = path.ends_with("README.md");
+        assert!(!is_first || text.lines().count() <= 150, "{}: over 150 lines", path.display());
+        for (i, line) in text.lines().enumerate() {
+            if line.chars().count() > 100 && (is_first || !line.starts_with('|')) {
+                wide.push(format!("{}:{}", path.display(), i + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "over 100 columns:\n{}", wide.join("\n"));
+}
+
 #[test]
 fn the_scanner_sees_what_it_should() {
     let text = "use crate::engine::{A, B};\nuse crate::{error::Result, run::{self, X}, cli};\npub(crate) fn f() {}\n\
