@@ -13,7 +13,8 @@ use crate::run::parse_bytes;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Device")]
 pub struct Common {
-    /// auto, cpu, cuda, cuda:N, emulator, or cpu-bf16 (adapters, K and V rounded as on a GPU). auto is the GPU where there is one this build can use, else the CPU, and says which.
+    /// auto, cpu, cuda, cuda:N, emulator, or cpu-bf16 (adapters, K and V rounded as on a GPU). auto
+    /// takes a GPU if this build can use one, else the CPU, and says which.
     #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
     pub device: Option<String>,
     /// CPU threads; 0 is all cores. Never changes results.
@@ -64,8 +65,8 @@ pub struct ModelArgs {
     /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json), OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
-    /// A PEFT adapter (its folder, or OWNER/NAME[@REVISION] of the Hugging Face hub) and the name
-    /// records call it by. May be repeated.
+    /// A PEFT adapter (its folder, or OWNER/NAME[@REVISION] of the Hugging Face hub) and the name that
+    /// records use for it. May be repeated.
     #[arg(long = "adapter", value_name = "NAME=DIR")]
     pub adapters: Vec<String>,
     /// A run folder: its base model and the adapters of one iteration (the last, unless @ITERATION is given).

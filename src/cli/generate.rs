@@ -35,7 +35,7 @@ the same key, prompt and weights meet.
 Messages may go with \"tools\" and \"chat_template_kwargs\" for the template, e.g.
 {\"enable_thinking\": false}. \"control_tokens\": true or false reads strings such as
 <|im_end|> as tokens or as text; by default they are text in messages and tokens
-elsewhere. A field that is none of these and would mean something elsewhere
+elsewhere. A field that is none of these and means something to other programs
 (\"max_new_tokens\") is an error; others are named as ignored.
 
 Output, one line a sample: {\"id\", \"adapter\", \"index\", \"text\", \"tokens\",
@@ -64,19 +64,19 @@ pub struct Args {
     /// Replace --output if it exists.
     #[arg(long)]
     force: bool,
-    /// New tokens where a record does not say.
+    /// New tokens, unless a record says otherwise.
     #[arg(long, default_value_t = 256, value_name = "N", alias = "max-new-tokens", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Temperature where a record does not say; 0 is greedy.
+    /// Temperature, unless a record says otherwise; 0 is greedy.
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     temperature: f32,
-    /// Nucleus mass where a record does not say.
+    /// Nucleus mass, unless a record says otherwise.
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f32,
-    /// Most likely tokens kept where a record does not say; 0 keeps all.
+    /// Most likely tokens to keep, unless a record says otherwise; 0 keeps all.
     #[arg(long, default_value_t = 0, value_name = "K", value_parser = whole::<u32>)]
     top_k: u32,
-    /// Where a record does not say, keep tokens at least P times as likely as the most likely one.
+    /// Keep tokens at least P times as likely as the most likely one, unless a record says otherwise.
     #[arg(long, default_value_t = 0.0, value_name = "P")]
     min_p: f32,
     #[command(flatten)]

@@ -16,8 +16,8 @@ use crate::serve::records::ignored_line;
 /// Options of `grade`.
 #[derive(ClapArgs, Debug)]
 #[command(
-    about = "Grade given answers as a task does: what is read from each, and whether they are the same",
-    long_about = "Reads JSON Lines with answers that were made anywhere, and grades each as runs and `eval` would: what is \
+    about = "Grade answers made elsewhere, as a task does, without a model",
+    long_about = "Reads JSON Lines with answers from any source, and grades each as runs and `eval` would: what is \
                   read from the response and from the reference, by which rule, and whether the two are the same \
                   answer. Needs no model.",
     after_help = "Input, one of:

@@ -13,7 +13,7 @@ use crate::report::{Report, overlay};
 /// Options of `report`.
 #[derive(ClapArgs, Debug)]
 #[command(
-    about = "Tables, CSV and a page from a run, or one page over several",
+    about = "Write tables, CSV and a page for a run, or one page over several",
     long_about = "Prints a run's summary (accuracy by arm and iteration with 95 % intervals, comparisons, pseudo-labels, training, compute) and \
                   writes into its folder, replacing what an earlier report wrote:\n\n  \
                   report.html      one page with everything; it needs no network\n  \
@@ -23,8 +23,9 @@ use crate::report::{Report, overlay};
                   measures.csv     diversity, pseudo-labels, agreement, compute\n  \
                   figure.svg       accuracy over iterations\n  \
                   report.txt       what is printed\n\n\
-                  With several runs it does so for each, and writes one page that lays them over one another, arms labelled by run, with \
-                  what their configurations differ in. Works on runs that are not complete, too, and says how far they are.",
+                  With several runs it does so for each, and writes one page over all of them, with arms \
+                  labelled by run and the differences between their configurations. It also works on runs that \
+                  are not complete, and gives their progress.",
     after_help = "Examples:
   colloquy report runs/first
   colloquy report runs/first runs/second --output both.html"

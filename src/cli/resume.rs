@@ -13,11 +13,12 @@ use crate::run::{Selection, extend, load, select};
 /// Options of `resume`.
 #[derive(ClapArgs, Debug)]
 #[command(
-    about = "Go on with an interrupted run",
+    about = "Resume an interrupted run",
     long_about = "Runs the same program again from the run folder's config.toml. Calls that were complete are answered from the journal, \
-                  so it quickly comes to where it stopped, and ends with the same bytes as a run that was never interrupted. A run that \
-                  is complete just shows its results.\n\nWith --config it goes on under a larger configuration, with more arms or more seeds; what the \
-                  run has must stand in it unchanged.",
+                  so the run quickly reaches the point where it stopped. It ends with the same \
+                  bytes as a run that was never interrupted. A run that is complete shows its \
+                  results.\n\nWith --config it continues under a larger configuration, with more arms or \
+                  more seeds. What the run already has must be in it unchanged.",
     after_help = "Examples:
   colloquy resume runs/default-20260131-235959
   colloquy run full --arm base --arm multiagent --output runs/full     a part of an experiment
@@ -27,7 +28,7 @@ pub struct Args {
     /// The run folder.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// Go on under this configuration: a file, or the name of a built-in one.
+    /// Continue under this configuration: a file, or the name of a built-in one.
     #[arg(long, value_name = "CONFIG.toml")]
     config: Option<String>,
     /// With --config: set a value by its dotted path, e.g. debate.rounds=3. May be repeated.

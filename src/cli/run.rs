@@ -20,7 +20,7 @@ use crate::run::{Plan, Preset, RunFolder, Selection, load, select, to_toml};
     about = "Run the whole loop: debate, vote, finetune, evaluate, repeat",
     long_about = "Runs multiagent finetuning from a TOML configuration; without one, the built-in example on the model that is compiled \
                   in: arithmetic, three agents, and a single agent beside them in the same batches. Everything it produces goes to one \
-                  folder. An interrupted run goes on with `colloquy resume DIR` and ends with the same bytes.",
+                  folder. `colloquy resume DIR` continues an interrupted run, which then ends with the same bytes.",
     after_help = "Examples:
   colloquy run
   colloquy run --dry-run                                  the plan only
@@ -42,14 +42,14 @@ pub struct Args {
     /// Set a value by its dotted path, e.g. debate.rounds=3. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Run only this arm of the configuration, or only these seeds of it. May be repeated. A part's lanes give the bits that
-    /// they give in the whole.
+    /// Run only this arm of the configuration, or only these seeds of it. May be repeated. The lanes of a part give
+    /// the same bits as in the whole.
     #[arg(long = "arm", value_name = "NAME[=SEED,SEED]")]
     arms: Vec<Selection>,
     /// The base model, a folder or OWNER/NAME[@REVISION] of the Hugging Face hub: short for --set model.path=MODEL.
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Check everything and print the plan; do nothing.
+    /// Check everything and print the plan; run nothing.
     #[arg(long)]
     dry_run: bool,
     /// Print a built-in configuration (the default one unless NAME is given); with --dry-run the resolved one, every value given.

@@ -19,7 +19,7 @@ use crate::serve::tokens::{Purpose, longest};
 /// Options of `score`.
 #[derive(ClapArgs, Debug)]
 #[command(
-    about = "Log-probabilities of given texts under the base or its adapters",
+    about = "Compute log-probabilities of texts under the base or its adapters",
     long_about = "Reads JSON Lines, each a sequence, and writes for each the natural-log probability of every token given those \
                   before it. All records, whatever their adapter, share packed batches.",
     after_help = "Input, one of:

@@ -19,14 +19,14 @@ use crate::serve::{Resident, ResidentOptions};
 #[command(
     about = "Keep a model resident and answer requests on stdin, one JSON object a line",
     long_about = "Loads the model once and answers one request a line with one line, until stdin ends. All records of a request share \
-                  batches, whatever their adapter. A request that is wrong is answered with an error; the session goes on.",
+                  batches, whatever their adapter. A wrong request is answered with an error; the session continues.",
     after_help = "Requests, each with an \"id\" of yours (copied to the answer):
   {\"op\": \"load\", \"adapter\": NAME, \"source\": \"DIR\", \"OWNER/NAME\" or \"new:rank=16,init-seed=7\"}
   {\"op\": \"generate\", \"records\": [{\"messages\": […], \"adapter\": NAME, \"temperature\": …, …}, …]}
   {\"op\": \"score\", \"records\": [{\"text\": …, \"adapter\": NAME}, …]}
   {\"op\": \"train\", \"adapters\": {NAME: {\"records\": […], \"learning_rate\": …, \"num_epochs\": …}, …}}
-      fields as the options of `train`, such as \"normalizer\": \"tokens\" where weights are negative;
-      \"key\" decides the order of the data, \"keep_moments\" goes on with AdamW's
+      fields as the options of `train`, such as \"normalizer\": \"tokens\" if weights are negative;
+      \"key\" decides the order of the data, \"keep_moments\" keeps AdamW's
   {\"op\": \"grade\", \"task\": \"gsm8k\", \"records\": [{\"response\": …, \"reference\": …}, …]}
       as `grade` does; \"set\": [\"task.extraction=boxed\"] as its --set
   {\"op\": \"clone\", \"adapter\": NAME, \"to\": NAME}

@@ -38,7 +38,7 @@ Data, JSON Lines, one of:
   {\"text\": …}                       every token carries it
   {\"tokens\": […], \"weights\": […]}   as given (default 1); needs no tokenizer
 Messages may go with \"tools\" and \"chat_template_kwargs\" for the template. A
-field that would mean something elsewhere (\"labels\", \"chosen\") is an error;
+field that means something to other programs (\"labels\", \"chosen\") is an error;
 others are named as ignored.
 A text or completion gets an end-of-sequence token unless it has one; \"eos\":
 false leaves it out. \"control_tokens\": true or false reads strings such as
@@ -120,8 +120,8 @@ pub struct TrainingArgs {
     /// Sequences in one optimizer step; 0 is all [default: 8].
     #[arg(long, value_name = "N", aliases = ["bs", "per-device-train-batch-size"])]
     batch_size: Vec<String>,
-    /// Batches whose gradients make one optimizer step. As memory is --micro-batch-rows' business, this is a larger --batch-size, and the loss
-    /// is that of all their tokens together [default: 1].
+    /// Batches whose gradients make one optimizer step. The same as a larger --batch-size: the
+    /// loss is that of all their tokens together. Memory depends on --micro-batch-rows alone [default: 1].
     #[arg(long, value_name = "N")]
     gradient_accumulation_steps: Vec<String>,
     /// What the sum of a step's weighted losses is divided by, see below: `weights`, `tokens`,

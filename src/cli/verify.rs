@@ -11,12 +11,14 @@ use crate::experiment::{DeviceOptions, VerifyOptions, verify};
 /// Options of `verify`.
 #[derive(ClapArgs, Debug)]
 #[command(
-    about = "Check that a run's results are what its model, data and seeds give",
+    about = "Check a run's results against its model, data and seeds",
     long_about = "Runs the recipes of a run again over the run's own journal and compares every byte of transcripts, data sets, metrics and \
-                  adapters with what they put out. Rows of the transcripts (all calls of one question in one phase) and trainings are drawn at random; \
-                  they are made again by the model, with the adapters of their iteration, from the same draw keys, and compared bit for bit.\n\n\
-                  On another instruction set or device than the run's the same draw may fall otherwise. There the journalled tokens are \
-                  scored and compared within a tolerance, and the command says so.\n\nNothing in the folder is changed. Exit code 1 if \
+                  adapters with their output. Some rows of the transcripts (all calls of one question in one \
+                  phase) and some trainings, picked at random, are computed again by the model, with the \
+                  adapters of their iteration and the same draw keys, and compared bit for bit.\n\n\
+                  On another instruction set or device than the run's, the same draw may come out \
+                  differently. There the journalled tokens are scored and compared within a tolerance, and \
+                  the command says so.\n\nNothing in the folder is changed. Exit code 1 if \
                   anything differs.",
     after_help = "Examples:
   colloquy verify runs/mine --sample 100       about a hundred rows, and one training
@@ -27,16 +29,16 @@ pub struct Args {
     /// The run folder.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// Rows of transcripts to make again.
+    /// Rows of transcripts to compute again.
     #[arg(long, value_name = "N", default_value_t = 100)]
     sample: usize,
-    /// Trainings to make again: all optimizer steps of a lane's iteration.
+    /// Trainings to compute again: all optimizer steps of a lane's iteration.
     #[arg(long, value_name = "N", default_value_t = 1)]
     trainings: usize,
-    /// Make everything again.
+    /// Compute everything again.
     #[arg(long, conflicts_with_all = ["sample", "trainings"])]
     all: bool,
-    /// What is drawn depends on this number; a new one each time, unless given. It is printed.
+    /// Seed of the rows that are picked; a new one each time, unless given. It is printed.
     #[arg(long, value_name = "INTEGER")]
     seed: Option<u64>,
     /// Where to compute: auto, cpu, cpu-bf16, cuda, cuda:N, emulator [default: the run's]

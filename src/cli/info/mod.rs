@@ -19,13 +19,15 @@ use crate::model::{CONFIG, EMBEDDED};
 /// Options of `info`.
 #[derive(ClapArgs, Debug)]
 #[command(
-    about = "Say what a model, an adapter or a run is",
-    long_about = "Says what a folder is and what is in it.\n\n\
-                  A model (a folder, `embedded`, or OWNER/NAME of the hub, of which no weights are downloaded): its shape, its files, \
-                  and the memory that sampling and training with it take on each device, from the same plan that every command makes \
-                  before it starts.\n\n\
-                  An adapter (a PEFT folder, or OWNER/NAME of the hub): its ranks, scales and modules, its base, whether it has the optimizer's state.\n\n\
-                  A run: its configuration, how far its lanes are, what takes how much room, how to go on.",
+    about = "Describe a model, an adapter or a run",
+    long_about = "Describes a folder: what it is, and what is in it.\n\n\
+                  A model (a folder, `embedded`, or OWNER/NAME of the hub; no weights are downloaded): its \
+                  shape, its files, and the memory that sampling and training take on each device, from the \
+                  same plan that every command makes before it starts.\n\n\
+                  An adapter (a PEFT folder, or OWNER/NAME of the hub): its ranks, scales and \
+                  modules, its base, and whether it has the optimizer's state.\n\n\
+                  A run: its configuration, the progress of its lanes, what takes how much space, and the \
+                  command that resumes it.",
     after_help = "Examples:
   colloquy info embedded
   colloquy info HuggingFaceTB/SmolLM2-135M-Instruct --adapters 12 --rank 8
