@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM. During a run, the step under way is completed, everything recorded is on the disk, and the program ends; a second signal
 //! ends it at once. Other commands end at once, and leave nothing that is half written.
 
-use std::rc::Rc;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -53,24 +53,29 @@ impl Drop for Signals {
 }
 
 /// The screen of a run that signals end while its lanes compute.
-pub struct Interruptible {
-    screen: Rc<Screen>,
+pub struct Interruptible<'a> {
+    screen: &'a Screen,
     signals: Option<Result<Signals>>,
+    /// Where what is complete is kept, once there is such a folder.
+    pub folder: Option<PathBuf>,
 }
 
-impl Interruptible {
+impl<'a> Interruptible<'a> {
     /// Nothing is watched for yet.
-    pub fn new(screen: Rc<Screen>) -> Self {
-        Self { screen, signals: None }
+    pub fn new(screen: &'a Screen) -> Self {
+        Self { screen, signals: None, folder: None }
     }
 }
 
-impl Watch for Interruptible {
+impl Watch for Interruptible<'_> {
     fn hear(&mut self, said: Said) {
+        if let Said::Folder(folder) = &said {
+            self.folder = Some(folder.clone());
+        }
         match said {
             Said::LanesBegin => self.signals = Some(Signals::watch()),
             Said::LanesEnd => self.signals = None,
-            said => (&*self.screen).hear(said),
+            said => self.screen.hear(said),
         }
     }
 

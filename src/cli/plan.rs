@@ -222,7 +222,7 @@ impl Shared {
 
 /// Checks everything a run checks before its first step, and prints the plan on stdout.
 pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
-    let ready = prepare(plan, &mut &*screen)?;
+    let ready = prepare(plan, None, &mut &*screen)?;
     let header = ["arm", "recipe", "seeds", "adapters", "training", "evaluation", "tokens"];
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut total = Work::default();

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::run::to_the_end;
+use super::run::watched;
 use crate::error::Result;
-use crate::experiment::{Place, plan_of, source};
-use crate::recipe;
-use crate::run::{Selection, extend, load, select};
+use crate::experiment::{Experiment, source};
+use crate::run::Selection;
 
 /// Options of `resume`.
 #[derive(ClapArgs, Debug)]
@@ -41,12 +40,9 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
-    let mut plan = plan_of(&args.folder)?;
+    let mut experiment = Experiment::of_folder(&args.folder)?;
     if let Some(config) = &args.config {
-        let (_, source) = source(Some(config))?;
-        let mut wanted = load(&source, &args.sets, recipe::recipes())?;
-        select(&mut wanted, &args.arms)?;
-        plan = extend(&plan, wanted, &source.name)?;
+        experiment = Experiment::new(source(Some(config))?, &args.sets)?.select(&args.arms)?;
     }
-    to_the_end(&plan, Place::Resume { folder: args.folder })
+    watched(|watch| experiment.output(&args.folder).resume(watch))
 }

@@ -1,7 +1,6 @@
 //! `colloquy run`: the whole loop from a configuration.
 
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use clap::Args as ClapArgs;
 
@@ -10,9 +9,9 @@ use super::interrupt::Interruptible;
 use super::screen::{Screen, out, quoted};
 use super::{live, plan};
 use crate::error::{Error, Result};
-use crate::experiment::{Finished, Place, Stopped, built_in, default_name, execute, source};
+use crate::experiment::{Experiment, Finished, Watch, built_in, default_name, source};
 use crate::recipe;
-use crate::run::{Plan, Preset, RunFolder, Selection, load, select, to_toml};
+use crate::run::{Preset, RunFolder, Selection, to_toml};
 
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
@@ -74,43 +73,45 @@ pub fn run(args: Args) -> Result<()> {
         let name = if name.is_empty() { args.config.as_deref().unwrap_or(default_name()) } else { name };
         return out(&built_in(name)?.text);
     }
-    let (name, source) = source(args.config.as_deref())?;
-    let mut plan = load(&source, &sets(&args), recipe::recipes())?;
-    select(&mut plan, &args.arms)?;
+    let sets = sets(&args);
+    let experiment = Experiment::new(source(args.config.as_deref())?, &sets)?.select(&args.arms)?;
     if args.print_config.is_some() {
-        return out(&to_toml(&plan.config)?);
+        return out(&to_toml(&experiment.plan().config)?);
     }
     if args.dry_run {
         if let Some(output) = &args.output {
             RunFolder::check_new(output, args.force)?;
         }
-        return plan::show(&plan, &Screen::new());
+        return plan::show(experiment.plan(), &Screen::new());
     }
-    let output = args.output.unwrap_or_else(|| PathBuf::from("runs").join(format!("{name}-{}", timestamp())));
-    to_the_end(&plan, Place::New { folder: output, force: args.force })
+    let experiment = match args.output {
+        Some(output) => experiment.output(output),
+        None => experiment,
+    };
+    watched(|watch| experiment.replacing(args.force).run(watch))
 }
 
-/// Runs a plan, and prints its results or how to go on.
-pub fn to_the_end(plan: &Plan, place: Place) -> Result<()> {
-    let screen = Rc::new(Screen::new());
-    let result = execute(plan, place, &mut Interruptible::new(screen.clone()));
+/// Runs an experiment, and prints its results or how to go on.
+pub fn watched(run: impl FnOnce(&mut dyn Watch) -> Result<Finished>) -> Result<()> {
+    let screen = Screen::new();
+    let mut watch = Interruptible::new(&screen);
+    let result = run(&mut watch);
     screen.clear();
-    let Finished { folder, summary, question, seconds } = result.map_err(|Stopped { error, folder }| {
-        let Some(folder) = folder else { return error };
-        let next = match error {
+    let Finished { folder, summary, question, seconds } = result.inspect_err(|e| {
+        let Some(folder) = &watch.folder else { return };
+        let next = match e {
             Error::NotFinite(_) => {
                 "Resuming would meet it again; a lower training.learning_rate may not.".to_string()
             }
-            _ => format!("To go on:\n  colloquy resume {}", quoted(&folder)),
+            _ => format!("To go on:\n  colloquy resume {}", quoted(folder)),
         };
-        let why =
-            if let Error::Interrupted(_) = error { error.to_string() } else { "The run stopped".into() };
+        let why = if let Error::Interrupted(_) = e { e.to_string() } else { "The run stopped".into() };
         screen.line(&format!("{why}; all that was complete is kept. {next}"));
-        error
     })?;
     out(&summary)?;
     screen.line(&format!(
-        "Done in {seconds:.0} s. All of it is in {}:\n  report.html to look at, metrics.jsonl, transcripts/, data/, adapters/",
+        "Done in {seconds:.0} s. All of it is in {}:\n  \
+         report.html to look at, metrics.jsonl, transcripts/, data/, adapters/",
         folder.display()
     ));
     screen.line(&format!(
@@ -154,12 +155,4 @@ fn listing() -> String {
     section("presets ([run] preset)", Preset::NAMES);
     section("prompts ([task] prompts)", &crate::prompt::built_in_names());
     out
-}
-
-/// `20260131-235959`, UTC.
-fn timestamp() -> String {
-    let seconds =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let [year, month, day, hour, minute, second] = crate::run::utc(seconds);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
 }

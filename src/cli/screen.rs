@@ -190,6 +190,7 @@ impl Watch for &Screen {
         match said {
             Said::Line(text) => self.line(&text),
             Said::Warning(text) => self.line(&format!("warning: {text}")),
+            Said::Folder(folder) => self.line(&format!("folder   {}", folder.display())),
             Said::Phase { key, name, total, in_bytes } => self.begin(&key, &name, total, in_bytes),
             Said::Advance { key, done } => self.advance(&key, done),
             Said::PhaseEnd { key } => self.end_phase(&key),

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 
 use super::screen::{Screen, out};
 use crate::error::{Error, Result};
-use crate::experiment::{DeviceOptions, VerifyOptions, verify};
+use crate::experiment::{DeviceOptions, Experiment, VerifyOptions};
 
 /// Options of `verify`.
 #[derive(ClapArgs, Debug)]
@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         seed: args.seed,
         device: DeviceOptions { device: args.device, threads: args.threads, memory: None },
     };
-    let found = verify(&args.folder, &options, &mut &screen)?;
+    let found = Experiment::of_folder(&args.folder)?.verify(&options, &mut &screen)?;
     screen.clear();
     let mut text = String::new();
     for difference in &found.differences {

@@ -7,197 +7,86 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use futures::future::{FutureExt, LocalBoxFuture};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::heap;
 use super::iterations::Iterations;
-use super::session::{DeviceOptions, Session, Wanted};
+use super::manifest::{check_manifest, extend_folder, manifest, splits};
+use super::prepare::{ArmWork, Ready, adapters, lanes, new_adapter, prepare, waves};
 use super::society::model_commit;
 use super::watch::{Queue, Said, Watch};
-use crate::adapter::{NewAdapter, Snapshot, write_peft};
+use crate::adapter::{Snapshot, write_peft};
 use crate::engine::{Journal, Scope, Service, run_waves};
-use crate::error::{Error, Result};
-use crate::hub;
-use crate::model::ModelFiles;
-use crate::recipe::{self, Material, Tables};
+use crate::error::Result;
+use crate::recipe;
 use crate::report;
 use crate::run::*;
-use crate::task::{self, AnswerKey, Questions};
-use crate::text::{ChatTokenizer, Codec};
-
-/// Where a run's results go.
-pub enum Place {
-    /// To a folder that is made.
-    New {
-        /// The folder.
-        folder: PathBuf,
-        /// Replace an earlier run.
-        force: bool,
-    },
-    /// To the folder of an interrupted run.
-    Resume {
-        /// The folder.
-        folder: PathBuf,
-    },
-}
-
-/// A plan's lanes in the order of arms and seeds.
-pub fn lanes(plan: &Plan) -> Vec<Lane> {
-    let of_arm = |arm: &Arm| {
-        let of = |&seed: &u64| Lane { arm: arm.name.clone(), seed };
-        arm.seeds.iter().map(of).collect::<Vec<_>>()
-    };
-    plan.arms.iter().flat_map(of_arm).collect()
-}
-
-/// What a run folder's run is.
-pub fn plan_of(folder: &Path) -> Result<Plan> {
-    read_manifest(folder)?;
-    let path = folder.join("config.toml");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let source = Source { name: path.display().to_string(), text, folder: None };
-    load(&source, &[], recipe::recipes())
-}
-
-/// Adapters of one lane of an arm.
-pub fn adapters(arm: &Arm) -> usize {
-    let Ok(names) = recipe::society_names(&arm.recipe, &arm.config) else { return 0 };
-    let all = names.generators.iter().chain(&names.critics);
-    let mut all: Vec<&String> = all.filter(|name| *name != recipe::BASE).collect();
-    all.sort();
-    all.dedup();
-    all.len()
-}
-
-/// What is said where not all lanes run at once.
-pub fn waves(plan: &Plan, ready: &Ready) -> Option<String> {
-    let all: usize = plan.arms.iter().map(|a| a.seeds.len() * adapters(a)).sum();
-    let lanes: usize = plan.arms.iter().map(|a| a.seeds.len()).sum();
-    let room = ready.session.engine.with(|e| e.plan().options.adapters);
-    (room < all).then(|| {
-        format!("room for {room} adapters; {lanes} lanes need {all} in all and start as room is left")
-    })
-}
-
-/// An arm with its questions.
-pub struct ArmWork {
-    /// The arm.
-    pub arm: Arm,
-    /// Its task, with the training questions of all seeds.
-    pub own: Material,
-    /// What it is measured on besides.
-    pub transfer: Option<Material>,
-}
-
-impl ArmWork {
-    /// The questions of one seed.
-    fn of_seed(&self, seed: u64) -> Questions {
-        self.own.questions.of_seed(self.arm.config.task.train_questions, seed)
-    }
-}
-
-/// Everything a run needs before it makes its folder.
-pub struct Ready {
-    /// The model.
-    pub session: Session,
-    /// What is to be run.
-    pub arms: Vec<ArmWork>,
-    /// The model's tokenizer.
-    pub codec: Rc<dyn Codec>,
-}
-
-/// Loads and checks everything.
-pub fn prepare(plan: &Plan, watch: &mut dyn Watch) -> Result<Ready> {
-    prepare_at(plan, None, watch)
-}
-
-/// The same with the base of the hub at one commit: that at which a run that goes on began, wherever its revision is by now.
-pub fn prepare_at(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Result<Ready> {
-    let arms = load_arms(plan)?;
-    let session = open_session(plan, &arms, commit, watch)?;
-    let codec = debated_in(&session.files, session.tokenizer.as_ref())?;
-    let layout = session.engine.with(|e| e.model().layout().clone());
-    for (name, section) in all_adapters(plan)? {
-        fresh(&section, 0).spec(&layout).map_err(|e| match e {
-            Error::Input { place, problem } => Error::input(format!("{place} ({name})"), problem),
-            other => other,
-        })?;
-    }
-    Ok(Ready { session, arms, codec })
-}
+use crate::task::AnswerKey;
 
 /// What a run that has ended leaves.
+#[derive(Clone, Debug)]
 pub struct Finished {
     /// Its folder.
     pub folder: PathBuf,
     /// Its results, as tables.
     pub summary: String,
-    /// A question to ask the society that was trained.
+    /// A question to ask the society that was trained, if a short one was asked.
     pub question: Option<String>,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Why a run did not end, and where what was complete is kept.
-pub struct Stopped {
-    /// Why.
-    pub error: Error,
-    /// The folder, if lanes had begun.
-    pub folder: Option<PathBuf>,
-}
-
-impl From<Error> for Stopped {
-    fn from(error: Error) -> Self {
-        Self { error, folder: None }
-    }
+/// Where a run's results go.
+pub enum Place<'a> {
+    /// To a folder that is made.
+    New {
+        /// The folder.
+        folder: &'a Path,
+        /// Replace an earlier run.
+        replace: bool,
+    },
+    /// To the folder of an interrupted run.
+    Resume(&'a Path),
 }
 
 /// Runs a plan to its end.
-pub fn execute(plan: &Plan, place: Place, watch: &mut dyn Watch) -> Result<Finished, Stopped> {
+pub fn execute(plan: &Plan, place: Place, watch: &mut dyn Watch) -> Result<Finished> {
     let began = Instant::now();
     // An interrupted run's folder is taken at once, a new one only when nothing is wrong with the configuration.
-    let resumed = match &place {
-        Place::New { folder, force } => {
-            RunFolder::check_new(folder, *force)?;
-            None
-        }
-        Place::Resume { folder } => Some(RunFolder::open(folder)?),
+    let resumed = match place {
+        Place::New { folder, replace } => RunFolder::check_new(folder, replace).map(|()| None)?,
+        Place::Resume(folder) => Some((RunFolder::open(folder)?, read_manifest(folder)?)),
     };
-    let commit = resumed.as_ref().map(|f| read_manifest(f.path())).transpose()?;
-    let commit = commit.as_ref().and_then(model_commit);
-    let ready = prepare_at(plan, commit.as_deref(), watch)?;
+    let commit = resumed.as_ref().and_then(|(_, manifest)| model_commit(manifest));
+    let ready = prepare(plan, commit.as_deref(), watch)?;
     ready.session.show_plan(watch);
     if let Some(waves) = waves(plan, &ready) {
         watch.line(format!("waves    {waves}"));
     }
-
     let manifest = manifest(plan, &ready)?;
-    let folder = match (resumed, &place) {
-        (Some(folder), _) => {
-            let then = check_manifest(folder.path(), &manifest, watch)?;
+    let folder = match (resumed, place) {
+        (Some((folder, then)), _) => {
+            check_manifest(folder.path(), &then, &manifest, watch)?;
             if then["lanes"] != manifest["lanes"] {
                 extend_folder(&folder, plan, &ready, &then, manifest)?;
             }
             folder
         }
-        (None, Place::New { folder, force }) => {
+        (None, Place::New { folder, replace }) => {
             let splits = pretty("splits.json", &splits(&ready.arms))?;
             let manifest = pretty("manifest.json", &manifest)?;
             let config = to_toml(&plan.config)?;
             let files: [(&str, &[u8]); 3] =
                 [("config.toml", config.as_bytes()), ("splits.json", &splits), ("manifest.json", &manifest)];
-            RunFolder::create(folder, *force, &files)?
+            RunFolder::create(folder, replace, &files)?
         }
-        (None, Place::Resume { folder }) => RunFolder::open(folder)?,
+        (None, Place::Resume(folder)) => RunFolder::open(folder)?,
     };
     let path = folder.path().to_path_buf();
-    watch.line(format!("folder   {}", path.display()));
-    let result = run_all(plan, &ready, &folder, watch).and_then(|()| {
-        let report = report::Report::of(&path)?;
-        report.write(&path)?;
-        Ok(report)
-    });
-    let report = result.map_err(|error| Stopped { error, folder: Some(path.clone()) })?;
+    watch.hear(Said::Folder(path.clone()));
+    run_all(plan, &ready, &folder, watch)?;
+    let report = report::Report::of(&path)?;
+    report.write(&path)?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(Finished { folder: path, summary: report.summary, question: example(&ready.arms), seconds })
 }
@@ -207,136 +96,6 @@ fn example(arms: &[ArmWork]) -> Option<String> {
     let mut questions = arms.iter().flat_map(|a| a.own.questions.dev.iter().chain(&a.own.questions.train));
     let short = |text: &str| text.len() <= 40 && !text.contains(['\'', '\n']);
     questions.find(|q| short(&q.text)).map(|q| q.text.clone())
-}
-
-/// What is wrong with one arm's questions or prompts, and which arm that is.
-fn in_arm(e: Error, arm: &str) -> Error {
-    e.at(&format!("arm {arm}"))
-}
-
-fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
-    let mut loaded: Vec<(TaskSection, Material)> = Vec::new();
-    let mut material = |section: &TaskSection| -> Result<Material> {
-        if let Some((_, known)) = loaded.iter().find(|(s, _)| s == section) {
-            return Ok(known.clone());
-        }
-        let task::Loaded { task, questions, answers } = task::load(section)?;
-        let new = Material { task: task.into(), questions: questions.into(), answers: answers.into() };
-        loaded.push((section.clone(), new.clone()));
-        Ok(new)
-    };
-    let of_arm = |arm: &Arm| {
-        let own = material(&arm.config.task)?;
-        let in_transfer = |e| match e {
-            Error::Input { place, problem } => {
-                let named = |text: String| match text.strip_prefix("task.") {
-                    Some(key) => format!("transfer.{key}"),
-                    None => text,
-                };
-                Error::Input { place: named(place), problem: named(problem) }
-            }
-            other => other,
-        };
-        let transfer = arm.config.transfer.as_ref().map(&mut material).transpose().map_err(in_transfer)?;
-        Ok(ArmWork { arm: arm.clone(), own, transfer })
-    };
-    plan.arms.iter().map(of_arm).collect()
-}
-
-/// The settings of every adapter that some arm trains, each name of an arm once. An entry of `[adapter.of]` must be of one of them.
-fn all_adapters(plan: &Plan) -> Result<Vec<(String, AdapterSection)>> {
-    let mut all = Vec::new();
-    let mut unknown: Vec<&String> = plan.arms.iter().flat_map(|a| a.config.adapter.of.keys()).collect();
-    for arm in &plan.arms {
-        let society = recipe::society_names(&arm.recipe, &arm.config)?;
-        let mut names: Vec<String> = society.generators.into_iter().chain(society.critics).collect();
-        names.sort();
-        names.dedup();
-        for name in names.into_iter().filter(|name| name != recipe::BASE) {
-            unknown.retain(|key| **key != name && *key != adapter_role(&name));
-            let section = adapter_section(&arm.config.adapter, &name)
-                .map_err(|problem| Error::input(format!("adapter.of, {name}"), problem))?;
-            all.push((name, section));
-        }
-    }
-    let Some(key) = unknown.first() else { return Ok(all) };
-    let mut names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let known = if names.is_empty() { "none".to_string() } else { names.join(", ") };
-    Err(Error::input(
-        format!("adapter.of.{key}"),
-        format!("no adapter of these arms, and no role, is called so; there are {known}"),
-    ))
-}
-
-/// Initialises adapters for a session's model.
-fn new_adapter(session: &Session) -> recipe::NewAdapter {
-    let layout = session.engine.with(|e| e.model().layout().clone());
-    Rc::new(move |section, seed| fresh(section, seed).snapshot(&layout))
-}
-
-fn fresh(section: &AdapterSection, seed: u64) -> NewAdapter {
-    let AdapterSection { rank, alpha, targets, rslora, dropout, .. } = section.clone();
-    NewAdapter { rank, alpha, targets, rslora, dropout, init_seed: seed }
-}
-
-/// The tokenizer, without which there is no debate.
-fn debated_in(files: &ModelFiles, tokenizer: Option<&Rc<ChatTokenizer>>) -> Result<Rc<dyn Codec>> {
-    match tokenizer {
-        Some(tokenizer) => Ok(tokenizer.clone()),
-        None => Err(Error::input(files.place(), "has no tokenizer.json, which debates need")),
-    }
-}
-
-/// Checks what arms ask and how; the tokens of the longest conversation that any of them can come to.
-fn longest(arms: &[ArmWork], files: &ModelFiles, codec: Option<&Rc<ChatTokenizer>>) -> Result<usize> {
-    let codec = debated_in(files, codec)?;
-    arms.iter().try_fold(0, |longest, work| {
-        let config = &work.arm.config;
-        let tables = Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
-            .map_err(|e| in_arm(e, &work.arm.name))?;
-        Ok(tables.longest.max(longest))
-    })
-}
-
-/// The model in an engine whose memory plan counts on all lanes' adapters, and on the longest conversation.
-fn open_session(
-    plan: &Plan,
-    arms: &[ArmWork],
-    commit: Option<&str>,
-    watch: &mut dyn Watch,
-) -> Result<Session> {
-    let run = &plan.config.run;
-    let lanes: Vec<usize> = plan.arms.iter().flat_map(|a| vec![adapters(a); a.seeds.len()]).collect();
-    let sections = all_adapters(plan)?;
-    let rank = sections.iter().map(|(_, section)| section.rank).max().unwrap_or(1);
-    let wanted = Wanted {
-        model: hub::pinned(&plan.config.model.path, commit),
-        adapters: vec![],
-        training: true,
-        lanes,
-        rank,
-        dropout: sections.iter().any(|(_, section)| section.dropout > 0.0),
-        keep_moments: plan.arms.iter().any(|a| {
-            let training = &a.config.training;
-            training.keep_moments || critic_section(training).is_ok_and(|critic| critic.keep_moments)
-        }),
-        limits: (run.micro_batch_rows, run.step_rows, run.max_sequences),
-    };
-    let device = DeviceOptions {
-        device: Some(run.device.clone()),
-        threads: Some(run.threads),
-        memory: parse_bytes(&run.memory),
-    };
-    let opened = Session::open_for(&wanted, &device, watch, |files, codec| longest(arms, files, codec));
-    opened.map_err(|e| match e {
-        // A path that nobody typed here is found by its key.
-        Error::Input { place, problem } if place == plan.config.model.path => {
-            Error::input(format!("model.path: {place}"), problem)
-        }
-        other => other,
-    })
 }
 
 fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, watch: &mut dyn Watch) -> Result<()> {
@@ -526,113 +285,4 @@ impl Show {
         }
         self.said.say(Said::from(event));
     }
-}
-
-/// What a run is: enough to know whether resuming it gives what it would have given.
-pub fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
-    let Ready { session, arms, .. } = ready;
-    let model: Map<String, Value> =
-        session.files.contents().map(|(name, bytes)| (name, json!(sha256(bytes)))).collect();
-    session.files.release();
-    let mut data = Map::new();
-    let mut prompts = Map::new();
-    for work in arms {
-        let sections = std::iter::once(&work.arm.config.task).chain(&work.arm.config.transfer);
-        for path in sections.flat_map(task::data_files) {
-            data.insert(path.display().to_string(), json!(sha256_file(&path)?));
-        }
-        let of = |prefix: &str, material: &Material| -> Map<String, Value> {
-            let sources = material.task.prompts.sources().iter();
-            sources.map(|(name, text)| (format!("{prefix}{name}"), json!(sha256(text.as_bytes())))).collect()
-        };
-        let mut sources = of("", &work.own);
-        sources.extend(work.transfer.iter().flat_map(|t| of("transfer/", t)));
-        prompts.insert(work.arm.name.clone(), Value::Object(sources));
-    }
-    let asks = |arm: &&Arm| recipe::info(&arm.recipe).is_ok_and(|r| r.asks_for_labels);
-    let asks_for_labels: Vec<&str> = plan.arms.iter().filter(asks).map(|a| a.name.as_str()).collect();
-    let mut base = json!({"path": plan.config.model.path, "sha256": model});
-    if let Some(commit) = &session.commit {
-        base["commit"] = json!(commit);
-    }
-    let created =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    Ok(json!({
-        "schema": SCHEMA,
-        "program": {"name": "colloquy", "version": env!("CARGO_PKG_VERSION"), "commit": option_env!("COLLOQUY_COMMIT")},
-        "created": created,
-        "device": session.device,
-        "arithmetic": session.arithmetic,
-        "lanes": lanes(plan).iter().map(Lane::name).collect::<Vec<_>>(),
-        "seeds": plan.config.run.seeds,
-        "asks_for_labels": asks_for_labels,
-        "model": base,
-        "data_sha256": data,
-        "prompts_sha256": prompts,
-        "splits": "splits.json",
-    }))
-}
-
-/// The files that say what a run is, of one that goes on under a larger configuration. It stays the run that it was when it began.
-fn extend_folder(
-    folder: &RunFolder,
-    plan: &Plan,
-    ready: &Ready,
-    then: &Value,
-    mut manifest: Value,
-) -> Result<()> {
-    for key in ["program", "created", "device", "arithmetic"] {
-        manifest[key] = then[key].clone();
-    }
-    folder.write("splits.json", &pretty("splits.json", &splits(&ready.arms))?)?;
-    folder.write("config.toml", to_toml(&plan.config)?.as_bytes())?;
-    folder.write("manifest.json", &pretty("manifest.json", &manifest)?)
-}
-
-/// What the run's manifest says. Refuses to resume with another model, data or prompts (of the arms it has); warns where only the bits
-/// may differ.
-pub fn check_manifest(folder: &Path, now: &Value, watch: &mut dyn Watch) -> Result<Value> {
-    let then = read_manifest(folder)?;
-    let place = folder.join("manifest.json");
-    let kept = |key: &str| match (&then[key], &now[key]) {
-        (Value::Object(then), Value::Object(now)) => then.iter().all(|(name, v)| now.get(name) == Some(v)),
-        (then, now) => then == now,
-    };
-    for (key, what) in
-        [("model", "the model"), ("data_sha256", "the data"), ("prompts_sha256", "the prompts")]
-    {
-        if !kept(key) {
-            return Err(Error::input(
-                format!("{}: {key}", place.display()),
-                format!("{what} changed since the run began; this would mix two runs"),
-            ));
-        }
-    }
-    for (key, what) in [("program", "another version of the program"), ("arithmetic", "other arithmetic")] {
-        if then[key] != now[key] {
-            watch.warn(format!(
-                "the run began with {what} ({}, now {}); bits may differ from an uninterrupted run",
-                then[key], now[key]
-            ));
-        }
-    }
-    Ok(then)
-}
-
-/// Ids of all questions, by arm; training questions also by seed, where each seed draws its own.
-pub fn splits(arms: &[ArmWork]) -> Value {
-    let ids = |questions: &[task::Question]| questions.iter().map(|q| json!(q.id)).collect::<Vec<_>>();
-    let of_arm = |work: &ArmWork| {
-        let q = &work.own.questions;
-        let mut value = json!({"train": ids(&q.train), "dev": ids(&q.dev), "test": ids(&q.test)});
-        let by_seed =
-            work.arm.seeds.iter().map(|&s| (format!("seed-{s}"), json!(ids(&work.of_seed(s).train))));
-        value["train_by_seed"] = Value::Object(by_seed.collect());
-        if let Some(transfer) = &work.transfer {
-            value["transfer-dev"] = ids(&transfer.questions.dev).into();
-            value["transfer-test"] = ids(&transfer.questions.test).into();
-        }
-        (work.arm.name.clone(), value)
-    };
-    Value::Object(arms.iter().map(of_arm).collect())
 }

@@ -1,20 +1,22 @@
 //! Where a configuration comes from: a file, or the program itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::recipe;
-use crate::run::{Source, is_name};
+use crate::run::{Source, is_name, utc};
 
-/// The configuration and a name for its runs.
-pub fn source(config: Option<&str>) -> Result<(String, Source)> {
-    let Some(config) = config else {
-        return Ok((default_name().to_string(), built_in(default_name())?));
-    };
+/// What the names of built-in configurations are shown with.
+const BUILT_IN: &str = "built-in ";
+
+/// The configuration in a file or of a built-in name; the default one without either.
+pub fn source(config: Option<&str>) -> Result<Source> {
+    let Some(config) = config else { return built_in(default_name()) };
     let path = PathBuf::from(config);
     if !path.is_file() && recipe::built_in_configs().iter().any(|b| b.name == config) {
-        return Ok((config.to_string(), built_in(config)?));
+        return built_in(config);
     }
     if !path.exists() {
         return Err(no_such(config));
@@ -32,9 +34,17 @@ pub fn source(config: Option<&str>) -> Result<(String, Source)> {
     let text = read_text(&path)?;
     let folder = path.parent().map(|p| if p.as_os_str().is_empty() { ".".into() } else { p.to_path_buf() });
     let folder = folder.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
-    let name = path.file_stem().map_or("run".into(), |s| s.to_string_lossy().into_owned());
-    let name = if is_name(&name) { name } else { "run".into() };
-    Ok((name, Source { name: config.to_string(), text, folder }))
+    Ok(Source { name: config.to_string(), text, folder })
+}
+
+/// A folder for a run that begins now.
+pub fn new_folder(source: &Source) -> PathBuf {
+    let built_in = source.name.strip_prefix(BUILT_IN).filter(|_| source.folder.is_none());
+    let name = Path::new(built_in.unwrap_or(&source.name)).file_stem().and_then(|name| name.to_str());
+    let name = name.filter(|name| is_name(name)).unwrap_or("run");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let [year, month, day, hour, minute, second] = utc(now);
+    Path::new("runs").join(format!("{name}-{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}"))
 }
 
 /// The error of a configuration that is not there.
@@ -62,7 +72,7 @@ pub fn built_in(name: &str) -> Result<Source> {
     let Some(found) = recipe::built_in_configs().iter().find(|b| b.name == name) else {
         return Err(Error::Usage(format!("no built-in configuration is called `{name}`{}", meant(name))));
     };
-    Ok(Source { name: format!("built-in {name}"), text: found.text.to_string(), folder: None })
+    Ok(Source { name: format!("{BUILT_IN}{name}"), text: found.text.to_string(), folder: None })
 }
 
 /// The configuration of a run without one.

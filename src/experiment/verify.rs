@@ -7,7 +7,9 @@ use std::rc::Rc;
 
 use futures::FutureExt;
 
-use super::run::{Ready, check_manifest, lane_futures, lanes, manifest, plan_of, prepare_at, splits};
+use super::manifest::{check_manifest, manifest, splits};
+use super::prepare::{Ready, lanes, prepare};
+use super::run::lane_futures;
 use super::session::DeviceOptions;
 use super::society::model_commit;
 use super::watch::{Queue, Watch};
@@ -27,6 +29,13 @@ pub struct VerifyOptions {
     pub seed: Option<u64>,
     /// Where to compute, unless where the run did.
     pub device: DeviceOptions,
+}
+
+impl Default for VerifyOptions {
+    /// As `colloquy verify` without options.
+    fn default() -> Self {
+        Self { rows: Some(100), trainings: Some(1), seed: None, device: DeviceOptions::default() }
+    }
 }
 
 /// What was found.
@@ -63,10 +72,15 @@ fn is_training(row: &str) -> bool {
     row.rsplit('/').next() == Some("finetune")
 }
 
-/// Checks the results of the run in `folder` against its journal, and its journal against the model.
+/// Checks the results of the run of `plan` in `folder` against its journal, and its journal against the model.
 /// What differs is no error.
-pub fn verify(folder: &Path, options: &VerifyOptions, watch: &mut dyn Watch) -> Result<Verified> {
-    let mut plan = plan_of(folder)?;
+pub fn verify(
+    plan: &Plan,
+    folder: &Path,
+    options: &VerifyOptions,
+    watch: &mut dyn Watch,
+) -> Result<Verified> {
+    let mut plan = plan.clone();
     if let Some(worker) = worker(folder) {
         return Err(Error::file(folder, format!("in use by process {worker}")));
     }
@@ -77,9 +91,9 @@ pub fn verify(folder: &Path, options: &VerifyOptions, watch: &mut dyn Watch) -> 
         plan.config.run.threads = threads;
     }
     let then = read_manifest(folder)?;
-    let ready = prepare_at(&plan, model_commit(&then).as_deref(), watch)?;
+    let ready = prepare(&plan, model_commit(&then).as_deref(), watch)?;
     let now = manifest(&plan, &ready)?;
-    check_manifest(folder, &now, watch)?;
+    check_manifest(folder, &then, &now, watch)?;
     let exact = then["arithmetic"] == now["arithmetic"];
     if !exact {
         watch.line(format!(

@@ -1,6 +1,7 @@
 //! What an experiment says while it is prepared, run and verified, and who hears it.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -16,6 +17,8 @@ pub enum Said {
     Line(String),
     /// Something that may not be as the user thinks.
     Warning(String),
+    /// Results go to this folder. All that is complete is kept there, however the run ends.
+    Folder(PathBuf),
     /// A phase begins. It replaces the phase of the same key.
     Phase {
         /// The lane, or what else has phases.

@@ -38,7 +38,7 @@ impl Grading {
                 text: format!("[task]\nname = {}\n", toml::Value::String(task.into())),
                 folder: None,
             },
-            false if Path::new(task).is_file() => source(Some(task))?.1,
+            false if Path::new(task).is_file() => source(Some(task))?,
             false => {
                 return Err(Error::Usage(format!(
                     "--task {task}: expected one of {}, custom, or a configuration file",
