@@ -13,7 +13,7 @@ use super::screen::Screen;
 use crate::engine::{SamplingParams, Service};
 use crate::error::Result;
 use crate::experiment::{Session, Wanted};
-use crate::serve::generate::{answer, requests, wishes};
+use crate::serve::generate::{Continued, requests, wishes};
 use crate::serve::records::{Reader, Record};
 
 /// Options of `generate`.
@@ -132,7 +132,7 @@ pub fn run(args: Args) -> Result<()> {
         let mut sink = sink;
         while let Some((record, index, sample)) = waiting.next().await {
             let (record, wishes) = &*record;
-            sink.write(&answer(record, wishes, index, &sample?, tokenizer.as_deref())?)?;
+            sink.write(&Continued::new(record, wishes, index, sample?, tokenizer.as_deref())?)?;
             progress.advance("generate", 1);
         }
         sink.finish()

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::files::json::to_line;
@@ -56,6 +56,12 @@ pub fn too_long(place: &str) -> Error {
     Error::input(place, format!("found a line of more than {} MiB, expected at most that", MAX_LINE >> 20))
 }
 
+/// A record as a line.
+pub fn line(record: &impl Serialize) -> Result<String> {
+    let value = serde_json::to_value(record).map_err(|e| Error::Internal(e.to_string()))?;
+    Ok(to_line(&value))
+}
+
 /// Where results go: stdout, line by line, or a file that appears when it is complete.
 pub enum Sink {
     /// `-`.
@@ -83,8 +89,8 @@ impl Sink {
     }
 
     /// Writes one record.
-    pub fn write(&mut self, record: &Value) -> Result<()> {
-        let record = to_line(record);
+    pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
+        let record = line(record)?;
         match self {
             Sink::Stdout => {
                 let mut out = std::io::stdout().lock();

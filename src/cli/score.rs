@@ -13,7 +13,7 @@ use crate::engine::{ScoreRequest, Service};
 use crate::error::Result;
 use crate::experiment::Session;
 use crate::serve::records::Reader;
-use crate::serve::score::answer;
+use crate::serve::score::Scored;
 use crate::serve::tokens::{Purpose, longest};
 
 /// Options of `score`.
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
     session.drive(async move {
         let mut sink = sink;
         while let Some((record, tokens, score)) = waiting.next().await {
-            sink.write(&answer(&record, &tokens, &score?))?;
+            sink.write(&Scored::new(&record, &tokens, &score?))?;
             progress.advance("score", 1);
         }
         sink.finish()

@@ -4,15 +4,15 @@ use std::io::Write;
 use std::path::Path;
 
 use clap::Args as ClapArgs;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::common::{Common, ModelArgs, whole};
-use super::lines::too_long;
+use super::lines::{line, too_long};
 use super::screen::Screen;
 use crate::error::{Error, Result};
-use crate::files::json::to_line;
 use crate::files::{Line, MAX_LINE, read_line, skip_line};
-use crate::serve::{Resident, ResidentOptions};
+use crate::serve::{Response, Server, ServerOptions};
 
 /// Options of `session`.
 #[derive(ClapArgs, Debug)]
@@ -60,35 +60,41 @@ pub struct Args {
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
     let screen = Screen::new();
-    let options = ResidentOptions {
+    let options = ServerOptions {
         seed: args.common.seed.unwrap_or(0),
         max_loras: args.max_loras,
         max_lora_rank: args.max_lora_rank,
         training: !args.no_training,
     };
     let wanted = args.model.wanted()?;
-    let mut resident = Resident::open(wanted, options, &args.common.device(), &mut &screen)?;
-    say(&resident.greeting())?;
+    let mut server = Server::open(wanted, options, &args.common.device(), &mut &screen)?;
+    say(&server.greeting())?;
     let mut lines = std::io::stdin().lock();
-    let mut line = Vec::new();
+    let mut text = Vec::new();
     let stdin = |e| Error::io(Path::new("stdin"))(e);
     for number in 1.. {
         let place = format!("stdin:{number}");
-        match read_line(&mut lines, &mut line, MAX_LINE).map_err(stdin)? {
+        match read_line(&mut lines, &mut text, MAX_LINE).map_err(stdin)? {
             Line::End => break,
             Line::TooLong => {
                 say(&json!({"id": null, "error": too_long(&place).one_line()}))?;
                 skip_line(&mut lines).map_err(stdin)?;
             }
-            Line::Whole if line.trim_ascii().is_empty() => {}
+            Line::Whole if text.trim_ascii().is_empty() => {}
             Line::Whole => {
-                let (answer, go_on) = resident.answer(&line, &place, &mut &screen);
-                say(&answer)?;
-                go_on?;
+                let (id, request) = server.read(&text, &place);
+                match request.and_then(|request| server.answer(request, &place, &mut &screen)) {
+                    Ok(response) => say(&Answered { id, response })?,
+                    Err(Error::Internal(problem)) => {
+                        say(&json!({"id": id, "error": problem}))?;
+                        return Err(Error::Internal(problem));
+                    }
+                    Err(e) => say(&json!({"id": id, "error": e.one_line()}))?,
+                }
             }
         }
         // A long line is no reason to hold its memory from then on.
-        line.shrink_to(KEPT_LINE);
+        text.shrink_to(KEPT_LINE);
     }
     Ok(())
 }
@@ -96,7 +102,15 @@ pub fn run(args: Args) -> Result<()> {
 /// Bytes of a line's memory that are kept for the next.
 const KEPT_LINE: usize = 1 << 20;
 
-fn say(answer: &Value) -> Result<()> {
+/// A response as it is written.
+#[derive(Serialize)]
+struct Answered {
+    id: Value,
+    #[serde(flatten)]
+    response: Response,
+}
+
+fn say(answer: &impl Serialize) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", to_line(answer)).and_then(|()| out.flush()).map_err(Error::io(Path::new("stdout")))
+    writeln!(out, "{}", line(answer)?).and_then(|()| out.flush()).map_err(Error::io(Path::new("stdout")))
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::records::Record;
 use super::tokens::Purpose;
@@ -102,26 +103,44 @@ pub fn requests(session: &Session, record: &Record, wishes: &Wishes) -> Result<V
     Ok((0..wishes.n).map(request).collect())
 }
 
-/// A sample as it is written: the text up to the stop string that ended it, the tokens with it.
-pub fn answer(
-    record: &Record,
-    wishes: &Wishes,
-    index: usize,
-    sample: &Sample,
-    tokenizer: Option<&ChatTokenizer>,
-) -> Result<Value> {
-    let text = tokenizer.map(|t| t.decode(&sample.tokens)).transpose()?;
-    let text = text.map(|text| match sample.finish {
-        Finish::Stop => cut_at_stop(&text, &wishes.stop).to_string(),
-        Finish::Length => text,
-    });
-    Ok(json!({
-        "id": record.id,
-        "adapter": record.adapter,
-        "index": index,
-        "text": text,
-        "tokens": sample.tokens,
-        "logprobs": sample.logprobs,
-        "finish_reason": match sample.finish { Finish::Stop => "stop", Finish::Length => "length" },
-    }))
+/// A sample of a record, as it is written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Continued {
+    /// The record's.
+    pub id: Value,
+    /// The record's.
+    pub adapter: Option<String>,
+    /// Which of the record's samples, from 0.
+    pub index: usize,
+    /// Up to the stop string that ended it; none without a tokenizer.
+    pub text: Option<String>,
+    /// All that were drawn, those of the stop string too.
+    pub tokens: Vec<u32>,
+    /// Natural-log probabilities of the unmodified distribution.
+    pub logprobs: Vec<f32>,
+    /// `stop` or `length`.
+    pub finish_reason: &'static str,
+    /// The prompt, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<Vec<u32>>,
+}
+
+impl Continued {
+    /// Sample `index` of a record.
+    pub fn new(
+        record: &Record,
+        wishes: &Wishes,
+        index: usize,
+        sample: Sample,
+        tokenizer: Option<&ChatTokenizer>,
+    ) -> Result<Self> {
+        let text = tokenizer.map(|t| t.decode(&sample.tokens)).transpose()?;
+        let (text, finish_reason) = match sample.finish {
+            Finish::Stop => (text.map(|text| cut_at_stop(&text, &wishes.stop).to_string()), "stop"),
+            Finish::Length => (text, "length"),
+        };
+        let Sample { tokens, logprobs, .. } = sample;
+        let (id, adapter) = (record.id.clone(), record.adapter.clone());
+        Ok(Self { id, adapter, index, text, tokens, logprobs, finish_reason, prompt_tokens: None })
+    }
 }

@@ -4,9 +4,9 @@ pub mod generate;
 pub mod grade;
 pub mod records;
 pub mod request;
-mod resident;
 pub mod score;
+mod server;
 pub mod tokens;
 pub mod train;
 
-pub use resident::{Resident, ResidentOptions};
+pub use server::{Answer, Response, Server, ServerOptions};

@@ -1,16 +1,18 @@
-//! A resident model that other programs talk to.
+//! A resident model that answers requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::{LocalBoxFuture, join_all};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::generate::{self, Wishes};
+use super::generate::{self, Continued, Wishes};
 use super::records::Record;
 use super::request::{self, Request, Training};
+use super::score::Scored;
 use super::tokens::{Purpose, ignored};
-use super::{score, train};
+use super::train;
 use crate::adapter::{AdapterOrigin, Snapshot, write_peft};
 use crate::backend::MAX_RANK;
 use crate::engine::{AdapterId, AdapterSource, EngineHandle, ScoreRequest, Service, TrainRequest, run_lane};
@@ -27,16 +29,56 @@ enum Origin {
 }
 
 /// A resident model.
-pub struct Resident {
+pub struct Server {
     session: Session,
-    options: ResidentOptions,
+    options: ServerOptions,
     origins: BTreeMap<String, Origin>,
     model: String,
 }
 
-/// What a resident model is to hold.
+/// What a request is answered with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Response {
+    /// Fields of its records that are not read, and in how many each is.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub ignored: Map<String, Value>,
+    /// What it asked for.
+    pub result: Answer,
+}
+
+/// What requests ask for.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// Continuations.
+    Continued {
+        /// In the order of the records, those of one record together.
+        records: Vec<Continued>,
+    },
+    /// Log-probabilities.
+    Scored {
+        /// In the order of the records.
+        records: Vec<Scored>,
+    },
+    /// Optimizer steps.
+    Trained {
+        /// A list of steps for each adapter.
+        adapters: Map<String, Value>,
+    },
+    /// What was read of given answers.
+    Graded(Value),
+    /// The adapters there are.
+    Adapters {
+        /// Their names, sorted.
+        adapters: Vec<String>,
+    },
+    /// It is done.
+    Done,
+}
+
+/// What a server is to hold.
 #[derive(Clone, Debug)]
-pub struct ResidentOptions {
+pub struct ServerOptions {
     /// Counts where a record or a training gives no seed.
     pub seed: u64,
     /// Most adapters at once; memory is planned for as many.
@@ -47,11 +89,11 @@ pub struct ResidentOptions {
     pub training: bool,
 }
 
-impl Resident {
+impl Server {
     /// Loads what is wanted.
     pub fn open(
         mut wanted: Wanted,
-        options: ResidentOptions,
+        options: ServerOptions,
         device: &DeviceOptions,
         watch: &mut dyn Watch,
     ) -> Result<Self> {
@@ -92,22 +134,23 @@ impl Resident {
             "arithmetic": self.session.arithmetic,
             "vocab_size": vocab,
             "context": context,
-            "adapters": self.session.adapters.keys().collect::<Vec<_>>(),
+            "adapters": self.names(),
         })
     }
 
-    /// The answer to a line, whose `place` errors name. Where it ends the session, its error comes with it.
-    pub fn answer(&mut self, line: &[u8], place: &str, watch: &mut dyn Watch) -> (Value, Result<()>) {
-        let (id, request) = request::read(line, place, self.options.seed);
-        let ignored = request.as_ref().map_or(Map::new(), |request| self.ignored(request));
-        match request.and_then(|request| self.obey(request, place, watch)) {
-            Ok(result) if ignored.is_empty() => (json!({"id": id, "result": result}), Ok(())),
-            Ok(result) => (json!({"id": id, "ignored": ignored, "result": result}), Ok(())),
-            Err(Error::Internal(problem)) => {
-                (json!({"id": id, "error": problem}), Err(Error::Internal(problem)))
-            }
-            Err(e) => (json!({"id": id, "error": e.one_line()}), Ok(())),
-        }
+    /// A request from its JSON, with the `id` of it that an answer repeats. `place` is what errors call it.
+    pub fn read(&self, json: &[u8], place: &str) -> (Value, Result<Request>) {
+        request::read(json, place, self.options.seed)
+    }
+
+    /// Answers a request, whose `place` errors name.
+    ///
+    /// # Errors
+    /// What is wrong with the request. [`Error::Internal`] is the server's own end.
+    pub fn answer(&mut self, request: Request, place: &str, watch: &mut dyn Watch) -> Result<Response> {
+        let ignored = self.ignored(&request);
+        let result = self.obey(request, place, watch)?;
+        Ok(Response { ignored, result })
     }
 
     /// Fields of a request's records that are not read, and in how many each is.
@@ -124,19 +167,19 @@ impl Resident {
         }
     }
 
-    fn obey(&mut self, request: Request, place: &str, watch: &mut dyn Watch) -> Result<Value> {
+    fn obey(&mut self, request: Request, place: &str, watch: &mut dyn Watch) -> Result<Answer> {
         match request {
             Request::Generate { records, prompt_tokens } => self.generate(&records, prompt_tokens),
             Request::Score { records } => self.score(&records),
             Request::Train { adapters } => self.train(adapters, place),
-            Request::Grade { graded, .. } => Ok(graded),
+            Request::Grade { graded, .. } => Ok(Answer::Graded(graded)),
             Request::Load { adapter, source: origin } => {
                 self.is_free(&adapter, place)?;
                 let origin = models::origin(&origin, watch)?;
-                let snapshot = Arc::new(self.read(&origin)?);
+                let snapshot = Arc::new(self.numbers(&origin)?);
                 self.create(adapter.clone(), AdapterSource::Snapshot(snapshot))?;
                 self.origins.insert(adapter, Origin::Source(origin));
-                Ok(Value::Null)
+                Ok(Answer::Done)
             }
             Request::Clone { adapter, to } => {
                 let id = self.find(&adapter, place)?;
@@ -144,16 +187,16 @@ impl Resident {
                 let snapshot = self.session.engine.snapshot(id, false)?;
                 self.create(to.clone(), AdapterSource::Clone(id))?;
                 self.origins.insert(to, Origin::Snapshot(snapshot.into()));
-                Ok(Value::Null)
+                Ok(Answer::Done)
             }
             Request::Reset { adapter } => {
                 let id = self.find(&adapter, place)?;
                 let snapshot = match &self.origins[&adapter] {
-                    Origin::Source(origin) => Arc::new(self.read(origin)?),
+                    Origin::Source(origin) => Arc::new(self.numbers(origin)?),
                     Origin::Snapshot(snapshot) => snapshot.clone(),
                 };
                 self.session.engine.restore(id, &snapshot)?;
-                Ok(Value::Null)
+                Ok(Answer::Done)
             }
             Request::Save { adapter, output, force } => {
                 let id = self.find(&adapter, place)?;
@@ -163,22 +206,26 @@ impl Resident {
                 let snapshot = self.session.engine.snapshot(id, false)?;
                 let layout = self.session.engine.with(|e| e.model().layout().clone());
                 write_peft(&output, &snapshot, &layout, self.session.base.clone())?;
-                Ok(Value::Null)
+                Ok(Answer::Done)
             }
             Request::Drop { adapter } => {
                 let id = self.find(&adapter, place)?;
                 self.session.engine.drop_adapter(id)?;
                 self.session.adapters.remove(&adapter);
                 self.origins.remove(&adapter);
-                Ok(Value::Null)
+                Ok(Answer::Done)
             }
-            Request::List => Ok(json!({"adapters": self.session.adapters.keys().collect::<Vec<_>>()})),
+            Request::List => Ok(Answer::Adapters { adapters: self.names() }),
         }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.session.adapters.keys().cloned().collect()
     }
 
     fn find(&self, adapter: &str, place: &str) -> Result<AdapterId> {
         self.session.adapters.get(adapter).copied().ok_or_else(|| {
-            let known: Vec<&str> = self.session.adapters.keys().map(String::as_str).collect();
+            let known = self.names();
             let known = if known.is_empty() { "none".to_string() } else { known.join(", ") };
             Error::input(
                 format!("{place}: adapter"),
@@ -207,7 +254,7 @@ impl Resident {
     }
 
     /// An adapter's numbers, where this session may hold it.
-    fn read(&self, origin: &AdapterOrigin) -> Result<Snapshot> {
+    fn numbers(&self, origin: &AdapterOrigin) -> Result<Snapshot> {
         let layout = self.session.engine.with(|e| e.model().layout().clone());
         let snapshot = origin.snapshot(&layout, &self.session.files)?;
         let rank = snapshot.spec.parts.iter().flatten().map(|p| p.rank).max().unwrap_or(0);
@@ -229,7 +276,7 @@ impl Resident {
         Ok(())
     }
 
-    fn generate(&self, records: &[(Record, Wishes)], prompt_tokens: bool) -> Result<Value> {
+    fn generate(&self, records: &[(Record, Wishes)], prompt_tokens: bool) -> Result<Answer> {
         // All are checked before anything is drawn.
         let requests = records
             .iter()
@@ -242,17 +289,15 @@ impl Resident {
             for (index, request) in requests.iter().enumerate() {
                 let sample = samples.next().expect("one answer a request")?;
                 let tokenizer = self.session.tokenizer.as_deref();
-                let mut result = generate::answer(record, wishes, index, &sample, tokenizer)?;
-                if prompt_tokens {
-                    result["prompt_tokens"] = json!(request.prompt);
-                }
-                results.push(result);
+                let mut continued = Continued::new(record, wishes, index, sample, tokenizer)?;
+                continued.prompt_tokens = prompt_tokens.then(|| request.prompt.to_vec());
+                results.push(continued);
             }
         }
-        Ok(json!({"records": results}))
+        Ok(Answer::Continued { records: results })
     }
 
-    fn score(&self, records: &[Record]) -> Result<Value> {
+    fn score(&self, records: &[Record]) -> Result<Answer> {
         let mut requests = Vec::new();
         for record in records {
             let (tokens, _) = self.session.tokens(record, Purpose::Score)?;
@@ -262,11 +307,10 @@ impl Resident {
         let work = requests.iter().map(|r| self.session.engine.score(r.clone())).collect();
         let scores = together(&self.session.engine, work)?.into_iter().collect::<Result<Vec<_>>>()?;
         let answers = records.iter().zip(&requests).zip(&scores);
-        let results: Vec<Value> = answers.map(|((r, q), s)| score::answer(r, &q.tokens, s)).collect();
-        Ok(json!({"records": results}))
+        Ok(Answer::Scored { records: answers.map(|((r, q), s)| Scored::new(r, &q.tokens, s)).collect() })
     }
 
-    fn train(&self, adapters: Vec<(String, Result<Training>)>, place: &str) -> Result<Value> {
+    fn train(&self, adapters: Vec<(String, Result<Training>)>, place: &str) -> Result<Answer> {
         if !self.options.training {
             return Err(Error::input(place, "this session was started with --no-training"));
         }
@@ -287,7 +331,7 @@ impl Resident {
             let steps: Vec<Value> = steps.iter().map(|m| train::metrics_record(name, m)).collect();
             metrics.insert(name.clone(), json!(steps));
         }
-        Ok(json!({"adapters": metrics}))
+        Ok(Answer::Trained { adapters: metrics })
     }
 }
 
