@@ -10,7 +10,7 @@ use super::targets::{Layers, MAX_PATTERNS, Names, Pattern, Targets};
 use crate::backend::{AdapterLayout, MAX_RANK, PartSpec, SlotSpec};
 use crate::error::{Error, Result};
 use crate::files::json::{Fields, brief, parse_object};
-use crate::files::{Bytes, written_out};
+use crate::files::{Bytes, names_in, written_out};
 
 pub(super) const CONFIG: &str = ADAPTER_CONFIG;
 
@@ -207,9 +207,7 @@ pub fn adapters_in(folder: &Path) -> Vec<String> {
     /// Entries of a folder that are looked at.
     const MOST: usize = 1000;
     let folders = |of: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(of).into_iter().flatten().take(MOST);
-        let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
-        names.filter(|name| of.join(name).is_dir()).collect()
+        names_in(of).into_iter().take(MOST).filter(|name| of.join(name).is_dir()).collect()
     };
     let mut found = Vec::new();
     for outer in folders(folder) {

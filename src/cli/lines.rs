@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::files::json::to_line;
-use crate::files::{Line, MAX_LINE, NewFile, no_text, read_line, without_mark};
+use crate::files::{Line, MAX_LINE, NewFile, no_text, open, read_line, without_mark};
 use crate::serve::records::{self, Reader, Record};
 
 /// Reads all records of a file or, for `-`, of stdin, for the command `reader`.
@@ -23,11 +23,7 @@ pub fn read_text(path: &Path) -> Result<(String, String)> {
         return Ok(("stdin".to_string(), text));
     }
     let name = path.display().to_string();
-    if path.is_dir() {
-        return Err(Error::file(path, "found a folder, expected a file"));
-    }
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let text = bounded_text(BufReader::with_capacity(1 << 16, file), &name, path)?;
+    let text = bounded_text(BufReader::with_capacity(1 << 16, open(path)?), &name, path)?;
     Ok((name, text))
 }
 

@@ -1,8 +1,9 @@
 //! A society that a run has trained: its base, and the adapters of a lane at an iteration.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::files::names_in;
 use crate::hub;
 use crate::run::{is_name, read_manifest};
 
@@ -50,7 +51,7 @@ impl Society {
         let commit = model_commit(&manifest);
         let of_lane = folder.join("adapters").join(lane);
         let mut known: Vec<usize> =
-            list(&of_lane).iter().filter_map(|n| n.strip_prefix("iteration-")?.parse().ok()).collect();
+            names_in(&of_lane).iter().filter_map(|n| n.strip_prefix("iteration-")?.parse().ok()).collect();
         known.sort_unstable();
         let iteration = match iteration {
             Some(i) if i == 0 || known.contains(&i) => i,
@@ -64,7 +65,7 @@ impl Society {
         };
         let at = of_lane.join(format!("iteration-{iteration}"));
         let adapters =
-            list(&at).into_iter().filter(|n| is_name(n)).map(|n| (n.clone(), at.join(n))).collect();
+            names_in(&at).into_iter().filter(|n| is_name(n)).map(|n| (n.clone(), at.join(n))).collect();
         Ok(Self { model: model.to_string(), commit, adapters, lane: lane.to_string(), iteration, folder })
     }
 
@@ -84,15 +85,4 @@ fn describe_iterations(known: &[usize]) -> String {
         [] => "only 0, the base".into(),
         known => known.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
     }
-}
-
-/// Names in a folder, sorted; none if it cannot be read.
-fn list(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|e| e.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
 }

@@ -11,7 +11,7 @@ mod write;
 pub use folder::NewFolder;
 pub use lines::{Line, MAX_LINE, read_line, skip_line};
 pub use pattern::written_out;
-pub use text::{decode, no_text, read_bytes, read_text, without_mark};
+pub use text::{decode, no_text, open, read_bytes, read_text, without_mark};
 pub use underway::remove_under_way;
 pub use write::{NewFile, write_whole};
 
@@ -24,6 +24,14 @@ use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::backend::{WeightType, WeightView};
 use crate::error::{Error, Result};
+
+/// Names in a folder, sorted; none if it cannot be read.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
 
 /// The bytes of a file, wherever they lie.
 pub enum Bytes {

@@ -1,6 +1,8 @@
 //! Text files that a user gives: what is in them, without a byte order mark; what is no text is
 //! named for what it is.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use super::pointer;
@@ -21,12 +23,19 @@ pub fn read_text(path: &Path) -> Result<String> {
     decode(read_bytes(path)?, &name, |line| format!("{name}, line {line}"))
 }
 
-/// The bytes of a file; a folder is an error.
-pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+/// A file to read; a folder is an error.
+pub fn open(path: &Path) -> Result<File> {
     if path.is_dir() {
         return Err(Error::file(path, "found a folder, expected a file"));
     }
-    std::fs::read(path).map_err(Error::io(path))
+    File::open(path).map_err(Error::io(path))
+}
+
+/// The bytes of a file; a folder is an error.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes).map_err(Error::io(path))?;
+    Ok(bytes)
 }
 
 /// The text of what was read from `name`; `line` names a line of it.

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::records::shown;
+use super::records::{note, shown};
 use crate::error::{Error, Result};
 use crate::experiment::source;
 use crate::measure::wilson;
 use crate::recipe;
 use crate::run::{Source, load};
-use crate::task::{BUILT_IN, Equality, Grader, Reading, Verdict};
+use crate::task::{BUILT_IN, Grader, Reading, Verdict};
 
 /// Fields of a record.
 const FIELDS: [&str; 6] = ["id", "response", "reference", "solution", "answers", "choices"];
@@ -63,8 +63,7 @@ impl Grading {
             self.unread[side] += usize::from(read.as_ref().is_none_or(|r| r.answer.is_none()));
         }
         for field in fields.keys().filter(|f| !FIELDS.contains(&f.as_str())) {
-            let count = self.ignored.entry(field.clone()).or_insert(json!(0));
-            *count = json!(count.as_u64().unwrap_or(0) + 1);
+            note(&mut self.ignored, field);
         }
         let of = |part: &dyn Fn(&Reading) -> Value| -> Vec<Value> {
             verdict.read.iter().map(|r| r.as_ref().map_or(Value::Null, part)).collect()
@@ -74,7 +73,7 @@ impl Grading {
             "read": of(&|r| json!(r.answer)),
             "written": of(&|r| json!(r.written)),
             "rules": of(&|r| json!(r.rule)),
-            "equality": equality(verdict.equality),
+            "equality": verdict.equality.name(),
             "equal": verdict.equal(),
         }))
     }
@@ -149,15 +148,5 @@ impl Grading {
             "interval": [low, high], "without_answer": self.unread[0], "without_reference": self.unread[1],
         });
         Ok((answer, self.ignored))
-    }
-}
-
-/// Its name in the configuration.
-fn equality(equality: Equality) -> &'static str {
-    match equality {
-        Equality::Exact => "exact",
-        Equality::Number => "number",
-        Equality::Choice => "choice",
-        Equality::Math => "math",
     }
 }

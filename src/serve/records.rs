@@ -292,15 +292,17 @@ const MOST_NAMED: usize = 30;
 
 /// Names of fields that are not read with the number of records that have each, in the order in which they come.
 pub fn count<'a>(names: impl IntoIterator<Item = &'a str>) -> Map<String, Value> {
-    let mut counts: Map<String, Value> = Map::new();
-    for name in names {
-        let name = brief(name);
-        let is_room = counts.len() < MOST_NAMED || counts.contains_key(&name);
-        let name = if is_room { name } else { "…".into() };
-        let count = counts.get(&name).and_then(Value::as_u64).unwrap_or(0);
-        counts.insert(name, Value::from(count + 1));
-    }
+    let mut counts = Map::new();
+    names.into_iter().for_each(|name| note(&mut counts, name));
     counts
+}
+
+/// Counts one more record that has a field which is not read.
+pub fn note(counts: &mut Map<String, Value>, name: &str) {
+    let name = brief(name);
+    let is_room = counts.len() < MOST_NAMED || counts.contains_key(&name);
+    let count = counts.entry(if is_room { name } else { "…".into() }).or_insert(0.into());
+    *count = Value::from(count.as_u64().unwrap_or(0) + 1);
 }
 
 /// The line that names them; none if there are none.

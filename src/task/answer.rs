@@ -37,6 +37,18 @@ pub enum Equality {
     Math,
 }
 
+impl Equality {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Number => "number",
+            Self::Choice => "choice",
+            Self::Math => "math",
+        }
+    }
+}
+
 /// What was read from a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {

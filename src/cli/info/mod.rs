@@ -14,6 +14,7 @@ use super::screen::{Screen, out};
 use crate::adapter::ADAPTER_CONFIG;
 use crate::error::{Error, Result};
 use crate::experiment::models::{self, Place};
+use crate::files::names_in;
 use crate::model::{CONFIG, EMBEDDED};
 
 /// Options of `info`.
@@ -137,11 +138,9 @@ fn below(folder: &Path) -> Vec<String> {
             }
             found.push(at.display().to_string());
         } else if depth < 3 {
-            let entries = std::fs::read_dir(&at).into_iter().flatten().filter_map(Result::ok);
-            let mut folders: Vec<PathBuf> =
-                entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
-            folders.sort();
-            waiting.extend(folders.into_iter().rev().map(|path| (path, depth + 1)));
+            let entries = names_in(&at).into_iter().map(|name| at.join(name));
+            let folders = entries.filter(|path| path.is_dir() && !path.is_symlink());
+            waiting.extend(folders.rev().map(|path| (path, depth + 1)));
         }
     }
     found
