@@ -8,4 +8,6 @@ mod baselines;
 mod debate;
 mod diversity;
 mod examples;
+mod experiment;
 mod multiagent;
+mod serve;
