@@ -25,7 +25,7 @@ const PAGE: usize = 16;
 struct Case {
     name: String,
     plan: Arc<BatchPlan>,
-    ops: Vec<Op>,
+    op: Op,
     flop: f64,
     bytes: f64,
 }
@@ -116,9 +116,7 @@ fn time(b: &mut dyn Backend, case: &Case, repeats: usize) -> Result<f64> {
         b.begin(case.plan.clone())?;
         b.flush_caches()?;
         b.take_profile()?;
-        for op in &case.ops {
-            b.enqueue(op.clone())?;
-        }
+        b.enqueue(case.op.clone())?;
         b.submit()?;
         let time = b.take_profile()?.iter().map(OpTimes::total).sum::<f64>();
         if run > 0 {
@@ -247,213 +245,278 @@ fn decode(slots: &[Slot], batch: usize, vocab: usize) -> BatchPlan {
     plan
 }
 
-fn cases(model: &Model, slots: &[Slot], t: &Buffers, kv: KvPool, args: &Args) -> Vec<Case> {
-    let c = model.config();
-    let (d, f, v) = (c.hidden_size, c.intermediate_size, c.vocab_size);
-    let heads = c.heads();
-    let layer = model.layers()[0];
-    let (embedding, rope, lm_head) = model.ends();
-    let mut cases = Vec::new();
-    let groups = [
-        (GroupKind::Qkv, layer.qkv, t.x, t.qkv, d, heads.qkv_width(), 3),
-        (GroupKind::O, layer.o, t.heads, t.y, heads.q_width(), d, 1),
-        (GroupKind::GateUp, layer.gate_up, t.x, t.wide, d, 2 * f, 2),
-        (GroupKind::Down, layer.down, t.act, t.y, f, d, 1),
-    ];
-    for (rows, phase) in [(ROWS, "train"), (args.batch, "decode")] {
-        let plan = |slots: &[Slot]| {
-            Arc::new(if phase == "train" { packed(slots, v) } else { decode(slots, args.batch, v) })
-        };
-        for (who, slots) in [("base".to_string(), &[][..]), (format!("{} adapters", slots.len()), slots)] {
-            for (kind, linear, x, y, k, n, parts) in groups {
-                let rank = if slots.is_empty() { 0 } else { args.rank };
-                let lora = 2.0 * (rows * rank * (parts * k + n)) as f64;
-                let weights = 2.0 * (n * k + slots.len() * rank * (parts * k + n)) as f64;
-                let group = Some(kind.of(0));
-                cases.push(Case {
-                    name: format!("linear {kind:?} {phase} {who}"),
-                    plan: plan(slots),
-                    ops: vec![Op::LinearForward(LinearForward {
-                        linear,
-                        group,
-                        x,
-                        lora_x: None,
-                        shrink: Some(t.shrink),
-                        residual: None,
-                        y,
-                    })],
-                    flop: 2.0 * (rows * n * k) as f64 + lora,
-                    bytes: weights + 2.0 * (rows * (n + k)) as f64,
-                });
-                if phase == "train" && !slots.is_empty() {
+/// Where operations are measured: the model, the buffers, and the two batches.
+struct Bench<'a> {
+    model: &'a Model,
+    slots: &'a [Slot],
+    buffers: &'a Buffers,
+    kv: KvPool,
+    args: &'a Args,
+    /// A training batch.
+    train: Arc<BatchPlan>,
+    /// A decode step.
+    step: Arc<BatchPlan>,
+}
+
+fn cases(model: &Model, slots: &[Slot], buffers: &Buffers, kv: KvPool, args: &Args) -> Vec<Case> {
+    let vocab = model.config().vocab_size;
+    let (train, step) = (Arc::new(packed(slots, vocab)), Arc::new(decode(slots, args.batch, vocab)));
+    let bench = Bench { model, slots, buffers, kv, args, train, step };
+    let mut cases = bench.linears();
+    // The forward that a backward case reads its shrink from came before it, and inputs are overwritten only by
+    // values of the same size.
+    cases.extend(bench.attention());
+    cases.extend(bench.rows());
+    cases.extend(bench.ends());
+    cases.extend(bench.updates());
+    cases
+}
+
+fn case(name: &str, plan: &Arc<BatchPlan>, op: Op, flop: f64, bytes: f64) -> Case {
+    Case { name: name.into(), plan: plan.clone(), op, flop, bytes }
+}
+
+impl Bench<'_> {
+    /// Linear groups, with and without adapters.
+    fn linears(&self) -> Vec<Case> {
+        let (t, c, layer) = (self.buffers, self.model.config(), self.model.layers()[0]);
+        let (d, f, v, heads) = (c.hidden_size, c.intermediate_size, c.vocab_size, c.heads());
+        let mut cases = Vec::new();
+        let groups = [
+            (GroupKind::Qkv, layer.qkv, t.x, t.qkv, d, heads.qkv_width(), 3),
+            (GroupKind::O, layer.o, t.heads, t.y, heads.q_width(), d, 1),
+            (GroupKind::GateUp, layer.gate_up, t.x, t.wide, d, 2 * f, 2),
+            (GroupKind::Down, layer.down, t.act, t.y, f, d, 1),
+        ];
+        for (rows, phase) in [(ROWS, "train"), (self.args.batch, "decode")] {
+            let plan = |slots: &[Slot]| {
+                Arc::new(if phase == "train" { packed(slots, v) } else { decode(slots, self.args.batch, v) })
+            };
+            for (who, slots) in
+                [("base".to_string(), &[][..]), (format!("{} adapters", self.slots.len()), self.slots)]
+            {
+                for (kind, linear, x, y, k, n, parts) in groups {
+                    let rank = if slots.is_empty() { 0 } else { self.args.rank };
+                    let lora = 2.0 * (rows * rank * (parts * k + n)) as f64;
+                    let weights = 2.0 * (n * k + slots.len() * rank * (parts * k + n)) as f64;
+                    let group = Some(kind.of(0));
                     cases.push(Case {
-                        name: format!("linear backward {kind:?} {who}"),
+                        name: format!("linear {kind:?} {phase} {who}"),
                         plan: plan(slots),
-                        ops: vec![Op::LinearBackward(LinearBackward {
+                        op: Op::LinearForward(LinearForward {
                             linear,
                             group,
                             x,
                             lora_x: None,
                             shrink: Some(t.shrink),
-                            dy: y,
-                            dshrink: Some(t.dshrink),
-                            dx: Some(if k == d {
-                                if y == t.y { t.x } else { t.y }
-                            } else if k == f {
-                                t.act
-                            } else {
-                                t.heads_out
-                            }),
-                        })],
-                        flop: 2.0 * (rows * n * k) as f64 + 2.0 * lora,
-                        bytes: weights + 2.0 * (rows * (2 * k + n)) as f64,
+                            residual: None,
+                            y,
+                        }),
+                        flop: 2.0 * (rows * n * k) as f64 + lora,
+                        bytes: weights + 2.0 * (rows * (n + k)) as f64,
                     });
+                    if phase == "train" && !slots.is_empty() {
+                        cases.push(Case {
+                            name: format!("linear backward {kind:?} {who}"),
+                            plan: plan(slots),
+                            op: Op::LinearBackward(LinearBackward {
+                                linear,
+                                group,
+                                x,
+                                lora_x: None,
+                                shrink: Some(t.shrink),
+                                dy: y,
+                                dshrink: Some(t.dshrink),
+                                dx: Some(if k == d {
+                                    if y == t.y { t.x } else { t.y }
+                                } else if k == f {
+                                    t.act
+                                } else {
+                                    t.heads_out
+                                }),
+                            }),
+                            flop: 2.0 * (rows * n * k) as f64 + 2.0 * lora,
+                            bytes: weights + 2.0 * (rows * (2 * k + n)) as f64,
+                        });
+                    }
                 }
             }
         }
+        cases
     }
-    // The forward that a backward case reads its shrink from came before it, and inputs are overwritten only by values of the same size.
-    let train = Arc::new(packed(slots, v));
-    let step = Arc::new(decode(slots, args.batch, v));
-    let batch = args.batch as f64;
-    let pairs = (ROWS / SEQUENCE * SEQUENCE * (SEQUENCE + 1) / 2 * heads.q_width()) as f64;
-    let kv_bytes = 2.0 * 2.0 * batch * (SEQUENCE * heads.kv_width()) as f64;
-    let rows = ROWS as f64;
-    let mut add = |name: &str, plan: &Arc<BatchPlan>, ops: Vec<Op>, flop: f64, bytes: f64| {
-        cases.push(Case { name: name.into(), plan: plan.clone(), ops, flop, bytes });
-    };
-    let qkv_bytes = 2.0 * rows * heads.qkv_width() as f64;
-    let q_bytes = 2.0 * rows * heads.q_width() as f64;
-    add(
-        "attention packed",
-        &train,
-        vec![Op::AttentionPacked(AttentionPacked { qkv: t.qkv, heads, out: t.heads })],
-        4.0 * pairs,
-        qkv_bytes + q_bytes,
-    );
-    add(
-        "attention packed backward",
-        &train,
-        vec![Op::AttentionPackedBackward(AttentionPackedBackward {
-            qkv: t.qkv,
-            heads,
-            out: t.heads,
-            dout: t.heads_out,
-            dqkv: t.dqkv,
-        })],
-        10.0 * pairs,
-        2.0 * qkv_bytes + 2.0 * q_bytes,
-    );
-    add(
-        "attention paged",
-        &step,
-        vec![Op::AttentionPaged(AttentionPaged { qkv: t.qkv, kv, layer: 0, heads, out: t.heads })],
-        4.0 * batch * (SEQUENCE * heads.q_width()) as f64,
-        kv_bytes,
-    );
-    let eps = c.rms_norm_eps;
-    let norm = Op::RmsNorm(RmsNorm { x: t.x, weight: layer.input_norm, eps, out: t.y, gathered: false });
-    add("rms_norm", &train, vec![norm], 4.0 * rows * d as f64, 4.0 * rows * d as f64);
-    let backward = Op::RmsNormBackward(RmsNormBackward {
-        x: t.x,
-        weight: layer.input_norm,
-        eps,
-        dy: t.y,
-        dx: t.y,
-        accumulate: false,
-        gathered: false,
-    });
-    add("rms_norm backward", &train, vec![backward], 8.0 * rows * d as f64, 6.0 * rows * d as f64);
-    add(
-        "rope and KV write",
-        &step,
-        vec![Op::Rope(Rope { qkv: t.qkv, table: rope, heads, kv: Some((kv, 0)) })],
-        3.0 * batch * (heads.q_width() + heads.kv_width()) as f64,
-        2.0 * batch * (2 * heads.q_width() + 5 * heads.kv_width()) as f64,
-    );
-    add(
-        "rope",
-        &train,
-        vec![Op::Rope(Rope { qkv: t.qkv, table: rope, heads, kv: None })],
-        3.0 * rows * (heads.q_width() + heads.kv_width()) as f64,
-        4.0 * rows * (heads.q_width() + heads.kv_width()) as f64,
-    );
-    add(
-        "swiglu",
-        &train,
-        vec![Op::SwiGlu(SwiGlu { gate_up: t.wide, out: t.act })],
-        5.0 * rows * f as f64,
-        6.0 * rows * f as f64,
-    );
-    add(
-        "swiglu backward",
-        &train,
-        vec![Op::SwiGluBackward(SwiGluBackward { gate_up: t.wide, dout: t.act, dgate_up: t.wide_out })],
-        12.0 * rows * f as f64,
-        10.0 * rows * f as f64,
-    );
-    add(
-        "embed",
-        &train,
-        vec![Op::Embed(Embed { table: embedding, drawn: None, out: t.x })],
-        0.0,
-        4.0 * rows * d as f64,
-    );
-    let logit_rows = LOGIT_ROWS as f64;
-    let product = 2.0 * logit_rows * (d * v) as f64;
-    add(
-        "lm_head loss and gradient",
-        &train,
-        vec![Op::LmHeadLoss(LmHeadLoss {
-            hidden: t.x,
-            lm_head,
-            workspace: t.logits,
-            out: t.losses,
-            dhidden: Some(t.y),
-        })],
-        2.0 * product,
-        2.0 * 2.0 * (d * v) as f64,
-    );
-    let drawn = step.draws.len() as f64;
-    add(
-        "lm_head sample",
-        &step,
-        vec![Op::LmHeadSample(LmHeadSample {
-            hidden: t.x,
-            lm_head,
-            workspace: t.logits,
-            tokens: t.tokens,
-            logprobs: t.logprobs,
-        })],
-        2.0 * drawn * (d * v) as f64,
-        2.0 * (d * v) as f64,
-    );
-    let numbers: f64 = model
-        .layout()
-        .parts()
-        .map(|(_, _, group, part)| (padded_rank(args.rank) * (group.inputs + part.outputs)) as f64)
-        .sum::<f64>()
-        * slots.len() as f64;
-    let steps = slots
-        .iter()
-        .map(|&slot| AdamWStep {
-            slot,
-            step: 1,
-            learning_rate: 1e-5,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-        })
-        .collect();
-    add(
-        "gradient norms",
-        &train,
-        vec![Op::GradNorms(GradNorms { slots: slots.to_vec(), out: t.norms })],
-        2.0 * numbers,
-        4.0 * numbers,
-    );
-    add("adamw", &train, vec![Op::AdamW(AdamW { steps, norms: t.norms })], 12.0 * numbers, 34.0 * numbers);
-    cases
+
+    /// Attention, over packed sequences and over pages.
+    fn attention(&self) -> Vec<Case> {
+        let (t, heads) = (self.buffers, self.model.config().heads());
+        let (batch, rows) = (self.args.batch as f64, ROWS as f64);
+        let pairs = (ROWS / SEQUENCE * SEQUENCE * (SEQUENCE + 1) / 2 * heads.q_width()) as f64;
+        let kv_bytes = 2.0 * 2.0 * batch * (SEQUENCE * heads.kv_width()) as f64;
+        let qkv_bytes = 2.0 * rows * heads.qkv_width() as f64;
+        let q_bytes = 2.0 * rows * heads.q_width() as f64;
+        vec![
+            case(
+                "attention packed",
+                &self.train,
+                Op::AttentionPacked(AttentionPacked { qkv: t.qkv, heads, out: t.heads }),
+                4.0 * pairs,
+                qkv_bytes + q_bytes,
+            ),
+            case(
+                "attention packed backward",
+                &self.train,
+                Op::AttentionPackedBackward(AttentionPackedBackward {
+                    qkv: t.qkv,
+                    heads,
+                    out: t.heads,
+                    dout: t.heads_out,
+                    dqkv: t.dqkv,
+                }),
+                10.0 * pairs,
+                2.0 * qkv_bytes + 2.0 * q_bytes,
+            ),
+            case(
+                "attention paged",
+                &self.step,
+                Op::AttentionPaged(AttentionPaged { qkv: t.qkv, kv: self.kv, layer: 0, heads, out: t.heads }),
+                4.0 * batch * (SEQUENCE * heads.q_width()) as f64,
+                kv_bytes,
+            ),
+        ]
+    }
+
+    /// Operations on single rows.
+    fn rows(&self) -> Vec<Case> {
+        let (t, c, layer) = (self.buffers, self.model.config(), self.model.layers()[0]);
+        let (d, f, heads, (_, rope, _)) = (c.hidden_size, c.intermediate_size, c.heads(), self.model.ends());
+        let (batch, rows) = (self.args.batch as f64, ROWS as f64);
+        let eps = c.rms_norm_eps;
+        let norm = Op::RmsNorm(RmsNorm { x: t.x, weight: layer.input_norm, eps, out: t.y, gathered: false });
+        let backward = Op::RmsNormBackward(RmsNormBackward {
+            x: t.x,
+            weight: layer.input_norm,
+            eps,
+            dy: t.y,
+            dx: t.y,
+            accumulate: false,
+            gathered: false,
+        });
+        vec![
+            case("rms_norm", &self.train, norm, 4.0 * rows * d as f64, 4.0 * rows * d as f64),
+            case("rms_norm backward", &self.train, backward, 8.0 * rows * d as f64, 6.0 * rows * d as f64),
+            case(
+                "rope and KV write",
+                &self.step,
+                Op::Rope(Rope { qkv: t.qkv, table: rope, heads, kv: Some((self.kv, 0)) }),
+                3.0 * batch * (heads.q_width() + heads.kv_width()) as f64,
+                2.0 * batch * (2 * heads.q_width() + 5 * heads.kv_width()) as f64,
+            ),
+            case(
+                "rope",
+                &self.train,
+                Op::Rope(Rope { qkv: t.qkv, table: rope, heads, kv: None }),
+                3.0 * rows * (heads.q_width() + heads.kv_width()) as f64,
+                4.0 * rows * (heads.q_width() + heads.kv_width()) as f64,
+            ),
+            case(
+                "swiglu",
+                &self.train,
+                Op::SwiGlu(SwiGlu { gate_up: t.wide, out: t.act }),
+                5.0 * rows * f as f64,
+                6.0 * rows * f as f64,
+            ),
+            case(
+                "swiglu backward",
+                &self.train,
+                Op::SwiGluBackward(SwiGluBackward { gate_up: t.wide, dout: t.act, dgate_up: t.wide_out }),
+                12.0 * rows * f as f64,
+                10.0 * rows * f as f64,
+            ),
+        ]
+    }
+
+    /// Embedding and lm_head.
+    fn ends(&self) -> Vec<Case> {
+        let (t, c) = (self.buffers, self.model.config());
+        let (d, v, (embedding, _, lm_head)) = (c.hidden_size, c.vocab_size, self.model.ends());
+        let rows = ROWS as f64;
+        let logit_rows = LOGIT_ROWS as f64;
+        let product = 2.0 * logit_rows * (d * v) as f64;
+        let drawn = self.step.draws.len() as f64;
+        vec![
+            case(
+                "embed",
+                &self.train,
+                Op::Embed(Embed { table: embedding, drawn: None, out: t.x }),
+                0.0,
+                4.0 * rows * d as f64,
+            ),
+            case(
+                "lm_head loss and gradient",
+                &self.train,
+                Op::LmHeadLoss(LmHeadLoss {
+                    hidden: t.x,
+                    lm_head,
+                    workspace: t.logits,
+                    out: t.losses,
+                    dhidden: Some(t.y),
+                }),
+                2.0 * product,
+                2.0 * 2.0 * (d * v) as f64,
+            ),
+            case(
+                "lm_head sample",
+                &self.step,
+                Op::LmHeadSample(LmHeadSample {
+                    hidden: t.x,
+                    lm_head,
+                    workspace: t.logits,
+                    tokens: t.tokens,
+                    logprobs: t.logprobs,
+                }),
+                2.0 * drawn * (d * v) as f64,
+                2.0 * (d * v) as f64,
+            ),
+        ]
+    }
+
+    /// What an optimizer step does.
+    fn updates(&self) -> Vec<Case> {
+        let (t, slots) = (self.buffers, self.slots);
+        let numbers: f64 = self
+            .model
+            .layout()
+            .parts()
+            .map(|(_, _, group, part)| (padded_rank(self.args.rank) * (group.inputs + part.outputs)) as f64)
+            .sum::<f64>()
+            * slots.len() as f64;
+        let steps = slots
+            .iter()
+            .map(|&slot| AdamWStep {
+                slot,
+                step: 1,
+                learning_rate: 1e-5,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.0,
+                max_grad_norm: 1.0,
+            })
+            .collect();
+        vec![
+            case(
+                "gradient norms",
+                &self.train,
+                Op::GradNorms(GradNorms { slots: slots.to_vec(), out: t.norms }),
+                2.0 * numbers,
+                4.0 * numbers,
+            ),
+            case(
+                "adamw",
+                &self.train,
+                Op::AdamW(AdamW { steps, norms: t.norms }),
+                12.0 * numbers,
+                34.0 * numbers,
+            ),
+        ]
+    }
 }
