@@ -3,7 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 
-/// The system's allocator; but memory that cannot be had ends the program with one line and exit code 1, as any other error, not with an abort.
+/// The system's allocator; but memory that cannot be had ends the program with one line and exit
+/// code 1, as any other error, not with an abort.
 struct Allocator;
 
 #[global_allocator]
@@ -39,12 +40,14 @@ fn had(at: *mut u8, size: usize) -> *mut u8 {
     at
 }
 
-/// Nothing is lost: what a run has completed is in its journal. Neither formatting to stderr, which has no buffer, nor ending the process allocates.
+/// Nothing is lost: what a run has completed is in its journal. Neither formatting to stderr, which
+/// has no buffer, nor ending the process allocates.
 #[cold]
 fn no_memory(size: usize) -> ! {
     let _ = writeln!(
         std::io::stderr(),
-        "error: memory: the system refused {size} bytes; --memory limits what is planned. What a run has completed is kept: colloquy resume RUN"
+        "error: memory: the system refused {size} bytes; --memory limits what is planned. \
+         What a run has completed is kept: colloquy resume RUN"
     );
     // SAFETY: ends the process without running anything of it, as memory may be needed for that.
     unsafe { libc::_exit(1) }

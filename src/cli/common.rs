@@ -62,7 +62,8 @@ fn parse_memory(text: &str) -> Result<String, String> {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json), OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
+    /// A Hugging Face model folder (config.json, *.safetensors, tokenizer.json),
+    /// OWNER/NAME[@REVISION] of the Hugging Face hub, or `embedded`.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
     /// A PEFT adapter (its folder, or OWNER/NAME[@REVISION] of the Hugging Face hub) and the name that

@@ -133,7 +133,8 @@ fn arm(args: &CouncilArgs, found: Option<&Found>, sets: &[String]) -> Result<Arm
         }
         None => {
             // Questions of any kind, answered in \boxed{}, else by the last number.
-            let text = "[task]\nname = \"custom\"\nextraction = \"boxed, last-number\"\n[sampling]\nmax_tokens = 512\nsummary_max_tokens = 384\ntop_p = 0.9\n";
+            let text = "[task]\nname = \"custom\"\nextraction = \"boxed, last-number\"\n\
+                        [sampling]\nmax_tokens = 512\nsummary_max_tokens = 384\ntop_p = 0.9\n";
             Source { name: "defaults".into(), text: text.into(), folder: None }
         }
     };

@@ -26,9 +26,10 @@ use crate::task::{self, Question};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Watch agents debate a question",
-    long_about = "N agents answer a question; in every later round each reads a summary of what the others said and answers again; the \
-                  last answers vote. Without --society or --adapter all agents are the base model, which draws a different answer for \
-                  each. Without --model it is the embedded model, which knows arithmetic.",
+    long_about = "N agents answer a question; in every later round each reads a summary of what the others said \
+                  and answers again; the last answers vote. Without --society or --adapter all agents are the \
+                  base model, which draws a different answer for each. Without --model it is the embedded \
+                  model, which knows arithmetic.",
     after_help = "Examples:
   colloquy debate \"What is 3+4*5+6-7*8?\"
   colloquy debate \"12+3*4\" --society runs/first --agents 3
@@ -74,7 +75,8 @@ pub fn run(args: Args) -> Result<()> {
                 Error::input(
                     &a.place,
                     format!(
-                        "found {:?}, but the arithmetic prompts need an expression such as 3+4*5-6*7 (other questions: --model DIR)",
+                        "found {:?}, but the arithmetic prompts need an expression such as 3+4*5-6*7 (other \
+                         questions: --model DIR)",
                         a.question.text
                     ),
                 )

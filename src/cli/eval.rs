@@ -22,8 +22,8 @@ use crate::task::{self, AnswerKey, Question};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Measure accuracy on a task: greedy, single sample, majority vote, debate",
-    long_about = "Asks a model, adapters or a society the questions of a task and grades the answers. A question without an answer counts as \
-                  wrong. Each accuracy has its standard error over questions.",
+    long_about = "Asks a model, adapters or a society the questions of a task and grades the answers. A \
+                  question without an answer counts as wrong. Each accuracy has its standard error over questions.",
     after_help = "Examples:
   colloquy eval --model embedded --task arithmetic --questions 100
   colloquy eval --society runs/first@1 --method debate
@@ -32,7 +32,8 @@ use crate::task::{self, AnswerKey, Question};
 pub struct Args {
     #[command(flatten)]
     council: CouncilArgs,
-    /// A built-in task (arithmetic, gsm8k, math, mmlu), with its own prompts, reading and equality [default: the society's, or arithmetic for the embedded model].
+    /// A built-in task (arithmetic, gsm8k, math, mmlu), with its own prompts, reading and equality
+    /// [default: the society's, or arithmetic for the embedded model].
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
     /// Questions with answers, as `task.data` takes them; all of them are asked.

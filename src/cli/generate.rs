@@ -20,9 +20,9 @@ use crate::serve::records::{Reader, Record};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Continue prompts with the base or its adapters, all in the same batches",
-    long_about = "Reads JSON Lines, each a prompt, and writes its continuations. All records, whatever their adapter, share packed \
-                  batches; what one record yields does not depend on the others, on their order or on the batch. The same record \
-                  and seed give the same text: use `n` for several samples.",
+    long_about = "Reads JSON Lines, each a prompt, and writes its continuations. All records, whatever their \
+                  adapter, share packed batches; what one record yields does not depend on the others, on their \
+                  order or on the batch. The same record and seed give the same text: use `n` for several samples.",
     after_help = "Input, one of:
   {\"messages\": [{\"role\": \"user\", \"content\": \"3+4?\"}]}   by the chat template
   {\"text\": \"Once upon\"}       no template
@@ -65,7 +65,8 @@ pub struct Args {
     #[arg(long)]
     force: bool,
     /// New tokens, unless a record says otherwise.
-    #[arg(long, default_value_t = 256, value_name = "N", alias = "max-new-tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 256, value_name = "N", alias = "max-new-tokens",
+          value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
     /// Temperature, unless a record says otherwise; 0 is greedy.
     #[arg(long, default_value_t = 1.0, value_name = "T")]

@@ -1,5 +1,6 @@
-//! SIGINT and SIGTERM. During a run, the step under way is completed, everything recorded is on the disk, and the program ends; a second signal
-//! ends it at once. Other commands end at once, and leave nothing that is half written.
+//! SIGINT and SIGTERM. During a run, the step under way is completed, everything recorded is on the
+//! disk, and the program ends; a second signal ends it at once. Other commands end at once, and
+//! leave nothing that is half written.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,8 +88,9 @@ impl Watch for Interruptible<'_> {
     }
 }
 
-/// From now on a signal that ends the program first removes what is half written, unless [`Signals`] watch. Signals that the program
-/// was started to pass over, as of `nohup`, stay passed over.
+/// From now on a signal that ends the program first removes what is half written, unless
+/// [`Signals`] watch. Signals that the program was started to pass over, as of `nohup`, stay passed
+/// over.
 #[cfg(unix)]
 pub fn leave_nothing_behind() -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};

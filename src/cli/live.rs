@@ -163,12 +163,15 @@ mod tests {
             "id": "x", "question": "1+2*3",
             "rounds": [
                 {"turns": [
-                    {"agent": 0, "prompt": "?", "response": {"text": "1+2 = 3, 3*3 = 9. The answer is 9."}, "answer": "9"},
+                    {"agent": 0, "prompt": "?", "answer": "9",
+                     "response": {"text": "1+2 = 3, 3*3 = 9. The answer is 9."}},
                     {"agent": 1, "prompt": "?", "response": {"text": "word ".repeat(40)}, "answer": null}
                  ], "vote": {"answer": "9", "votes": 1, "tie": false}},
                 {"turns": [
-                    {"agent": 0, "prompt": "?", "summary": {"text": "One says 7."}, "response": {"text": "It is 7."}, "answer": "7"},
-                    {"agent": 1, "prompt": "?", "response": null, "missing": "the prompt outgrew the context", "answer": null}
+                    {"agent": 0, "prompt": "?", "answer": "7",
+                     "summary": {"text": "One says 7."}, "response": {"text": "It is 7."}},
+                    {"agent": 1, "prompt": "?", "answer": null,
+                     "response": null, "missing": "the prompt outgrew the context"}
                  ], "vote": {"answer": "7", "votes": 1, "tie": true}}
             ],
         });

@@ -15,11 +15,13 @@ use crate::model::{MergedType, adapter_layout, merge};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Merge an adapter into its base: a model folder that needs no adapter",
-    long_about = "Writes a model folder whose weights are W + s B A: the base with one adapter merged in. Sums are exact to f64 and rounded \
-                  once. Everything else of the folder (tokenizer, chat template, generation settings) is copied, and the division into \
-                  files is the base's. The folder appears whole or not at all.",
-    override_usage = "colloquy merge --model <DIR> --adapter <NAME=DIR> --output <DIR> [OPTIONS]\n       colloquy merge --society <DIR[@ITERATION]> \
-                      [--lane <ARM/seed-S>] --adapter <NAME> --output <DIR> [OPTIONS]",
+    long_about = "Writes a model folder whose weights are W + s B A: the base with one adapter merged in. Sums \
+                  are exact to f64 and rounded once. Everything else of the folder (tokenizer, chat template, \
+                  generation settings) is copied, and the division into files is the base's. The folder appears \
+                  whole or not at all.",
+    override_usage = "colloquy merge --model <DIR> --adapter <NAME=DIR> --output <DIR> [OPTIONS]\n       \
+                      colloquy merge --society <DIR[@ITERATION]> [--lane <ARM/seed-S>] --adapter <NAME> \
+                      --output <DIR> [OPTIONS]",
     after_help = "Example:
   colloquy merge --society runs/mine --adapter generator-0 --output merged --dtype bf16
   colloquy score --model merged --input texts.jsonl --output -"
@@ -103,8 +105,8 @@ fn sources(args: &Args) -> Result<(String, String, PathBuf)> {
     }
 }
 
-/// That `output` is new, or with `force` a model folder that may go: it is replaced whole, so it must be nothing else and hold nothing that
-/// is merged.
+/// That `output` is new, or with `force` a model folder that may go: it is replaced whole, so it
+/// must be nothing else and hold nothing that is merged.
 fn check_output(output: &Path, force: bool, sources: &[&Path]) -> Result<()> {
     if !output.exists() && !output.is_symlink() {
         return Ok(());

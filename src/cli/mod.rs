@@ -38,10 +38,10 @@ use crate::error::{Error, Result};
     name = "colloquy",
     version,
     about = "Multiagent finetuning: a society of LoRA agents debates, votes and learns over one frozen base",
-    long_about = "Colloquy trains a society of language-model agents. N agents share one frozen base model; each is a pair of LoRA \
-                  adapters, a generator and a critic. They debate questions, vote, and each is finetuned on its own part of what \
-                  the debate produced (Multiagent Finetuning, arXiv 2501.05707). All agents are sampled and trained together, in \
-                  fused batches, from one set of weights.",
+    long_about = "Colloquy trains a society of language-model agents. N agents share one frozen base model; \
+                  each is a pair of LoRA adapters, a generator and a critic. They debate questions, vote, and \
+                  each is finetuned on its own part of what the debate produced (Multiagent Finetuning, arXiv \
+                  2501.05707). All agents are sampled and trained together, in fused batches, from one set of weights.",
     after_help = "Start with:
   colloquy run                       the whole loop on the model that is compiled in
   colloquy debate \"3+4*5+6-7*8\"     watch three agents argue
@@ -93,7 +93,8 @@ pub fn command() -> clap::Command {
     })
 }
 
-/// Parses the arguments, of which the first is the program's name, runs the command, prints an error if there is one; the exit code.
+/// Parses the arguments, of which the first is the program's name, runs the command, prints an
+/// error if there is one; the exit code.
 pub fn call(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> u8 {
     let parsed = command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found));
     let cli = match parsed {

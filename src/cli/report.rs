@@ -14,8 +14,9 @@ use crate::report::{Report, overlay};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Write tables, CSV and a page for a run, or one page over several",
-    long_about = "Prints a run's summary (accuracy by arm and iteration with 95 % intervals, comparisons, pseudo-labels, training, compute) and \
-                  writes into its folder, replacing what an earlier report wrote:\n\n  \
+    long_about = "Prints a run's summary (accuracy by arm and iteration with 95 % intervals, comparisons, \
+                  pseudo-labels, training, compute) and writes into its folder, replacing what an earlier \
+                  report wrote:\n\n  \
                   report.html      one page with everything; it needs no network\n  \
                   report.csv       every accuracy of every arm, seed and iteration\n  \
                   summary.csv      means over seeds, with intervals\n  \

@@ -13,11 +13,11 @@ use crate::run::Selection;
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Resume an interrupted run",
-    long_about = "Runs the same program again from the run folder's config.toml. Calls that were complete are answered from the journal, \
-                  so the run quickly reaches the point where it stopped. It ends with the same \
-                  bytes as a run that was never interrupted. A run that is complete shows its \
-                  results.\n\nWith --config it continues under a larger configuration, with more arms or \
-                  more seeds. What the run already has must be in it unchanged.",
+    long_about = "Runs the same program again from the run folder's config.toml. Calls that were complete are \
+                  answered from the journal, so the run quickly reaches the point where it stopped. It ends \
+                  with the same bytes as a run that was never interrupted. A run that is complete shows its \
+                  results.\n\nWith --config it continues under a larger configuration, with more arms or more \
+                  seeds. What the run already has must be in it unchanged.",
     after_help = "Examples:
   colloquy resume runs/default-20260131-235959
   colloquy run full --arm base --arm multiagent --output runs/full     a part of an experiment

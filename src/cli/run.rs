@@ -17,9 +17,10 @@ use crate::run::{Preset, RunFolder, Selection, to_toml};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Run the whole loop: debate, vote, finetune, evaluate, repeat",
-    long_about = "Runs multiagent finetuning from a TOML configuration; without one, the built-in example on the model that is compiled \
-                  in: arithmetic, three agents, and a single agent beside them in the same batches. Everything it produces goes to one \
-                  folder. `colloquy resume DIR` continues an interrupted run, which then ends with the same bytes.",
+    long_about = "Runs multiagent finetuning from a TOML configuration; without one, the built-in example on \
+                  the model that is compiled in: arithmetic, three agents, and a single agent beside them in \
+                  the same batches. Everything it produces goes to one folder. `colloquy resume DIR` continues \
+                  an interrupted run, which then ends with the same bytes.",
     after_help = "Examples:
   colloquy run
   colloquy run --dry-run                                  the plan only
@@ -51,7 +52,8 @@ pub struct Args {
     /// Check everything and print the plan; run nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Print a built-in configuration (the default one unless NAME is given); with --dry-run the resolved one, every value given.
+    /// Print a built-in configuration (the default one unless NAME is given); with --dry-run the
+    /// resolved one, every value given.
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     print_config: Option<String>,
     /// List built-in configurations, tasks, recipes and presets.

@@ -20,8 +20,8 @@ use crate::serve::tokens::{Purpose, longest};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Compute log-probabilities of texts under the base or its adapters",
-    long_about = "Reads JSON Lines, each a sequence, and writes for each the natural-log probability of every token given those \
-                  before it. All records, whatever their adapter, share packed batches.",
+    long_about = "Reads JSON Lines, each a sequence, and writes for each the natural-log probability of every \
+                  token given those before it. All records, whatever their adapter, share packed batches.",
     after_help = "Input, one of:
   {\"tokens\": [1, 5, 9]}                   used as they are; needs no tokenizer
   {\"text\": \"The sky is blue.\"}            no template

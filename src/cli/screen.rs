@@ -110,7 +110,8 @@ impl Screen {
         if self.terminal { self.bars.suspend(|| out(text)) } else { out(text) }
     }
 
-    /// Lines below all others that show what somebody is saying, as it comes; on a terminal only. They go when it is dropped.
+    /// Lines below all others that show what somebody is saying, as it comes; on a terminal only.
+    /// They go when it is dropped.
     pub fn speaker(&self, name: &str) -> Option<Speaker> {
         self.terminal.then(|| {
             let bar = self.bars.insert_from_back(self.phases.borrow().len(), ProgressBar::new_spinner());

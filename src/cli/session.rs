@@ -18,8 +18,9 @@ use crate::serve::{Response, Server, ServerOptions};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Keep a model resident and answer requests on stdin, one JSON object a line",
-    long_about = "Loads the model once and answers one request a line with one line, until stdin ends. All records of a request share \
-                  batches, whatever their adapter. A wrong request is answered with an error; the session continues.",
+    long_about = "Loads the model once and answers one request a line with one line, until stdin ends. All \
+                  records of a request share batches, whatever their adapter. A wrong request is answered with \
+                  an error; the session continues.",
     after_help = "Requests, each with an \"id\" of yours (copied to the answer):
   {\"op\": \"load\", \"adapter\": NAME, \"source\": \"DIR\", \"OWNER/NAME\" or \"new:rank=16,init-seed=7\"}
   {\"op\": \"generate\", \"records\": [{\"messages\": […], \"adapter\": NAME, \"temperature\": …, …}, …]}
@@ -35,7 +36,8 @@ use crate::serve::{Response, Server, ServerOptions};
   {\"op\": \"drop\", \"adapter\": NAME}
   {\"op\": \"list\"}
 Records are those of `generate`, `score` and `train`; fields of theirs that are not read are counted in the answer, as
-{\"id\": …, \"ignored\": {\"source\": 40}, \"result\": …}. A line may have at most 64 MiB. With \"prompt_tokens\": true, `generate` also gives the prompt's.
+{\"id\": …, \"ignored\": {\"source\": 40}, \"result\": …}. A line may have at most 64 MiB. \
+With \"prompt_tokens\": true, `generate` also gives the prompt's.
 Answers: {\"id\": …, \"result\": …} or {\"id\": …, \"error\": \"…\"}. The first line says what is loaded.
 
 Example:

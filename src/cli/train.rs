@@ -23,9 +23,10 @@ use crate::serve::train::{Settings, metrics_record, request};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Finetune adapters, each on its own data, in the same batches",
-    long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each adapter has its own data and \
-                  optimizer, and comes out as if it had been trained alone, bit for bit.",
-    override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... --output <DIR> [OPTIONS]",
+    long_about = "Trains any number of LoRA adapters over one frozen base, fused into shared batches. Each \
+                  adapter has its own data and optimizer, and comes out as if it had been trained alone, bit for bit.",
+    override_usage = "colloquy train --model <MODEL> --adapter <NAME=SOURCE>...\n       --data <NAME=FILE>... \
+                      --output <DIR> [OPTIONS]",
     after_help = "SOURCE is a PEFT folder, OWNER/NAME[@REVISION] of the Hugging Face hub, or
 `new[:rank=16,alpha=32,targets=all-linear,dropout=0,init-seed=0]`, targets joined
 by `+`.
@@ -137,7 +138,8 @@ pub struct TrainingArgs {
     /// Shuffle each epoch [default: true].
     #[arg(long, value_name = "true|false")]
     shuffle: Vec<String>,
-    /// A loss or gradient that is not finite: `stop` ends the command, `skip` leaves that optimizer step of that adapter out [default: stop].
+    /// A loss or gradient that is not finite: `stop` ends the command, `skip` leaves that optimizer
+    /// step of that adapter out [default: stop].
     #[arg(long, value_name = "stop|skip")]
     non_finite: Vec<String>,
 }
@@ -173,7 +175,8 @@ struct Job {
     request: TrainRequest,
 }
 
-/// The mean loss of the first and of the last quarter of the steps, where it rose by more than half and more than half a nat.
+/// The mean loss of the first and of the last quarter of the steps, where it rose by more than half
+/// and more than half a nat.
 fn risen(metrics: &[StepMetrics]) -> Option<(f32, f32)> {
     let losses: Vec<f32> = metrics.iter().filter(|m| m.fault.is_none()).map(|m| m.loss).collect();
     let quarter = losses.len().div_ceil(4);

@@ -12,14 +12,14 @@ use crate::experiment::{DeviceOptions, Experiment, VerifyOptions};
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Check a run's results against its model, data and seeds",
-    long_about = "Runs the recipes of a run again over the run's own journal and compares every byte of transcripts, data sets, metrics and \
-                  adapters with their output. Some rows of the transcripts (all calls of one question in one \
-                  phase) and some trainings, picked at random, are computed again by the model, with the \
-                  adapters of their iteration and the same draw keys, and compared bit for bit.\n\n\
-                  On another instruction set or device than the run's, the same draw may come out \
-                  differently. There the journalled tokens are scored and compared within a tolerance, and \
-                  the command says so.\n\nNothing in the folder is changed. Exit code 1 if \
-                  anything differs.",
+    long_about = "Runs the recipes of a run again over the run's own journal and compares every byte of \
+                  transcripts, data sets, metrics and adapters with their output. Some rows of the transcripts \
+                  (all calls of one question in one phase) and some trainings, picked at random, are computed \
+                  again by the model, with the adapters of their iteration and the same draw keys, and compared \
+                  bit for bit.\n\n\
+                  On another instruction set or device than the run's, the same draw may come out differently. \
+                  There the journalled tokens are scored and compared within a tolerance, and the command says \
+                  so.\n\nNothing in the folder is changed. Exit code 1 if anything differs.",
     after_help = "Examples:
   colloquy verify runs/mine --sample 100       about a hundred rows, and one training
   colloquy verify runs/mine --all              everything: takes as long as the run
@@ -68,7 +68,8 @@ pub fn run(args: Args) -> Result<()> {
         text.push_str(&format!("note     {lane} is not complete: its journal ends before {call}\n"));
     }
     text.push_str(&format!(
-        "checked  {} files and {} records against the journal\nmade again  {} generations, scores and encodings, {} optimizer steps{}\n",
+        "checked  {} files and {} records against the journal\nmade again  {} generations, scores and \
+         encodings, {} optimizer steps{}\n",
         found.files,
         found.records,
         found.calls,

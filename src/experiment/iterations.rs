@@ -11,7 +11,8 @@ pub struct Iterations {
 }
 
 impl Iterations {
-    /// All lanes, none of which has begun. `forget_before` is called whenever the first iteration that any of them is in goes up.
+    /// All lanes, none of which has begun. `forget_before` is called whenever the first iteration
+    /// that any of them is in goes up.
     pub fn new(lanes: impl IntoIterator<Item = String>, forget_before: impl Fn(usize) + 'static) -> Self {
         let at = lanes.into_iter().map(|lane| (lane, 0)).collect();
         Self { at: RefCell::new(at), first: Cell::new(0), forget_before: Box::new(forget_before) }

@@ -56,7 +56,8 @@ pub fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
     }))
 }
 
-/// The files that say what a run is, of one that goes on under a larger configuration. It stays the run that it was when it began.
+/// The files that say what a run is, of one that goes on under a larger configuration. It stays the
+/// run that it was when it began.
 pub fn extend_folder(
     folder: &RunFolder,
     plan: &Plan,

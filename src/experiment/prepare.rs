@@ -119,7 +119,8 @@ fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
     plan.arms.iter().map(of_arm).collect()
 }
 
-/// The settings of every adapter that some arm trains, each name of an arm once. An entry of `[adapter.of]` must be of one of them.
+/// The settings of every adapter that some arm trains, each name of an arm once. An entry of
+/// `[adapter.of]` must be of one of them.
 fn all_adapters(plan: &Plan) -> Result<Vec<(String, AdapterSection)>> {
     let mut all = Vec::new();
     let mut unknown: Vec<&String> = plan.arms.iter().flat_map(|a| a.config.adapter.of.keys()).collect();

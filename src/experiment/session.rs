@@ -24,8 +24,8 @@ pub struct Wanted {
     pub adapters: Vec<(String, AdapterOrigin)>,
     /// Will adapters be trained?
     pub training: bool,
-    /// Adapters beyond those named that each lane makes, in the order in which lanes start; the memory plan counts on those of as many
-    /// lanes as there is room for at once.
+    /// Adapters beyond those named that each lane makes, in the order in which lanes start; the
+    /// memory plan counts on those of as many lanes as there is room for at once.
     pub lanes: Vec<usize>,
     /// Their rank.
     pub rank: usize,
@@ -55,8 +55,8 @@ impl Wanted {
     }
 }
 
-/// What a program takes beside its engine: itself with the records under way, and the tokenizer, whose maps are many times as large as its
-/// file.
+/// What a program takes beside its engine: itself with the records under way, and the tokenizer,
+/// whose maps are many times as large as its file.
 pub fn program_bytes(files: &ModelFiles) -> usize {
     (48 << 20) + 16 * files.text("tokenizer.json").map_or(0, <[u8]>::len)
 }
@@ -98,8 +98,9 @@ impl Session {
         Self::open_for(wanted, on, watch, |_, _| Ok(0))
     }
 
-    /// The same where more is known of what is to come: `longest` says from the tokenizer how many tokens the longest sequence has that will be
-    /// scored or trained. It is asked before the weights are loaded, and its errors come first.
+    /// The same where more is known of what is to come: `longest` says from the tokenizer how many
+    /// tokens the longest sequence has that will be scored or trained. It is asked before the
+    /// weights are loaded, and its errors come first.
     pub fn open_for(
         wanted: &Wanted,
         on: &DeviceOptions,
@@ -202,7 +203,8 @@ impl Session {
     }
 }
 
-/// Says so where an adapter fits the model but names another as its base: folders move and are renamed, so it is used all the same.
+/// Says so where an adapter fits the model but names another as its base: folders move and are
+/// renamed, so it is used all the same.
 pub fn warn_of_other_base(
     folder: &Path,
     name: &str,

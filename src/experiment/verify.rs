@@ -97,7 +97,8 @@ pub fn verify(
     let exact = then["arithmetic"] == now["arithmetic"];
     if !exact {
         watch.line(format!(
-            "note: the run was computed with {}, this is {}: bits differ, so numbers are compared within {LOGPROB_TOLERANCE} nats a token, {MEAN_TOLERANCE} in the mean of a row, and {:.0} % of a loss",
+            "note: the run was computed with {}, this is {}: bits differ, so numbers are compared within \
+             {LOGPROB_TOLERANCE} nats a token, {MEAN_TOLERANCE} in the mean of a row, and {:.0} % of a loss",
             then["arithmetic"],
             now["arithmetic"],
             100.0 * LOSS_TOLERANCE

@@ -360,12 +360,14 @@ mod tests {
         assert_eq!(r.content, Content::Tokens(vec![1, 2], Some(vec![0.0, 1.5])));
         assert_eq!((r.id, r.adapter), (serde_json::json!([1]), None));
         assert_eq!(r.ignored, ["note"]);
-        let r = parse(r#"{"messages":[{"role":"assistant","content":"hi","weight":0},{"role":"assistant","content":"a"}]}"#).unwrap();
+        let turns = r#"[{"role":"assistant","content":"hi","weight":0},{"role":"assistant","content":"a"}]"#;
+        let r = parse(&format!("{{\"messages\":{turns}}}")).unwrap();
         let Content::Messages(m) = r.content else { panic!() };
         assert_eq!(f32::from(m[0].weight.unwrap()), 0.0);
         let r = parse(r#"{"prompt":"a","completion":"b"}"#).unwrap();
         assert_eq!(r.content, Content::PromptCompletion("a".into(), "b".into()));
-        let tools = r#"{"messages":[{"role":"assistant","content":"a"}],"tools":[{"name":"t"}],"chat_template_kwargs":{"x":[1]}}"#;
+        let tools = r#"{"messages":[{"role":"assistant","content":"a"}],
+                        "tools":[{"name":"t"}],"chat_template_kwargs":{"x":[1]}}"#;
         let chat = parse(tools).unwrap().chat;
         assert_eq!(chat.tools, Some(vec![serde_json::json!({"name": "t"})]));
         assert_eq!(chat.kwargs["x"], serde_json::json!([1]));
@@ -373,8 +375,10 @@ mod tests {
 
     #[test]
     fn only_the_completion_of_a_conversation_carries_loss() {
-        let line = r#"{"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}],
-                       "completion":[{"role":"assistant","content":"d"},{"role":"user","content":"e"},{"role":"assistant","content":"f","weight":0.5}]}"#;
+        let line = r#"{"prompt":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},
+                                 {"role":"user","content":"c"}],
+                       "completion":[{"role":"assistant","content":"d"},{"role":"user","content":"e"},
+                                     {"role":"assistant","content":"f","weight":0.5}]}"#;
         let Content::Messages(messages) = parse(line).unwrap().content else { panic!() };
         let weights: Vec<(String, Option<f32>)> =
             messages.iter().map(|m| (m.content.clone(), m.weight.map(f32::from))).collect();

@@ -1,4 +1,5 @@
-//! A line of `colloquy session`: from its bytes to a request whose every field is checked, before the model is asked for anything.
+//! A line of `colloquy session`: from its bytes to a request whose every field is checked, before
+//! the model is asked for anything.
 
 use std::path::PathBuf;
 
@@ -79,7 +80,8 @@ pub enum Request {
     },
     /// Training of adapters, together.
     Train {
-        /// Each one's name and what it is trained on. What is wrong there counts once the name is known to be an adapter's.
+        /// Each one's name and what it is trained on. What is wrong there counts once the name is
+        /// known to be an adapter's.
         adapters: Vec<(String, Result<Training>)>,
     },
     /// Given answers, graded.
@@ -138,7 +140,8 @@ pub struct Training {
     pub keep_moments: bool,
 }
 
-/// The `id` of a line and its request. `place` is what to call the line in errors; `seed` counts where a record or a training gives none.
+/// The `id` of a line and its request. `place` is what to call the line in errors; `seed` counts
+/// where a record or a training gives none.
 pub fn read(line: &[u8], place: &str, seed: u64) -> (Value, Result<Request>) {
     let text = match std::str::from_utf8(without_mark(line)) {
         Ok(text) => text,

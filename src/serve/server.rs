@@ -335,8 +335,8 @@ impl Server {
     }
 }
 
-/// The answers to all of `work`, in shared batches. All are awaited whatever becomes of one, so that nothing is left under way; an error of
-/// this function is the engine's own.
+/// The answers to all of `work`, in shared batches. All are awaited whatever becomes of one, so
+/// that nothing is left under way; an error of this function is the engine's own.
 fn together<T: 'static>(
     engine: &EngineHandle,
     work: Vec<LocalBoxFuture<'static, Result<T>>>,

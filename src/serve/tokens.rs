@@ -186,11 +186,13 @@ fn check_template(codec: &ChatTokenizer, record: &Record, messages: &[Message]) 
     }
 }
 
-/// Fields of messages that are looked at, and records of which it is tried whether a message's field shows in what the template makes of them.
+/// Fields of messages that are looked at, and records of which it is tried whether a message's
+/// field shows in what the template makes of them.
 const TRIED: usize = 100;
 
-/// Fields of records and of their messages that are not read, and in how many records each is. A message's field is read if it changes what
-/// the template makes of any of the first records that have it.
+/// Fields of records and of their messages that are not read, and in how many records each is. A
+/// message's field is read if it changes what the template makes of any of the first records that
+/// have it.
 pub fn ignored<'a>(
     codec: Option<&ChatTokenizer>,
     records: impl Iterator<Item = &'a Record> + Clone,

@@ -187,11 +187,13 @@ pub fn check_length(count: usize, (training, max_steps): &(Training, Option<usiz
         None => ("num_epochs", &section.num_epochs),
     };
     Err(format!(
-        "{what}: found {found}, expected to go through at most {MAX_SEQUENCES} of the {count} sequences, each as often as it comes up"
+        "{what}: found {found}, expected to go through at most {MAX_SEQUENCES} of the {count} sequences, each \
+         as often as it comes up"
     ))
 }
 
-/// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the learning rates of that many steps.
+/// Optimizer steps over `count` sequences: epochs, or as many epochs as `max_steps` takes, with the
+/// learning rates of that many steps.
 fn plan_steps(count: usize, training: &Training, max_steps: Option<usize>, key: u64) -> Vec<TrainStep> {
     let Some(max_steps) = max_steps else { return steps(count, training, key) };
     let batch = if training.section.batch_size == 0 { count } else { training.section.batch_size };

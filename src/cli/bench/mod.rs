@@ -29,7 +29,8 @@ enum What {
     Train,
     /// Prefill, decode and training, as in one round of a debate.
     Round,
-    /// Each operation alone, beside what the device reaches at its best (a GPU only; on a CPU `cargo bench --bench ops`).
+    /// Each operation alone, beside what the device reaches at its best (a GPU only; on a CPU
+    /// `cargo bench --bench ops`).
     Ops,
 }
 
@@ -37,9 +38,9 @@ enum What {
 #[derive(ClapArgs, Debug)]
 #[command(
     about = "Measure prefill, decoding, training and single operations",
-    long_about = "Measures how many tokens a second this machine samples and trains with several adapters in one batch, and with the \
-                  base model alone beside it. The model has the shape you name and random weights (speed does not depend on \
-                  them), or is a folder of yours.",
+    long_about = "Measures how many tokens a second this machine samples and trains with several adapters in \
+                  one batch, and with the base model alone beside it. The model has the shape you name and \
+                  random weights (speed does not depend on them), or is a folder of yours.",
     after_help = "Examples:
   colloquy bench                                      all, at the shape of SmolLM2-135M
   colloquy bench decode --shape 1b --batch 256 --adapters 8 --device cuda
@@ -47,12 +48,13 @@ enum What {
   colloquy bench ops --device cuda --json ops.json
 
 Each number is the median of --repeats runs after one that does not count. `base` is the same batch without adapters.
-On a GPU, `graphs` counts what became of the lists of kernel launches in those runs: a list is launched kernel by kernel the \
-first time, captured as a CUDA graph the second time, and replayed from then on.
+On a GPU, `graphs` counts what became of the lists of kernel launches in those runs: a list is launched kernel \
+by kernel the first time, captured as a CUDA graph the second time, and replayed from then on.
 
-Under `nsys profile colloquy bench decode --device cuda` (or ncu --nvtx) each step is an NVTX range: prefill, decode, score, \
-train step, optimizer step. A step that is launched kernel by kernel has its operations as ranges inside: all are with \
---profile, without it those that no CUDA graph replays yet (nsys shows a graph's kernels with --cuda-graph-trace=node)."
+Under `nsys profile colloquy bench decode --device cuda` (or ncu --nvtx) each step is an NVTX range: prefill, \
+decode, score, train step, optimizer step. A step that is launched kernel by kernel has its operations as \
+ranges inside: all are with --profile, without it those that no CUDA graph replays yet (nsys shows a graph's \
+kernels with --cuda-graph-trace=node)."
 )]
 pub struct Args {
     /// What to measure; everything that the device can, unless given.

@@ -1,7 +1,8 @@
 //! Each operation alone, at a model's shape: its time, and what share of the device's ceilings it reaches.
 //!
-//! Operations and bytes are those that the formula asks for, each operand moved once; caches are flushed before each run. The time is the sum of an
-//! operation's kernels, each between two events, so a very short kernel looks a microsecond or two longer than it is.
+//! Operations and bytes are those that the formula asks for, each operand moved once; caches are
+//! flushed before each run. The time is the sum of an operation's kernels, each between two events,
+//! so a very short kernel looks a microsecond or two longer than it is.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Prefill, decoding, training and a round of all three, with every adapter in the same batches and with the base alone.
+//! Prefill, decoding, training and a round of all three, with every adapter in the same batches and
+//! with the base alone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -70,7 +71,8 @@ impl Society {
         self.engine.backend().bytes_in_use()
     }
 
-    /// Measures with all adapters and with the base alone (training has no base), and profiles one more run of the former if asked to.
+    /// Measures with all adapters and with the base alone (training has no base), and profiles one
+    /// more run of the former if asked to.
     pub fn measure(
         &mut self,
         what: What,

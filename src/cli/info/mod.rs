@@ -112,7 +112,8 @@ fn kind(what: &str) -> Result<Kind> {
             let below =
                 if below.is_empty() { String::new() } else { format!("; below it are {}", below.join(", ")) };
             let problem = format!(
-                "found neither manifest.json (of a run) nor {ADAPTER_CONFIG} (of a PEFT adapter) nor {CONFIG} (of a model){below}"
+                "found neither manifest.json (of a run) nor {ADAPTER_CONFIG} (of a PEFT adapter) nor {CONFIG} \
+                 (of a model){below}"
             );
             Err(Error::file(path, problem))
         }

@@ -1,4 +1,5 @@
-//! A model: its shape, its files, and the memory it takes, planned by the engine's own plan on backends that only count.
+//! A model: its shape, its files, and the memory it takes, planned by the engine's own plan on
+//! backends that only count.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Fields of records: which ones a command reads, and what is said of those it does not. A field whose meaning would be lost is an error; one
-//! that is merely carried along is named.
+//! Fields of records: which ones a command reads, and what is said of those it does not. A field
+//! whose meaning would be lost is an error; one that is merely carried along is named.
 
 use serde_json::{Map, Value};
 
@@ -405,11 +405,13 @@ const FOREIGN: &[Foreign] = &[
 const FOREIGN_CONTENT: &[(&[&str], &str)] = &[
     (
         &["conversations", "conversation"],
-        "ShareGPT's; convert it: jq -c '{messages: [.conversations[] | {role: ({human: \"user\", gpt: \"assistant\"}[.from] // .from), content: .value}]}'",
+        "ShareGPT's; convert it: jq -c '{messages: [.conversations[] | {role: ({human: \"user\", \
+         gpt: \"assistant\"}[.from] // .from), content: .value}]}'",
     ),
     (
         &["instruction"],
-        "Alpaca's; convert it: jq -c '{messages: [{role: \"user\", content: ([.instruction, .input] | map(select(. != null and . != \"\")) | join(\"\\n\\n\"))}, {role: \"assistant\", content: .output}]}'",
+        "Alpaca's; convert it: jq -c '{messages: [{role: \"user\", content: ([.instruction, .input] | \
+         map(select(. != null and . != \"\")) | join(\"\\n\\n\"))}, {role: \"assistant\", content: .output}]}'",
     ),
     (&["chosen", "rejected"], "preference data; give each answer as a record of `prompt` and `completion`"),
     (&["dialogue", "dialog", "turns", "chat", "message", "msgs"], "a conversation is called `messages` here"),
