@@ -113,7 +113,7 @@ pub fn verify(
         findings
             .add(format!("{}: not the questions that the configuration and the data give", path.display()));
     }
-    let journals = journals(folder, &plan, &findings)?;
+    let mut journals = journals(folder, &plan, &findings)?;
     let seed = options.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish() >> 32);
     let (rows, trainings) = draw(options, seed, &journals);
     let all_rows = journals.values().flat_map(|r| r.calls.keys()).filter(|r| !is_training(r)).count();
@@ -123,9 +123,9 @@ pub fn verify(
         rows.len(),
         trainings.len()
     ));
-    let drawn = rows.into_iter().chain(trainings).collect();
-    let audit = Audit { folder, plan: &plan, ready: &ready, drawn, exact, findings: findings.clone() };
-    let unfinished = audit.run(journals, watch)?;
+    let drawn: BTreeSet<String> = rows.into_iter().chain(trainings).collect();
+    journals.values_mut().for_each(|rows| rows.calls.retain(|row, _| drawn.contains(row)));
+    let unfinished = audit(folder, &plan, &ready, journals, exact, &findings, watch)?;
     Ok(Verified {
         differences: findings.differences.take(),
         unfinished,
@@ -170,66 +170,56 @@ fn draw(options: &VerifyOptions, seed: u64, journals: &BTreeMap<String, Rows>) -
     (rows, trainings)
 }
 
-/// The check of a run: what it is, and what is made again.
-struct Audit<'a> {
-    folder: &'a Path,
-    plan: &'a Plan,
-    ready: &'a Ready,
-    /// Rows and trainings.
-    drawn: BTreeSet<String>,
+/// Runs all lanes over their journals, and makes the calls of `journals` again; the lanes that are not complete,
+/// and where they end.
+fn audit(
+    folder: &Path,
+    plan: &Plan,
+    ready: &Ready,
+    mut journals: BTreeMap<String, Rows>,
     exact: bool,
-    findings: Rc<Findings>,
-}
-
-impl Audit<'_> {
-    /// Runs all lanes over their journals; those that are not complete, and where they end.
-    fn run(
-        &self,
-        mut journals: BTreeMap<String, Rows>,
-        watch: &mut dyn Watch,
-    ) -> Result<Vec<(String, String)>> {
-        let Self { findings, exact, .. } = self;
-        let session = &self.ready.session;
-        let layout = session.engine.with(|e| e.model().layout().clone());
-        let base = session.base.clone();
-        let files: AdapterFiles = Box::new(move |snapshot| peft_files(snapshot, &layout, base.clone()));
-        let said = Queue::default();
-        let saying = said.clone();
-        let events = Box::new(move |event| match event {
-            Event::Phase { .. } | Event::Advance { .. } => saying.say(event.into()),
-            Event::Note { .. } | Event::Debate { .. } => {}
+    findings: &Rc<Findings>,
+    watch: &mut dyn Watch,
+) -> Result<Vec<(String, String)>> {
+    let session = &ready.session;
+    let layout = session.engine.with(|e| e.model().layout().clone());
+    let base = session.base.clone();
+    let files: AdapterFiles = Box::new(move |snapshot| peft_files(snapshot, &layout, base.clone()));
+    let said = Queue::default();
+    let saying = said.clone();
+    let events = Box::new(move |event| match event {
+        Event::Phase { .. } | Event::Advance { .. } => saying.say(event.into()),
+        Event::Note { .. } | Event::Debate { .. } => {}
+    });
+    let auditor = Rc::new(Auditor::new(folder, lanes(plan), files, findings.clone(), events)?);
+    let output: Rc<dyn Output> = auditor.clone();
+    let mut audited = Vec::new();
+    let futures = lane_futures(ready, &output, &mut |lane| {
+        let Rows { journal, calls } = journals.remove(lane).expect("one for each lane");
+        let own = calls.into_values().flatten().collect();
+        let engine = session.engine.clone();
+        let connection = Rc::new(Audited::new(engine, journal, own, exact, findings.clone()));
+        audited.push((lane.to_string(), connection.clone()));
+        let service: Rc<dyn Service> = connection.clone();
+        Ok((service, connection))
+    })?;
+    // A lane whose journal ends, or does not fit the calls, ends by itself; the others go on.
+    let futures = futures.into_iter().zip(&audited).map(|((adapters, lane), (name, connection))| {
+        let (connection, findings, name) = (connection.clone(), findings.clone(), name.clone());
+        let lane = lane.map(move |result| {
+            if let (Err(e), None) = (result, connection.ended()) {
+                findings.add(format!("{name}: {e}"));
+            }
+            Ok(())
         });
-        let auditor = Rc::new(Auditor::new(self.folder, lanes(self.plan), files, findings.clone(), events)?);
-        let output: Rc<dyn Output> = auditor.clone();
-        let mut audited = Vec::new();
-        let futures = lane_futures(self.ready, &output, &mut |lane| {
-            let Rows { journal, calls } = journals.remove(lane).expect("one for each lane");
-            let is_drawn = |(row, _): &(String, Vec<String>)| self.drawn.contains(row);
-            let own = calls.into_iter().filter(is_drawn).flat_map(|(_, calls)| calls).collect();
-            let engine = session.engine.clone();
-            let connection = Rc::new(Audited::new(engine, journal, own, *exact, findings.clone()));
-            audited.push((lane.to_string(), connection.clone()));
-            let service: Rc<dyn Service> = connection.clone();
-            Ok((service, connection))
-        })?;
-        // A lane whose journal ends, or does not fit the calls, ends by itself; the others go on.
-        let futures = futures.into_iter().zip(&audited).map(|((adapters, lane), (name, connection))| {
-            let (connection, findings, name) = (connection.clone(), findings.clone(), name.clone());
-            let lane = lane.map(move |result| {
-                if let (Err(e), None) = (result, connection.ended()) {
-                    findings.add(format!("{name}: {e}"));
-                }
-                Ok(())
-            });
-            (adapters, lane.boxed_local())
-        });
-        let room = session.engine.with(|e| e.plan().options.adapters);
-        said.drive(watch, |go_on| run_waves(&session.engine, futures.collect(), room, go_on))?;
-        let ended = |(lane, connection): &(String, Rc<Audited>)| Some((lane.clone(), connection.ended()?));
-        let unfinished: Vec<(String, String)> = audited.iter().filter_map(ended).collect();
-        if unfinished.is_empty() && findings.differences.borrow().is_empty() {
-            auditor.end();
-        }
-        Ok(unfinished)
+        (adapters, lane.boxed_local())
+    });
+    let room = session.engine.with(|e| e.plan().options.adapters);
+    said.drive(watch, |go_on| run_waves(&session.engine, futures.collect(), room, go_on))?;
+    let ended = |(lane, connection): &(String, Rc<Audited>)| Some((lane.clone(), connection.ended()?));
+    let unfinished: Vec<(String, String)> = audited.iter().filter_map(ended).collect();
+    if unfinished.is_empty() && findings.differences.borrow().is_empty() {
+        auditor.end();
     }
+    Ok(unfinished)
 }
