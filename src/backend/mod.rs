@@ -10,6 +10,7 @@
 //! the batch limits. Reductions run in one fixed order; the unit of gradient reduction is one sequence.
 
 mod op;
+mod parts;
 mod plan;
 mod select;
 mod slot;
@@ -20,6 +21,7 @@ pub mod cuda;
 pub mod recording;
 
 pub use op::*;
+pub use parts::in_parts;
 pub use plan::*;
 pub use select::{MAX_THREADS, Selected, select};
 pub use slot::*;

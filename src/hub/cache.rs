@@ -23,7 +23,7 @@ pub struct Cached {
 impl Cached {
     /// The place of a commit, whether or not anything is there.
     pub fn new(cache: &Path, name: &HubName, commit: &str) -> Self {
-        let folder = name.repo().folder_name();
+        let folder = format!("models--{}", name.repository.replace('/', "--"));
         Self {
             repository: cache.join(&folder),
             locks: cache.join(".locks").join(folder),

@@ -6,8 +6,7 @@
 //! has downloaded, the other finds. A revision is resolved to its commit once, and every file is asked for by that commit, so that files of two
 //! commits never make one model.
 //!
-//! The crate `hf-hub` knows this layout and the hub's addresses. Its own downloads check no size and have no time limits, so transfers are
-//! ours (`transfer.rs`).
+//! Downloads are checked, resumed and have time limits (`transfer.rs`).
 
 mod cache;
 mod environment;
@@ -16,11 +15,9 @@ mod transfer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use hf_hub::api::RepoInfo;
-
 use self::cache::Cached;
 use self::environment::Environment;
-use self::transfer::{Client, Failure};
+use self::transfer::{Client, Failure, Listing};
 use crate::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapters_in, holding, sort_naturally};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -68,11 +65,6 @@ impl HubName {
     /// The same repository at one commit.
     pub fn at(&self, commit: &str) -> Self {
         Self { repository: self.repository.clone(), revision: commit.into() }
-    }
-
-    fn repo(&self) -> hf_hub::Repo {
-        let kind = hf_hub::RepoType::Model;
-        hf_hub::Repo::with_revision(self.repository.clone(), kind, self.revision.clone())
     }
 
     /// An error about one of its files, or about the whole.
@@ -252,7 +244,7 @@ impl<'a> Session<'a> {
         }
         let client = Client::new(&self.environment);
         match client.info(self.name) {
-            Ok(RepoInfo { sha, siblings }) => {
+            Ok(Listing { sha, siblings }) => {
                 if !self.name.at(&sha).is_pinned() || (self.name.is_pinned() && sha != self.name.revision) {
                     let problem =
                         format!("found commit {sha:?} at {}, expected one of 40 digits", client.endpoint());

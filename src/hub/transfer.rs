@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use hf_hub::api::RepoInfo;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Uri};
 use ureq::{Agent, Body};
@@ -94,6 +94,22 @@ pub struct Client {
     token: Option<String>,
 }
 
+/// What the hub answers when asked for a revision: its commit and the files there.
+#[derive(Deserialize)]
+pub struct Listing {
+    /// The commit.
+    pub sha: String,
+    /// The files.
+    pub siblings: Vec<Sibling>,
+}
+
+/// A file of a [`Listing`].
+#[derive(Deserialize)]
+pub struct Sibling {
+    /// Its path in the repository.
+    pub rfilename: String,
+}
+
 /// What a server says of a file before its bytes.
 #[derive(Default)]
 struct Announced {
@@ -163,8 +179,9 @@ impl Client {
     }
 
     /// The commit and the files of a revision.
-    pub fn info(&self, name: &HubName) -> Result<RepoInfo, Failure> {
-        let url = format!("{}/api/{}", self.endpoint, name.repo().api_url());
+    pub fn info(&self, name: &HubName) -> Result<Listing, Failure> {
+        let revision = name.revision.replace('/', "%2F");
+        let url = format!("{}/api/models/{}/revision/{revision}", self.endpoint, name.repository);
         let (Some(response), _) = self.follow(&url, |_| Ok(Some(0)))? else { return announced_nothing() };
         let mut text = String::new();
         let read = response.into_body().into_reader().take(LISTING).read_to_string(&mut text);

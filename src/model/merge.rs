@@ -9,14 +9,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::files::{INDEX, SINGLE};
 use super::{ModelConfig, ModelFiles, adapter_layout};
 use crate::adapter::Snapshot;
-use crate::backend::{LoraMatrix, WeightType, WeightView};
+use crate::backend::{LoraMatrix, WeightType, WeightView, in_parts};
 use crate::error::{Error, Result};
 use crate::files::json::parse_object;
 use crate::files::{Bytes, NewFolder, TensorFile, write_whole};
@@ -324,11 +323,11 @@ impl<'a> ShardWriter<'a> {
         for start in (0..rows).step_by(step) {
             let here = step.min(rows - start);
             block.resize(here * cols * target.bytes(), 0);
-            let odd = block
-                .par_chunks_exact_mut(cols * target.bytes())
-                .enumerate()
-                .map(|(i, out)| row(&view, start + i, term, target, out))
-                .collect::<Vec<_>>();
+            let width = cols * target.bytes();
+            let odd = in_parts(&mut block, width, |first, rows| {
+                let mut rows = rows.chunks_exact_mut(width).enumerate();
+                rows.find_map(|(i, out)| row(&view, start + first + i, term, target, out))
+            });
             if let Some(v) = odd.into_iter().flatten().next() {
                 return Err(Error::input(
                     format!("{}, tensor {name}", self.shard.place()),

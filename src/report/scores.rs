@@ -3,11 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
-use rayon::prelude::*;
 use serde_json::Value;
 
 use super::csv::rounded;
 use super::folder::{Arm, Record, Run, SPLITS, iteration, seed, text};
+use crate::backend::in_parts;
 use crate::error::{Error, Result};
 use crate::measure::{Interval, Outcome, interval, shares_right};
 
@@ -291,12 +291,14 @@ pub fn means_of(metrics: &[Record], arms: &[&str], splits: &[&'static str]) -> V
             all[of_split..].sort_by_key(|m| (m.iteration, m.method));
         }
     }
-    all.par_iter_mut().for_each(|mean| {
-        mean.seeds.sort_by_key(|(seed, _)| *seed);
-        let n = mean.seeds.len() as f64;
-        mean.value = mean.seeds.iter().map(|(_, s)| s.accuracy).sum::<f64>() / n;
-        mean.standard_error = mean.seeds.iter().map(|(_, s)| s.standard_error).sum::<f64>() / n;
-        mean.interval = mean.matrix(&mean.seed_list()).map(|matrix| interval(&matrix));
+    in_parts(&mut all, 1, |_, part| {
+        for mean in part {
+            mean.seeds.sort_by_key(|(seed, _)| *seed);
+            let n = mean.seeds.len() as f64;
+            mean.value = mean.seeds.iter().map(|(_, s)| s.accuracy).sum::<f64>() / n;
+            mean.standard_error = mean.seeds.iter().map(|(_, s)| s.standard_error).sum::<f64>() / n;
+            mean.interval = mean.matrix(&mean.seed_list()).map(|matrix| interval(&matrix));
+        }
     });
     all
 }
