@@ -176,6 +176,7 @@ fn train(engine: &mut Engine, adapters: &[AdapterId], sequences: &Arc<[TrainSequ
     for &adapter in adapters {
         let request = TrainRequest {
             adapter,
+            name: format!("adapter {}", adapter.0).into(),
             sequences: sequences.clone(),
             steps: vec![TrainStep {
                 sequences: (0..TRAIN_SEQUENCES as u32).collect(),

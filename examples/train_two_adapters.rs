@@ -34,8 +34,16 @@ pub fn main() -> Result<()> {
         let (tokens, weights) = text.training(&[Message::user(QUESTION), Message::assistant(answer)])?;
         let step = TrainStep { sequences: vec![0], learning_rate: 5e-3, normalizer: Normalizer::Weights };
         let (steps, sequences) = (vec![step; 12], vec![TrainSequence { tokens, weights }].into());
-        let optimizer = Optimizer::default();
-        requests.push(TrainRequest { adapter, sequences, steps, optimizer, key: 0, fresh_moments: true });
+        let (name, optimizer) = (format!("adapter {seed}").into(), Optimizer::default());
+        requests.push(TrainRequest {
+            adapter,
+            name,
+            sequences,
+            steps,
+            optimizer,
+            key: 0,
+            fresh_moments: true,
+        });
     }
     let prompt = text.prompt(&[Message::user(QUESTION)])?;
     let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::plain(60) };

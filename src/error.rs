@@ -17,18 +17,18 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Something the user gave us is wrong: `place` names file and field, `problem` what was found and expected.
-    #[error("{place}: {problem}")]
+    #[error("{}: {problem}", place.text())]
     Input {
         /// File, line and field, as far as known.
-        place: String,
+        place: Place,
         /// What was found and what was expected.
         problem: String,
     },
     /// A text that is longer than the model's context can hold, refused before it is tokenized.
-    #[error("{place}: {problem}")]
+    #[error("{}: {problem}", place.text())]
     TooLong {
         /// File, line and field, as far as known.
-        place: String,
+        place: Place,
         /// How long it is and what was expected.
         problem: String,
     },
@@ -55,6 +55,47 @@ pub enum Error {
     Internal(String),
 }
 
+/// Where something wrong stands, as far as it is known. Whatever can be shown is a place: its text is the subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// What it is of, outermost first: an arm, a record, an option, a tensor.
+    pub subject: Vec<String>,
+    /// The file.
+    pub file: Option<String>,
+    /// The line of the file, from 1.
+    pub line: Option<usize>,
+    /// The dotted path of a key of the configuration.
+    pub key: Option<String>,
+}
+
+impl Place {
+    /// A file, by its path or name.
+    pub fn file(file: impl ToString) -> Self {
+        Self { file: Some(file.to_string()), ..Self::default() }
+    }
+
+    /// A key of the configuration.
+    pub fn key(key: impl ToString) -> Self {
+        Self { key: Some(key.to_string()), ..Self::default() }
+    }
+
+    /// For a person: `arm a: run.toml:3: debate.rounds`.
+    pub fn text(&self) -> String {
+        let file = self.file.as_ref().map(|file| match self.line {
+            Some(line) => format!("{file}:{line}"),
+            None => file.clone(),
+        });
+        self.subject.iter().chain(&file).chain(&self.key).cloned().collect::<Vec<_>>().join(": ")
+    }
+}
+
+// Of everything that can be shown, which a place itself therefore cannot be.
+impl<T: std::fmt::Display> From<T> for Place {
+    fn from(subject: T) -> Self {
+        Self { subject: vec![subject.to_string()], ..Self::default() }
+    }
+}
+
 fn signal_name(signal: i32) -> &'static str {
     match signal {
         2 => "SIGINT",
@@ -65,39 +106,26 @@ fn signal_name(signal: i32) -> &'static str {
 
 impl Error {
     /// An [`Error::Input`] at `place`.
-    pub fn input(place: impl ToString, problem: impl ToString) -> Self {
-        Error::Input { place: place.to_string(), problem: problem.to_string() }
+    pub fn input(place: impl Into<Place>, problem: impl ToString) -> Self {
+        Error::Input { place: place.into(), problem: problem.to_string() }
     }
 
     /// An [`Error::Input`] about a file.
     pub fn file(path: &Path, problem: impl ToString) -> Self {
-        Error::Input { place: path.display().to_string(), problem: problem.to_string() }
+        Error::input(Place::file(path.display()), problem)
     }
 
-    /// The same, found at `place`: where it was known to be before comes after that.
-    pub fn at(self, place: &str) -> Self {
-        match self {
-            Error::Input { place: inner, problem } => Error::input(format!("{place}: {inner}"), problem),
-            Error::TooLong { place: inner, problem } => {
-                Error::TooLong { place: format!("{place}: {inner}"), problem }
-            }
-            other => other,
+    /// The same, known to be of `subject`, which stands before where it was known to be.
+    pub fn at(mut self, subject: impl ToString) -> Self {
+        if let Error::Input { place, .. } | Error::TooLong { place, .. } = &mut self {
+            place.subject.insert(0, subject.to_string());
         }
+        self
     }
 
     /// An [`Error::Io`] for `path`, to be used with `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Error::Io { path: path.to_path_buf(), source }
-    }
-
-    /// The same, an adapter that the engine knows by its number called what the user calls it.
-    pub fn naming(self, adapter: u32, name: &str) -> Self {
-        let named = |text: String| text.replace(&format!("adapter {adapter},"), &format!("{name},"));
-        match self {
-            Error::NotFinite(problem) => Error::NotFinite(named(problem)),
-            Error::Input { place, problem } => Error::Input { place: named(place), problem },
-            other => other,
-        }
     }
 
     /// The process exit code: 2 for wrong usage, 1 for everything else.

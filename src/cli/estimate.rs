@@ -155,6 +155,7 @@ impl<'r> Stopwatch<'r> {
         };
         let request = TrainRequest {
             adapter,
+            name: "the estimate's adapter".into(),
             sequences,
             steps: vec![step],
             optimizer: Optimizer::default(),

@@ -74,9 +74,9 @@ pub fn run(args: Args) -> Result<()> {
     sets.extend(args.majority_samples.map(|n| format!("eval.majority_samples={n}")));
     let council = Council::open(&args.council, sets, &args.common, &screen)?;
     let (questions, answers) = questions(&args, &council)?;
-    council.table.check(&questions).map_err(|e| match (&args.data, e) {
-        (Some(path), Error::Input { place, problem }) => Error::file(path, format!("{place}: {problem}")),
-        (_, other) => other,
+    council.table.check(&questions).map_err(|e| match &args.data {
+        Some(path) => e.at(path.display()),
+        None => e,
     })?;
     let methods = Methods::new(&council.config.eval, council.config.debate.agents);
 

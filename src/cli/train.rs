@@ -258,11 +258,7 @@ pub fn run(args: Args) -> Result<()> {
     let base = session.base.clone();
     let told = screen.clone();
     session.drive(async move {
-        let results = try_join_all(jobs.iter().map(async |job| {
-            let trained = engine.train(job.request.clone()).await;
-            trained.map_err(|e| e.naming(job.id.0, &format!("adapter {}", job.name)))
-        }))
-        .await?;
+        let results = try_join_all(jobs.iter().map(|job| engine.train(job.request.clone()))).await?;
         let mut lines = Vec::new();
         for (job, metrics) in jobs.iter().zip(&results) {
             if let Some((from, to)) = risen(metrics) {

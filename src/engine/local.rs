@@ -10,7 +10,7 @@ use super::request::*;
 use super::scope::Service;
 use super::slots;
 use crate::adapter::Snapshot;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A service as one lane sees it: the lane's adapters are numbered 1, 2, … in the order in which
 /// it makes them, whatever other lanes make. So a lane's requests are the same whoever shares the
@@ -35,17 +35,14 @@ impl LaneService {
         self.ids.borrow().get(id.0 as usize - 1).copied().flatten().ok_or_else(|| slots::unknown(id))
     }
 
-    /// Has the service do `work` on the adapter that the lane calls `id`. Errors call it so too.
+    /// Has the service do `work` on the adapter that the lane calls `id`.
     fn on<T: 'static>(
         &self,
         id: AdapterId,
         work: impl FnOnce(&dyn Service, AdapterId) -> LocalBoxFuture<'static, Result<T>>,
     ) -> LocalBoxFuture<'static, Result<T>> {
         match self.service_id(id) {
-            Ok(known) => {
-                let named = move |e: Error| e.naming(known.0, &slots::name(id));
-                work(&*self.service, known).map_err(named).boxed_local()
-            }
+            Ok(known) => work(&*self.service, known),
             Err(e) => std::future::ready(Err(e)).boxed_local(),
         }
     }

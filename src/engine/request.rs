@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::normalizer::Normalizer;
-use super::slots::name;
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
 
@@ -245,6 +244,8 @@ impl Default for Optimizer {
 pub struct TrainRequest {
     /// The adapter (not the base).
     pub adapter: AdapterId,
+    /// What errors call it.
+    pub name: Arc<str>,
     /// The data.
     pub sequences: Arc<[TrainSequence]>,
     /// The optimizer steps, in order.
@@ -266,7 +267,7 @@ impl TrainRequest {
     /// Names the first step whose sequences are not all there or whose loss cannot be divided.
     pub fn divisors(&self) -> Result<Vec<f64>> {
         let of = |(i, step): (usize, &TrainStep)| {
-            let place = || format!("training of {}, step {}", name(self.adapter), i + 1);
+            let place = || format!("training of {}, step {}", self.name, i + 1);
             let count = self.sequences.len();
             if let Some(s) = step.sequences.iter().find(|&&s| s as usize >= count) {
                 return Err(Error::input(place(), format!("sequence {s} of {count}")));

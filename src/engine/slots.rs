@@ -332,7 +332,7 @@ fn write(backend: &mut dyn Backend, adapter: &mut Adapter, snapshot: &Snapshot) 
 }
 
 /// How errors name an adapter.
-pub fn name(id: AdapterId) -> String {
+fn name(id: AdapterId) -> String {
     format!("adapter {}", id.0)
 }
 

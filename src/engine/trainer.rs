@@ -9,7 +9,7 @@ use futures::channel::oneshot;
 
 use super::queue::{check_tokens, push_packed};
 use super::request::{AdapterId, Fault, NonFinite, StepMetrics, TrainRequest, draw_key};
-use super::slots::{SlotTable, name};
+use super::slots::SlotTable;
 use crate::backend::{AdamWStep, BatchPlan, Label, SequenceDropout, Slot};
 use crate::error::{Error, Result};
 use crate::model::{Mode, Rotary};
@@ -124,7 +124,7 @@ impl Trainer {
 
     /// What is wrong with a request, if anything.
     pub fn check(&self, request: &TrainRequest) -> Result<()> {
-        let adapter = name(request.adapter);
+        let adapter = &request.name;
         for (i, sequence) in request.sequences.iter().enumerate() {
             let place = format!("training data of {adapter}, sequence {i}");
             check_tokens(&place, &sequence.tokens, self.context, self.vocab)?;
@@ -269,9 +269,9 @@ impl Trainer {
             }
         }
         let fault = |(adapter, sequence, nll): (AdapterId, u32, f32)| {
-            let step = self.find(adapter)?.step + 1;
-            let place = name(adapter);
-            let problem = format!("the loss of {place}, step {step}, sequence {sequence} is {nll}");
+            let active = self.find(adapter)?;
+            let (name, step) = (&active.request.name, active.step + 1);
+            let problem = format!("the loss of {name}, step {step}, sequence {sequence} is {nll}");
             self.fault(adapter, Fault::Loss(sequence), problem, slots)
         };
         failed.into_iter().filter_map(fault).collect()
@@ -348,8 +348,8 @@ impl Trainer {
             let active = &mut self.active[place];
             let adapter = active.request.adapter;
             if !norm.is_finite() {
-                let problem =
-                    format!("the gradient norm of {}, step {} is {norm}", name(adapter), active.step + 1);
+                let (name, step) = (&active.request.name, active.step + 1);
+                let problem = format!("the gradient norm of {name}, step {step} is {norm}");
                 zero.extend(self.fault(adapter, Fault::GradNorm, problem, slots));
                 continue;
             }

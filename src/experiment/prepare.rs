@@ -78,16 +78,11 @@ pub fn prepare(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Resu
     let layout = session.engine.with(|e| e.model().layout().clone());
     for (name, section) in all_adapters(plan)? {
         fresh(&section, 0).spec(&layout).map_err(|e| match e {
-            Error::Input { place, problem } => Error::input(format!("{place} ({name})"), problem),
+            Error::Input { place, problem } => Error::input(format!("{} ({name})", place.text()), problem),
             other => other,
         })?;
     }
     Ok(Ready { session, arms, codec })
-}
-
-/// What is wrong with one arm's questions or prompts, and which arm that is.
-fn in_arm(e: Error, arm: &str) -> Error {
-    e.at(&format!("arm {arm}"))
 }
 
 fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
@@ -103,17 +98,7 @@ fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
     };
     let of_arm = |arm: &Arm| {
         let own = material(&arm.config.task)?;
-        let in_transfer = |e| match e {
-            Error::Input { place, problem } => {
-                let named = |text: String| match text.strip_prefix("task.") {
-                    Some(key) => format!("transfer.{key}"),
-                    None => text,
-                };
-                Error::Input { place: named(place), problem: named(problem) }
-            }
-            other => other,
-        };
-        let transfer = arm.config.transfer.as_ref().map(&mut material).transpose().map_err(in_transfer)?;
+        let transfer = arm.config.transfer.as_ref().map(&mut material).transpose()?;
         Ok(ArmWork { arm: arm.clone(), own, transfer })
     };
     plan.arms.iter().map(of_arm).collect()
@@ -172,7 +157,7 @@ fn longest(arms: &[ArmWork], files: &ModelFiles, codec: Option<&Rc<ChatTokenizer
     arms.iter().try_fold(0, |longest, work| {
         let config = &work.arm.config;
         let tables = Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
-            .map_err(|e| in_arm(e, &work.arm.name))?;
+            .map_err(|e| e.at(format!("arm {}", work.arm.name)))?;
         Ok(tables.longest.max(longest))
     })
 }
@@ -209,9 +194,7 @@ fn open_session(
     let opened = Session::open_for(&wanted, &device, watch, |files, codec| longest(arms, files, codec));
     opened.map_err(|e| match e {
         // A path that nobody typed here is found by its key.
-        Error::Input { place, problem } if place == plan.config.model.path => {
-            Error::input(format!("model.path: {place}"), problem)
-        }
+        Error::Input { ref place, .. } if place.text() == plan.config.model.path => e.at("model.path"),
         other => other,
     })
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::lane::{Lane, Student};
 use super::{Example, Training, Usage, schedule};
 use crate::engine::{StepMetrics, TrainRequest, TrainStep, Trained};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::run::{Event, StartFrom};
 
 /// What one student is finetuned on.
@@ -57,6 +57,7 @@ impl Lane {
         let covers_all = self.config.run.keep_checkpoints > 0;
         for lesson in &lessons {
             let name = &lesson.student.name;
+            let called: Arc<str> = format!("{name} of {}", self.name()).into();
             let records: Vec<Value> = lesson.examples.iter().map(Example::record).collect();
             self.output.dataset(self.name(), iteration, name, &records)?;
             if lesson.examples.is_empty() {
@@ -64,6 +65,7 @@ impl Lane {
                 if covers_all {
                     requests.push(TrainRequest {
                         adapter: lesson.student.adapter,
+                        name: called.clone(),
                         sequences: Vec::new().into(),
                         steps: Vec::new(),
                         optimizer: lesson.training.optimizer(),
@@ -80,6 +82,7 @@ impl Lane {
             let key = self.choice(iteration, "shuffle", name);
             requests.push(TrainRequest {
                 adapter: lesson.student.adapter,
+                name: called.clone(),
                 sequences: lesson.examples.iter().map(|e| e.sequence.clone()).collect(),
                 steps: lesson.steps(key),
                 optimizer: lesson.training.optimizer(),
@@ -92,13 +95,7 @@ impl Lane {
         let name = format!("iteration {iteration}: finetuning");
         self.output.event(Event::Phase { lane: lane.clone(), name, total });
         let keep_moments = lessons.iter().any(|l| l.training.section.keep_moments);
-        let named = |e: Error| {
-            lessons.iter().map(|l| l.student).fold(e, |e, student| {
-                e.naming(student.adapter.0, &format!("{} of {}", student.name, self.name()))
-            })
-        };
-        let Trained { metrics: trained, is_pruned } =
-            scope.train(requests, keep_moments).await.map_err(named)?;
+        let Trained { metrics: trained, is_pruned } = scope.train(requests, keep_moments).await?;
         let mut trained = trained.into_iter();
         self.output.event(Event::Advance { lane, done: total });
 

@@ -9,7 +9,7 @@ use super::load::{MAX_DEPTH, absolute_paths, check_table, deserialize, insert, m
 use super::task_layer::forget_other_task;
 use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, is_name, presets, validate};
 use crate::choice::list;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// One arm with everything resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +49,7 @@ pub struct Resolver<'a> {
     /// The configuration's name.
     pub source: &'a str,
     /// From a dotted path to file, line and field.
-    pub place: &'a dyn Fn(&str) -> String,
+    pub place: &'a dyn Fn(&str) -> Place,
 }
 
 impl Resolver<'_> {
@@ -171,7 +171,7 @@ impl Resolver<'_> {
         overrides: Overrides,
         point: &[(&str, &Value)],
         recipe: &RecipeInfo,
-        at: &dyn Fn(&str) -> String,
+        at: &dyn Fn(&str) -> Place,
     ) -> Result<RunConfig> {
         if let Some(Value::String(name)) = overrides.get("run.preset") {
             merge(&mut table, presets::layer(presets::named(name, || at("set.run.preset"))?));
@@ -225,11 +225,11 @@ impl Resolver<'_> {
         Ok(resolved)
     }
 
-    fn put(&self, table: &mut Table, path: &str, value: &Value, place: &str) -> Result<()> {
+    fn put(&self, table: &mut Table, path: &str, value: &Value, place: &Place) -> Result<()> {
         // Before it is nested as deep as it has dots.
         if path.split('.').count() > MAX_DEPTH {
             return Err(Error::input(
-                place,
+                place.clone(),
                 format!(
                     "found {} keys one in another, expected at most {MAX_DEPTH}",
                     path.split('.').count()
@@ -238,19 +238,19 @@ impl Resolver<'_> {
         }
         let mut nested = Table::new();
         insert(&mut nested, path, value.clone());
-        check_table(&nested, self.schema, "", &|_| place.to_string())?;
+        check_table(&nested, self.schema, "", &|_| place.clone())?;
         absolute_paths(&mut nested, self.folders);
         merge(table, nested);
         Ok(())
     }
 
     /// What all arms share is no arm's to change.
-    fn check_shared(&self, path: &str, place: &str) -> Result<()> {
+    fn check_shared(&self, path: &str, place: &Place) -> Result<()> {
         let shared = ["model.", "report.", "grid.", "arm"].iter().any(|s| path.starts_with(s))
             || (path.starts_with("run.") && path != "run.preset" && path != "run.iterations");
         if shared {
             return Err(Error::input(
-                place,
+                place.clone(),
                 format!("`{path}` is shared by all arms; set it outside [[arm]]"),
             ));
         }
@@ -262,7 +262,7 @@ impl Resolver<'_> {
         &self,
         config: &RunConfig,
         recipe: &RecipeInfo,
-        place: &dyn Fn(&str) -> String,
+        place: &dyn Fn(&str) -> Place,
     ) -> Result<()> {
         let values = |config: &RunConfig| Table::try_from(config).map_err(|e| Error::Internal(e.to_string()));
         let (found, defaults) = (values(config)?, values(&RunConfig::default())?);

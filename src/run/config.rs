@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::choices::*;
 use crate::engine::NonFinite;
+use crate::error::Place;
 
 /// The whole file. Every section has defaults; `[[arm]]` entries override any of them by dotted path.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,7 @@ pub struct RunConfig {
     pub report: ReportSection,
     /// Another task, on whose dev and test questions every lane is measured before training and after the last iteration; keys as in
     /// `[task]`, nothing is trained on it.
+    #[serde(deserialize_with = "transfer")]
     pub transfer: Option<TaskSection>,
     /// Dotted key = list of values: every arm is multiplied into arms `NAME@key=value,…`. For tuning on dev questions only.
     pub grid: BTreeMap<String, toml::Value>,
@@ -55,6 +57,9 @@ impl Default for ModelSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskSection {
+    /// Which section it is: `task` or `transfer`.
+    #[serde(skip)]
+    pub section: &'static str,
     /// A built-in task (`arithmetic`, `gsm8k`, `math`, `mmlu`) whose settings the other keys override, or `custom`.
     pub name: String,
     /// JSONL, JSON, CSV (`mmlu`) or a folder of them with the questions (not for generated tasks). Split by hash unless `dev_data` or
@@ -99,6 +104,7 @@ pub struct TaskSection {
 impl Default for TaskSection {
     fn default() -> Self {
         Self {
+            section: "task",
             name: "arithmetic".into(),
             data: None,
             dev_data: None,
@@ -120,6 +126,23 @@ impl Default for TaskSection {
             terms: 4,
         }
     }
+}
+
+impl TaskSection {
+    /// The place of one of its keys.
+    pub fn key(&self, name: &str) -> Place {
+        Place::key(format!("{}.{name}", self.section))
+    }
+
+    /// The key that asks for training questions.
+    pub fn train_key(&self) -> &'static str {
+        if self.train_pool > 0 { "train_pool" } else { "train_questions" }
+    }
+}
+
+fn transfer<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<TaskSection>, D::Error> {
+    let section = Option::<TaskSection>::deserialize(deserializer)?;
+    Ok(section.map(|s| TaskSection { section: "transfer", ..s }))
 }
 
 /// `[debate]`

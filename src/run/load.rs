@@ -13,7 +13,7 @@ use toml::{Table, Value};
 use super::arms::{Arm, Resolver, flatten};
 use super::task_layer::forget_other_task;
 use super::{ArmSection, PrimaryMethod, PrimarySection, RecipeInfo, RunConfig, presets, validate};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Where a configuration's text came from.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<
     if source.text.len() > MAX_TEXT {
         let problem =
             format!("found {} bytes, expected a configuration of at most {MAX_TEXT}", source.text.len());
-        return Err(Error::input(&source.name, problem));
+        return Err(Error::input(Place::file(&source.name), problem));
     }
     let schema = schema();
     let lines = Lines::of(&source.text, &source.name)?;
@@ -76,8 +76,8 @@ pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<
         let (path, value) = parse_set(set)?;
         let mut nested = Table::new();
         insert(&mut nested, &path, value);
-        check_table(&nested, &schema, "", &|_| format!("--set {set}"))?;
-        set_places.insert(path.clone(), format!("--set {set}"));
+        check_table(&nested, &schema, "", &|_| format!("--set {set}").into())?;
+        set_places.insert(path.clone(), Place::from(format!("--set {set}")));
         absolute_paths(&mut nested, &[here]);
         merge(&mut set_values, nested);
     }
@@ -126,7 +126,7 @@ pub fn to_toml(config: &RunConfig) -> Result<String> {
 }
 
 /// The configuration that a table of known keys holds. A value that is none of those it may be is an error at its key.
-pub(super) fn deserialize(table: &Table, name: &str, place: &dyn Fn(&str) -> String) -> Result<RunConfig> {
+pub(super) fn deserialize(table: &Table, name: &str, place: &dyn Fn(&str) -> Place) -> Result<RunConfig> {
     RunConfig::deserialize(table.clone()).map_err(|e| {
         let refused = flatten(table).into_iter().find_map(|(path, value)| {
             let mut with_it = schema();
@@ -134,7 +134,7 @@ pub(super) fn deserialize(table: &Table, name: &str, place: &dyn Fn(&str) -> Str
             let e = RunConfig::deserialize(with_it).err()?;
             Some(Error::input(place(&path), e.message()))
         });
-        refused.unwrap_or_else(|| Error::input(name, e.message()))
+        refused.unwrap_or_else(|| Error::input(Place::file(name), e.message()))
     })
 }
 
@@ -185,7 +185,7 @@ pub(super) fn check_table(
     table: &Table,
     schema: &Table,
     path: &str,
-    place: &dyn Fn(&str) -> String,
+    place: &dyn Fn(&str) -> Place,
 ) -> Result<()> {
     for (key, value) in table {
         let here = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -202,7 +202,7 @@ pub(super) fn check_table(
     Ok(())
 }
 
-fn check_value(value: &Value, expected: &Value, path: &str, place: &dyn Fn(&str) -> String) -> Result<()> {
+fn check_value(value: &Value, expected: &Value, path: &str, place: &dyn Fn(&str) -> Place) -> Result<()> {
     let wrong = |wanted: &str| {
         Err(Error::input(place(path), format!("`{path}`: found {}, expected {wanted}", describe(value))))
     };
@@ -379,18 +379,11 @@ impl Lines {
         }
     }
 
-    /// `FILE:LINE: path`, of the key itself or the nearest table above it.
-    fn place(&self, path: &str) -> String {
-        let mut at = path;
-        loop {
-            if let Some(line) = self.by_path.get(at) {
-                return format!("{}:{line}: {path}", self.name);
-            }
-            match at.rfind(['.', '[']) {
-                Some(i) => at = &at[..i],
-                None => return format!("{}: {path}", self.name),
-            }
-        }
+    /// A key, with its line or that of the nearest table above it.
+    fn place(&self, path: &str) -> Place {
+        let above = std::iter::successors(Some(path), |at| at.rfind(['.', '[']).map(|i| &at[..i]));
+        let line = above.into_iter().find_map(|at| self.by_path.get(at));
+        Place { line: line.copied(), key: Some(path.into()), ..Place::file(&self.name) }
     }
 }
 
@@ -399,11 +392,8 @@ fn line(text: &str, offset: usize) -> usize {
 }
 
 fn syntax_error(e: &toml::de::Error, text: &str, name: &str) -> Error {
-    let place = match e.span() {
-        Some(span) => format!("{name}:{}", line(text, span.start)),
-        None => name.to_string(),
-    };
-    Error::input(place, e.message().replace('\n', " "))
+    let line = e.span().map(|span| line(text, span.start));
+    Error::input(Place { line, ..Place::file(name) }, e.message().replace('\n', " "))
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use toml::Table;
 
 use super::Preset;
 use crate::choice::list;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// The preset of that name, which stands at `place`.
-pub fn named(name: &str, place: impl FnOnce() -> String) -> Result<Preset> {
+pub fn named(name: &str, place: impl FnOnce() -> Place) -> Result<Preset> {
     name.parse().map_err(|_| {
         Error::input(place(), format!("unknown preset `{name}`; known are {}", list(Preset::NAMES)))
     })

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::RunConfig;
 use crate::backend::{MAX_RANK, MAX_THREADS};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Most rounds of a debate: what one adds to a conversation is a hundredth of the longest contexts.
 const MAX_ROUNDS: usize = 100;
@@ -19,7 +19,7 @@ const MAX_QUESTIONS: usize = 1_000_000;
 const MAX_EPOCHS: usize = 1_000_000;
 
 /// Checks every value; `place` turns a dotted path into file, line and field.
-pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> String) -> Result<()> {
+pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> Place) -> Result<()> {
     let c = Check { place };
     let RunConfig { model, task, debate, sampling, adapter, training, run, transfer, .. } = config;
 
@@ -230,7 +230,7 @@ pub fn critic_section(training: &super::TrainingSection) -> Result<super::Traini
 }
 
 struct Check<'a> {
-    place: &'a dyn Fn(&str) -> String,
+    place: &'a dyn Fn(&str) -> Place,
 }
 
 impl Check<'_> {

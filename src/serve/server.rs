@@ -325,10 +325,8 @@ impl Server {
         let work = requests.iter().map(|(_, r)| self.session.engine.train(r.clone())).collect();
         let results = together(&self.session.engine, work)?;
         let mut metrics = Map::new();
-        for ((name, request), steps) in requests.iter().zip(results) {
-            let named = |e: Error| e.naming(request.adapter.0, &format!("adapter {name}"));
-            let steps = steps.map_err(named)?;
-            let steps: Vec<Value> = steps.iter().map(|m| train::metrics_record(name, m)).collect();
+        for ((name, _), steps) in requests.iter().zip(results) {
+            let steps: Vec<Value> = steps?.iter().map(|m| train::metrics_record(name, m)).collect();
             metrics.insert(name.clone(), json!(steps));
         }
         Ok(Answer::Trained { adapters: metrics })

@@ -234,13 +234,14 @@ pub fn request(
         .map_err(|problem| Error::input(format!("adapter {name}"), problem))?;
     let request = TrainRequest {
         adapter: session.adapters[name],
+        name: format!("adapter {name}").into(),
         steps: plan_steps(sequences.len(), training, *max_steps, key),
         sequences: sequences.into(),
         optimizer: training.optimizer(),
         key,
         fresh_moments: true,
     };
-    request.divisors().map_err(|e| e.naming(request.adapter.0, &format!("adapter {name}")))?;
+    request.divisors()?;
     Ok(request)
 }
 

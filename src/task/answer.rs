@@ -74,7 +74,7 @@ impl Reader {
         let names = section.extraction.as_deref().unwrap_or("last-number");
         let extractions = names
             .split(',')
-            .map(|name| Extraction::named(name.trim(), section.pattern.as_deref(), "task.extraction"))
+            .map(|name| Extraction::named(name.trim(), section, "extraction"))
             .collect::<Result<_>>()?;
         let equality = match section.equality.as_deref().unwrap_or("number") {
             "exact" => Equality::Exact,
@@ -83,7 +83,7 @@ impl Reader {
             "math" => Equality::Math,
             other => {
                 return Err(Error::input(
-                    "task.equality",
+                    section.key("equality"),
                     format!("`{other}` is none of exact, number, choice, math"),
                 ));
             }
@@ -149,8 +149,9 @@ impl Reader {
 }
 
 impl Extraction {
-    /// By its name in the configuration; `key` is for errors.
-    pub fn named(name: &str, pattern: Option<&str>, key: &str) -> Result<Self> {
+    /// By its name, which `key` of `section` gives.
+    pub fn named(name: &str, section: &TaskSection, key: &str) -> Result<Self> {
+        let pattern = section.pattern.as_deref();
         Ok(match name {
             "boxed" => Self::Boxed,
             "last-number" => Self::LastNumber,
@@ -158,17 +159,21 @@ impl Extraction {
             "choice" => Self::Choice,
             "regex" => {
                 let pattern = pattern.ok_or_else(|| {
-                    Error::input("task.pattern", format!("missing; {key} = regex needs it"))
+                    let problem = format!("missing; {}.{key} = regex needs it", section.section);
+                    Error::input(section.key("pattern"), problem)
                 })?;
                 Self::Pattern(Regex::new(pattern).map_err(|e| {
                     let lines = e.to_string();
                     let last = lines.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                    Error::input("task.pattern", format!("`{pattern}` is not a regular expression: {last}"))
+                    Error::input(
+                        section.key("pattern"),
+                        format!("`{pattern}` is not a regular expression: {last}"),
+                    )
                 })?)
             }
             other => {
                 return Err(Error::input(
-                    key,
+                    section.key(key),
                     format!("`{other}` is none of boxed, last-number, number-after, choice, regex"),
                 ));
             }

@@ -23,11 +23,14 @@ impl Arithmetic {
     pub fn new(section: &TaskSection) -> Result<Self> {
         let terms = section.terms as usize;
         if !(1..=MAX_TERMS).contains(&terms) {
-            return Err(Error::input("task.terms", format!("found {terms}, expected 1 to {MAX_TERMS}")));
+            return Err(Error::input(
+                section.key("terms"),
+                format!("found {terms}, expected 1 to {MAX_TERMS}"),
+            ));
         }
         if !(1..=1_000_000).contains(&section.max_operand) {
             return Err(Error::input(
-                "task.max_operand",
+                section.key("max_operand"),
                 format!("found {}, expected 1 to 1000000", section.max_operand),
             ));
         }
@@ -77,14 +80,14 @@ impl Arithmetic {
         // A split holds a tenth of them; small numbers of them may be dealt unevenly.
         let most = expressions * 0.11 + 50.0;
         let wanted = [
-            (section.train_questions, "train_questions"),
+            (section.train_questions, section.train_key()),
             (section.dev_questions, "dev_questions"),
             (section.test_questions, "test_questions"),
         ];
         match wanted.into_iter().find(|(want, _)| *want as f64 > most) {
             None => Ok(()),
             Some((want, key)) => Err(Error::input(
-                format!("task.{key}"),
+                section.key(key),
                 format!(
                     "{want} asked for, but only about {:.0} different expressions of {} terms with operands up to {} are in this split",
                     expressions / 10.0,
@@ -124,13 +127,13 @@ impl Arithmetic {
             }
         }
         for (list, want, key) in [
-            (&questions.train, wanted[0], "train_questions"),
+            (&questions.train, wanted[0], section.train_key()),
             (&questions.dev, wanted[1], "dev_questions"),
             (&questions.test, wanted[2], "test_questions"),
         ] {
             if list.len() < want {
                 return Err(Error::input(
-                    format!("task.{key}"),
+                    section.key(key),
                     format!(
                         "{want} asked for, but only {} different expressions of {} terms with operands up to {} are in this split",
                         list.len(),

@@ -26,7 +26,7 @@ struct Record {
 pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, AnswerKey)> {
     let Some(data) = &section.data else {
         return Err(Error::input(
-            "task.data",
+            section.key("data"),
             format!(
                 "missing; the task `{}` needs a file of questions (of `eval`: --data FILE)",
                 section.name
@@ -58,7 +58,8 @@ pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, A
             return Err(Error::input(
                 file,
                 format!(
-                    "task.{key} asks for {wanted} questions, but there are only {} for it",
+                    "{}.{key} asks for {wanted} questions, but there are only {} for it",
+                    section.section,
                     records.len()
                 ),
             ));
@@ -76,7 +77,7 @@ pub fn questions(section: &TaskSection, reader: &Reader) -> Result<(Questions, A
             .collect())
     };
     let questions = Questions {
-        train: take(Split::Train, section.train_questions, "train_questions", &None)?,
+        train: take(Split::Train, section.train_questions, section.train_key(), &None)?,
         dev: take(Split::Dev, section.dev_questions, "dev_questions", &section.dev_data)?,
         test: take(Split::Test, section.test_questions, "test_questions", &section.test_data)?,
     };
@@ -240,7 +241,7 @@ fn is_letter_of(answer: &str, choices: usize) -> bool {
 
 /// `[task] levels` and `subjects`, and what they met.
 struct Filter<'a> {
-    levels: &'a [u32],
+    section: &'a TaskSection,
     subjects: Vec<String>,
     seen_levels: BTreeSet<u64>,
     seen_subjects: BTreeSet<String>,
@@ -249,25 +250,22 @@ struct Filter<'a> {
 impl<'a> Filter<'a> {
     fn new(section: &'a TaskSection) -> Self {
         let subjects = section.subjects.iter().map(|s| plain(s)).collect();
-        Self {
-            levels: &section.levels,
-            subjects,
-            seen_levels: BTreeSet::new(),
-            seen_subjects: BTreeSet::new(),
-        }
+        Self { section, subjects, seen_levels: BTreeSet::new(), seen_subjects: BTreeSet::new() }
     }
 
     fn takes(&mut self, record: &records::Record) -> Result<bool> {
         let mut takes = true;
-        if !self.levels.is_empty() {
-            let level = level(record)?;
+        if !self.section.levels.is_empty() {
+            let level = level(record, self.section)?;
             self.seen_levels.extend(level);
-            takes &= level.is_some_and(|l| self.levels.iter().any(|wanted| u64::from(*wanted) == l));
+            takes &= level.is_some_and(|l| self.section.levels.iter().any(|wanted| u64::from(*wanted) == l));
         }
         if !self.subjects.is_empty() {
             let field = record.fields.get("subject").or_else(|| record.fields.get("type"));
             let Some(subject) = field.and_then(Value::as_str) else {
-                let problem = "no field `subject` or `type` that is a string; task.subjects needs it";
+                let needs = self.section.section;
+                let problem =
+                    format!("no field `subject` or `type` that is a string; {needs}.subjects needs it");
                 return Err(Error::input(&record.place, problem));
             };
             takes &= self.subjects.contains(&plain(subject));
@@ -279,30 +277,34 @@ impl<'a> Filter<'a> {
     /// A level or subject that nothing has is a mistake.
     fn check(&self, path: &Path) -> Result<()> {
         let missing = |key: &str, wanted: String, there: Vec<String>| {
-            let problem = format!("no question has {key} {wanted}; there are {}", there.join(", "));
+            let problem = format!(
+                "no question has {}.{key} {wanted}; there are {}",
+                self.section.section,
+                there.join(", ")
+            );
             Err(Error::file(path, problem))
         };
-        if let Some(level) = self.levels.iter().find(|l| !self.seen_levels.contains(&u64::from(**l))) {
+        if let Some(level) = self.section.levels.iter().find(|l| !self.seen_levels.contains(&u64::from(**l)))
+        {
             let there = self.seen_levels.iter().map(u64::to_string).collect();
-            return missing("task.levels", level.to_string(), there);
+            return missing("levels", level.to_string(), there);
         }
         if let Some(subject) = self.subjects.iter().find(|s| !self.seen_subjects.contains(*s)) {
-            return missing(
-                "task.subjects",
-                format!("`{subject}`"),
-                self.seen_subjects.iter().cloned().collect(),
-            );
+            return missing("subjects", format!("`{subject}`"), self.seen_subjects.iter().cloned().collect());
         }
         Ok(())
     }
 }
 
 /// The level of a record: `3`, `"3"` or `"Level 3"`; none for `"Level ?"`, which the published data has.
-fn level(record: &records::Record) -> Result<Option<u64>> {
+fn level(record: &records::Record, section: &TaskSection) -> Result<Option<u64>> {
     let wrong = |found: String| {
         Err(Error::input(
             &record.place,
-            format!("field `level`: found {found}, expected a number or `Level N`; task.levels needs it"),
+            format!(
+                "field `level`: found {found}, expected a number or `Level N`; {}.levels needs it",
+                section.section
+            ),
         ))
     };
     match record.fields.get("level") {

@@ -144,7 +144,7 @@ pub fn resolve(section: &TaskSection) -> Result<TaskSection> {
         "custom" => ("math", "boxed", Some("whole"), "exact"),
         other => {
             return Err(Error::input(
-                "task.name",
+                section.key("name"),
                 format!("`{other}` is none of {}, custom", BUILT_IN.join(", ")),
             ));
         }
@@ -173,14 +173,7 @@ pub fn load(section: &TaskSection) -> Result<Loaded> {
     } else {
         file::questions(&section, &task.reader)
     };
-    let (questions, answers) = loaded.map_err(|e| match e {
-        // What is asked for in the name of a pool.
-        Error::Input { place, problem } if section.train_pool > 0 => {
-            let named = |text: String| text.replace("task.train_questions", "task.train_pool");
-            Error::Input { place: named(place), problem: named(problem) }
-        }
-        other => other,
-    })?;
+    let (questions, answers) = loaded?;
     Ok(Loaded { task, questions, answers })
 }
 

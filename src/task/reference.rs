@@ -22,7 +22,7 @@ impl Reference {
             "whole" => Self::Whole,
             "after-hashes" => Self::AfterHashes,
             name => Self::Extracted(
-                Extraction::named(name, section.pattern.as_deref(), "task.reference")
+                Extraction::named(name, section, "reference")
                     .map_err(|e| Error::input(e, "(task.reference may also be `whole` or `after-hashes`)"))?,
             ),
         })

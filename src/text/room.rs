@@ -126,7 +126,7 @@ impl Room {
             return Ok(());
         }
         Err(Error::TooLong {
-            place: place.to_string(),
+            place: place.into(),
             problem: format!(
                 "found a text of {} bytes, expected at most {most}: a context of {} tokens, of which the longest has {} bytes",
                 text.len(),

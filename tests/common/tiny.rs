@@ -242,6 +242,7 @@ pub fn train_request(
     let indices: Vec<u32> = (0..sequences.len() as u32).collect();
     TrainRequest {
         adapter,
+        name: format!("adapter {}", adapter.0).into(),
         sequences: sequences.to_vec().into(),
         steps: indices.chunks(batch).map(|c| step(c.to_vec(), learning_rate)).collect(),
         optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },

@@ -71,6 +71,7 @@ fn three_steps(name: &str, micro_batch_rows: usize) {
             let own: Vec<u32> = own.iter().map(|&s| s as u32).collect();
             TrainRequest {
                 adapter: add(&handle, snapshot),
+                name: "adapter".into(),
                 sequences: sequences.clone().into(),
                 steps: vec![step(own, 0.01); 3],
                 optimizer: Optimizer { weight_decay: 0.1, ..Optimizer::default() },

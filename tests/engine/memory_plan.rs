@@ -76,6 +76,7 @@ fn work(engine: &mut Engine, adapters: usize) {
         let optimizer = Optimizer::default();
         let request = TrainRequest {
             adapter,
+            name: format!("adapter {}", adapter.0).into(),
             sequences: sequences.into(),
             steps,
             optimizer,

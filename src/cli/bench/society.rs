@@ -184,6 +184,7 @@ impl Society {
         for adapter in self.adapters.clone() {
             let request = TrainRequest {
                 adapter,
+                name: format!("adapter {}", adapter.0).into(),
                 sequences: sequences.clone(),
                 steps: vec![TrainStep {
                     sequences: (0..args.sequences as u32).collect(),
