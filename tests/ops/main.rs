@@ -9,7 +9,6 @@ mod dropout;
 #[cfg(feature = "emulator")]
 mod emulator;
 mod kernels;
-mod lm_head;
 mod recording;
 mod rows;
 mod support;

@@ -64,6 +64,15 @@ pub fn kernel_devices() -> Vec<Device> {
 }
 
 impl Device {
+    /// The CPU again, on one thread: its results must have the same bits. None for other devices.
+    pub fn on_one_thread(&self) -> Option<Device> {
+        (self.precision == Precision::F32).then(|| Device {
+            name: "cpu, one thread".into(),
+            precision: Precision::F32,
+            backend: Box::new(CpuBackend::new(1).unwrap()),
+        })
+    }
+
     /// The values as the device stores an activation or a weight.
     pub fn stored(&self, values: &[f32]) -> Vec<f32> {
         match self.precision {
