@@ -17,8 +17,8 @@ use std::time::Instant;
 use colloquy::backend::Backend;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::{SamplerStats, run_lanes};
-use colloquy::recipe::{built_in_configs, recipes};
-use colloquy::run::{Arm, Source, load};
+use colloquy::recipe::{Recipes, built_in_configs};
+use colloquy::run::{Arm, Source};
 use common::fake::MemoryOutput;
 use common::fake::house::House;
 
@@ -30,7 +30,7 @@ fn house(output: &Rc<MemoryOutput>) -> House {
 /// Runs lanes together.
 fn run(house: &House, lanes: &[(&Arm, u64)]) {
     let lane = |&(arm, seed): &(&Arm, u64)| {
-        house.lane(&arm.recipe, &format!("{}/seed-{seed}", arm.name), &arm.config, seed)
+        house.lane(arm.recipe.name, &format!("{}/seed-{seed}", arm.name), &arm.config, seed)
     };
     run_lanes(&house.engine, lanes.iter().map(lane).collect()).unwrap();
 }
@@ -48,7 +48,7 @@ fn main() {
         "task.test_questions=0",
         "eval.diversity=0",
     ];
-    let plan = load(&source, &sets.map(String::from), recipes()).unwrap();
+    let plan = Recipes::default().load(&source, &sets.map(String::from)).unwrap();
     let lanes: Vec<(&Arm, u64)> =
         plan.arms.iter().flat_map(|arm| arm.seeds.iter().map(move |&seed| (arm, seed))).collect();
     let names: Vec<&str> = plan.arms.iter().map(|a| a.name.as_str()).collect();

@@ -13,8 +13,8 @@ use crate::engine::AdapterId;
 use crate::error::{Error, Result};
 use crate::experiment::{Session, Society as Found, Wanted};
 use crate::model::EMBEDDED;
-use crate::recipe::{self, SocietyNames};
-use crate::run::{Arm, RunConfig, Source, load};
+use crate::recipe::{self, Recipes, SocietyNames};
+use crate::run::{Arm, RunConfig, Source};
 use crate::task::{self, Task};
 use crate::text::Codec;
 
@@ -138,7 +138,7 @@ fn arm(args: &CouncilArgs, found: Option<&Found>, sets: &[String]) -> Result<Arm
             Source { name: "defaults".into(), text: text.into(), folder: None }
         }
     };
-    let plan = load(&source, sets, recipe::recipes())?;
+    let plan = Recipes::default().load(&source, sets)?;
     let wanted = found.and_then(|f| f.lane.rsplit_once("/seed-")).map(|(arm, _)| arm);
     let at = wanted.and_then(|name| plan.arms.iter().position(|a| a.name == name)).unwrap_or(0);
     Ok(plan.arms[at].clone())
@@ -148,15 +148,12 @@ fn arm(args: &CouncilArgs, found: Option<&Found>, sets: &[String]) -> Result<Arm
 fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<(Society, bool)> {
     let agents = arm.config.debate.agents;
     let names: Vec<&String> = session.adapters.keys().collect();
+    let tells_ids = found.is_some() && arm.recipe.tells_ids;
     if names.is_empty() {
-        let tells_ids = match found {
-            Some(_) => recipe::society_names(&arm.recipe, &arm.config)?.tells_ids,
-            None => false,
-        };
         return Ok((Society::uniform(AdapterId::BASE, agents), tells_ids));
     }
-    let SocietyNames { generators, critics, tells_ids } = match found {
-        Some(_) => recipe::society_names(&arm.recipe, &arm.config)?,
+    let SocietyNames { generators, critics } = match found {
+        Some(_) => Recipes::default().get(arm.recipe.name)?.society(&arm.config),
         None => {
             let role = |role: &str| -> Vec<String> {
                 names.iter().filter(|n| n.starts_with(role)).map(|n| n.to_string()).collect()
@@ -167,7 +164,7 @@ fn society(arm: &Arm, session: &Session, found: Option<&Found>) -> Result<(Socie
             };
             let generators = if role("generator").is_empty() { all() } else { role("generator") };
             let critics = if role("critic").is_empty() { generators.clone() } else { role("critic") };
-            SocietyNames { generators, critics, tells_ids: false }
+            SocietyNames { generators, critics }
         }
     };
     if generators.len() != agents || critics.len() != agents {

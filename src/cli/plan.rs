@@ -6,8 +6,8 @@ use std::ops::{Add, Mul};
 use super::estimate::{Lengths, Stopwatch, duration};
 use super::screen::{Screen, out};
 use crate::error::Result;
-use crate::experiment::{Ready, adapters, count, prepare, waves};
-use crate::recipe;
+use crate::experiment::{Ready, count, prepare, waves};
+use crate::recipe::Recipes;
 use crate::report;
 use crate::run::{Arm, Critics, EvalMethod, Matching, Others, Plan, critic_section};
 
@@ -91,10 +91,10 @@ impl Work {
             later: agents * later,
         };
         let first = |first: usize| Calls { first, ..Calls::default() };
-        let is_trained = recipe::info(&arm.recipe).is_ok_and(|r| r.is_trained);
+        let is_trained = arm.recipe.is_trained;
         let samples = if c.training.samples == 0 { agents } else { c.training.samples };
         // A question's samples for training, and the sequences that may be learnt: first answers, later ones.
-        let (asked, learnt) = match arm.recipe.as_str() {
+        let (asked, learnt) = match arm.recipe.name {
             "base" => (Calls::default(), (0, 0)),
             "majority-ft" | "self-training" => (first(samples), (samples, 0)),
             // Each answer may be asked for again with a hint.
@@ -114,7 +114,7 @@ impl Work {
         let training = asked * (c.task.train_questions * iterations);
         let epochs = c.task.train_questions * iterations * c.training.num_epochs;
         let critic_epochs = critic_section(&c.training).map_or(c.training.num_epochs, |t| t.num_epochs);
-        let critic_epochs = match arm.recipe.as_str() {
+        let critic_epochs = match arm.recipe.name {
             "agent-ids" => epochs,
             _ => c.task.train_questions * iterations * critic_epochs,
         };
@@ -145,7 +145,8 @@ fn exam(arm: &Arm, debate: Calls) -> Calls {
     let majority = if c.eval.majority_samples == 0 { agents } else { c.eval.majority_samples };
     let mut exam = Calls::default();
     if has(EvalMethod::Greedy) {
-        exam.first += if arm.recipe == "multiagent" || arm.recipe == "agent-ids" { agents } else { 1 };
+        exam.first +=
+            if arm.recipe.name == "multiagent" || arm.recipe.name == "agent-ids" { agents } else { 1 };
     }
     let drawn = [(EvalMethod::Single, agents), (EvalMethod::Majority, majority)];
     let drawn = drawn.iter().filter(|(m, _)| has(*m)).map(|(_, n)| *n).max().unwrap_or(0);
@@ -155,6 +156,12 @@ fn exam(arm: &Arm, debate: Calls) -> Calls {
         exam = exam + Calls { first: debate.first - drawn.min(agents), ..debate };
     }
     exam
+}
+
+/// Adapters of one lane of an arm.
+fn adapters(arm: &Arm) -> usize {
+    let recipe = Recipes::default().get(arm.recipe.name);
+    recipe.map_or(0, |recipe| recipe.society(&arm.config).adapters().len())
 }
 
 /// Questions, iterations, agents and rounds, and the arms that have them.
@@ -208,7 +215,7 @@ impl Shared {
     /// An arm's part for one seed; `at` is the arm's place among those with texts of the same lengths.
     fn add(&mut self, arm: &Arm, seed: u64, work: &Work, at: usize) {
         let c = &arm.config;
-        let tells_ids = recipe::society_names(&arm.recipe, c).is_ok_and(|s| s.tells_ids);
+        let tells_ids = arm.recipe.tells_ids;
         let d = &c.debate;
         let key = format!(
             "{seed} {:?} {tells_ids}",
@@ -232,7 +239,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
         let seeds = arm.seeds.len();
         rows.push(vec![
             arm.name.clone(),
-            arm.recipe.clone(),
+            arm.recipe.name.into(),
             seeds.to_string(),
             (seeds * w.adapters).to_string(),
             (seeds * w.training.all()).to_string(),
@@ -263,7 +270,7 @@ pub fn show(plan: &Plan, screen: &Screen) -> Result<()> {
     for line in ready.session.engine.with(|e| e.plan().to_string()).lines() {
         text.push_str(&format!("  {line}\n"));
     }
-    if let Some(waves) = waves(plan, &ready) {
+    if let Some(waves) = waves(&ready) {
         text.push_str(&format!("  {waves}\n"));
     }
     text.push_str(&time(&ready, screen)?);
@@ -359,7 +366,12 @@ mod tests {
         config.eval.before = false;
         config.eval.methods = vec![EvalMethod::Debate];
         edit(&mut config);
-        Arm { name: "a".into(), recipe: recipe.into(), seeds: vec![0], config }
+        Arm {
+            name: "a".into(),
+            recipe: Recipes::default().get(recipe).unwrap().info(),
+            seeds: vec![0],
+            config,
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::screen::{Screen, out, quoted};
 use super::{live, plan};
 use crate::error::{Error, Result};
 use crate::experiment::{Experiment, Finished, Watch, built_in, default_name, source};
-use crate::recipe;
+use crate::recipe::{self, Recipes};
 use crate::run::{Preset, RunFolder, Selection, to_toml};
 
 /// Options of `run`.
@@ -146,7 +146,7 @@ fn listing() -> String {
         out.push_str(&format!("  {}\n", live::note(config.name, config.about).replace('\n', "\n  ")));
     }
     out.push_str("recipes ([[arm]] recipe)\n");
-    for recipe in recipe::recipes() {
+    for recipe in Recipes::default().infos() {
         out.push_str(&format!("  {}\n", live::note(recipe.name, recipe.about).replace('\n', "\n  ")));
     }
     let mut section = |title: &str, names: &[&str]| {

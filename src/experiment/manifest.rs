@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::prepare::{ArmWork, Ready, lanes};
 use super::watch::Watch;
 use crate::error::{Error, Result};
-use crate::recipe::{self, Material};
+use crate::recipe::Material;
 use crate::run::*;
 use crate::task;
 
@@ -32,7 +32,7 @@ pub fn manifest(plan: &Plan, ready: &Ready) -> Result<Value> {
         sources.extend(work.transfer.iter().flat_map(|t| of("transfer/", t)));
         prompts.insert(work.arm.name.clone(), Value::Object(sources));
     }
-    let asks = |arm: &&Arm| recipe::info(&arm.recipe).is_ok_and(|r| r.asks_for_labels);
+    let asks = |arm: &&Arm| arm.recipe.asks_for_labels;
     let asks_for_labels: Vec<&str> = plan.arms.iter().filter(asks).map(|a| a.name.as_str()).collect();
     let mut base = json!({"path": plan.config.model.path, "sha256": model});
     if let Some(commit) = &session.commit {

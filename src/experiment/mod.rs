@@ -28,7 +28,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 
 pub use amounts::{bytes, count};
-pub use prepare::{ArmWork, Ready, adapters, prepare, waves};
+pub use prepare::{ArmWork, Ready, prepare, waves};
 pub use run::Finished;
 pub use session::{DeviceOptions, Session, Wanted, program_bytes, warn_of_other_base};
 pub use society::{Society, model_commit};
@@ -37,7 +37,7 @@ pub use verify::{Verified, VerifyOptions};
 pub use watch::{Downloads, Remembered, Said, Silent, Watch};
 
 use crate::error::{Error, Result};
-use crate::recipe;
+use crate::recipe::Recipes;
 use crate::run::{Plan, RunFolder, Selection, Source, extend, load, read_manifest, select};
 
 /// A configuration, and the folder for the results of its run.
@@ -65,7 +65,7 @@ impl Experiment {
     /// # Errors
     /// What is wrong with them.
     pub fn new(source: Source, sets: &[String]) -> Result<Self> {
-        let plan = load(&source, sets, recipe::recipes())?;
+        let plan = Recipes::default().load(&source, sets)?;
         let folder = source::new_folder(&source);
         Ok(Self { source, sets: sets.to_vec(), selected: vec![], plan, folder, replace: false })
     }
@@ -88,7 +88,7 @@ impl Experiment {
     /// What is wrong with it.
     pub fn set(mut self, set: &str) -> Result<Self> {
         self.sets.push(set.into());
-        self.plan = load(&self.source, &self.sets, recipe::recipes())?;
+        self.plan = Recipes::default().load(&self.source, &self.sets)?;
         select(&mut self.plan, &self.selected)?;
         Ok(self)
     }

@@ -8,7 +8,7 @@ use crate::adapter::NewAdapter;
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::model::ModelFiles;
-use crate::recipe::{self, Material, Tables};
+use crate::recipe::{self, Material, Recipe, Recipes, Tables};
 use crate::run::*;
 use crate::task::{self, Questions};
 use crate::text::{ChatTokenizer, Codec};
@@ -22,20 +22,10 @@ pub fn lanes(plan: &Plan) -> Vec<Lane> {
     plan.arms.iter().flat_map(of_arm).collect()
 }
 
-/// Adapters of one lane of an arm.
-pub fn adapters(arm: &Arm) -> usize {
-    let Ok(names) = recipe::society_names(&arm.recipe, &arm.config) else { return 0 };
-    let all = names.generators.iter().chain(&names.critics);
-    let mut all: Vec<&String> = all.filter(|name| *name != recipe::BASE).collect();
-    all.sort();
-    all.dedup();
-    all.len()
-}
-
 /// What is said where not all lanes run at once.
-pub fn waves(plan: &Plan, ready: &Ready) -> Option<String> {
-    let all: usize = plan.arms.iter().map(|a| a.seeds.len() * adapters(a)).sum();
-    let lanes: usize = plan.arms.iter().map(|a| a.seeds.len()).sum();
+pub fn waves(ready: &Ready) -> Option<String> {
+    let all: usize = ready.arms.iter().map(|a| a.arm.seeds.len() * a.adapters()).sum();
+    let lanes: usize = ready.arms.iter().map(|a| a.arm.seeds.len()).sum();
     let room = ready.session.engine.with(|e| e.plan().options.adapters);
     (room < all).then(|| {
         format!("room for {room} adapters; {lanes} lanes need {all} in all and start as room is left")
@@ -46,6 +36,8 @@ pub fn waves(plan: &Plan, ready: &Ready) -> Option<String> {
 pub struct ArmWork {
     /// The arm.
     pub arm: Arm,
+    /// Its recipe.
+    pub recipe: &'static dyn Recipe,
     /// Its task, with the training questions of all seeds.
     pub own: Material,
     /// What it is measured on besides.
@@ -56,6 +48,11 @@ impl ArmWork {
     /// The questions of one seed.
     pub(super) fn of_seed(&self, seed: u64) -> Questions {
         self.own.questions.of_seed(self.arm.config.task.train_questions, seed)
+    }
+
+    /// Adapters of one lane.
+    pub fn adapters(&self) -> usize {
+        self.recipe.society(&self.arm.config).adapters().len()
     }
 }
 
@@ -76,7 +73,7 @@ pub fn prepare(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Resu
     let session = open_session(plan, &arms, commit, watch)?;
     let codec = debated_in(&session.files, session.tokenizer.as_ref())?;
     let layout = session.engine.with(|e| e.model().layout().clone());
-    for (name, section) in all_adapters(plan)? {
+    for (name, section) in all_adapters(&arms)? {
         fresh(&section, 0).spec(&layout).map_err(|e| match e {
             Error::Input { place, problem } => Error::input(format!("{} ({name})", place.text()), problem),
             other => other,
@@ -86,6 +83,7 @@ pub fn prepare(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Resu
 }
 
 fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
+    let recipes = Recipes::default();
     let mut loaded: Vec<(TaskSection, Material)> = Vec::new();
     let mut material = |section: &TaskSection| -> Result<Material> {
         if let Some((_, known)) = loaded.iter().find(|(s, _)| s == section) {
@@ -99,24 +97,22 @@ fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
     let of_arm = |arm: &Arm| {
         let own = material(&arm.config.task)?;
         let transfer = arm.config.transfer.as_ref().map(&mut material).transpose()?;
-        Ok(ArmWork { arm: arm.clone(), own, transfer })
+        let recipe = recipes.get(arm.recipe.name)?;
+        Ok(ArmWork { arm: arm.clone(), recipe, own, transfer })
     };
     plan.arms.iter().map(of_arm).collect()
 }
 
 /// The settings of every adapter that some arm trains, each name of an arm once. An entry of
 /// `[adapter.of]` must be of one of them.
-fn all_adapters(plan: &Plan) -> Result<Vec<(String, AdapterSection)>> {
+fn all_adapters(arms: &[ArmWork]) -> Result<Vec<(String, AdapterSection)>> {
     let mut all = Vec::new();
-    let mut unknown: Vec<&String> = plan.arms.iter().flat_map(|a| a.config.adapter.of.keys()).collect();
-    for arm in &plan.arms {
-        let society = recipe::society_names(&arm.recipe, &arm.config)?;
-        let mut names: Vec<String> = society.generators.into_iter().chain(society.critics).collect();
-        names.sort();
-        names.dedup();
-        for name in names.into_iter().filter(|name| name != recipe::BASE) {
+    let mut unknown: Vec<&String> = arms.iter().flat_map(|a| a.arm.config.adapter.of.keys()).collect();
+    for work in arms {
+        let config = &work.arm.config;
+        for name in work.recipe.society(config).adapters() {
             unknown.retain(|key| **key != name && *key != adapter_role(&name));
-            let section = adapter_section(&arm.config.adapter, &name)
+            let section = adapter_section(&config.adapter, &name)
                 .map_err(|problem| Error::input(format!("adapter.of, {name}"), problem))?;
             all.push((name, section));
         }
@@ -156,7 +152,7 @@ fn longest(arms: &[ArmWork], files: &ModelFiles, codec: Option<&Rc<ChatTokenizer
     let codec = debated_in(files, codec)?;
     arms.iter().try_fold(0, |longest, work| {
         let config = &work.arm.config;
-        let tables = Tables::new(&work.arm.recipe, config, &codec, &work.own, work.transfer.as_ref())
+        let tables = Tables::new(work.recipe, config, &codec, &work.own, work.transfer.as_ref())
             .map_err(|e| e.at(format!("arm {}", work.arm.name)))?;
         Ok(tables.longest.max(longest))
     })
@@ -170,8 +166,8 @@ fn open_session(
     watch: &mut dyn Watch,
 ) -> Result<Session> {
     let run = &plan.config.run;
-    let lanes: Vec<usize> = plan.arms.iter().flat_map(|a| vec![adapters(a); a.seeds.len()]).collect();
-    let sections = all_adapters(plan)?;
+    let lanes: Vec<usize> = arms.iter().flat_map(|a| vec![a.adapters(); a.arm.seeds.len()]).collect();
+    let sections = all_adapters(arms)?;
     let rank = sections.iter().map(|(_, section)| section.rank).max().unwrap_or(1);
     let wanted = Wanted {
         model: hub::pinned(&plan.config.model.path, commit),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::heap;
 use super::iterations::Iterations;
 use super::manifest::{check_manifest, extend_folder, manifest, splits};
-use super::prepare::{ArmWork, Ready, adapters, lanes, new_adapter, prepare, waves};
+use super::prepare::{ArmWork, Ready, lanes, new_adapter, prepare, waves};
 use super::society::model_commit;
 use super::watch::{Queue, Said, Watch};
 use crate::adapter::{Snapshot, write_peft};
@@ -60,7 +60,7 @@ pub fn execute(plan: &Plan, place: Place, watch: &mut dyn Watch) -> Result<Finis
     let commit = resumed.as_ref().and_then(|(_, manifest)| model_commit(manifest));
     let ready = prepare(plan, commit.as_deref(), watch)?;
     ready.session.show_plan(watch);
-    if let Some(waves) = waves(plan, &ready) {
+    if let Some(waves) = waves(&ready) {
         watch.line(format!("waves    {waves}"));
     }
     let manifest = manifest(plan, &ready)?;
@@ -174,8 +174,7 @@ pub fn lane_futures(
                 seed,
                 new_adapter: new_adapter(&ready.session),
             };
-            let adapters = adapters(&work.arm);
-            futures.push((adapters, recipe::run_arm(&work.arm.recipe, &work.arm.config, context)));
+            futures.push((work.adapters(), recipe::run_arm(work.recipe, &work.arm.config, context)));
         }
     }
     Ok(futures)
@@ -197,12 +196,9 @@ struct Watched {
 impl Watched {
     /// Lanes that measure this iteration.
     fn lanes(&self, iteration: usize) -> usize {
-        let measures = |arm: &&Arm| match recipe::info(&arm.recipe) {
-            Ok(info) if info.is_trained => {
-                let before = iteration == 0 && arm.config.eval.before;
-                before || (1..=arm.config.run.iterations).contains(&iteration)
-            }
-            _ => iteration == 0,
+        let measures = |arm: &&Arm| match iteration {
+            0 => arm.config.eval.before || !arm.recipe.is_trained,
+            _ => arm.recipe.is_trained && iteration <= arm.config.run.iterations,
         };
         self.arms.iter().filter(measures).map(|arm| arm.seeds.len()).sum()
     }

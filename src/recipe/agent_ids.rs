@@ -1,17 +1,45 @@
 //! One model with agent ids (arXiv 2501.05707, appendix E.2): is it the weights that make agents differ, or would a name do?
 
+use futures::future::LocalBoxFuture;
 use serde_json::json;
 
 use super::finetune::Lesson;
-use super::single_agent::NAME;
+use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::run::{RecipeInfo, RunConfig};
 
 /// One adapter plays all agents, and every prompt says which agent it is. It is finetuned on the union of what all generators and critics of
 /// multiagent finetuning would learn, each example with its agent's id.
-pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME).await?;
+pub struct AgentIds;
+
+impl Recipe for AgentIds {
+    fn info(&self) -> RecipeInfo {
+        RecipeInfo {
+            tells_ids: true,
+            ..RecipeInfo::new(
+                "agent-ids",
+                "one adapter whose prompts say which agent it is; learns what all generators and critics would",
+            )
+        }
+    }
+
+    fn society(&self, config: &RunConfig) -> SocietyNames {
+        SocietyNames::uniform(AGENT, config)
+    }
+
+    fn learns_trajectories(&self, config: &RunConfig) -> bool {
+        config.debate.rounds > 1
+    }
+
+    fn run(&self, lane: Lane, examiner: Examiner) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(run(lane, examiner))
+    }
+}
+
+async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
+    let student = lane.student(AGENT).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 

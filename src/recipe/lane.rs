@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use serde_json::Value;
 
+use super::registry::names;
 use super::{Ledger, Training, Usage, data};
 use crate::adapter::Snapshot;
 use crate::debate::{Debate, Occasion, Protocol, Society};
 use crate::engine::{AdapterId, AdapterSource, Scope, draw_key};
 use crate::error::{Error, Result};
 use crate::run::{AdapterSection, Event, Output, RunConfig, adapter_section};
-use crate::task::Question;
+use crate::task::{Labels, Question};
 
 /// Makes the numbers of a fresh adapter from its settings and a seed.
 pub type NewAdapter = Rc<dyn Fn(&AdapterSection, u64) -> Result<Snapshot>>;
@@ -25,11 +26,6 @@ pub struct Student {
     pub adapter: AdapterId,
     /// What its numbers before any training are made from, see [`Lane::initial`].
     seed: u64,
-}
-
-/// `generator-0`, `generator-1`, …
-pub fn names(role: &str, count: usize) -> Vec<String> {
-    (0..count).map(|n| format!("{role}-{n}")).collect()
 }
 
 /// One (arm, seed): the training questions, without answers, and everything to work on them with.
@@ -52,44 +48,20 @@ pub struct Lane {
     pub training: Training,
     /// `[training]` for critics.
     pub critic_training: Training,
-    new_adapter: NewAdapter,
+    /// The reference answers, of a recipe that asks for labels.
+    pub(super) labels: Option<Labels>,
+    pub(super) new_adapter: NewAdapter,
 }
 
 impl Lane {
-    /// A lane over `questions`.
-    pub fn new(
-        scope: Scope,
-        table: Rc<Protocol>,
-        questions: Vec<Question>,
-        output: Rc<dyn Output>,
-        ledger: Rc<Ledger>,
-        seed: u64,
-        new_adapter: NewAdapter,
-        config: RunConfig,
-    ) -> Result<Self> {
-        if config.debate.min_agreement > config.debate.agents.max(config.training.samples) {
-            return Err(Error::input(
-                "debate.min_agreement",
-                format!(
-                    "{} agents can't agree when there are {}",
-                    config.debate.min_agreement, config.debate.agents
-                ),
-            ));
-        }
-        let training = Training::of_generators(&config.training)?;
-        let critic_training = Training::of_critics(&config.training)?;
-        Ok(Self {
-            scope,
-            table,
-            questions,
-            output,
-            ledger,
-            seed,
-            config,
-            training,
-            critic_training,
-            new_adapter,
-        })
+    /// The reference answers of the training questions.
+    ///
+    /// # Errors
+    ///
+    /// The recipe has not said that it asks for labels.
+    pub fn labels(&self) -> Result<&Labels> {
+        let problem = || format!("{} is told no answers: its recipe does not ask for labels", self.name());
+        self.labels.as_ref().ok_or_else(|| Error::Internal(problem()))
     }
 
     /// The lane's name.

@@ -1,12 +1,12 @@
 //! Recipes: multiagent finetuning and its baselines, as straight-line code over one shared engine.
 //!
-//! A recipe is an async function over a [`Lane`], which holds questions without answers, and an [`Examiner`], which holds
-//! the answers, writes what it measures to the run's output, and tells the recipe nothing. So no reference answer can reach training; except
-//! in a recipe whose type asks for [`Labels`](crate::task::Labels).
+//! A recipe is an async function over a [`Lane`], which holds questions without
+//! answers, and an [`Examiner`], which holds the answers, writes what it measures to the run's
+//! output, and tells the recipe nothing. So no reference answer can reach training; except in a
+//! recipe that says in its [`RecipeInfo`] that it asks for labels.
 
 mod agent_ids;
 mod base;
-mod catalogue;
 mod compute;
 mod data;
 mod diversity;
@@ -17,6 +17,7 @@ mod majority_ft;
 mod multiagent;
 mod outcomes;
 mod precondition;
+mod registry;
 mod schedule;
 mod self_training;
 mod sets;
@@ -29,13 +30,13 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
-pub use catalogue::{BASE, SocietyNames, info, names, recipes, society_names};
 pub use compute::{Ledger, Phase, Usage};
 pub use data::{Example, MixShares, critic_mix, pseudo_label};
 pub use diversity::Diversity;
 pub use evaluate::{Evaluation, Examiner, Methods, Sitting, evaluate};
 pub use lane::{Lane, NewAdapter};
 pub use outcomes::Parameters;
+pub use registry::{AGENT, BASE, Recipe, Recipes, SocietyNames};
 pub use schedule::steps;
 pub use settings::Training;
 
@@ -92,16 +93,15 @@ pub struct Tables {
 impl Tables {
     /// Those of `recipe`; all that can be known to be wrong before the first question is asked is an error.
     pub fn new(
-        recipe: &str,
+        recipe: &dyn Recipe,
         config: &RunConfig,
         codec: &Rc<dyn Codec>,
         own: &Material,
         transfer: Option<&Material>,
     ) -> Result<Self> {
-        let info = info(recipe)?;
-        (info.check)(config).map_err(|(key, problem)| Error::input(key, problem))?;
+        let info = recipe.info();
+        recipe.check(config).map_err(|(key, problem)| Error::input(key, problem))?;
         precondition::check(recipe, config, &**codec)?;
-        let tells_ids = society_names(recipe, config)?.tells_ids;
         let mut longest = 0;
         let mut table = |material: &Material| {
             let (debate, sampling) = (&config.debate, &config.sampling);
@@ -112,7 +112,7 @@ impl Tables {
                 sampling,
                 config.run.max_sequences,
             )?
-            .telling_ids(tells_ids);
+            .telling_ids(info.tells_ids);
             let Questions { train, dev, test } = &*material.questions;
             longest = longest.max(table.check(train.iter().chain(dev).chain(test))?);
             Ok::<_, Error>(Rc::new(table))
@@ -135,42 +135,20 @@ impl Tables {
 }
 
 /// Runs one (arm, seed): `config` is the run's configuration with the arm's overrides applied.
-pub fn run_arm(recipe: &str, config: &RunConfig, context: Context) -> LocalBoxFuture<'static, Result<()>> {
-    match recipe {
-        "multiagent" => prepared(recipe, config, context, multiagent::run),
-        "single-agent" => prepared(recipe, config, context, single_agent::run),
-        "majority-ft" => prepared(recipe, config, context, majority_ft::run),
-        "self-training" => prepared(recipe, config, context, self_training::run),
-        "agent-ids" => prepared(recipe, config, context, agent_ids::run),
-        "base" => prepared(recipe, config, context, base::run),
-        // The only one that is told answers.
-        "star" => {
-            let labels = Labels::of(&context.questions.train, &context.answers);
-            prepared(recipe, config, context, |lane, examiner| star::run(lane, examiner, labels))
-        }
-        other => {
-            let error = info(other).err().unwrap_or_else(|| Error::Internal(format!("no code for {other}")));
-            Box::pin(async { Err(error) })
-        }
-    }
-}
-
-fn prepared<F>(
-    recipe_name: &str,
+pub fn run_arm(
+    recipe: &'static dyn Recipe,
     config: &RunConfig,
     context: Context,
-    recipe: impl FnOnce(Lane, Examiner) -> F + 'static,
-) -> LocalBoxFuture<'static, Result<()>>
-where
-    F: Future<Output = Result<()>>,
-{
-    let (recipe_name, config) = (recipe_name.to_string(), config.clone());
+) -> LocalBoxFuture<'static, Result<()>> {
+    let config = config.clone();
     Box::pin(async move {
         let Context { scope, codec, task, questions, answers, transfer, output, seed, new_adapter } = context;
         let own = Material { task, questions, answers };
-        let tables = Tables::new(&recipe_name, &config, &codec, &own, transfer.as_ref())?;
+        let tables = Tables::new(recipe, &config, &codec, &own, transfer.as_ref())?;
         let ledger = Rc::new(Ledger::new(scope.path(), output.clone(), scope.service().base_parameters()));
-        let lane_questions = own.questions.train.clone();
+        let info = recipe.info();
+        let questions = own.questions.train.clone();
+        let labels = info.asks_for_labels.then(|| Labels::of(&questions, &own.answers));
         let sitting = |table, material: Material| Sitting {
             table,
             questions: material.questions,
@@ -185,13 +163,38 @@ where
             output.clone(),
             ledger.clone(),
             seed,
-            info(&recipe_name)?,
+            &info,
             &config,
         )?;
-        let lane = Lane::new(scope, tables.own, lane_questions, output, ledger, seed, new_adapter, config)?;
-        recipe(lane, examiner).await
+        let training = Training::of_generators(&config.training)?;
+        let critic_training = Training::of_critics(&config.training)?;
+        let lane = Lane {
+            scope,
+            table: tables.own,
+            questions,
+            output,
+            ledger,
+            seed,
+            config,
+            training,
+            critic_training,
+            labels,
+            new_adapter,
+        };
+        recipe.run(lane, examiner).await
     })
 }
+
+/// The built-in recipes.
+pub const BUILT_IN: &[&dyn Recipe] = &[
+    &multiagent::Multiagent,
+    &single_agent::SingleAgent,
+    &majority_ft::MajorityFt,
+    &self_training::SelfTraining,
+    &star::Star,
+    &agent_ids::AgentIds,
+    &base::Base,
+];
 
 /// A built-in configuration.
 #[derive(Clone, Copy, Debug)]

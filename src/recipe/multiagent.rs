@@ -1,20 +1,55 @@
 //! Multiagent finetuning (arXiv 2501.05707, Algorithm 1), and its ablations and controls.
 
+use futures::future::LocalBoxFuture;
 use serde_json::json;
 
 use super::finetune::Lesson;
+use super::registry::{BASE, Recipe, SocietyNames, names};
 use super::sets::about_mix;
 use super::{Examiner, Lane};
 use crate::debate::{Society, Speaker};
 use crate::engine::AdapterId;
 use crate::error::Result;
-use crate::run::{Critics, DataOf, LabelsOf};
+use crate::run::{Critics, DataOf, LabelsOf, RecipeInfo, RunConfig};
 
 /// N agents debate, vote, and each is finetuned on its own part of what the debate produced; L times.
 ///
 /// A generator answers first, a critic answers in the later rounds: 2N adapters, all starting as the base model. With one
 /// round, or with `debate.critics` other than `own`, there are no critics to finetune.
-pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
+pub struct Multiagent;
+
+impl Recipe for Multiagent {
+    fn info(&self) -> RecipeInfo {
+        RecipeInfo {
+            options: &["debate.critics", "training.data", "training.labels"],
+            ..RecipeInfo::new(
+                "multiagent",
+                "N generators and N critics, each finetuned on its own part of the debates",
+            )
+        }
+    }
+
+    fn society(&self, config: &RunConfig) -> SocietyNames {
+        let agents = config.debate.agents;
+        let generators = names("generator", agents);
+        let critics = match config.debate.critics {
+            Critics::Own if config.debate.rounds > 1 => names("critic", agents),
+            Critics::Base if config.debate.rounds > 1 => vec![BASE.to_string(); agents],
+            _ => generators.clone(),
+        };
+        SocietyNames { generators, critics }
+    }
+
+    fn learns_trajectories(&self, config: &RunConfig) -> bool {
+        config.debate.critics == Critics::Own && config.debate.rounds > 1
+    }
+
+    fn run(&self, lane: Lane, examiner: Examiner) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(run(lane, examiner))
+    }
+}
+
+async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
     let generators = lane.students("generator").await?;
     let (rounds, who) = (lane.config.debate.rounds, lane.config.debate.critics);
     let critics = if rounds > 1 && who == Critics::Own { lane.students("critic").await? } else { vec![] };

@@ -1,8 +1,8 @@
 //! What the training of a recipe asks of a model's chat template, known before anything is sampled.
 
-use super::Training;
+use super::{Recipe, Training};
 use crate::error::{Error, Result};
-use crate::run::{CriticLoss, Critics, Matching, RunConfig};
+use crate::run::{CriticLoss, RunConfig};
 use crate::text::{Codec, Message};
 
 /// Answers as models write them: without thoughts, and with thoughts, which many templates leave
@@ -12,22 +12,10 @@ const ANSWERS: [(&str, &[&str]); 2] = [
     ("<think>\n2 and 2\n</think>\n\nThe answer is 4.", &["2 and 2", "The answer is 4."]),
 ];
 
-/// Whether a recipe makes training data of critics: of all that an agent said in a debate.
-fn learns_trajectories(recipe: &str, config: &RunConfig) -> bool {
-    let critics = match recipe {
-        "multiagent" => config.debate.critics == Critics::Own,
-        "agent-ids" => true,
-        // Counts what the agents of multiagent finetuning would learn.
-        "single-agent" => config.training.matching == Matching::GradientTokens,
-        _ => false,
-    };
-    critics && config.debate.rounds > 1
-}
-
 /// Refuses `critic_loss = "all"` with a template by which earlier turns cannot be trained on as
 /// they are sampled.
-pub fn check(recipe: &str, config: &RunConfig, codec: &dyn Codec) -> Result<()> {
-    if !learns_trajectories(recipe, config)
+pub fn check(recipe: &dyn Recipe, config: &RunConfig, codec: &dyn Codec) -> Result<()> {
+    if !recipe.learns_trajectories(config)
         || Training::of_critics(&config.training)?.section.critic_loss != CriticLoss::All
     {
         return Ok(());

@@ -1,18 +1,42 @@
 //! Self-training without a filter: what is left of single-agent finetuning when the vote is taken away.
 
+use futures::future::LocalBoxFuture;
 use serde_json::json;
 
-use super::catalogue::samples;
 use super::data::all_answers;
 use super::finetune::Lesson;
-use super::single_agent::NAME;
+use super::majority_ft::samples;
+use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::run::{RecipeInfo, RunConfig};
 
 /// One adapter answers every question k times and is finetuned on every answer that parses, right or wrong; k is `training.samples`.
-pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME).await?;
+pub struct SelfTraining;
+
+impl Recipe for SelfTraining {
+    fn info(&self) -> RecipeInfo {
+        RecipeInfo {
+            options: &["training.samples"],
+            ..RecipeInfo::new(
+                "self-training",
+                "one adapter, samples without a debate; learns every one that has an answer",
+            )
+        }
+    }
+
+    fn society(&self, config: &RunConfig) -> SocietyNames {
+        SocietyNames::uniform(AGENT, config)
+    }
+
+    fn run(&self, lane: Lane, examiner: Examiner) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(run(lane, examiner))
+    }
+}
+
+async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
+    let student = lane.student(AGENT).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::data::{
     Example, MixShares, critic_candidates, critic_set, critic_sets, generator_candidates, generator_set,
 };
+use super::registry::names;
 use super::{Lane, Training};
 use crate::debate::Debate;
 use crate::error::Result;
@@ -33,7 +34,7 @@ impl Lane {
         let generators = (0..agents).map(|n| generator_set(debates, labels, n)).collect();
         let mut sets = AgentSets { generators, critics: vec![], shares: vec![] };
         let training = &self.critic_training;
-        for name in super::lane::names("critic", if critics { agents } else { 0 }) {
+        for name in names("critic", if critics { agents } else { 0 }) {
             let n = sets.critics.len();
             let (corrected, confirmed) =
                 critic_sets(debates, labels, n, training.section.critic_loss, self.table.codec())?;

@@ -1,23 +1,49 @@
 //! The single-agent baseline of Multiagent Finetuning (arXiv 2501.05707, section 4.1).
 
+use futures::future::LocalBoxFuture;
 use serde_json::json;
 
 use super::data::matching_answers;
 use super::finetune::Lesson;
+use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
-use crate::run::Matching;
-
-/// Its one adapter's name.
-pub const NAME: &str = "agent";
+use crate::run::{Matching, RecipeInfo, RunConfig};
 
 /// One adapter plays all agents of the debate, in all rounds, and is finetuned on every first answer that matches the vote.
 ///
 /// With `training.match = "gradient-tokens"` as many tokens carry gradients as multiagent finetuning would have used on these debates: the
 /// sets of generators and critics are made from them to be counted, and the data are gone over until that number is reached.
-pub async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
-    let student = lane.student(NAME).await?;
+pub struct SingleAgent;
+
+impl Recipe for SingleAgent {
+    fn info(&self) -> RecipeInfo {
+        RecipeInfo {
+            options: &["training.match"],
+            ..RecipeInfo::new(
+                "single-agent",
+                "one adapter plays all agents of the debate and learns first answers that match the vote",
+            )
+        }
+    }
+
+    fn society(&self, config: &RunConfig) -> SocietyNames {
+        SocietyNames::uniform(AGENT, config)
+    }
+
+    // It counts what the agents of multiagent finetuning would learn.
+    fn learns_trajectories(&self, config: &RunConfig) -> bool {
+        config.training.matching == Matching::GradientTokens && config.debate.rounds > 1
+    }
+
+    fn run(&self, lane: Lane, examiner: Examiner) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(run(lane, examiner))
+    }
+}
+
+async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
+    let student = lane.student(AGENT).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 

@@ -1,28 +1,53 @@
 //! STaR (arXiv 2203.14465). It asks for labels: it is told the reference answers of its training questions.
 
+use futures::future::LocalBoxFuture;
 use serde_json::json;
 
 use super::data::Example;
 use super::finetune::Lesson;
-use super::single_agent::NAME;
+use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane, Usage};
 use crate::debate::{Debate, Occasion, Society, Turn};
 use crate::error::Result;
+use crate::run::{RecipeInfo, RunConfig};
 use crate::task::Labels;
 
 /// One adapter answers every question. Answers that meet the reference are kept; where one doesn't, the question is asked again with a hint
 /// that gives the answer away, and what then meets it is kept too, as an answer to the question without the hint. Finetuned on those.
 ///
 /// STaR starts each iteration from the base (`training.start_from = "base"`) and samples one answer (`training.samples` = 0 or 1).
-pub async fn run(lane: Lane, examiner: Examiner, labels: Labels) -> Result<()> {
-    let student = lane.student(NAME).await?;
+pub struct Star;
+
+impl Recipe for Star {
+    fn info(&self) -> RecipeInfo {
+        RecipeInfo {
+            options: &["training.samples"],
+            asks_for_labels: true,
+            ..RecipeInfo::new(
+                "star",
+                "STaR: asks for reference answers; learns right samples, and after a hint those that were wrong",
+            )
+        }
+    }
+
+    fn society(&self, config: &RunConfig) -> SocietyNames {
+        SocietyNames::uniform(AGENT, config)
+    }
+
+    fn run(&self, lane: Lane, examiner: Examiner) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(run(lane, examiner))
+    }
+}
+
+async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
+    let student = lane.student(AGENT).await?;
     let society = Society::uniform(student.adapter, lane.agents());
     examiner.before(&society).await?;
 
     for iteration in 1..=lane.config.run.iterations {
         let count = lane.config.training.samples.max(1);
         let sampled = lane.samples(iteration, &society, count).await?;
-        let examples = rationalise(&lane, iteration, &society, &sampled, &labels).await?;
+        let examples = rationalise(&lane, iteration, &society, &sampled).await?;
         let hinted = examples.iter().filter(|e| e.kind == "hinted").count();
         examiner.references(iteration, &sampled, &examples)?;
 
@@ -40,8 +65,8 @@ async fn rationalise(
     iteration: usize,
     society: &Society,
     sampled: &[Debate],
-    labels: &Labels,
 ) -> Result<Vec<Example>> {
+    let labels = lane.labels()?;
     let scope = lane.scope.child(format!("iteration-{iteration}/hints"));
     let phase = lane.ledger.phase(iteration, "hints");
     let occasion = Occasion { seed: lane.seed, iteration, purpose: "train" };

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::load::{MAX_DEPTH, absolute_paths, check_table, deserialize, insert, merge};
 use super::task_layer::forget_other_task;
-use super::{ArmSection, PrimarySection, RecipeInfo, RunConfig, is_name, presets, validate};
+use super::{ArmSection, Checked, PrimarySection, RecipeInfo, RunConfig, is_name, presets, validate};
 use crate::choice::list;
 use crate::error::{Error, Place, Result};
 
@@ -16,8 +16,8 @@ use crate::error::{Error, Place, Result};
 pub struct Arm {
     /// Unique name.
     pub name: String,
-    /// The recipe's name.
-    pub recipe: String,
+    /// What is known of its recipe.
+    pub recipe: RecipeInfo,
     /// The arm's own, or the run's.
     pub seeds: Vec<u64>,
     /// The run's configuration with the arm's overrides applied (and no arms or grid of its own).
@@ -44,6 +44,8 @@ pub struct Resolver<'a> {
     pub schema: &'a Table,
     /// The known recipes.
     pub recipes: &'a [RecipeInfo],
+    /// Checks a recipe's options.
+    pub check: &'a dyn Fn(&RecipeInfo, &RunConfig) -> Checked,
     /// Where relative paths may start from.
     pub folders: &'a [&'a Path],
     /// The configuration's name.
@@ -56,7 +58,8 @@ impl Resolver<'_> {
     /// All arms, those of a grid multiplied out.
     pub fn arms(&self) -> Result<Vec<Arm>> {
         let sections = if self.config.arm.is_empty() {
-            let (name, recipe) = ("multiagent".to_string(), "multiagent".to_string());
+            let first = |r: &RecipeInfo| (r.name.to_string(), r.name.to_string());
+            let (name, recipe) = self.recipes.first().map(first).unwrap_or_default();
             vec![ArmSection { name, recipe, seeds: None, set: BTreeMap::new() }]
         } else {
             self.config.arm.clone()
@@ -105,7 +108,7 @@ impl Resolver<'_> {
                     ));
                 }
                 let config = self.resolve(shared.clone(), flatten(&section.set), &point, recipe, &at)?;
-                arms.push(Arm { name, recipe: section.recipe.clone(), seeds: seeds.clone(), config });
+                arms.push(Arm { name, recipe: *recipe, seeds: seeds.clone(), config });
             }
         }
         if let Some(primary) = &self.config.report.primary {
@@ -221,7 +224,7 @@ impl Resolver<'_> {
             }
         }
         self.check_options(&resolved, recipe, &place_of)?;
-        (recipe.check)(&resolved).map_err(|(key, problem)| Error::input(place_of(key), problem))?;
+        (self.check)(recipe, &resolved).map_err(|(key, problem)| Error::input(place_of(key), problem))?;
         Ok(resolved)
     }
 
@@ -306,8 +309,7 @@ impl Resolver<'_> {
                     format!("`{method}` needs `{measured}` in eval.methods, which `{name}` has not"),
                 ));
             }
-            let trained = self.recipes.iter().any(|r| r.name == first.recipe && r.is_trained);
-            let last = if trained { first.config.run.iterations } else { 0 };
+            let last = if first.recipe.is_trained { first.config.run.iterations } else { 0 };
             if primary.iteration > last {
                 return Err(Error::input(
                     at("iteration"),

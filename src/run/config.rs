@@ -440,7 +440,7 @@ pub struct ArmSection {
 }
 
 /// What `[[arm]] recipe` may name, as far as a configuration must know it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecipeInfo {
     /// Its name.
     pub name: &'static str,
@@ -448,10 +448,20 @@ pub struct RecipeInfo {
     pub about: &'static str,
     /// Keys that only some recipes read, and this one does. Another recipe's arm may not change them.
     pub options: &'static [&'static str],
-    /// Whether anything is trained.
+    /// Whether anything is trained. What is not is measured once, as iteration 0.
     pub is_trained: bool,
     /// Whether it is given the reference answers of its training questions.
     pub asks_for_labels: bool,
-    /// What else must hold; the key in question and the problem if it doesn't.
-    pub check: fn(&RunConfig) -> Result<(), (&'static str, String)>,
+    /// Whether prompts tell agents which of them they are.
+    pub tells_ids: bool,
 }
+
+impl RecipeInfo {
+    /// Of a recipe that trains, without labels, and reads only what all recipes do.
+    pub const fn new(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, options: &[], is_trained: true, asks_for_labels: false, tells_ids: false }
+    }
+}
+
+/// Whether options hold: the key in question and the problem if they do not.
+pub type Checked = Result<(), (&'static str, String)>;

@@ -52,7 +52,7 @@ pub fn extend(plan: &Plan, wanted: Plan, place: &str) -> Result<Plan> {
 /// The first setting in which two versions of an arm differ, but for what says nothing about its lanes' results.
 fn difference(then: &Arm, now: &Arm) -> Result<Option<String>> {
     if then.recipe != now.recipe {
-        return Ok(Some(format!("found recipe `{}`, the run has `{}`", now.recipe, then.recipe)));
+        return Ok(Some(format!("found recipe `{}`, the run has `{}`", now.recipe.name, then.recipe.name)));
     }
     let (then, now) = (settings(&then.config)?, settings(&now.config)?);
     Ok(differing(&then, &now, "").map(|(path, then, now)| {

@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use super::arms::{Arm, Resolver, flatten};
 use super::task_layer::forget_other_task;
-use super::{ArmSection, PrimaryMethod, PrimarySection, RecipeInfo, RunConfig, presets, validate};
+use super::{ArmSection, Checked, PrimaryMethod, PrimarySection, RecipeInfo, RunConfig, presets, validate};
 use crate::error::{Error, Place, Result};
 
 /// Where a configuration's text came from.
@@ -55,8 +55,13 @@ const PATHS: [(&str, &str); 9] = [
     ("transfer", "prompts"),
 ];
 
-/// Reads, checks and resolves a configuration. `recipes` are the known ones.
-pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<Plan> {
+/// Reads, checks and resolves a configuration. `recipes` are the known ones; `check` checks one's options.
+pub fn load(
+    source: &Source,
+    sets: &[String],
+    recipes: &[RecipeInfo],
+    check: &dyn Fn(&RecipeInfo, &RunConfig) -> Checked,
+) -> Result<Plan> {
     if source.text.len() > MAX_TEXT {
         let problem =
             format!("found {} bytes, expected a configuration of at most {MAX_TEXT}", source.text.len());
@@ -104,6 +109,7 @@ pub fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<
         config: &config,
         schema: &schema,
         recipes,
+        check,
         folders: &folders,
         source: &source.name,
         place: &place,
@@ -402,7 +408,7 @@ mod tests {
     use super::*;
 
     const fn recipe(name: &'static str, is_trained: bool, options: &'static [&'static str]) -> RecipeInfo {
-        RecipeInfo { name, about: "", options, is_trained, asks_for_labels: false, check: |_| Ok(()) }
+        RecipeInfo { options, is_trained, ..RecipeInfo::new(name, "") }
     }
 
     const RECIPES: [RecipeInfo; 3] = [
@@ -410,6 +416,11 @@ mod tests {
         recipe("single-agent", true, &["training.match"]),
         recipe("base", false, &[]),
     ];
+
+    /// All options hold.
+    fn load(source: &Source, sets: &[String], recipes: &[RecipeInfo]) -> Result<Plan> {
+        super::load(source, sets, recipes, &|_, _| Ok(()))
+    }
 
     fn source(text: &str) -> Source {
         Source { name: "run.toml".into(), text: text.into(), folder: None }
@@ -424,7 +435,7 @@ mod tests {
     fn an_empty_file_is_the_defaults_with_one_arm() {
         let plan = load(&source(""), &[], &RECIPES).unwrap();
         assert_eq!(plan.arms.len(), 1);
-        assert_eq!(plan.arms[0].recipe, "multiagent");
+        assert_eq!(plan.arms[0].recipe, RECIPES[0]);
         assert_eq!(plan.config, RunConfig::default());
     }
 
@@ -553,10 +564,12 @@ mod tests {
         let e = error(&arm("base", ""), &["training.match=gradient-tokens"]);
         assert!(e.contains("--set training.match=gradient-tokens") && e.contains("`single-agent`"), "{e}");
         assert!(error("", &["training.critic.data=dealt"]).contains("unknown key"));
-        let refuse: fn(&RunConfig) -> std::result::Result<(), (&'static str, String)> =
-            |_| Err(("debate.rounds", "no".into()));
-        let picky = [RecipeInfo { check: refuse, ..RECIPES[0] }];
-        let e = load(&source("[debate]\nrounds = 2\n"), &[], &picky).unwrap_err().to_string();
+        let refuse = |info: &RecipeInfo, _: &RunConfig| match info.name {
+            "multiagent" => Err(("debate.rounds", "no".into())),
+            _ => Ok(()),
+        };
+        let text = source("[debate]\nrounds = 2\n");
+        let e = super::load(&text, &[], &RECIPES, &refuse).unwrap_err().to_string();
         assert_eq!(e, "run.toml:2: debate.rounds: no");
     }
 

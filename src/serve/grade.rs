@@ -8,8 +8,8 @@ use super::records::{note, shown};
 use crate::error::{Error, Result};
 use crate::experiment::source;
 use crate::measure::wilson;
-use crate::recipe;
-use crate::run::{Source, load};
+use crate::recipe::Recipes;
+use crate::run::Source;
 use crate::task::{BUILT_IN, Grader, Reading, Verdict};
 
 /// Fields of a record.
@@ -46,7 +46,7 @@ impl Grading {
                 )));
             }
         };
-        let plan = load(&source, sets, recipe::recipes())?;
+        let plan = Recipes::default().load(&source, sets)?;
         let grader = Grader::new(&plan.config.task)?;
         Ok(Self { grader, records: 0, equal: 0, unread: [0; 2], ignored: Map::new() })
     }

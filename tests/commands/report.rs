@@ -458,6 +458,7 @@ fn tables_of_the_results_page_come_from_the_results() {
 /// src/report/folder.rs stands below the recipes and knows by name which of them is measured once.
 #[test]
 fn the_untrained_recipe_is_the_one_that_reports_know() {
-    let untrained = colloquy::recipe::recipes().iter().filter(|r| !r.is_trained).map(|r| r.name);
+    let untrained =
+        colloquy::recipe::Recipes::default().infos().into_iter().filter(|r| !r.is_trained).map(|r| r.name);
     assert_eq!(untrained.collect::<Vec<_>>(), ["base"]);
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::common::fake::*;
 use colloquy::engine::{AdapterId, TrainRequest};
-use colloquy::recipe::{Material, names, recipes, society_names};
+use colloquy::recipe::{Material, Recipes};
 use colloquy::run::RunConfig;
 use colloquy::task::{AnswerKey, Questions};
 use serde_json::{Value, json};
@@ -20,6 +20,11 @@ fn lively_config() -> RunConfig {
     let mut config = config(3, 2);
     (config.run.iterations, config.eval.before) = (2, true);
     config
+}
+
+/// All recipes' names.
+fn names() -> impl Iterator<Item = &'static str> {
+    Recipes::default().infos().into_iter().map(|info| info.name)
 }
 
 /// `question answer` of each record of a data set.
@@ -206,7 +211,8 @@ fn star_learns_right_answers_and_hinted_ones_without_the_hint() {
 
 #[test]
 fn only_star_asks_for_labels_and_reference_answers_reach_no_other_recipe() {
-    let asking: Vec<&str> = recipes().iter().filter(|r| r.asks_for_labels).map(|r| r.name).collect();
+    let infos = Recipes::default().infos();
+    let asking: Vec<&str> = infos.iter().filter(|r| r.asks_for_labels).map(|r| r.name).collect();
     assert_eq!(asking, ["star"]);
     let trained = |recipe: &str, edit: &dyn Fn(&mut RunConfig), train: bool, dev: bool| {
         let mut config = lively_config();
@@ -232,7 +238,7 @@ fn only_star_asks_for_labels_and_reference_answers_reach_no_other_recipe() {
         ("multiagent", &|c| c.debate.style = "cooperative".parse().unwrap()),
         ("single-agent", &|c| c.training.matching = "gradient-tokens".parse().unwrap()),
     ];
-    let plain = names().into_iter().filter(|n| !["base", "star"].contains(n)).map(|n| (n, nothing));
+    let plain = names().filter(|n| !["base", "star"].contains(n)).map(|n| (n, nothing));
     for (recipe, edit) in plain.chain(variations) {
         let one = trained(recipe, edit, false, false);
         assert!(one.0.len() > 100, "{recipe} trains");
@@ -382,11 +388,7 @@ fn societies_are_named_like_their_adapters() {
                 config.debate.critics = critics.parse().unwrap();
             }
             let world = World::new(config, 3, 0, |_: &Asked| "so 7").run(recipe);
-            let society = society_names(recipe, &world.config).unwrap();
-            let mut named: Vec<String> = society.generators.into_iter().chain(society.critics).collect();
-            named.retain(|n| n != colloquy::recipe::BASE);
-            named.sort();
-            named.dedup();
+            let named = Recipes::default().get(recipe).unwrap().society(&world.config).adapters();
             let written: Vec<String> =
                 world.output.adapters.borrow().keys().map(|(_, _, name)| name.clone()).collect();
             assert_eq!(named, written, "{recipe}");
@@ -615,4 +617,13 @@ fn golden_scripted_runs_ask_and_store_the_same() {
         return std::fs::write(path, text).unwrap();
     }
     assert_eq!(text, std::fs::read_to_string(path).unwrap());
+}
+
+#[test]
+fn a_recipe_has_a_name_of_its_own() {
+    let base = Recipes::default().get("base").unwrap();
+    let taken = Recipes::with(&[base]).err().expect("an error").to_string();
+    assert!(taken.contains("a recipe is called `base` already"), "{taken}");
+    let unknown = Recipes::default().get("bass").err().expect("an error").to_string();
+    assert!(unknown.contains("unknown recipe `bass`; known are multiagent, "), "{unknown}");
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::common::fake::*;
 use colloquy::engine::{AdapterSource, Scope, Service};
-use colloquy::recipe::{Context, Training, built_in_configs, names, recipes, run_arm, society_names};
+use colloquy::recipe::{Context, Recipes, Training, built_in_configs, run_arm};
 use colloquy::run::{RunConfig, Source};
 use colloquy::task::{Loaded, load};
 
@@ -77,14 +77,14 @@ fn built_in_configurations_are_complete() {
         assert!(first.contains("What to change first"), "{}", built_in.name);
         let config: RunConfig = toml::from_str(built_in.text).unwrap();
         let source = Source { name: built_in.name.into(), text: built_in.text.into(), folder: None };
-        let plan = colloquy::run::load(&source, &[], recipes()).unwrap();
+        let plan = Recipes::default().load(&source, &[]).unwrap();
         assert!(plan.arms.len() >= config.arm.len());
         assert!(built_in.text.lines().all(|l| l.chars().count() <= 150), "{}", built_in.name);
         Training::of_generators(&config.training).unwrap();
         Training::of_critics(&config.training).unwrap();
         for arm in &config.arm {
-            assert!(names().contains(&arm.recipe.as_str()));
-            assert_eq!(society_names(&arm.recipe, &config).unwrap().generators.len(), config.debate.agents);
+            let recipe = Recipes::default().get(&arm.recipe).unwrap();
+            assert_eq!(recipe.society(&config).generators.len(), config.debate.agents);
         }
     }
     let default: RunConfig = toml::from_str(built_in_configs()[0].text).unwrap();
@@ -97,10 +97,7 @@ fn built_in_configurations_are_complete() {
 fn societies_are_named_like_their_adapters() {
     for (recipe, rounds) in [("multiagent", 2), ("multiagent", 1), ("single-agent", 2)] {
         let world = World::new(config(2, rounds), 3, 0, |_: &Asked| "so 7").run(recipe);
-        let society = society_names(recipe, &world.config).unwrap();
-        let mut named: Vec<String> = society.generators.into_iter().chain(society.critics).collect();
-        named.sort();
-        named.dedup();
+        let named = Recipes::default().get(recipe).unwrap().society(&world.config).adapters();
         let written: Vec<String> =
             world.output.adapters.borrow().keys().map(|(_, _, name)| name.clone()).collect();
         assert_eq!(named, written);
@@ -133,7 +130,8 @@ fn an_own_task_runs_without_touching_rust() {
         seed: 0,
         new_adapter: Rc::new(|_, _| Ok(blank())),
     };
-    world.service.drive(run_arm("multiagent", &config, context)).unwrap();
+    let recipe = Recipes::default().get("multiagent").unwrap();
+    world.service.drive(run_arm(recipe, &config, context)).unwrap();
     let label = &world.output.transcript(1, "train")[0]["vote"];
     assert_eq!((label["answer"].as_str(), label["votes"].as_u64()), (Some("B"), Some(3)));
     let accuracy = world.output.metric(1, "dev")["debate"]["accuracy"].as_f64().unwrap();
@@ -250,7 +248,7 @@ fn a_part_of_an_experiment_is_some_of_its_arms_and_seeds() {
     use colloquy::run::{Selection, select};
     let full = built_in_configs().iter().find(|c| c.name == "full").unwrap();
     let source = Source { name: "full".into(), text: full.text.to_string(), folder: None };
-    let whole = colloquy::run::load(&source, &[], recipes()).unwrap();
+    let whole = Recipes::default().load(&source, &[]).unwrap();
     let part = |selections: &[&str]| {
         let mut plan = whole.clone();
         let selections: Vec<Selection> = selections.iter().map(|s| s.parse().unwrap()).collect();
@@ -265,8 +263,7 @@ fn a_part_of_an_experiment_is_some_of_its_arms_and_seeds() {
     assert!(some.config.report.primary.is_none() && whole.config.report.primary.is_some());
     // What is written to the run folder, and read again to resume, is the part.
     let text = colloquy::run::to_toml(&some.config).unwrap();
-    let again =
-        colloquy::run::load(&Source { name: "part".into(), text, folder: None }, &[], recipes()).unwrap();
+    let again = Recipes::default().load(&Source { name: "part".into(), text, folder: None }, &[]).unwrap();
     assert_eq!(lanes(&again), lanes(&some));
     let pair = part(&["single-agent=19", "multiagent=19"]).unwrap();
     assert!(pair.config.report.primary.is_some());

@@ -6,7 +6,7 @@ use colloquy::adapter::NewAdapter;
 use colloquy::backend::cpu::CpuBackend;
 use colloquy::engine::*;
 use colloquy::model::{LoadOptions, Model, ModelConfig, ModelFiles};
-use colloquy::recipe::{Context, run_arm};
+use colloquy::recipe::{Context, Recipes, run_arm};
 use colloquy::run::RunConfig;
 use colloquy::task::{Loaded, load};
 use colloquy::text::{ChatTokenizer, Codec};
@@ -67,7 +67,7 @@ impl House {
                     .snapshot(&layout)
             }),
         };
-        run_arm(recipe, config, context)
+        run_arm(Recipes::default().get(recipe).unwrap(), config, context)
     }
 
     /// What was sampled so far.

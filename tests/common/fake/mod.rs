@@ -14,7 +14,7 @@ use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::debate::{DrawId, DrawKind, Occasion};
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
-use colloquy::recipe::{Context, Material, run_arm};
+use colloquy::recipe::{Context, Material, Recipes, run_arm};
 use colloquy::run::{Event, Output, RunConfig, TaskSection};
 use colloquy::task::{AnswerKey, Question, Questions, Task, open};
 use colloquy::text::{Codec, Message};
@@ -559,7 +559,7 @@ impl World {
             seed: 0,
             new_adapter: Rc::new(|_, _| Ok(snapshot(0))),
         };
-        self.service.drive(run_arm(recipe, &self.config, context))
+        self.service.drive(run_arm(Recipes::default().get(recipe)?, &self.config, context))
     }
 
     pub fn run(self, recipe: &str) -> Self {
