@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::plan::{Calls, Work};
 use crate::adapter::NewAdapter;
 use crate::backend::mix;
 use crate::debate::{DrawId, Occasion};
 use crate::engine::*;
 use crate::error::Result;
 use crate::experiment::{ArmWork, Ready};
-use crate::run::Others;
 use crate::text::Message;
 
 /// What one measurement may take, about.
@@ -27,41 +25,6 @@ pub struct Rates {
     pub decode: f64,
     /// Of sequences that are trained on.
     pub train: f64,
-}
-
-/// Tokens of a task's texts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Lengths {
-    /// The prompt of a first answer.
-    pub first: f64,
-    /// The prompt of a summary.
-    pub summary: f64,
-    /// The prompt of a later answer, everything before it included.
-    pub later: f64,
-    /// An answer.
-    pub answer: f64,
-    /// A summary that is written.
-    pub written: f64,
-}
-
-impl Lengths {
-    /// Prompt tokens and drawn tokens.
-    pub fn tokens(&self, calls: &Calls) -> (f64, f64) {
-        let [first, summaries, later] = [calls.first, calls.summaries, calls.later].map(|n| n as f64);
-        let prompts = first * self.first + summaries * self.summary + later * self.later;
-        (prompts, (first + later) * self.answer + summaries * self.written)
-    }
-
-    /// Tokens of the sequences that are scored.
-    pub fn scored(&self, work: &Work) -> f64 {
-        work.scored as f64 * (self.first.max(self.later) + self.answer)
-    }
-
-    /// Tokens of the sequences that are trained on.
-    pub fn trained(&self, work: &Work) -> f64 {
-        let [first, later] = [work.trained_first, work.trained_later].map(|n| n as f64);
-        first * (self.first + self.answer) + later * (self.later + self.answer)
-    }
 }
 
 impl Rates {
@@ -170,37 +133,19 @@ impl<'r> Stopwatch<'r> {
         Ok(((count * length) as f64, seconds))
     }
 
-    /// How long texts are: prompts from the templates, answers from some that the base gives, if those take no longer than the measurements;
-    /// otherwise answers are counted at their longest, and the flag is false.
-    pub fn lengths(&mut self, work: &ArmWork, rates: &Rates) -> Result<(Lengths, bool)> {
-        let codec = &self.ready.codec;
-        let config = &work.arm.config;
-        let prompts = &work.own.task.prompts;
+    /// Tokens of an answer, from some that the base gives, if those take no longer than the measurements;
+    /// otherwise the most that it may have, and the flag is false.
+    pub fn answer(&mut self, work: &ArmWork, rates: &Rates) -> Result<(usize, bool)> {
+        let longest = work.arm.config.sampling.max_tokens as usize;
         let questions = &work.own.questions.train;
-        let Some(question) = questions.first() else {
-            let nothing = Lengths { first: 0.0, summary: 0.0, later: 0.0, answer: 0.0, written: 0.0 };
-            return Ok((nothing, false));
-        };
-        let length = |text: String| Ok(codec.prompt(&[Message::user(text)])?.len() as f64);
-        let first = length(prompts.first(question.subject())?)?;
-        let others = config.debate.agents - 1;
-        let longest = config.sampling.max_tokens as f64;
+        let Some(question) = questions.first() else { return Ok((longest, false)) };
+        let prompt = work.own.task.prompts.first(question.subject())?;
+        let prompt = self.ready.codec.prompt(&[Message::user(prompt)])?.len();
         let asked = questions.len().min(ANSWERS);
-        let seen = rates.seconds(first * asked as f64, longest * asked as f64, 0.0) <= 6.0 * SECONDS;
-        let answer = if seen { self.mean_answer(work, asked)? } else { longest };
-        let written = (others as f64 * answer).min(config.sampling.summary_max_tokens as f64);
-        let empty = vec![""; others];
-        let (mut summary, mut later) = (0.0, 0.0);
-        if config.debate.rounds > 1 && others > 0 {
-            let read = if config.debate.others == Others::Summary {
-                summary = length(prompts.summary(question.subject(), &empty)?)? + others as f64 * answer;
-                length(prompts.debate(question.subject(), "")?)? + written
-            } else {
-                length(prompts.debate_concat(question.subject(), &empty)?)? + others as f64 * answer
-            };
-            later = first + answer + read;
+        if rates.seconds((prompt * asked) as f64, (longest * asked) as f64, 0.0) > 6.0 * SECONDS {
+            return Ok((longest, false));
         }
-        Ok((Lengths { first, summary, later, answer, written }, seen))
+        Ok((self.mean_answer(work, asked)?.round() as usize, true))
     }
 
     /// The mean length of first answers of the base to `count` questions.
@@ -290,11 +235,6 @@ mod tests {
 
     #[test]
     fn time_is_tokens_over_rates() {
-        let lengths = Lengths { first: 10.0, summary: 100.0, later: 200.0, answer: 50.0, written: 30.0 };
-        let calls = Calls { first: 3, summaries: 2, later: 1 };
-        assert_eq!(lengths.tokens(&calls), (30.0 + 200.0 + 200.0, 4.0 * 50.0 + 2.0 * 30.0));
-        let work = Work { trained_first: 4, trained_later: 2, ..Work::default() };
-        assert_eq!(lengths.trained(&work), 4.0 * 60.0 + 2.0 * 250.0);
         let rates = Rates { prefill: 100.0, decode: 10.0, train: 50.0 };
         assert_eq!(rates.seconds(200.0, 30.0, 100.0), 7.0);
         assert_eq!([5.4, 61.0, 7265.0].map(duration), ["5 s", "1 min 1 s", "2 h 1 min"].map(String::from));

@@ -38,7 +38,7 @@ pub use watch::{Downloads, Remembered, Said, Silent, Watch};
 
 use crate::error::{Error, Result};
 use crate::recipe::Recipes;
-use crate::run::{Plan, RunFolder, Selection, Source, extend, load, read_manifest, select};
+use crate::run::{Plan, RunFolder, Selection, Source, extend, read_manifest, select};
 
 /// A configuration, and the folder for the results of its run.
 pub struct Experiment {

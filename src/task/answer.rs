@@ -129,6 +129,11 @@ impl Reader {
         first
     }
 
+    /// How answers are found, in the order in which it is tried.
+    pub(super) fn extractions(&self) -> &[Extraction] {
+        &self.extractions
+    }
+
     /// When two answers are the same.
     pub fn equality(&self) -> Equality {
         self.equality

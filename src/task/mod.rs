@@ -15,6 +15,7 @@ mod math;
 mod number;
 mod records;
 mod reference;
+mod specimen;
 mod split;
 
 use std::collections::HashMap;

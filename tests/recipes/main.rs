@@ -9,5 +9,6 @@ mod debate;
 mod diversity;
 mod examples;
 mod experiment;
+mod forecast;
 mod multiagent;
 mod serve;
