@@ -1,9 +1,10 @@
 //! Colloquy trains a society of language-model agents: LoRA adapters over one frozen base, sampled
 //! and trained together, in the same packed batches.
 //!
-//! Most people use the program, which the README and `docs/guide.md` describe. A library user meets
-//! the [`engine`] first: it draws, scores and trains with any number of adapters at once. A lane is
-//! an async block that queues requests through a [`Scope`](engine::Scope) and waits for the answers;
+//! Most people use the program, which the README and `docs/guide.md` describe. A library user has two
+//! doors. [`Experiment`](experiment::Experiment) runs, resumes and verifies a whole configuration.
+//! The [`engine`] below it draws, scores and trains with any number of adapters at once: a lane is an
+//! async block that queues requests through a [`Scope`](engine::Scope) and waits for the answers, and
 //! the engine fuses what all lanes have queued.
 //!
 //! ```
@@ -40,9 +41,9 @@
 //! |---|---|
 //! | [`cli`] | the command line: parse, call, print; one file a subcommand |
 //! | [`serve`] | requests to a resident model and their answers, without a transport |
-//! | [`experiment`] | the public door: prepare, run, resume, verify, without a terminal |
-//! | [`recipe`] | multiagent finetuning and its baselines: straight-line code, one short file each |
-//! | [`debate`] | the protocol and the vote, generic over the task |
+//! | [`experiment`] | the door for programs: prepare, run, resume, verify, without a terminal |
+//! | [`recipe`] | multiagent finetuning and its baselines: one file a recipe, straight-line code |
+//! | [`debate`] | speakers, the protocol and the vote, generic over the task |
 //! | [`task`] | questions, answer extraction, equality, grading |
 //! | [`prompt`] | prompt templates |
 //! | [`report`] | tables, CSV and a page from run folders, nothing else |
@@ -54,7 +55,7 @@
 //! | [`model`] | config.json to `ModelConfig`, safetensors to weights, forward, backward |
 //! | [`adapter`] | PEFT folders in and out, initialisation |
 //! | [`files`] | files read without trust and written whole; safetensors |
-//! | [`backend`] | the operation list and the CPU backend |
+//! | [`backend`] | operations, one file each; the CPU and CUDA behind one trait |
 //! | [`error`] | one error type |
 //! | `choice` | enums whose values have names |
 
