@@ -16,7 +16,7 @@ use super::prepare::{ArmWork, Ready, lanes, new_adapter, prepare, waves};
 use super::society::model_commit;
 use super::watch::{Queue, Said, Watch};
 use crate::adapter::{Snapshot, write_peft};
-use crate::engine::{Journal, Scope, Service, run_waves};
+use crate::engine::{Driver, Journal, Scope, Service, run_waves};
 use crate::error::Result;
 use crate::recipe;
 use crate::report;
@@ -110,7 +110,7 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, watch: &mut dyn Watch
         Recorder::new(folder, lanes(plan), write_adapter, Box::new(move |event| show.event(event)))?;
     let names: Vec<String> = lanes(plan).iter().map(Lane::name).collect();
     let engine = session.engine.clone();
-    let forget = move |iteration| engine.with(|e| e.forget_before(iteration));
+    let forget = move |iteration| engine.forget_before(iteration);
     let iterations = Rc::new(Iterations::new(names.clone(), forget));
     let output: Rc<dyn Output> = Rc::new(Watched {
         recorder,
