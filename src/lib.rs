@@ -41,7 +41,7 @@
 //! |---|---|
 //! | [`cli`] | the command line: parse, call, print; one file a subcommand |
 //! | [`serve`] | requests to a resident model and their answers, without a transport |
-//! | [`experiment`] | the door for programs: prepare, run, resume, verify, without a terminal |
+//! | [`experiment`] | the door for programs: prepare, estimate, run, resume, verify, without a terminal |
 //! | [`recipe`] | multiagent finetuning and its baselines: one file a recipe, straight-line code |
 //! | [`debate`] | speakers, the protocol and the vote, generic over the task |
 //! | [`task`] | questions, answer extraction, equality, grading |

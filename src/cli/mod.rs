@@ -5,7 +5,6 @@ mod common;
 mod completions;
 mod council;
 mod debate;
-mod estimate;
 mod eval;
 mod generate;
 mod grade;

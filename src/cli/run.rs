@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
         if let Some(output) = &args.output {
             RunFolder::check_new(output, args.force)?;
         }
-        return plan::show(experiment.plan(), &Screen::new());
+        return plan::show(&experiment, &Screen::new());
     }
     let experiment = match args.output {
         Some(output) => experiment.output(output),

@@ -19,3 +19,23 @@ pub fn bytes(n: usize) -> String {
         _ => format!("{:.2} GB", n as f64 / 1e9),
     }
 }
+
+/// `3 min 20 s`
+pub fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_told_in_two_units() {
+        assert_eq!([5.4, 61.0, 7265.0].map(duration), ["5 s", "1 min 1 s", "2 h 1 min"].map(String::from));
+    }
+}

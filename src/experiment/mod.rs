@@ -1,4 +1,4 @@
-//! Experiments without a terminal: prepare, run, resume, verify. Nothing here prints, reads arguments or
+//! Experiments without a terminal: prepare, estimate, run, resume, verify. Nothing here prints, reads arguments or
 //! installs a signal handler: a [`Watch`] hears what happens, and decides whether it goes on.
 //!
 //! ```no_run
@@ -13,6 +13,7 @@
 //! ```
 
 mod amounts;
+mod estimate;
 pub mod heap;
 mod iterations;
 mod manifest;
@@ -22,17 +23,20 @@ mod run;
 mod session;
 mod society;
 mod source;
+mod stopwatch;
 mod verify;
 mod watch;
 
 use std::path::{Path, PathBuf};
 
-pub use amounts::{bytes, count};
-pub use prepare::{ArmWork, Ready, prepare, waves};
+pub use amounts::{bytes, count, duration};
+pub use estimate::Estimate;
+pub use prepare::{ArmWork, Ready, waves};
 pub use run::Finished;
 pub use session::{DeviceOptions, Session, Wanted, program_bytes, warn_of_other_base};
 pub use society::{Society, model_commit};
 pub use source::{built_in, default_name, source};
+pub use stopwatch::Rates;
 pub use verify::{Verified, VerifyOptions};
 pub use watch::{Downloads, Remembered, Said, Silent, Watch};
 
@@ -127,6 +131,16 @@ impl Experiment {
     pub fn prepare(&self, watch: &mut dyn Watch) -> Result<Ready> {
         RunFolder::check_new(&self.folder, self.replace)?;
         prepare::prepare(&self.plan, None, watch)
+    }
+
+    /// Loads and checks everything that a run needs, and measures for some seconds how fast this device is.
+    ///
+    /// # Errors
+    /// As of [`prepare`](Self::prepare); the folder may be there.
+    pub fn estimate(&self, watch: &mut dyn Watch) -> Result<Estimate> {
+        let ready = prepare::prepare(&self.plan, None, watch)?;
+        watch.line("measuring the time it would take: some seconds");
+        Estimate::of(ready)
     }
 
     /// Runs to the end.

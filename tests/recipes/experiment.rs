@@ -62,6 +62,11 @@ fn an_experiment_runs_is_interrupted_resumed_and_verified_without_a_terminal() {
     assert!(heard(&heard_of.0, |s| matches!(s, Said::Line(l) if l.starts_with("model    embedded"))) == 1);
     assert!(heard(&heard_of.0, |s| matches!(s, Said::Folder(_) | Said::LanesBegin)) == 0);
 
+    let estimate = at("whole").estimate(&mut Silent).unwrap();
+    assert_eq!(estimate.costs.len(), estimate.ready.arms.len());
+    assert!(estimate.seconds() > 0.0 && estimate.samples > 0.0 && estimate.trained_tokens > 0.0);
+    assert!(names(dir.path()).is_empty());
+
     let mut whole = Impatient { heard: Remembered::default(), steps: usize::MAX };
     let finished = at("whole").run(&mut whole).unwrap();
     let steps = usize::MAX - whole.steps;

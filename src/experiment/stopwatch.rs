@@ -1,14 +1,14 @@
-//! How long a plan would take: a few seconds of prefill, decode and training on the run's own engine, and the plan's numbers.
+//! How fast this device is: a few seconds of prefill, decode and training on the run's own engine.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::prepare::{ArmWork, Ready};
 use crate::adapter::NewAdapter;
 use crate::backend::mix;
 use crate::debate::{DrawId, Occasion};
 use crate::engine::*;
 use crate::error::Result;
-use crate::experiment::{ArmWork, Ready};
 use crate::text::Message;
 
 /// What one measurement may take, about.
@@ -92,7 +92,8 @@ impl<'r> Stopwatch<'r> {
         Ok(((count * length) as f64, began.elapsed().as_secs_f64()))
     }
 
-    /// Drawn tokens of `count` sequences with random prompts, and the seconds beyond those that the prompts take at the rate `prefill`.
+    /// Drawn tokens of `count` sequences with random prompts, and the seconds beyond those that the
+    /// prompts take at the rate `prefill`.
     fn decoded(&mut self, count: usize, length: usize, new: usize, prefill: f64) -> Result<(f64, f64)> {
         let drawn = |s: &Self| s.engine(|e| e.stats().sampling.tokens);
         let before = drawn(self);
@@ -219,16 +220,6 @@ impl<'r> Stopwatch<'r> {
     }
 }
 
-/// `3 min 20 s`
-pub fn duration(seconds: f64) -> String {
-    let s = seconds.max(0.0).round() as u64;
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => format!("{} min {} s", s / 60, s % 60),
-        _ => format!("{} h {} min", s / 3600, s % 3600 / 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +228,5 @@ mod tests {
     fn time_is_tokens_over_rates() {
         let rates = Rates { prefill: 100.0, decode: 10.0, train: 50.0 };
         assert_eq!(rates.seconds(200.0, 30.0, 100.0), 7.0);
-        assert_eq!([5.4, 61.0, 7265.0].map(duration), ["5 s", "1 min 1 s", "2 h 1 min"].map(String::from));
     }
 }
