@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::evaluate::{Exam, Methods};
+use super::exam::{Exam, Methods};
 use crate::debate::{Round, Society, Speaker, Turn, Utterance, Vote};
 use crate::engine::AdapterId;
 use crate::measure::Estimate;
