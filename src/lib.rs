@@ -47,8 +47,8 @@
 //! | [`task`] | questions, answer extraction, equality, grading |
 //! | [`prompt`] | prompt templates |
 //! | [`report`] | tables, CSV and a page from run folders, nothing else |
-//! | [`measure`] | accuracy, intervals, tests, agreement |
 //! | [`run`] | configuration, run folder, journal, checkpoints, resume |
+//! | [`measure`] | what is recorded; accuracy, intervals, tests, agreement |
 //! | [`text`] | tokenizer, chat templates, stop strings: between text and token ids |
 //! | [`engine`] | lanes, memory plan, packed batches, sampler, trainer: token ids only, no text |
 //! | [`hub`] | models of the Hugging Face hub: names, the cache, downloads |

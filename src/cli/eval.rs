@@ -14,7 +14,8 @@ use crate::debate::Occasion;
 use crate::engine::{AdapterId, NoJournal, Scope, Service};
 use crate::error::{Error, Result};
 use crate::experiment::Society;
-use crate::recipe::{self, Evaluation, Methods, Parameters};
+use crate::measure::record::{self, Rates};
+use crate::recipe::{Evaluation, Examination, Methods, Parameters};
 use crate::report;
 use crate::task::{self, AnswerKey, Question};
 
@@ -107,19 +108,9 @@ pub fn run(args: Args) -> Result<()> {
     screen.phase("eval", "questions", questions.len() as u64);
     council.session.drive(async move {
         let answered = |_: Option<Value>| progress.advance("eval", 1);
-        let measured = recipe::evaluate(
-            &table,
-            &scope,
-            &questions,
-            &society,
-            occasion,
-            methods,
-            &parameters,
-            &answers,
-            &answered,
-        )
-        .await?;
-        *slot.borrow_mut() = Some(measured);
+        let (table, society, methods, answers) = (&table, &society, &methods, &answers);
+        let examination = Examination { table, society, occasion, methods, answers, parameters };
+        *slot.borrow_mut() = Some(examination.evaluate(&scope, &questions, &answered).await?);
         Ok(())
     })?;
     screen.end_phase("eval");
@@ -136,11 +127,11 @@ pub fn run(args: Args) -> Result<()> {
         }
         sink.finish()?;
         if args.output.as_deref() == Some(std::path::Path::new("-")) {
-            screen.line(&show(&result.metrics));
+            screen.line(&show(&result.record));
             return Ok(());
         }
     }
-    out(&format!("{}\n", show(&result.metrics)))
+    out(&format!("{}\n", show(&result.record)))
 }
 
 fn questions(args: &Args, council: &Council) -> Result<(Vec<Question>, AnswerKey)> {
@@ -167,31 +158,30 @@ fn questions(args: &Args, council: &Council) -> Result<(Vec<Question>, AnswerKey
     Ok((questions, loaded.answers))
 }
 
-fn show(metrics: &Value) -> String {
+fn show(record: &record::Evaluation) -> String {
     let header = ["method", "accuracy % ±", "parsed %", "cut off %", "tokens"];
     let mut rows = Vec::new();
-    let mut add = |name: &str, value: &Value| {
-        let Some(accuracy) = value["accuracy"].as_f64() else { return };
-        let percent = |key: &str| format!("{:.1}", 100.0 * value[key].as_f64().unwrap_or(0.0));
+    let mut add = |name: &str, accuracy: f64, standard_error: f64, rates: &Rates| {
+        let percent = |rate: Option<f64>| format!("{:.1}", 100.0 * rate.unwrap_or(0.0));
         rows.push(vec![
             name.to_string(),
-            format!(
-                "{:.1} ±{:.1}",
-                100.0 * accuracy,
-                100.0 * value["standard_error"].as_f64().unwrap_or(0.0)
-            ),
-            percent("parse_rate"),
-            percent("truncation_rate"),
-            format!("{:.0}", value["mean_tokens"].as_f64().unwrap_or(0.0)),
+            format!("{:.1} ±{:.1}", 100.0 * accuracy, 100.0 * standard_error),
+            percent(rates.parse_rate),
+            percent(rates.truncation_rate),
+            format!("{:.0}", rates.mean_tokens.unwrap_or(0.0)),
         ]);
     };
-    add("greedy", &metrics["greedy"]);
-    add("single sample", &metrics["single"]);
-    add(&format!("majority of {}", metrics["majority"]["samples"]), &metrics["majority"]);
-    let rounds = metrics["debate"]["rounds"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (name, answers) in [("greedy", &record.greedy), ("single sample", &record.single)] {
+        answers.iter().for_each(|a| add(name, a.accuracy, a.standard_error, &a.rates));
+    }
+    if let Some(m) = &record.majority {
+        add(&format!("majority of {}", m.samples), m.accuracy, m.standard_error, &m.rates);
+    }
+    let rounds = record.debate.as_ref().map_or(&[][..], |d| &d.rounds);
     for (m, round) in rounds.iter().enumerate() {
         let last = if m + 1 == rounds.len() { " (final)" } else { "" };
-        add(&format!("debate, vote of round {}{last}", m + 1), round);
+        let name = format!("debate, vote of round {}{last}", m + 1);
+        add(&name, round.accuracy, round.standard_error, &round.rates);
     }
-    format!("{} questions\n{}", metrics["questions"], report::table(&header, &rows).trim_end())
+    format!("{} questions\n{}", record.questions, report::table(&header, &rows).trim_end())
 }

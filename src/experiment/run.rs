@@ -18,8 +18,9 @@ use super::watch::{Queue, Said, Watch};
 use crate::adapter::{Snapshot, write_peft};
 use crate::engine::{Driver, Journal, Scope, Service, run_waves};
 use crate::error::Result;
+use crate::measure::record::Record;
 use crate::recipe;
-use crate::report;
+use crate::report::{self, Running};
 use crate::run::*;
 use crate::task::AnswerKey;
 
@@ -116,7 +117,7 @@ fn run_all(plan: &Plan, ready: &Ready, folder: &RunFolder, watch: &mut dyn Watch
         recorder,
         iterations: iterations.clone(),
         said: said.clone(),
-        folder: folder.path().to_path_buf(),
+        running: Running::new(arms.iter().map(|a| a.arm.name.clone()).collect()).into(),
         arms: arms.iter().map(|a| a.arm.clone()).collect(),
         measured: RefCell::default(),
         explained: Cell::default(),
@@ -185,7 +186,7 @@ struct Watched {
     recorder: Recorder,
     iterations: Rc<Iterations>,
     said: Queue,
-    folder: PathBuf,
+    running: RefCell<Running>,
     arms: Vec<Arm>,
     /// Lanes that have measured each iteration.
     measured: RefCell<BTreeMap<usize, usize>>,
@@ -210,24 +211,23 @@ impl Watched {
 }
 
 impl Output for Watched {
-    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
-        self.recorder.metrics(lane, iteration, name, value)?;
-        if name != "dev" {
+    fn metrics(&self, lane: &str, iteration: usize, record: Record) -> Result<()> {
+        self.recorder.metrics(lane, iteration, record.clone())?;
+        if record.name() != "dev" {
             return Ok(());
         }
+        let mut running = self.running.borrow_mut();
+        running.add(Lane::of_name(lane)?.line(iteration, record));
         let mut measured = self.measured.borrow_mut();
         let count = measured.entry(iteration).or_default();
         *count += 1;
         // The last one is in the summary.
-        if *count == self.lanes(iteration) && iteration < self.last() {
-            let metrics = read_metrics_where(&self.folder, |r| {
-                report::iteration(r) <= iteration as u64
-                    && (r.get("name").and_then(Value::as_str) == Some("dev") || report::asks_for_labels(r))
-            })?;
-            if let Some(table) = report::accuracy(&metrics, "dev") {
-                let legend = if self.explained.replace(true) { "" } else { report::LEGEND };
-                self.said.say(Said::Line(format!("{table}{legend}")));
-            }
+        if *count == self.lanes(iteration)
+            && iteration < self.last()
+            && let Some(table) = running.table(iteration as u64)
+        {
+            let legend = if self.explained.replace(true) { "" } else { report::LEGEND };
+            self.said.say(Said::Line(format!("{table}{legend}")));
         }
         Ok(())
     }

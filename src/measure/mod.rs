@@ -1,4 +1,5 @@
-//! Accuracy, intervals, tests, agreement and diversity from outcomes, and the seeded chance that recipes use outside the engine.
+//! What runs record, accuracy, intervals, tests and agreement from outcomes, and the seeded chance
+//! that recipes use outside the engine.
 
 mod agreement;
 mod bootstrap;
@@ -7,6 +8,7 @@ mod decomposition;
 mod holm;
 mod outcome;
 mod power;
+pub mod record;
 mod statistics;
 
 pub use agreement::*;

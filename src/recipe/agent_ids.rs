@@ -1,13 +1,13 @@
 //! One model with agent ids (arXiv 2501.05707, appendix E.2): is it the weights that make agents differ, or would a name do?
 
 use futures::future::LocalBoxFuture;
-use serde_json::json;
 
 use super::finetune::Lesson;
 use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::measure::record::Data;
 use crate::run::{RecipeInfo, RunConfig};
 
 /// One adapter plays all agents, and every prompt says which agent it is. It is finetuned on the union of what all generators and critics of
@@ -50,7 +50,7 @@ async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
 
         let sets = lane.agent_sets(iteration, &debates, &labels, lane.config.debate.rounds > 1)?;
         let examples = sets.generators.into_iter().chain(sets.critics).flatten().collect();
-        let lesson = Lesson::new(&student, examples, &lane.training, json!({}));
+        let lesson = Lesson::new(&student, examples, &lane.training, Data::default());
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }

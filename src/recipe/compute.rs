@@ -10,14 +10,39 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
-use super::outcomes::Parameters;
 use crate::adapter::Snapshot;
 use crate::debate::{Debate, Society, Speaker, Turn, Utterance};
 use crate::engine::AdapterId;
 use crate::error::Result;
+use crate::measure::record::{Compute, Cost, Record};
 use crate::run::Output;
+
+/// How many parameters a token passes through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// Of the base model.
+    pub base: usize,
+    /// Of each adapter.
+    pub adapters: BTreeMap<AdapterId, usize>,
+}
+
+impl Parameters {
+    /// Of the base and this adapter.
+    pub fn with(&self, adapter: AdapterId) -> usize {
+        self.base + self.adapters.get(&adapter).copied().unwrap_or(0)
+    }
+
+    /// FLOP of a turn of this speaker, with the summary before it, which the base wrote: 2 for each
+    /// parameter and token, read or written. Each adapter of a mixture computes every token.
+    pub fn flop(&self, speaker: &Speaker, turn: &Turn) -> f64 {
+        let of = |adapter, said: Option<&Utterance>| {
+            let tokens = said.map_or(0, |s| s.prompt_tokens + s.tokens);
+            2.0 * self.with(adapter) as f64 * tokens as f64
+        };
+        let each = |(adapter, _): &(AdapterId, f32)| of(*adapter, turn.response.as_ref());
+        of(AdapterId::BASE, turn.summary.as_ref()) + speaker.adapters().iter().map(each).sum::<f64>()
+    }
+}
 
 /// Tokens of one adapter, or of the base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +96,7 @@ pub struct Ledger {
     /// Of all adapters that were ever made for training.
     trained_parameters: Cell<usize>,
     /// By iteration, in the order in which they ended.
-    phases: RefCell<BTreeMap<usize, Vec<Value>>>,
+    phases: RefCell<BTreeMap<usize, Vec<Cost>>>,
 }
 
 impl Ledger {
@@ -84,6 +109,16 @@ impl Ledger {
             trained_parameters: Cell::default(),
             phases: RefCell::default(),
         }
+    }
+
+    /// The lane.
+    pub fn lane(&self) -> &str {
+        &self.lane
+    }
+
+    /// Where its results go.
+    pub fn output(&self) -> &dyn Output {
+        &*self.output
     }
 
     /// An adapter that is to be trained.
@@ -106,11 +141,11 @@ impl Ledger {
     /// Writes an iteration's `compute` record, after its last phase.
     pub fn close(&self, iteration: usize) -> Result<()> {
         let phases = self.phases.borrow_mut().remove(&iteration).unwrap_or_default();
-        let record = json!({ "adapter_parameters": self.trained_parameters.get(), "phases": phases });
-        self.output.metrics(&self.lane, iteration, "compute", record)
+        let record = Compute { adapter_parameters: self.trained_parameters.get(), phases };
+        self.output.metrics(&self.lane, iteration, Record::Compute(record))
     }
 
-    fn cost(&self, name: &str, usage: &Usage) -> Value {
+    fn cost(&self, name: &str, usage: &Usage) -> Cost {
         let parameters = self.parameters.borrow();
         let (mut all, mut flop) = (Tokens::default(), 0.0);
         for (adapter, tokens) in &usage.0 {
@@ -120,13 +155,13 @@ impl Ledger {
             all.sampled += tokens.sampled;
             all.gradient += tokens.gradient;
         }
-        json!({
-            "phase": name,
-            "prompt_tokens": all.prompt,
-            "sampled_tokens": all.sampled,
-            "gradient_tokens": all.gradient,
-            "flop": flop,
-        })
+        Cost {
+            phase: name.to_string(),
+            prompt_tokens: all.prompt,
+            sampled_tokens: all.sampled,
+            gradient_tokens: all.gradient,
+            flop,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::adapter::Snapshot;
 use crate::backend::{LoraMatrix, PartId};
 use crate::engine::*;
 use crate::error::Result;
+use crate::measure::record::Record;
 use crate::run::{Event, Output};
 use crate::text::{Codec, Message};
 
@@ -332,7 +333,7 @@ impl Journal for Counter {
 pub struct Nowhere;
 
 impl Output for Nowhere {
-    fn metrics(&self, _: &str, _: usize, _: &str, _: Value) -> Result<()> {
+    fn metrics(&self, _: &str, _: usize, _: Record) -> Result<()> {
         Ok(())
     }
     fn transcripts(&self, _: &str, _: usize, _: &str, _: &[Value]) -> Result<()> {

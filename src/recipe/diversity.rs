@@ -18,11 +18,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
-
+use super::Examination;
 use crate::debate::{Debate, Protocol, Round, Society, Speaker, Utterance};
 use crate::engine::{AdapterId, EmbedRequest, Embedding, Scope, ScoreRequest};
 use crate::error::{Error, Result};
+use crate::measure::record;
 use crate::measure::{Estimate, Outcome, distinct_answers, error_correlation, mean_pass_at};
 use crate::run::{Encoder, EvalSection, SamplingSection};
 use crate::task::{AnswerKey, Question};
@@ -75,18 +75,18 @@ impl Diversity {
         self.questions.min(debates.len())
     }
 
-    /// Measures the first debates, `debates[i]` being that of `questions[i]`. `measured` is called as each is complete.
+    /// Measures the first debates, `debates[i]` being that of `questions[i]`. `measured` is called as
+    /// each is complete.
     pub async fn measure(
         &self,
-        table: &Protocol,
+        exam: &Examination<'_>,
         scope: &Scope,
         questions: &[Question],
         debates: &[Debate],
-        society: &Society,
-        answers: &AnswerKey,
         measured: &dyn Fn(),
-    ) -> Result<Value> {
+    ) -> Result<record::Diversity> {
         let debates = &debates[..self.questions(debates)];
+        let (table, society) = (exam.table, exam.society);
         let context = table.codec().max_positions();
         let by_question = table.each(scope, &questions[..debates.len()], |i, _, scope| async move {
             let found = of_debate(&scope, &debates[i], society, context).await;
@@ -94,50 +94,38 @@ impl Diversity {
             found
         });
         let off_scope = scope.child("off-task");
-        let (by_question, off_task) =
+        let (found, off_task_nll) =
             futures::try_join!(by_question, off_task(table, &off_scope, &society.generators))?;
 
-        let mut record = Map::new();
-        record.insert("questions".into(), debates.len().into());
-        let held_out = |n: usize| by_question.iter().filter_map(move |m| mean(m.nll.get(n)?));
-        if let Some(mut nll) = estimate(by_question.iter().filter_map(|m| mean(&m.nll.concat()))) {
-            let agents = 0..society.agents();
-            nll["per_agent"] = agents.map(|n| mean(&held_out(n).collect::<Vec<_>>())).collect();
-            record.insert("nll".into(), nll);
-        }
-        if let Some(mut kl) = estimate(by_question.iter().filter_map(|m| mean(&m.kl))) {
-            kl["estimator"] = self.estimator("p_j").into();
-            kl["direction"] = "KL(p_i || p_j), i the agent that wrote, averaged over ordered pairs".into();
-            record.insert("kl".into(), kl);
-        }
-        let of_base = |agents: &dyn Fn(&Measured) -> &Vec<Option<f64>>| {
-            let present = |m: &Measured| -> Vec<f64> { agents(m).iter().flatten().copied().collect() };
-            let mut value = estimate(by_question.iter().filter_map(|m| mean(&present(m))))?;
-            let of =
-                |n: usize| -> Vec<f64> { by_question.iter().filter_map(|m| *agents(m).get(n)?).collect() };
-            value["per_agent"] = (0..society.agents()).map(|n| mean(&of(n))).collect();
-            Some(value)
-        };
-        if let Some(mut kl) = of_base(&|m| &m.kl_base) {
-            kl["estimator"] = self.estimator("base").into();
-            kl["direction"] = "KL(p_i || base), averaged over agents; last round".into();
-            if let Some(first) = of_base(&|m| &m.kl_base_first) {
-                kl["generators"] = first;
-            }
-            record.insert("kl_base".into(), kl);
-        }
-        if let Some(mut embedding) = estimate(by_question.iter().filter_map(|m| mean(&m.dissimilarity))) {
-            embedding["encoder"] = self.encoder.to_string().into();
-            record.insert("embedding".into(), embedding);
-        }
-        if let Some(last) = debates.first().map(|d| d.rounds.len() - 1) {
-            record.extend(of_answers(debates, last, answers));
-            record.insert("first_round".into(), Value::Object(of_answers(debates, 0, answers)));
-        }
-        if let Some(off_task) = off_task {
-            record.insert("off_task_nll".into(), off_task);
-        }
-        Ok(Value::Object(record))
+        let agents = society.agents();
+        let last = debates.first().map_or(0, |d| d.rounds.len() - 1);
+        let others = |m: &Measured| m.nll.iter().map(|of| mean(of)).collect();
+        let nll = by_agent(agents, &found, others, |m| mean(&m.nll.concat()));
+        let kl_base = by_agent(agents, &found, |m| m.kl_base.clone(), |m| mean(&present(&m.kl_base)));
+        let first = |m: &Measured| m.kl_base_first.clone();
+        let generators = by_agent(agents, &found, first, |m| mean(&present(&m.kl_base_first)));
+        let kl = estimate(found.iter().filter_map(|m| mean(&m.kl)));
+        let embedding = estimate(found.iter().filter_map(|m| mean(&m.dissimilarity)));
+        Ok(record::Diversity {
+            questions: debates.len(),
+            nll,
+            kl: kl.map(|mean| record::Divergence {
+                mean,
+                estimator: self.estimator("p_j"),
+                direction: "KL(p_i || p_j), i the agent that wrote, averaged over ordered pairs".into(),
+            }),
+            kl_base: kl_base.map(|last| record::BaseDivergence {
+                last,
+                estimator: self.estimator("base"),
+                direction: "KL(p_i || base), averaged over agents; last round".into(),
+                generators,
+            }),
+            embedding: embedding
+                .map(|mean| record::Dissimilarity { mean, encoder: self.encoder.to_string() }),
+            answers: of_answers(debates, last, exam.answers),
+            first_round: Some(of_answers(debates, 0, exam.answers)),
+            off_task_nll,
+        })
     }
 
     fn estimator(&self, other: &str) -> String {
@@ -149,11 +137,27 @@ fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
+fn present(values: &[Option<f64>]) -> Vec<f64> {
+    values.iter().flatten().copied().collect()
+}
+
 /// Mean and standard error over questions.
-fn estimate(by_question: impl Iterator<Item = f64>) -> Option<Value> {
+fn estimate(by_question: impl Iterator<Item = f64>) -> Option<record::Mean> {
     let values: Vec<f64> = by_question.collect();
-    let Estimate { value, standard_error } = Estimate::of(&values);
-    (!values.is_empty()).then(|| json!({ "value": value, "standard_error": standard_error }))
+    (!values.is_empty()).then(|| Estimate::of(&values).into())
+}
+
+/// The mean over questions of what `all` gives of each, and of what `each` gives of every agent.
+fn by_agent(
+    agents: usize,
+    by_question: &[Measured],
+    each: impl Fn(&Measured) -> Vec<Option<f64>>,
+    all: impl Fn(&Measured) -> Option<f64>,
+) -> Option<record::ByAgent> {
+    let mean_over = estimate(by_question.iter().filter_map(all))?;
+    let rows: Vec<Vec<Option<f64>>> = by_question.iter().map(each).collect();
+    let of = |n: usize| mean(&rows.iter().filter_map(|row| *row.get(n)?).collect::<Vec<_>>());
+    Some(record::ByAgent { mean: mean_over, per_agent: (0..agents).map(of).collect() })
 }
 
 /// What agents said in a round, by agent.
@@ -283,7 +287,7 @@ fn cosine(a: &Embedding, b: &Embedding) -> Option<f64> {
 }
 
 /// What the answers of a round say.
-fn of_answers(debates: &[Debate], m: usize, answers: &AnswerKey) -> Map<String, Value> {
+fn of_answers(debates: &[Debate], m: usize, answers: &AnswerKey) -> record::AnswerDiversity {
     let rounds: Vec<&Round> = debates.iter().map(|d| &d.rounds[m]).collect();
     let agents = rounds[0].turns.len();
     let shares: Vec<f64> = rounds.iter().map(|r| r.vote.votes as f64 / agents as f64).collect();
@@ -295,20 +299,20 @@ fn of_answers(debates: &[Debate], m: usize, answers: &AnswerKey) -> Map<String, 
     };
     let outcomes: Vec<Vec<Outcome>> =
         (0..agents).map(|n| debates.iter().map(|d| outcome(d, n)).collect()).collect();
-    let mut found = Map::new();
-    found.insert("consensus".into(), Estimate::of(&shares).value.into());
-    found.insert("distinct_answers".into(), Estimate::of(&distinct.collect::<Vec<_>>()).value.into());
-    if let Some(correlation) = error_correlation(&outcomes) {
-        found.insert("error_correlation".into(), correlation.into());
+    record::AnswerDiversity {
+        consensus: Estimate::of(&shares).value,
+        distinct_answers: Estimate::of(&distinct.collect::<Vec<_>>()).value,
+        error_correlation: error_correlation(&outcomes),
+        pass_at_n: mean_pass_at(&outcomes, agents),
     }
-    if let Some(pass) = mean_pass_at(&outcomes, agents) {
-        found.insert("pass_at_n".into(), pass.into());
-    }
-    found
 }
 
 /// The fixed text under the base and every generator. Of a text longer than the context its beginning.
-async fn off_task(table: &Protocol, scope: &Scope, generators: &[Speaker]) -> Result<Option<Value>> {
+async fn off_task(
+    table: &Protocol,
+    scope: &Scope,
+    generators: &[Speaker],
+) -> Result<Option<record::OffTask>> {
     let generators = scorable(generators)?;
     let mut tokens = table.codec().text(OFF_TASK.trim_end())?;
     tokens.truncate(table.codec().max_positions());
@@ -321,10 +325,10 @@ async fn off_task(table: &Protocol, scope: &Scope, generators: &[Speaker]) -> Re
     let read = scope.likelihoods(requests.collect()).await?;
     let nll: BTreeMap<AdapterId, f64> = readers.into_iter().zip(read.into_iter().map(|l| -l)).collect();
     let per_agent: Vec<f64> = generators.iter().map(|g| nll[g]).collect();
-    Ok(Some(json!({
-        "value": mean(&per_agent),
-        "base": nll[&AdapterId::BASE],
-        "per_agent": per_agent,
-        "tokens": tokens.len() - 1,
-    })))
+    Ok(mean(&per_agent).map(|value| record::OffTask {
+        value,
+        base: nll[&AdapterId::BASE],
+        per_agent: per_agent.into_iter().map(Some).collect(),
+        tokens: tokens.len() - 1,
+    }))
 }

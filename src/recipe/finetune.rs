@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::lane::{Lane, Student};
 use super::{Example, Training, Usage, schedule};
 use crate::engine::{StepMetrics, TrainRequest, TrainStep, Trained};
 use crate::error::Result;
+use crate::measure::record::{Data, LeftOut, Record, Target, Trained as Report, Training as Reports};
 use crate::run::{Event, StartFrom};
 
 /// What one student is finetuned on.
@@ -20,21 +21,21 @@ pub struct Lesson<'a> {
     pub training: &'a Training,
     /// Go over the data until this many tokens have been in a batch, in place of `num_epochs`.
     pub gradient_tokens: Option<u64>,
-    /// For the metrics: how the data came about.
-    pub about: Value,
+    /// How the data came about.
+    pub about: Data,
 }
 
 impl<'a> Lesson<'a> {
     /// For the epochs that the settings give.
-    pub fn new(student: &'a Student, examples: Vec<Example>, training: &'a Training, about: Value) -> Self {
+    pub fn new(student: &'a Student, examples: Vec<Example>, training: &'a Training, about: Data) -> Self {
         Self { student, examples, training, gradient_tokens: None, about }
     }
 
     /// Until this many tokens have been in a batch; logged.
     pub fn until(mut self, gradient_tokens: u64) -> Self {
-        self.about["gradient_tokens"] = gradient_tokens.into();
         let once: usize = self.examples.iter().map(|e| e.sequence.tokens.len()).sum();
-        self.about["passes"] = (once > 0).then(|| gradient_tokens as f64 / once as f64).into();
+        let passes = (once > 0).then(|| gradient_tokens as f64 / once as f64);
+        self.about.target = Some(Target { gradient_tokens, passes });
         Self { gradient_tokens: Some(gradient_tokens), ..self }
     }
 
@@ -99,7 +100,7 @@ impl Lane {
         let mut trained = trained.into_iter();
         self.output.event(Event::Advance { lane, done: total });
 
-        let (mut metrics, mut usage) = (Map::new(), Usage::default());
+        let (mut reports, mut usage) = (Reports::default(), Usage::default());
         for lesson in &lessons {
             let is_in = covers_all || !lesson.examples.is_empty();
             let steps = if is_in { trained.next().unwrap_or_default() } else { vec![] };
@@ -108,7 +109,7 @@ impl Lane {
                 self.note(format!("iteration {iteration}: {name}, step {step} was left out: {fault}"));
             }
             usage.trained(lesson.student.adapter, steps.iter().map(|s| s.tokens).sum());
-            metrics.insert(lesson.student.name.clone(), report(lesson, &steps));
+            reports.0.push((lesson.student.name.clone(), report(lesson, &steps)));
             // What is pruned was written before the training that made it so.
             if !is_pruned {
                 let snapshot = self.scope.service().snapshot(lesson.student.adapter, false).await?;
@@ -116,27 +117,21 @@ impl Lane {
             }
         }
         phase.end(&usage)?;
-        self.output.metrics(self.name(), iteration, "training", Value::Object(metrics))
+        self.output.metrics(self.name(), iteration, Record::Training(reports))
     }
 }
 
-fn report(lesson: &Lesson<'_>, steps: &[StepMetrics]) -> Value {
+fn report(lesson: &Lesson<'_>, steps: &[StepMetrics]) -> Report {
     // Of a step that was left out there is no number.
-    let column = |f: fn(&StepMetrics) -> f32| {
-        steps.iter().map(|s| s.fault.is_none().then(|| f(s))).collect::<Vec<Option<f32>>>()
-    };
-    let mut report = json!({
-        "data": lesson.about,
-        "examples": lesson.examples.len(),
-        "tokens": steps.iter().map(|s| s.tokens).sum::<u64>(),
-        "loss": column(|s| s.loss),
-        "grad_norm": column(|s| s.grad_norm),
-        "learning_rate": column(|s| s.learning_rate),
-    });
-    let faults: Vec<Value> =
-        steps.iter().filter_map(|s| Some(json!({"step": s.step, "fault": s.fault?.to_string()}))).collect();
-    if !faults.is_empty() {
-        report["left_out"] = faults.into();
+    let column = |f: fn(&StepMetrics) -> f32| steps.iter().map(|s| s.fault.is_none().then(|| f(s))).collect();
+    let left_out = |s: &StepMetrics| Some(LeftOut { step: s.step.into(), fault: s.fault?.to_string() });
+    Report {
+        data: lesson.about.clone(),
+        examples: lesson.examples.len(),
+        tokens: steps.iter().map(|s| s.tokens).sum(),
+        loss: column(|s| s.loss),
+        grad_norm: column(|s| s.grad_norm),
+        learning_rate: column(|s| s.learning_rate),
+        left_out: steps.iter().filter_map(left_out).collect(),
     }
-    report
 }

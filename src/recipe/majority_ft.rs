@@ -1,7 +1,6 @@
 //! Majority finetuning (the baseline of arXiv 2501.05707, section 3.2).
 
 use futures::future::LocalBoxFuture;
-use serde_json::json;
 
 use super::data::matching_answers;
 use super::finetune::Lesson;
@@ -9,6 +8,7 @@ use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::measure::record::Data;
 use crate::run::{Checked, RecipeInfo, RunConfig};
 
 /// One adapter answers every question k times, the answers vote, and it is finetuned on all that match the vote. No debate is held to make
@@ -58,7 +58,7 @@ async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         examiner.pseudo_labels(iteration, &sampled, &labels)?;
 
         let examples = matching_answers(&sampled, &labels);
-        let lesson = Lesson::new(&student, examples, &lane.training, json!({}));
+        let lesson = Lesson::new(&student, examples, &lane.training, Data::default());
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }

@@ -17,7 +17,6 @@ mod forecast;
 mod lane;
 mod majority_ft;
 mod multiagent;
-mod outcomes;
 mod precondition;
 mod registry;
 mod schedule;
@@ -32,13 +31,12 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 
-pub use compute::{Ledger, Phase, Usage};
+pub use compute::{Ledger, Parameters, Phase, Usage};
 pub use data::{Example, MixShares, critic_mix, pseudo_label};
 pub use diversity::Diversity;
-pub use exam::{Evaluation, Examiner, Methods, Sitting, evaluate};
+pub use exam::{Evaluation, Examination, Examiner, Methods, Sitting};
 pub use forecast::{Calls, Cost, Draw, Lengths, forecast};
 pub use lane::{Lane, NewAdapter};
-pub use outcomes::Parameters;
 pub use registry::{AGENT, BASE, Recipe, Recipes, SocietyNames};
 pub use schedule::steps;
 pub use settings::Training;
@@ -159,16 +157,14 @@ pub fn run_arm(
         };
         let transfer = tables.transfer.zip(transfer).map(|(table, material)| sitting(table, material));
         let examiner = Examiner::new(
-            scope.child("exam"),
-            scope.path(),
+            &scope,
             sitting(tables.own.clone(), own),
             transfer,
-            output.clone(),
             ledger.clone(),
             seed,
             &info,
             &config,
-        )?;
+        );
         let training = Training::of_generators(&config.training)?;
         let critic_training = Training::of_critics(&config.training)?;
         let lane = Lane {

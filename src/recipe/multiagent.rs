@@ -1,7 +1,6 @@
 //! Multiagent finetuning (arXiv 2501.05707, Algorithm 1), and its ablations and controls.
 
 use futures::future::LocalBoxFuture;
-use serde_json::json;
 
 use super::finetune::Lesson;
 use super::registry::{BASE, Recipe, SocietyNames, names};
@@ -10,6 +9,7 @@ use super::{Examiner, Lane};
 use crate::debate::{Society, Speaker};
 use crate::engine::AdapterId;
 use crate::error::Result;
+use crate::measure::record::Data;
 use crate::run::{Critics, DataOf, LabelsOf, RecipeInfo, RunConfig};
 
 /// N agents debate, vote, and each is finetuned on its own part of what the debate produced; L times.
@@ -76,7 +76,7 @@ async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         }
         let mut lessons = Vec::new();
         for (student, examples) in generators.iter().zip(sets.generators) {
-            lessons.push(Lesson::new(student, examples, &lane.training, json!({})));
+            lessons.push(Lesson::new(student, examples, &lane.training, Data::default()));
         }
         for ((student, examples), shares) in critics.iter().zip(sets.critics).zip(&sets.shares) {
             let training = &lane.critic_training;

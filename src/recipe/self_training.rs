@@ -1,7 +1,6 @@
 //! Self-training without a filter: what is left of single-agent finetuning when the vote is taken away.
 
 use futures::future::LocalBoxFuture;
-use serde_json::json;
 
 use super::data::all_answers;
 use super::finetune::Lesson;
@@ -10,6 +9,7 @@ use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::measure::record::Data;
 use crate::run::{RecipeInfo, RunConfig};
 
 /// One adapter answers every question k times and is finetuned on every answer that parses, right or wrong; k is `training.samples`.
@@ -44,7 +44,7 @@ async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         let sampled = lane.samples(iteration, &society, samples(&lane.config)).await?;
         examiner.own_answers(iteration, &sampled)?;
 
-        let lesson = Lesson::new(&student, all_answers(&sampled), &lane.training, json!({}));
+        let lesson = Lesson::new(&student, all_answers(&sampled), &lane.training, Data::default());
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;
     }

@@ -1,7 +1,5 @@
 //! Every agent's own part of the debates, and its two variations: pooled data dealt at random, and a random choice in place of the vote.
 
-use serde_json::{Value, json};
-
 use super::data::{
     Example, MixShares, critic_candidates, critic_set, critic_sets, generator_candidates, generator_set,
 };
@@ -10,6 +8,7 @@ use super::{Lane, Training};
 use crate::debate::Debate;
 use crate::error::Result;
 use crate::measure::Chance;
+use crate::measure::record::{Data, Mix};
 
 /// D_n^G and D_n^C of every agent (Multiagent Finetuning, Algorithm 1, lines 23 to 27).
 pub struct AgentSets {
@@ -96,14 +95,15 @@ impl Lane {
     }
 }
 
-/// For the metrics: how a critic's data came about.
-pub fn about_mix(shares: &MixShares, training: &Training) -> Value {
-    json!({
-        "corrected": shares.corrected,
-        "confirmed": shares.confirmed,
-        "corrected_taken": shares.corrected_taken,
-        "confirmed_taken": shares.confirmed_taken,
-        "critic_mix": training.section.critic_mix,
-        "effective_mix": shares.effective_mix(),
-    })
+/// How a critic's data came about.
+pub fn about_mix(shares: &MixShares, training: &Training) -> Data {
+    let mix = Mix {
+        corrected: shares.corrected,
+        confirmed: shares.confirmed,
+        corrected_taken: shares.corrected_taken,
+        confirmed_taken: shares.confirmed_taken,
+        critic_mix: training.section.critic_mix,
+        effective_mix: shares.effective_mix(),
+    };
+    Data { mix: Some(mix), ..Data::default() }
 }

@@ -1,7 +1,6 @@
 //! The single-agent baseline of Multiagent Finetuning (arXiv 2501.05707, section 4.1).
 
 use futures::future::LocalBoxFuture;
-use serde_json::json;
 
 use super::data::matching_answers;
 use super::finetune::Lesson;
@@ -9,6 +8,7 @@ use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
+use crate::measure::record::Data;
 use crate::run::{Matching, RecipeInfo, RunConfig};
 
 /// One adapter plays all agents of the debate, in all rounds, and is finetuned on every first answer that matches the vote.
@@ -53,7 +53,7 @@ async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         examiner.pseudo_labels(iteration, &debates, &labels)?;
 
         let examples = matching_answers(&debates, &labels);
-        let mut lesson = Lesson::new(&student, examples, &lane.training, json!({}));
+        let mut lesson = Lesson::new(&student, examples, &lane.training, Data::default());
         if lane.training.section.matching == Matching::GradientTokens {
             let critics = lane.config.debate.rounds > 1;
             let target = lane.gradient_tokens(&lane.agent_sets(iteration, &debates, &labels, critics)?);

@@ -9,6 +9,7 @@ use super::registry::{AGENT, Recipe, SocietyNames};
 use super::{Examiner, Lane, Usage};
 use crate::debate::{Debate, Occasion, Society, Turn};
 use crate::error::Result;
+use crate::measure::record::Data;
 use crate::run::{RecipeInfo, RunConfig};
 use crate::task::Labels;
 
@@ -51,7 +52,7 @@ async fn run(lane: Lane, examiner: Examiner) -> Result<()> {
         let hinted = examples.iter().filter(|e| e.kind == "hinted").count();
         examiner.references(iteration, &sampled, &examples)?;
 
-        let about = json!({"labels": "reference", "hinted": hinted});
+        let about = Data { labels: Some("reference".into()), hinted: Some(hinted), ..Data::default() };
         let lesson = Lesson::new(&student, examples, &lane.training, about);
         lane.finetune(iteration, vec![lesson]).await?;
         examiner.after(iteration, &society).await?;

@@ -1,11 +1,9 @@
 //! What outcomes by question tell beyond accuracy: where gains come from, how critics move answers, on what agents agree.
 
-use serde_json::Value;
-
-use super::folder::{Record, Run, iteration, seed};
+use super::folder::Run;
 use super::measures::Measure;
-use super::scores::outcomes_of;
-use crate::measure::{Gain, Moves, Outcome, consensus, digits, gain, moves};
+use crate::measure::record::{Evaluation, Letters, Line};
+use crate::measure::{Gain, Moves, Outcome, consensus, gain, moves};
 
 /// A gain from before training to an iteration, over all seeds.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,34 +33,36 @@ pub struct MoveRow {
     pub moves: Moves,
 }
 
-/// The evaluation records of an arm on a split at an iteration.
-fn records<'a>(run: &'a Run, arm: &'a str, split: &'a str, i: u64) -> impl Iterator<Item = &'a Record> {
-    run.records(arm, split).filter(move |r| iteration(r) == i)
+/// The evaluations of an arm on a split at an iteration.
+fn evaluations<'a>(
+    run: &'a Run,
+    arm: &'a str,
+    split: &'a str,
+    i: u64,
+) -> impl Iterator<Item = (&'a Line, &'a Evaluation)> {
+    run.evaluations(arm, split).filter(move |(line, _)| line.iteration == i)
 }
 
 fn iterations(run: &Run, arm: &str, split: &str) -> Vec<u64> {
-    let mut all: Vec<u64> = run.records(arm, split).map(iteration).collect();
+    let mut all: Vec<u64> = run.evaluations(arm, split).map(|(line, _)| line.iteration).collect();
     all.sort_unstable();
     all.dedup();
     all
 }
 
-/// Outcomes of a record; nothing where it has none.
-fn of(record: &Record, pick: impl Fn(&Value) -> Option<Value>) -> Vec<Vec<Outcome>> {
-    let value = record.get("outcomes").and_then(pick).unwrap_or(Value::Null);
-    outcomes_of(&value).unwrap_or_default()
-}
-
-/// The kinds of answers whose gains are split, and where their outcomes stand.
+/// The kinds of answers whose gains are split.
 const ANSWERS: [&str; 4] = ["single sample", "first answers", "last answers", "final vote"];
 
-fn answers(record: &Record, kind: &str) -> Vec<Vec<Outcome>> {
-    of(record, |outcomes| match kind {
-        "single sample" => outcomes.get("single").cloned(),
-        "first answers" => outcomes.get("debate")?.as_array()?.first().cloned(),
-        "last answers" => outcomes.get("debate")?.as_array()?.last().cloned(),
-        _ => outcomes.get("vote")?.as_array()?.last().cloned(),
-    })
+fn answers(record: &Evaluation, kind: &str) -> Vec<Vec<Outcome>> {
+    let Some(outcomes) = &record.outcomes else { return vec![] };
+    let debate = outcomes.debate.as_deref().unwrap_or_default();
+    let letters: Option<&[Letters]> = match kind {
+        "single sample" => outcomes.single.as_deref(),
+        "first answers" => debate.first().map(Vec::as_slice),
+        "last answers" => debate.last().map(Vec::as_slice),
+        _ => outcomes.vote.as_deref().and_then(|votes| votes.last()).map(std::slice::from_ref),
+    };
+    letters.unwrap_or_default().iter().map(|l| l.0.clone()).collect()
 }
 
 /// Every arm's gain from iteration 0 to its last one, on test questions where both were measured, else on dev questions.
@@ -77,10 +77,12 @@ pub fn gains(run: &Run) -> Vec<GainRow> {
         let Some((split, last)) = both else { continue };
         for kind in ANSWERS {
             // Seeds that were measured both times, so that the two sides differ in training only.
-            let seeds: Vec<u64> = records(run, &arm.name, split, last).map(seed).collect();
+            let seeds: Vec<u64> =
+                evaluations(run, &arm.name, split, last).map(|(line, _)| line.seed).collect();
             let side = |i: u64| {
-                let of_seeds = records(run, &arm.name, split, i).filter(|r| seeds.contains(&seed(r)));
-                of_seeds.flat_map(|r| answers(r, kind)).collect::<Vec<_>>()
+                let of_seeds =
+                    evaluations(run, &arm.name, split, i).filter(|(line, _)| seeds.contains(&line.seed));
+                of_seeds.flat_map(|(_, record)| answers(record, kind)).collect::<Vec<_>>()
             };
             // Where there is a debate, its first answers are the single samples.
             let again = kind == "first answers" && rows.last().is_some_and(|r: &GainRow| r.arm == arm.name);
@@ -100,10 +102,9 @@ pub fn moved(run: &Run) -> Vec<MoveRow> {
             let had = rows.len();
             for i in iterations(run, &arm.name, split) {
                 let (mut before, mut after) = (vec![], vec![]);
-                for record in records(run, &arm.name, split, i) {
-                    let rounds =
-                        record.get("outcomes").and_then(|o| o["debate"].as_array()).map_or(0, Vec::len);
-                    if rounds > 1 {
+                for (_, record) in evaluations(run, &arm.name, split, i) {
+                    let debate = record.outcomes.as_ref().and_then(|o| o.debate.as_ref());
+                    if debate.is_some_and(|rounds| rounds.len() > 1) {
                         before.extend(answers(record, "first answers"));
                         after.extend(answers(record, "last answers"));
                     }
@@ -128,14 +129,14 @@ pub fn agreement(run: &Run) -> Vec<Measure> {
         for split in run.measured_splits() {
             for i in iterations(run, &arm.name, split) {
                 let (mut right, mut wrong) = (vec![], vec![]);
-                for record in records(run, &arm.name, split, i) {
-                    let votes = record.get("outcomes").and_then(|o| o["votes"].as_array()?.last()?.as_str());
+                for (line, record) in evaluations(run, &arm.name, split, i) {
+                    let votes = record.outcomes.as_ref().and_then(|o| o.votes.as_ref()?.last());
                     let agents = answers(record, "last answers").len();
-                    let Some(votes) = votes.and_then(digits) else { continue };
+                    let Some(votes) = votes else { continue };
                     let vote = answers(record, "final vote");
-                    if let Some(found) = vote.first().and_then(|vote| consensus(vote, &votes, agents)) {
-                        right.push((seed(record), found.right));
-                        wrong.push((seed(record), found.wrong));
+                    if let Some(found) = vote.first().and_then(|vote| consensus(vote, &votes.0, agents)) {
+                        right.push((line.seed, found.right));
+                        wrong.push((line.seed, found.wrong));
                     }
                 }
                 for (name, seeds) in [("true_consensus", right), ("false_consensus", wrong)] {
@@ -159,9 +160,10 @@ pub fn agreement(run: &Run) -> Vec<Measure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::measure::record::{Digits, Outcomes, Record};
+    use serde_json::{Value, json};
 
-    fn run(records: Vec<Value>) -> Run {
+    fn run(metrics: Vec<Line>) -> Run {
         Run {
             folder: "x".into(),
             name: "x".into(),
@@ -169,7 +171,7 @@ mod tests {
             config: toml::from_str("[run]\niterations = 1\n[[arm]]\nname = \"a\"\nrecipe = \"multiagent\"\n")
                 .unwrap(),
             splits: Value::Null,
-            metrics: records.into_iter().map(|v| v.as_object().unwrap().clone()).collect(),
+            metrics,
             times: vec![],
             arms: vec![super::super::folder::Arm {
                 name: "a".into(),
@@ -181,15 +183,24 @@ mod tests {
         }
     }
 
-    fn record(iteration: u64, first: &str, last: &str, vote: &str, votes: &str) -> Value {
-        json!({"arm": "a", "seed": 0, "iteration": iteration, "name": "dev", "questions": first.len(),
-            "outcomes": {"debate": [[first, first], [last, last]], "vote": [vote, vote], "votes": [votes, votes]}})
+    fn record(iteration: u64, first: &str, last: &str, vote: &str, votes: &[usize]) -> Line {
+        let of = |text: &str| vec![Letters(Outcome::read(text).unwrap()); 2];
+        let outcomes = Outcomes {
+            debate: Some(vec![of(first), of(last)]),
+            vote: Some(of(vote)),
+            votes: Some(vec![Digits(votes.into()); 2]),
+            ..Outcomes::default()
+        };
+        let record = Evaluation { questions: first.len(), outcomes: Some(outcomes), ..Evaluation::default() };
+        Line { arm: "a".into(), seed: 0, iteration, record: Record::Evaluation("dev", record.into()) }
     }
 
     #[test]
     fn moves_gains_and_agreement_come_from_the_right_rounds() {
-        let run =
-            run(vec![record(0, "10-t", "1000", "1000", "2222"), record(1, "1100", "0110", "0110", "2122")]);
+        let run = run(vec![
+            record(0, "10-t", "1000", "1000", &[2; 4]),
+            record(1, "1100", "0110", "0110", &[2, 1, 2, 2]),
+        ]);
         let moves = moved(&run);
         assert_eq!(moves.len(), 2);
         assert_eq!((moves[0].moves.none_to_wrong, moves[0].moves.right_to_right), (4, 2));

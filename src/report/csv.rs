@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
-
 use super::Results;
 use super::compare::Comparison;
-use super::folder::{iteration, seed, text};
 use super::measures::Measure;
-use super::scores::{Method, RATES, Score, own_method};
+use super::scores::{Method, Score, own_method};
+use crate::measure::record::{Agreement, Rates, Record};
 
 /// A number as every file of a report holds it: six decimals, more than any of them is known to.
 pub fn rounded(value: f64) -> f64 {
@@ -43,10 +41,10 @@ fn count(n: usize) -> String {
 
 /// `report.csv`: every accuracy of every lane.
 pub fn report(results: &Results) -> String {
-    let mut out =
-        String::from("arm,seed,iteration,split,method,round,samples,questions,accuracy,standard_error");
-    RATES.iter().for_each(|r| out.push_str(&format!(",{r}")));
-    out.push('\n');
+    let mut out = String::from(
+        "arm,seed,iteration,split,method,round,samples,questions,accuracy,standard_error,parse_rate,\
+         truncation_rate,missing_rate,mean_tokens,mean_logprob,all_agree,consensus\n",
+    );
     let mut row = |arm: &str, seed: u64, i: u64, split: &str, method: &str, questions: usize, s: &Score| {
         let mut fields = vec![
             arm.to_string(),
@@ -60,8 +58,10 @@ pub fn report(results: &Results) -> String {
             number(s.accuracy),
             number(s.standard_error),
         ];
-        let rate = |name| s.rates.iter().find(|r| r.0 == name).map(|r| r.1);
-        fields.extend(RATES.iter().map(|&r| optional(rate(r))));
+        let Rates { parse_rate, truncation_rate, missing_rate, mean_tokens, mean_logprob, .. } = s.rates;
+        let Agreement { all_agree, consensus } = s.agreement;
+        let rates = [parse_rate, truncation_rate, missing_rate, mean_tokens, mean_logprob];
+        fields.extend(rates.into_iter().chain([all_agree, consensus]).map(optional));
         line(&mut out, &fields);
     };
     for mean in &results.means {
@@ -69,33 +69,39 @@ pub fn report(results: &Results) -> String {
             row(&mean.arm, *seed, mean.iteration, mean.split, &mean.method.id(), mean.questions, score);
         }
     }
-    for record in &results.run.metrics {
-        let (arm, seed, i) = (text(record, "arm"), seed(record), iteration(record));
-        let plain = |value: &Value, round, samples| Score {
+    for l in &results.run.metrics {
+        let mut row = |split, method: &str, questions, score: &Score| {
+            row(&l.arm, l.seed, l.iteration, split, method, questions, score);
+        };
+        let plain = |round, samples, accuracy, standard_error| Score {
             method: Method::Majority,
             round,
             samples,
-            accuracy: value["accuracy"].as_f64().unwrap_or(f64::NAN),
-            standard_error: value["standard_error"].as_f64().unwrap_or(f64::NAN),
-            rates: RATES.iter().filter_map(|&r| Some((r, value.get(r)?.as_f64()?))).collect(),
+            accuracy,
+            standard_error,
+            rates: Rates::default(),
+            agreement: Agreement::default(),
             outcomes: vec![],
         };
-        let questions = |key: &str| record.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
-        if text(record, "name") == "pseudo-labels" {
-            let whole = Value::Object(record.clone());
-            row(arm, seed, i, "train", "pseudo-label", questions("labelled"), &plain(&whole, 0, 0));
-            let rounds = record.get("vote_accuracy_by_round").and_then(Value::as_array);
-            for (m, accuracy) in rounds.into_iter().flatten().enumerate() {
-                let last = Some(m + 1) == rounds.map(Vec::len);
-                let method = if last { Method::Final } else { Method::Round(m + 1) };
-                let value = serde_json::json!({ "accuracy": accuracy });
-                row(arm, seed, i, "train", &method.id(), questions("questions"), &plain(&value, m + 1, 0));
+        match &l.record {
+            Record::PseudoLabels(r) => {
+                let (rates, agreement) = (r.rates.clone(), r.agreement.clone());
+                let score = Score { rates, agreement, ..plain(0, 0, r.accuracy, r.standard_error) };
+                row("train", "pseudo-label", r.labelled, &score);
+                let rounds = &r.vote_accuracy_by_round;
+                for (m, accuracy) in rounds.iter().enumerate() {
+                    let last = m + 1 == rounds.len();
+                    let method = if last { Method::Final } else { Method::Round(m + 1) };
+                    row("train", &method.id(), r.questions, &plain(m + 1, 0, *accuracy, f64::NAN));
+                }
             }
-        }
-        for of_k in record.get("majority").and_then(|m| m["by_samples"].as_array()).into_iter().flatten() {
-            let samples = of_k["samples"].as_u64().unwrap_or(0) as usize;
-            let split = text(record, "name");
-            row(arm, seed, i, split, "majority-by-samples", questions("questions"), &plain(of_k, 0, samples));
+            Record::Evaluation(split, r) => {
+                for of_k in r.majority.iter().flat_map(|m| &m.by_samples) {
+                    let score = plain(0, of_k.samples, of_k.accuracy, of_k.standard_error);
+                    row(split, "majority-by-samples", r.questions, &score);
+                }
+            }
+            _ => {}
         }
     }
     out

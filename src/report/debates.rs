@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::folder::{self, Record, Run};
+use super::folder::Run;
 use crate::error::{Error, Result};
+use crate::measure::record::Letters;
 use crate::run::read_lines;
 
 /// Most questions of a lane.
@@ -66,8 +67,9 @@ pub fn choose(run: &Run, share: f64) -> Result<Debates> {
     let mut known: BTreeMap<String, usize> = BTreeMap::new();
     for (arm, seed, split, iteration, lane) in found {
         let outcomes = |i: u64| {
-            let of_lane = |r: &&Record| folder::seed(r) == seed && folder::iteration(r) == i;
-            run.records(&arm, split).find(of_lane).and_then(|r| r.get("outcomes")).map(|o| &o["debate"])
+            let mut all = run.evaluations(&arm, split);
+            let (_, record) = all.find(|(line, _)| line.seed == seed && line.iteration == i)?;
+            record.outcomes.as_ref()?.debate.as_deref()
         };
         let before = read(&file(&lane, 0, split), outcomes(0))?;
         let after = read(&file(&lane, iteration, split), outcomes(iteration))?;
@@ -153,14 +155,14 @@ fn last(lane: &Path) -> Result<Option<(&'static str, u64)>> {
 }
 
 /// The debates of a file by question, with what a page shows of them. `outcomes` are those of its debates, in the order of its lines.
-fn read(path: &Path, outcomes: Option<&Value>) -> Result<Vec<(String, Read)>> {
-    let records = read_lines(path)?;
+fn read(path: &Path, outcomes: Option<&[Vec<Letters>]>) -> Result<Vec<(String, Read)>> {
+    let records = read_lines(path, Ok)?;
     // The letter of an agent's answer; none if the outcomes are not those of these lines.
     let letter = |q: usize, round: usize, agent: usize| -> Option<char> {
-        let all = outcomes?[round][agent].as_str()?;
-        (all.len() == records.len()).then(|| all.chars().nth(q)).flatten()
+        let all = &outcomes?.get(round)?.get(agent)?.0;
+        all.get(q).filter(|_| all.len() == records.len()).map(|o| o.letter())
     };
-    let of = |(q, record): (usize, &Record)| {
+    let of = |(q, record): (usize, &Map<String, Value>)| {
         let get = |key: &str| record.get(key).unwrap_or(&Value::Null);
         let id = get("id").as_str().unwrap_or_default().to_string();
         let round = |(m, round): (usize, &Value)| {

@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::run::{read_lines, read_manifest, read_metrics};
-
-/// A record of metrics.jsonl or times.jsonl.
-pub type Record = Map<String, Value>;
+use crate::measure::record::{Evaluation, Line, SPLITS, Time};
+use crate::run::{read_manifest, read_metrics, read_times};
 
 /// A run folder's results.
 pub struct Run {
@@ -23,9 +21,9 @@ pub struct Run {
     /// splits.json: ids of the questions by arm and split.
     pub splits: Value,
     /// metrics.jsonl.
-    pub metrics: Vec<Record>,
+    pub metrics: Vec<Line>,
     /// times.jsonl; empty where times were not kept.
-    pub times: Vec<Record>,
+    pub times: Vec<Time>,
     /// In the order of the configuration.
     pub arms: Vec<Arm>,
 }
@@ -79,9 +77,7 @@ impl Run {
             Value::Null
         };
         let metrics = read_metrics(folder)?;
-        check_keys(&folder.join("metrics.jsonl"), &metrics, "name")?;
-        let times = read_lines(&folder.join("times.jsonl"))?;
-        check_keys(&folder.join("times.jsonl"), &times, "phase")?;
+        let times = read_times(folder)?;
         let arms = arms(&config, &manifest, &metrics);
         let absolute = std::fs::canonicalize(folder).map_err(Error::io(folder))?;
         let name = absolute.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
@@ -109,15 +105,19 @@ impl Run {
         lanes.iter().filter_map(seed).collect()
     }
 
-    /// Records of an arm, by name.
-    pub fn records<'a>(&'a self, arm: &'a str, name: &'a str) -> impl Iterator<Item = &'a Record> {
-        self.metrics.iter().filter(move |r| text(r, "arm") == arm && text(r, "name") == name)
+    /// The evaluations of an arm on a split.
+    pub fn evaluations<'a>(
+        &'a self,
+        arm: &'a str,
+        split: &'a str,
+    ) -> impl Iterator<Item = (&'a Line, &'a Evaluation)> {
+        let of_arm = self.metrics.iter().filter(move |line| line.arm == arm);
+        of_arm.filter_map(move |line| Some((line, line.evaluation(split)?)))
     }
 
     /// The splits that something was measured on: dev, test, then those of other tasks.
     pub fn measured_splits(&self) -> Vec<&'static str> {
-        let has = |split: &str| self.metrics.iter().any(|r| text(r, "name") == split);
-        SPLITS.into_iter().filter(|s| has(s)).collect()
+        SPLITS.into_iter().filter(|s| self.metrics.iter().any(|l| l.evaluation(s).is_some())).collect()
     }
 
     /// How far the run is: a lane is complete once it has measured its last iteration on dev questions.
@@ -126,11 +126,13 @@ impl Run {
         for arm in &self.arms {
             for seed in self.arm_seeds(&arm.name) {
                 progress.lanes += 1;
-                let own = |r: &&Record| r["seed"].as_u64() == Some(seed);
-                let last = self.records(&arm.name, "dev").filter(own).map(iteration).max();
+                let last_on = |split| {
+                    let own = self.evaluations(&arm.name, split).filter(|(line, _)| line.seed == seed);
+                    own.map(|(line, _)| line.iteration).max()
+                };
+                let last = last_on("dev");
                 let done = last == Some(arm.iterations);
-                let has_test = self.config_number("task", "test_questions") == 0
-                    || self.records(&arm.name, "test").filter(own).map(iteration).max() == last;
+                let has_test = self.config_number("task", "test_questions") == 0 || last_on("test") == last;
                 match done && has_test {
                     true => progress.complete += 1,
                     false => progress.unfinished.push((format!("{}/seed-{seed}", arm.name), last)),
@@ -145,54 +147,8 @@ impl Run {
     }
 }
 
-/// Every split that may be measured, in the order of its tables.
-pub const SPLITS: [&str; 4] = ["dev", "test", "transfer-dev", "transfer-test"];
-
-/// A record's text field, empty where it has none.
-pub fn text<'a>(record: &'a Record, key: &str) -> &'a str {
-    record.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-/// Whether a record is of an arm whose training is given right answers.
-pub fn asks_for_labels(record: &Record) -> bool {
-    record.get("asks_for_labels").and_then(Value::as_bool) == Some(true)
-}
-
-/// A record's iteration.
-pub fn iteration(record: &Record) -> u64 {
-    record.get("iteration").and_then(Value::as_u64).unwrap_or_default()
-}
-
-/// A record's seed.
-pub fn seed(record: &Record) -> u64 {
-    record.get("seed").and_then(Value::as_u64).unwrap_or_default()
-}
-
-/// Every record says whose it is.
-fn check_keys(path: &Path, records: &[Record], name: &str) -> Result<()> {
-    for (i, record) in records.iter().enumerate() {
-        for key in ["arm", name] {
-            if !record.get(key).is_some_and(Value::is_string) {
-                return Err(Error::input(
-                    format!("{}:{}: {key}", path.display(), i + 1),
-                    "found no string, expected one",
-                ));
-            }
-        }
-        for key in ["seed", "iteration"] {
-            if !record.get(key).is_some_and(Value::is_u64) {
-                return Err(Error::input(
-                    format!("{}:{}: {key}", path.display(), i + 1),
-                    "found no whole number, expected one",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The arms of a configuration that have lanes, and those that a grid made of them (`NAME@key=value,…`), in the order of the lanes.
-fn arms(config: &toml::Table, manifest: &Value, metrics: &[Record]) -> Vec<Arm> {
+fn arms(config: &toml::Table, manifest: &Value, metrics: &[Line]) -> Vec<Arm> {
     let string = |t: &toml::Value, key: &str| t.get(key).and_then(|v| v.as_str()).map(String::from);
     let sections = config.get("arm").and_then(|a| a.as_array()).map(Vec::as_slice).unwrap_or_default();
     let iterations =
@@ -222,7 +178,7 @@ fn arms(config: &toml::Table, manifest: &Value, metrics: &[Record]) -> Vec<Arm> 
         let own = overrides.iter().find(|(k, _)| k == "run.iterations").and_then(|(_, v)| v.parse().ok());
         let planned = own.unwrap_or(iterations.max(0) as u64);
         Arm {
-            uses_labels: metrics.iter().any(|r| text(r, "arm") == name && asks_for_labels(r)),
+            uses_labels: metrics.iter().any(|line| line.arm == name && line.record.asks_for_labels()),
             iterations: if UNTRAINED.contains(&recipe.as_str()) { 0 } else { planned },
             name,
             recipe,

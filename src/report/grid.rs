@@ -1,8 +1,7 @@
 //! The points of a tuning grid, ranked by what they reach on dev questions.
 
-use serde_json::{Map, Value};
-
-use super::table;
+use super::{Method, table};
+use crate::measure::record::{Evaluation, Line};
 use crate::run::{EvalMethod, RunConfig};
 
 /// A point of one arm's grid.
@@ -23,35 +22,35 @@ pub struct Point {
 /// An arm as the configuration names it, and its points, the best first.
 pub type Ranking = Vec<(String, Vec<Point>)>;
 
-/// Where a method's accuracy stands in an evaluation.
-fn measured<'a>(record: &'a Map<String, Value>, method: &str) -> Option<&'a Value> {
-    let debate = || record.get("debate");
+/// A method's accuracy in an evaluation, and its standard error.
+fn measured(record: &Evaluation, method: Method) -> Option<(f64, f64)> {
+    let debate = record.debate.as_ref();
+    let of_round = |m: usize| debate?.rounds.get(m).map(|r| (r.accuracy, r.standard_error));
     match method {
-        "final-vote" => debate(),
-        "first-vote" => debate()?["rounds"].get(0),
-        other => record.get(other),
+        Method::Greedy => record.greedy.as_ref().map(|a| (a.accuracy, a.standard_error)),
+        Method::Single => record.single.as_ref().map(|a| (a.accuracy, a.standard_error)),
+        Method::Majority => record.majority.as_ref().map(|m| (m.accuracy, m.standard_error)),
+        Method::Budget => None,
+        Method::Round(m) => of_round(m - 1),
+        Method::Final => of_round(debate?.rounds.len() - 1),
     }
 }
 
-/// Ranks the points of all arms `NAME@POINT` by `method` on dev questions after `iteration`, or after each arm's last one.
-pub fn ranking(metrics: &[Map<String, Value>], method: &str, iteration: Option<u64>) -> Ranking {
-    let text = |r: &'_ Map<String, Value>, key: &str| r.get(key).and_then(Value::as_str).map(String::from);
-    let number = |r: &Map<String, Value>| r.get("iteration").and_then(Value::as_u64).unwrap_or(0);
-    let of_dev = || metrics.iter().filter(|r| text(r, "name").as_deref() == Some("dev"));
+/// Ranks the points of all arms `NAME@POINT` by `method` on dev questions after `iteration`, or
+/// after each arm's last one.
+pub fn ranking(metrics: &[Line], method: &str, iteration: Option<u64>) -> Ranking {
+    let method = Method::from_id(method);
+    let of_dev = || metrics.iter().filter_map(|line| Some((line, line.evaluation("dev")?)));
     let mut ranking: Ranking = Vec::new();
-    let mut seen: Vec<String> = Vec::new();
-    for full in of_dev().filter_map(|r| text(r, "arm")) {
+    let mut seen: Vec<&str> = Vec::new();
+    for full in of_dev().map(|(line, _)| line.arm.as_str()) {
         let Some((arm, values)) = full.split_once('@').filter(|_| !seen.contains(&full)) else { continue };
-        seen.push(full.clone());
-        let records: Vec<_> = of_dev().filter(|r| text(r, "arm").as_deref() == Some(full.as_str())).collect();
-        let last = records.iter().map(|r| number(r)).max().unwrap_or(0);
+        seen.push(full);
+        let records: Vec<_> = of_dev().filter(|(line, _)| line.arm == full).collect();
+        let last = records.iter().map(|(line, _)| line.iteration).max().unwrap_or(0);
         let at = iteration.unwrap_or(last);
-        let found: Vec<(f64, f64)> = records
-            .iter()
-            .filter(|r| number(r) == at)
-            .filter_map(|r| measured(r, method))
-            .filter_map(|v| Some((v["accuracy"].as_f64()?, v["standard_error"].as_f64().unwrap_or(0.0))))
-            .collect();
+        let of_iteration = records.iter().filter(|(line, _)| line.iteration == at);
+        let found: Vec<(f64, f64)> = of_iteration.filter_map(|(_, r)| measured(r, method?)).collect();
         if found.is_empty() {
             continue;
         }
@@ -75,7 +74,7 @@ pub fn ranking(metrics: &[Map<String, Value>], method: &str, iteration: Option<u
 }
 
 /// The ranking of a run with a grid, by the method and iteration of its primary comparison, or by the final vote after the last iteration.
-pub fn tables(metrics: &[Map<String, Value>], config: &RunConfig) -> Option<String> {
+pub fn tables(metrics: &[Line], config: &RunConfig) -> Option<String> {
     let primary = config.report.primary.as_ref();
     let debates = config.eval.methods.contains(&EvalMethod::Debate);
     let fallback =
@@ -99,19 +98,23 @@ pub fn tables(metrics: &[Map<String, Value>], config: &RunConfig) -> Option<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::record::{Answers, Debated, Record, Round};
     use crate::run::{PrimaryMethod, PrimarySection};
-    use serde_json::json;
 
-    fn record(arm: &str, seed: u64, iteration: u64, first: f64, last: f64) -> Map<String, Value> {
-        let estimate = |a: f64| json!({"accuracy": a, "standard_error": 0.02});
-        let mut debate = estimate(last);
-        debate["rounds"] = json!([estimate(first), estimate(last)]);
-        let value = json!({"arm": arm, "seed": seed, "iteration": iteration, "name": "dev", "questions": 9,
-            "single": estimate(first / 2.0), "debate": debate});
-        value.as_object().unwrap().clone()
+    fn record(arm: &str, seed: u64, iteration: u64, first: f64, last: f64) -> Line {
+        let [first_round, last_round] =
+            [first, last].map(|a| Round { accuracy: a, standard_error: 0.02, ..Round::default() });
+        let rounds = vec![first_round, last_round.clone()];
+        let record = Evaluation {
+            questions: 9,
+            single: Some(Answers { accuracy: first / 2.0, standard_error: 0.02, ..Answers::default() }),
+            debate: Some(Debated { last: last_round, rounds, costs_samples: None }),
+            ..Evaluation::default()
+        };
+        Line { arm: arm.into(), seed, iteration, record: Record::Evaluation("dev", record.into()) }
     }
 
-    fn metrics() -> Vec<Map<String, Value>> {
+    fn metrics() -> Vec<Line> {
         vec![
             record("m@rate=0.1", 0, 1, 0.9, 0.9),
             record("m@rate=0.1", 0, 2, 0.5, 0.4),

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
-use super::folder::{Record, Run, SPLITS, iteration, seed, text};
+use super::folder::Run;
+use crate::measure::record::{AnswerDiversity, Diversity, Line, Record, SPLITS, Trained};
 
 /// One number of an arm at an iteration, for each seed that has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,18 +93,18 @@ struct Collected {
 }
 
 impl Collected {
-    fn add(&mut self, record: &Record, group: &'static str, split: &str, name: &str, value: Option<f64>) {
-        let Some(value) = value.filter(|v| v.is_finite()) else { return };
-        let key =
-            (text(record, "arm").to_string(), group, split.to_string(), name.to_string(), iteration(record));
+    fn add(&mut self, key: Key, seed: u64, value: f64) {
+        if !value.is_finite() {
+            return;
+        }
         if !self.values.contains_key(&key) {
             self.order.push(key.clone());
         }
         let seeds = self.values.entry(key).or_default();
         // A phase may come in several parts.
-        match seeds.iter_mut().find(|s| s.0 == seed(record)) {
+        match seeds.iter_mut().find(|s| s.0 == seed) {
             Some(had) => had.1 += value,
-            None => seeds.push((seed(record), value)),
+            None => seeds.push((seed, value)),
         }
     }
 
@@ -120,62 +119,75 @@ impl Collected {
     }
 }
 
-/// A number, or the `value` of an object.
-fn number(value: &Value) -> Option<f64> {
-    value.as_f64().or_else(|| value.get("value")?.as_f64())
+/// What is shown of a record of diversity, by name.
+fn of_diversity(r: &Diversity) -> Vec<(String, f64)> {
+    let of_answers = |prefix: &str, answers: &AnswerDiversity| {
+        let all = [
+            // As the paper turns it into a measure of diversity.
+            ("disagreement", Some(1.0 - answers.consensus)),
+            ("distinct_answers", Some(answers.distinct_answers)),
+            ("error_correlation", answers.error_correlation),
+            ("pass_at_n", answers.pass_at_n),
+        ];
+        all.map(|(name, value)| value.map(|v| (format!("{prefix}{name}"), v))).into_iter().flatten()
+    };
+    let of = |name: &str, value: Option<f64>| value.map(|v| (name.to_string(), v));
+    let of_texts = [
+        of("nll", r.nll.as_ref().map(|m| m.mean.value)),
+        of("kl", r.kl.as_ref().map(|m| m.mean.value)),
+        of("kl_base", r.kl_base.as_ref().map(|m| m.last.mean.value)),
+        of("embedding", r.embedding.as_ref().map(|m| m.mean.value)),
+    ];
+    let first = r.first_round.iter().flat_map(|first| of_answers("first_round.", first));
+    let off_task = of("off_task_nll", r.off_task_nll.as_ref().map(|m| m.value));
+    of_texts.into_iter().flatten().chain(of_answers("", &r.answers)).chain(first).chain(off_task).collect()
 }
 
 /// Diversity, pseudo-labels, compute and times, as far as they were measured.
 pub fn measures(run: &Run) -> Vec<Measure> {
-    const OWN: [&str; 4] = ["arm", "seed", "iteration", "name"];
     let mut all = Collected::default();
-    for record in &run.metrics {
-        match text(record, "name") {
-            "diversity" => {
-                for (key, value) in record.iter().filter(|(k, _)| !OWN.contains(&k.as_str())) {
-                    let mut add = |prefix: &str, key: &str, value: &Value| match key {
-                        // As the paper turns it into a measure of diversity.
-                        "consensus" => {
-                            let value = number(value).map(|c| 1.0 - c);
-                            all.add(record, "diversity", "dev", &format!("{prefix}disagreement"), value);
-                        }
-                        "questions" => {}
-                        _ => all.add(record, "diversity", "dev", &format!("{prefix}{key}"), number(value)),
-                    };
-                    match (key.as_str(), value.as_object()) {
-                        ("first_round", Some(first)) => {
-                            first.iter().for_each(|(k, v)| add("first_round.", k, v))
-                        }
-                        _ => add("", key, value),
+    for Line { arm, seed, iteration, record } in &run.metrics {
+        let mut add = |group, split: &str, name: &str, value: f64| {
+            all.add((arm.clone(), group, split.into(), name.into(), *iteration), *seed, value);
+        };
+        match record {
+            Record::Diversity(r) => {
+                of_diversity(r).iter().for_each(|(name, value)| add("diversity", "dev", name, *value));
+            }
+            Record::PseudoLabels(r) => {
+                for (name, value) in [
+                    ("accuracy", Some(r.accuracy)),
+                    ("coverage", Some(r.coverage)),
+                    ("all_agree", r.agreement.all_agree),
+                    ("consensus", r.agreement.consensus),
+                    ("labelled", Some(r.labelled as f64)),
+                    ("questions", Some(r.questions as f64)),
+                ] {
+                    value.into_iter().for_each(|v| add("pseudo-labels", "train", name, v));
+                }
+                for (m, value) in r.vote_accuracy_by_round.iter().enumerate() {
+                    add("pseudo-labels", "train", &format!("vote_accuracy_round_{}", m + 1), *value);
+                }
+            }
+            Record::Compute(r) => {
+                for phase in &r.phases {
+                    for (name, value) in [
+                        ("prompt_tokens", phase.prompt_tokens as f64),
+                        ("sampled_tokens", phase.sampled_tokens as f64),
+                        ("gradient_tokens", phase.gradient_tokens as f64),
+                        ("flop", phase.flop),
+                    ] {
+                        add("compute", "", &format!("{}.{name}", phase.phase), value);
                     }
                 }
             }
-            "pseudo-labels" => {
-                let of = |key: &str| record.get(key).and_then(Value::as_f64);
-                for key in ["accuracy", "coverage", "all_agree", "consensus", "labelled", "questions"] {
-                    all.add(record, "pseudo-labels", "train", key, of(key));
-                }
-                let rounds = record.get("vote_accuracy_by_round").and_then(Value::as_array);
-                for (m, value) in rounds.into_iter().flatten().enumerate() {
-                    let name = format!("vote_accuracy_round_{}", m + 1);
-                    all.add(record, "pseudo-labels", "train", &name, value.as_f64());
-                }
-            }
-            "compute" => {
-                for phase in record.get("phases").and_then(Value::as_array).into_iter().flatten() {
-                    let name = phase["phase"].as_str().unwrap_or_default();
-                    for key in ["prompt_tokens", "sampled_tokens", "gradient_tokens", "flop"] {
-                        let value = phase[key].as_f64();
-                        all.add(record, "compute", "", &format!("{name}.{key}"), value);
-                    }
-                }
-            }
-            _ => {}
+            Record::Evaluation(..) | Record::Training(_) => {}
         }
     }
-    for record in &run.times {
-        let name = format!("{}.seconds", text(record, "phase"));
-        all.add(record, "compute", "", &name, record.get("seconds").and_then(Value::as_f64));
+    for time in &run.times {
+        let name = format!("{}.seconds", time.phase);
+        let key = (time.arm.clone(), "compute", String::new(), name, time.iteration);
+        all.add(key, time.seed, time.seconds);
     }
     all.finish()
 }
@@ -231,54 +243,45 @@ pub fn costs(measures: &[Measure]) -> Vec<Cost> {
     costs
 }
 
-/// The adapter parameters of the arms that say how many they have.
-pub fn adapter_parameters(metrics: &[Record]) -> BTreeMap<String, f64> {
-    let of = |r: &Record| Some((text(r, "arm").to_string(), r.get("adapter_parameters")?.as_f64()?));
-    metrics.iter().filter(|r| text(r, "name") == "compute").filter_map(of).collect()
+/// The adapter parameters of the arms, as far as they are known.
+pub fn adapter_parameters(metrics: &[Line]) -> BTreeMap<String, f64> {
+    let of = |line: &Line| match &line.record {
+        Record::Compute(r) => Some((line.arm.clone(), r.adapter_parameters as f64)),
+        _ => None,
+    };
+    metrics.iter().filter_map(of).collect()
 }
 
 /// What one adapter was finetuned on in one iteration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Lesson {
-    /// The arm.
-    pub arm: String,
-    /// The seed.
-    pub seed: u64,
-    /// The iteration.
-    pub iteration: u64,
+pub struct Lesson<'a> {
+    /// The arm, the seed and the iteration.
+    pub line: &'a Line,
     /// The adapter, e.g. `critic-0`.
-    pub adapter: String,
-    /// Sequences.
-    pub examples: u64,
-    /// Tokens with loss, over all steps.
-    pub tokens: u64,
+    pub adapter: &'a str,
+    /// What was recorded of it.
+    pub trained: &'a Trained,
+}
+
+impl Lesson<'_> {
     /// The share of corrected trajectories among a critic's.
-    pub mix: Option<f64>,
-    /// Before each step.
-    pub loss: Vec<f64>,
+    pub fn mix(&self) -> Option<f64> {
+        self.trained.data.mix.as_ref()?.effective_mix
+    }
+
+    /// Before each step that was not left out.
+    pub fn loss(&self) -> Vec<f64> {
+        self.trained.loss.iter().flatten().map(|l| f64::from(*l)).collect()
+    }
 }
 
 /// Training sets and losses of each arm's first seed.
-pub fn lessons(metrics: &[Record]) -> Vec<Lesson> {
-    const OWN: [&str; 4] = ["arm", "seed", "iteration", "name"];
+pub fn lessons(metrics: &[Line]) -> Vec<Lesson<'_>> {
     let mut first: BTreeMap<&str, u64> = BTreeMap::new();
     let mut all = Vec::new();
-    for record in metrics.iter().filter(|r| text(r, "name") == "training") {
-        let arm = text(record, "arm");
-        if *first.entry(arm).or_insert(seed(record)) != seed(record) {
-            continue;
-        }
-        for (adapter, value) in record.iter().filter(|(k, v)| !OWN.contains(&k.as_str()) && v.is_object()) {
-            all.push(Lesson {
-                arm: arm.into(),
-                seed: seed(record),
-                iteration: iteration(record),
-                adapter: adapter.clone(),
-                examples: value["examples"].as_u64().unwrap_or(0),
-                tokens: value["tokens"].as_u64().unwrap_or(0),
-                mix: value["data"]["effective_mix"].as_f64(),
-                loss: value["loss"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect(),
-            });
+    for line in metrics {
+        let Record::Training(training) = &line.record else { continue };
+        if *first.entry(&line.arm).or_insert(line.seed) == line.seed {
+            all.extend(training.0.iter().map(|(adapter, trained)| Lesson { line, adapter, trained }));
         }
     }
     all

@@ -10,16 +10,18 @@ mod html;
 mod measures;
 mod page;
 mod plot;
+mod running;
 mod scores;
 mod tables;
 
 use std::path::{Path, PathBuf};
 
 pub use compare::{Comparison, Comparisons, Side};
-pub use folder::{Arm, Progress, Run, asks_for_labels, iteration};
+pub use folder::{Arm, Progress, Run};
 pub use grid::{Point, Ranking, ranking};
+pub use running::Running;
 pub use scores::{Mean, Method};
-pub use tables::{LEGEND, accuracy, table};
+pub use tables::{LEGEND, table};
 
 use crate::error::{Error, Result};
 use crate::files::write_whole;

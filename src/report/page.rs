@@ -9,10 +9,11 @@ use super::behaviour::{GainRow, gains, moved};
 use super::compare::{Comparison, Side};
 use super::csv::rounded;
 use super::debates::choose;
-use super::folder::{Run, SPLITS, flatten, text};
-use super::measures::{DIVERSITY, adapter_parameters, lessons};
+use super::folder::{Run, flatten};
+use super::measures::{About, DIVERSITY, adapter_parameters, lessons};
 use super::scores::{Mean, Method, find, last_iteration, own_method};
 use crate::error::Result;
+use crate::measure::record::{Record, SPLITS};
 use crate::run::utc;
 
 /// A number; null if it is none.
@@ -141,21 +142,27 @@ fn labels(results: &[Results]) -> Vec<String> {
 
 /// Titles and explanations of the measures of diversity, with what the records say of how they were taken.
 fn diversity(results: &[Results]) -> Value {
-    let of = |about: &super::measures::About| {
+    let of = |about: &About| {
         let mut notes: Vec<String> = Vec::new();
         let mut base = Value::Null;
-        let records =
-            results.iter().flat_map(|r| r.run.metrics.iter().filter(|m| text(m, "name") == "diversity"));
-        for value in records.filter_map(|m| m.get(about.key)?.as_object()) {
-            for (key, note) in value {
-                if let Some(note) =
-                    note.as_str().map(|n| format!("{key}: {n}")).filter(|n| !notes.contains(n))
-                {
+        for line in results.iter().flat_map(|r| &r.run.metrics) {
+            let Record::Diversity(record) = &line.record else { continue };
+            let own: Vec<(&str, &String)> = match (about.key, &record.kl, &record.kl_base, &record.embedding)
+            {
+                ("kl", Some(kl), ..) => vec![("estimator", &kl.estimator), ("direction", &kl.direction)],
+                ("kl_base", _, Some(kl), _) => {
+                    vec![("estimator", &kl.estimator), ("direction", &kl.direction)]
+                }
+                ("embedding", .., Some(embedding)) => vec![("encoder", &embedding.encoder)],
+                _ => vec![],
+            };
+            for note in own.into_iter().map(|(key, note)| format!("{key}: {note}")) {
+                if !notes.contains(&note) {
                     notes.push(note);
                 }
             }
-            if let Some(b) = value.get("base").and_then(Value::as_f64) {
-                base = num(b);
+            if let Some(off_task) = record.off_task_nll.as_ref().filter(|_| about.key == "off_task_nll") {
+                base = num(off_task.base);
             }
         }
         json!({"key": about.key, "title": about.title, "text": about.text, "notes": notes, "base": base})
@@ -253,8 +260,8 @@ impl Page {
             "v": num(m.value), "lo": optional(m.interval.map(|i| i.low)), "hi": optional(m.interval.map(|i| i.high)),
             "se": num(m.standard_error),
             "seeds": m.seeds.iter().map(|(seed, s)| json!([seed, num(s.accuracy)])).collect::<Vec<_>>(),
-            "parse": optional(m.rate("parse_rate")), "cut": optional(m.rate("truncation_rate")),
-            "tokens": optional(m.rate("mean_tokens")),
+            "parse": optional(m.rate(|r| r.parse_rate)), "cut": optional(m.rate(|r| r.truncation_rate)),
+            "tokens": optional(m.rate(|r| r.mean_tokens)),
         })
     }
 
@@ -277,18 +284,12 @@ impl Page {
         for arm in &result.run.arms {
             for split in SPLITS {
                 let Some(last) = last_iteration(&result.means, &arm.name, split) else { continue };
-                let own = |record: &&super::folder::Record| super::folder::iteration(record) == last;
-                let mut by_k: Vec<(u64, Vec<f64>)> = Vec::new();
-                for record in result.run.records(&arm.name, split).filter(own) {
-                    let list = record.get("majority").and_then(|m| m["by_samples"].as_array());
-                    for of_k in list.into_iter().flatten() {
-                        let (Some(k), Some(a)) = (of_k["samples"].as_u64(), of_k["accuracy"].as_f64()) else {
-                            continue;
-                        };
-                        match by_k.iter_mut().find(|(own, _)| *own == k) {
-                            Some((_, values)) => values.push(a),
-                            None => by_k.push((k, vec![a])),
-                        }
+                let mut by_k: Vec<(usize, Vec<f64>)> = Vec::new();
+                let of_last = result.run.evaluations(&arm.name, split).filter(|(l, _)| l.iteration == last);
+                for of_k in of_last.flat_map(|(_, r)| &r.majority).flat_map(|m| &m.by_samples) {
+                    match by_k.iter_mut().find(|(own, _)| *own == of_k.samples) {
+                        Some((_, values)) => values.push(of_k.accuracy),
+                        None => by_k.push((of_k.samples, vec![of_k.accuracy])),
                     }
                 }
                 if by_k.is_empty() {
@@ -346,9 +347,9 @@ impl Page {
             .iter()
             .map(|l| {
                 json!({
-                    "a": self.arm(r, &l.arm), "seed": l.seed, "i": l.iteration, "adapter": l.adapter,
-                    "examples": l.examples, "tokens": l.tokens, "mix": optional(l.mix),
-                    "loss": l.loss.iter().map(|v| short(*v)).collect::<Vec<_>>(),
+                    "a": self.arm(r, &l.line.arm), "seed": l.line.seed, "i": l.line.iteration,
+                    "adapter": l.adapter, "examples": l.trained.examples, "tokens": l.trained.tokens,
+                    "mix": optional(l.mix()), "loss": l.loss().into_iter().map(short).collect::<Vec<_>>(),
                 })
             })
             .collect()

@@ -1,14 +1,12 @@
 //! Accuracies as the records hold them, and over seeds with their intervals.
 
 use std::fmt;
-use std::path::Path;
-
-use serde_json::Value;
 
 use super::csv::rounded;
-use super::folder::{Arm, Record, Run, SPLITS, iteration, seed, text};
+use super::folder::{Arm, Run};
 use crate::backend::in_parts;
 use crate::error::{Error, Result};
+use crate::measure::record::{Agreement, Evaluation, Letters, Line, Rates, SPLITS};
 use crate::measure::{Interval, Outcome, interval, shares_right};
 
 /// A way to answer.
@@ -82,22 +80,13 @@ pub struct Score {
     pub accuracy: f64,
     /// Over questions.
     pub standard_error: f64,
-    /// The other rates of the record, by name, where it has them.
-    pub rates: Vec<(&'static str, f64)>,
+    /// What the texts were like.
+    pub rates: Rates,
+    /// How far the agents of a round agree.
+    pub agreement: Agreement,
     /// For each answerer (an agent, or the vote) one outcome a question; empty in folders of older versions.
     pub outcomes: Vec<Vec<Outcome>>,
 }
-
-/// Rates that stand beside an accuracy.
-pub const RATES: [&str; 7] = [
-    "parse_rate",
-    "truncation_rate",
-    "missing_rate",
-    "mean_tokens",
-    "mean_logprob",
-    "all_agree",
-    "consensus",
-];
 
 impl Score {
     /// One value a question: the share of answerers that were right. Nothing without outcomes.
@@ -106,78 +95,79 @@ impl Score {
     }
 }
 
-/// The scores of an evaluation record, in the order of their columns.
-pub fn scores(record: &Record) -> Vec<Score> {
-    let none = Value::Null;
-    let of = |key: &str| record.get(key).unwrap_or(&none);
-    let outcomes = of("outcomes");
+/// The scores of an evaluation, in the order of their columns.
+pub fn scores(record: &Evaluation) -> Vec<Score> {
+    let none = Default::default();
+    let outcomes = record.outcomes.as_ref().unwrap_or(&none);
     let mut found = Vec::new();
-    let mut add = |method, round, samples: usize, value: &Value, outcomes: &Value| {
-        let Some(accuracy) = value["accuracy"].as_f64() else { return };
-        found.push(Score {
-            method,
-            round,
-            samples,
-            accuracy,
-            standard_error: value["standard_error"].as_f64().unwrap_or(0.0),
-            rates: RATES.iter().filter_map(|&r| Some((r, value[r].as_f64()?))).collect(),
-            // What is no outcome is found by `check`.
-            outcomes: outcomes_of(outcomes).unwrap_or_default(),
-        });
+    let score = |method, accuracy, standard_error, rates: &Rates| Score {
+        method,
+        round: 0,
+        samples: 0,
+        accuracy,
+        standard_error,
+        rates: rates.clone(),
+        agreement: Agreement::default(),
+        outcomes: vec![],
     };
-    add(Method::Greedy, 0, 0, of("greedy"), &outcomes["greedy"]);
-    add(Method::Single, 0, 0, of("single"), &outcomes["single"]);
-    let majority = of("majority");
-    let samples = majority["samples"].as_u64().unwrap_or(0) as usize;
-    add(Method::Majority, 0, samples, majority, &outcomes["majority"]);
-    let budget = &majority["budget"];
-    // Its votes are not among the outcomes.
-    add(Method::Budget, 0, budget["samples"].as_u64().unwrap_or(0) as usize, budget, &none);
-    let rounds = of("debate")["rounds"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (method, answers, letters) in [
+        (Method::Greedy, &record.greedy, &outcomes.greedy),
+        (Method::Single, &record.single, &outcomes.single),
+    ] {
+        found.extend(answers.iter().map(|answers| Score {
+            outcomes: letters.iter().flatten().map(|l| l.0.clone()).collect(),
+            ..score(method, answers.accuracy, answers.standard_error, &answers.rates)
+        }));
+    }
+    if let Some(majority) = &record.majority {
+        found.push(Score {
+            samples: majority.samples,
+            outcomes: outcomes.majority.iter().map(|l| l.0.clone()).collect(),
+            ..score(Method::Majority, majority.accuracy, majority.standard_error, &majority.rates)
+        });
+        // Its votes are not among the outcomes.
+        found.extend(majority.budget.iter().map(|vote| Score {
+            samples: vote.samples,
+            ..score(Method::Budget, vote.accuracy, vote.standard_error, &Rates::default())
+        }));
+    }
+    let rounds = record.debate.as_ref().map_or(&[][..], |d| &d.rounds);
     for (m, round) in rounds.iter().enumerate() {
         let method = if m + 1 == rounds.len() { Method::Final } else { Method::Round(m + 1) };
-        add(method, m + 1, 0, round, &outcomes["vote"][m]);
+        let letters = outcomes.vote.as_ref().and_then(|votes| votes.get(m));
+        found.push(Score {
+            round: m + 1,
+            agreement: round.agreement.clone(),
+            outcomes: letters.iter().map(|l| l.0.clone()).collect(),
+            ..score(method, round.accuracy, round.standard_error, &round.rates)
+        });
     }
     found
 }
 
-/// The outcomes of an array of strings, or of one; nothing where there is neither.
-pub fn outcomes_of(value: &Value) -> Result<Vec<Vec<Outcome>>> {
-    match value {
-        Value::String(one) => Ok(vec![Outcome::read(one)?]),
-        Value::Array(all) => all.iter().map(|o| Outcome::read(o.as_str().unwrap_or("?"))).collect(),
-        _ => Ok(vec![]),
-    }
-}
-
-/// Outcomes of a record must be outcomes, of as many questions as there are, and give the accuracies that stand beside them.
-fn check(place: &Path, record: &Record) -> Result<()> {
-    let questions = record.get("questions").and_then(Value::as_u64).unwrap_or(0) as usize;
-    let of = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
-    let place = format!(
-        "{}: {} of {}, seed {}, iteration {}",
-        place.display(),
-        of("name"),
-        of("arm"),
-        seed(record),
-        iteration(record)
-    );
-    let outcomes = record.get("outcomes").unwrap_or(&Value::Null);
-    for (name, value) in outcomes.as_object().into_iter().flatten().filter(|(n, _)| *n != "votes") {
-        // Debates have a list a round.
-        let lists = if name == "debate" {
-            value.as_array().cloned().unwrap_or_default()
-        } else {
-            vec![value.clone()]
-        };
-        for list in lists {
-            let all = outcomes_of(&list).map_err(|e| Error::input(format!("{place}, {name}"), e))?;
-            if let Some(found) = all.iter().map(Vec::len).find(|n| *n != questions) {
-                return Err(Error::input(
-                    format!("{place}, outcomes.{name}"),
-                    format!("found {found} questions, expected {questions}"),
-                ));
-            }
+/// Outcomes of a record must be of as many questions as there are, and give the accuracies that
+/// stand beside them.
+fn check(run: &Run, line: &Line, record: &Evaluation) -> Result<()> {
+    let Line { arm, seed, iteration, .. } = line;
+    let place = run.folder.join("metrics.jsonl");
+    let place = || {
+        format!("{}: {} of {arm}, seed {seed}, iteration {iteration}", place.display(), line.record.name())
+    };
+    let outcomes = record.outcomes.clone().unwrap_or_default();
+    let lists: [(&str, Vec<Letters>); 6] = [
+        ("greedy", outcomes.greedy.unwrap_or_default()),
+        ("single", outcomes.single.unwrap_or_default()),
+        ("majority", outcomes.majority.into_iter().collect()),
+        ("samples", outcomes.samples.unwrap_or_default()),
+        ("debate", outcomes.debate.unwrap_or_default().concat()),
+        ("vote", outcomes.vote.unwrap_or_default()),
+    ];
+    for (name, all) in lists {
+        if let Some(found) = all.iter().map(|l| l.0.len()).find(|n| *n != record.questions) {
+            return Err(Error::input(
+                format!("{}, outcomes.{name}", place()),
+                format!("found {found} questions, expected {}", record.questions),
+            ));
         }
     }
     for score in scores(record) {
@@ -185,7 +175,7 @@ fn check(place: &Path, record: &Record) -> Result<()> {
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
         if (mean - score.accuracy).abs() > 1e-9 {
             return Err(Error::input(
-                format!("{place}, {}", score.method),
+                format!("{}, {}", place(), score.method),
                 format!("found accuracy {}, but its outcomes give {mean}", score.accuracy),
             ));
         }
@@ -227,13 +217,8 @@ impl Mean {
     }
 
     /// A rate's mean over the seeds that have it.
-    pub fn rate(&self, name: &str) -> Option<f64> {
-        let values: Vec<f64> = self
-            .seeds
-            .iter()
-            .filter_map(|(_, s)| s.rates.iter().find(|r| r.0 == name))
-            .map(|r| r.1)
-            .collect();
+    pub fn rate(&self, rate: fn(&Rates) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.seeds.iter().filter_map(|(_, s)| rate(&s.rates)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
@@ -251,23 +236,22 @@ impl Mean {
 /// Every accuracy of a run over its seeds: by arm, split, iteration and method, in the order of the configuration.
 pub fn means(run: &Run) -> Result<Vec<Mean>> {
     let names: Vec<&str> = run.arms.iter().map(|a| a.name.as_str()).collect();
-    let place = run.folder.join("metrics.jsonl");
-    for record in run.metrics.iter().filter(|r| SPLITS.contains(&text(r, "name"))) {
-        check(&place, record)?;
+    for line in &run.metrics {
+        SPLITS.iter().filter_map(|s| line.evaluation(s)).try_for_each(|record| check(run, line, record))?;
     }
     Ok(means_of(&run.metrics, &names, &SPLITS))
 }
 
 /// The same from records alone.
-pub fn means_of(metrics: &[Record], arms: &[&str], splits: &[&'static str]) -> Vec<Mean> {
+pub fn means_of(metrics: &[Line], arms: &[&str], splits: &[&'static str]) -> Vec<Mean> {
     let mut all: Vec<Mean> = Vec::new();
     for &arm in arms {
         for &split in splits {
             let of_split = all.len();
-            for record in metrics.iter().filter(|r| text(r, "arm") == arm && text(r, "name") == split) {
-                let questions = record.get("questions").and_then(Value::as_u64).unwrap_or(0) as usize;
+            for line in metrics.iter().filter(|line| line.arm == arm) {
+                let Some(record) = line.evaluation(split) else { continue };
                 for score in scores(record) {
-                    let key = (iteration(record), score.method);
+                    let key = (line.iteration, score.method);
                     let found = all[of_split..].iter().position(|m| (m.iteration, m.method) == key);
                     let at = found.map(|i| of_split + i).unwrap_or_else(|| {
                         all.push(Mean {
@@ -277,7 +261,7 @@ pub fn means_of(metrics: &[Record], arms: &[&str], splits: &[&'static str]) -> V
                             method: score.method,
                             round: score.round,
                             samples: score.samples,
-                            questions,
+                            questions: record.questions,
                             seeds: vec![],
                             value: 0.0,
                             standard_error: 0.0,
@@ -285,7 +269,7 @@ pub fn means_of(metrics: &[Record], arms: &[&str], splits: &[&'static str]) -> V
                         });
                         all.len() - 1
                     });
-                    all[at].seeds.push((seed(record), score));
+                    all[at].seeds.push((line.seed, score));
                 }
             }
             all[of_split..].sort_by_key(|m| (m.iteration, m.method));

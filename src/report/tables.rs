@@ -1,15 +1,15 @@
 //! Tables of a terminal: 80 columns.
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
-use serde_json::Value;
 
 use super::Results;
 use super::compare::{Comparison, Comparisons, Side};
 use super::csv::rounded;
-use super::folder::{Progress, Record, asks_for_labels, iteration, text};
-use super::measures::{Cost, lessons};
+use super::folder::Progress;
+use super::measures::{Cost, Lesson, lessons};
 use super::plot;
-use super::scores::{Mean, Method, means_of};
+use super::scores::{Mean, Method};
+use crate::measure::record::{Line, PseudoLabels, Record, SPLITS};
 
 const WIDTH: usize = 80;
 /// Longer tables show of each arm the first iteration and the last.
@@ -71,10 +71,14 @@ fn name(arm: &str) -> String {
     format!("{}…{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
 }
 
-/// The same with a star if its training is given right answers.
-fn marked(arm: &str, metrics: &[Record]) -> String {
-    let asks = metrics.iter().any(|r| text(r, "arm") == arm && asks_for_labels(r));
-    format!("{}{}", name(arm), if asks { " *" } else { "" })
+/// The same with a star if it is among those whose training is given right answers.
+fn marked(arm: &str, asking: &[&str]) -> String {
+    format!("{}{}", name(arm), if asking.contains(&arm) { " *" } else { "" })
+}
+
+/// The arms whose training is given right answers.
+pub fn asking(metrics: &[Line]) -> Vec<&str> {
+    distinct(metrics.iter().filter(|line| line.record.asks_for_labels()).map(|line| line.arm.as_str()))
 }
 
 /// What a column of accuracies is called.
@@ -134,13 +138,8 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 /// Accuracy by arm and iteration on the questions of a split; nothing if there is none yet.
-pub fn accuracy(metrics: &[Record], split: &'static str) -> Option<String> {
-    let arms = distinct(metrics.iter().filter(|r| text(r, "name") == split).map(|r| text(r, "arm")));
-    accuracy_of(&means_of(metrics, &arms, &[split]), metrics, split)
-}
-
-/// The same of means that are there already.
-pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<String> {
+/// `asking` are the arms whose training is given right answers.
+pub fn accuracy(means: &[Mean], asking: &[&str], split: &str) -> Option<String> {
     let means: Vec<Mean> = means.iter().filter(|m| m.split == split).cloned().collect();
     let first = means.first()?;
     let mut methods: Vec<Method> = means.iter().map(|m| m.method).collect();
@@ -166,7 +165,7 @@ pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<St
         }
     };
     let width = |methods: &[Method]| {
-        let arm = keys.iter().map(|k| marked(k.0, metrics).chars().count()).max().unwrap_or(0).max(3);
+        let arm = keys.iter().map(|k| marked(k.0, asking).chars().count()).max().unwrap_or(0).max(3);
         let of = |m: &Method| {
             let cells = keys.iter().map(|&k| cell(k, *m).chars().count()).max().unwrap_or(0);
             cells.max(heading(&means, *m).chars().count()) + 2
@@ -181,7 +180,7 @@ pub fn accuracy_of(means: &[Mean], metrics: &[Record], split: &str) -> Option<St
     }
     let mut rows = Vec::new();
     for &key in &keys {
-        let mut row = vec![marked(key.0, metrics), key.1.to_string()];
+        let mut row = vec![marked(key.0, asking), key.1.to_string()];
         row.extend(methods.iter().map(|&m| cell(key, m)));
         rows.push(row);
     }
@@ -212,41 +211,38 @@ majority K: the vote of K samples; vote 1: of the debate's first round;
 final vote: of its last round; arm *: trained with reference answers
 ";
 
-/// The records of one name, by arm in order of first appearance and by iteration, one a seed.
-fn by_arm<'a>(metrics: &'a [Record], wanted: &str) -> Vec<(&'a str, u64, Vec<&'a Record>)> {
-    let mut arms: Vec<&str> = Vec::new();
-    let mut found: Vec<(&str, u64, Vec<&Record>)> = Vec::new();
-    for record in metrics.iter().filter(|r| text(r, "name") == wanted) {
-        let (arm, i) = (text(record, "arm"), iteration(record));
-        if !arms.contains(&arm) {
-            arms.push(arm);
-        }
-        match found.iter_mut().find(|(a, n, _)| *a == arm && *n == i) {
+/// Labels by arm, in order of first appearance, and by iteration, one a seed.
+fn labels_by_arm(metrics: &[Line]) -> Vec<(&str, u64, Vec<&PseudoLabels>)> {
+    let mut found: Vec<(&str, u64, Vec<&PseudoLabels>)> = Vec::new();
+    for line in metrics {
+        let Record::PseudoLabels(record) = &line.record else { continue };
+        match found.iter_mut().find(|(a, n, _)| *a == line.arm && *n == line.iteration) {
             Some(group) => group.2.push(record),
-            None => found.push((arm, i, vec![record])),
+            None => found.push((&line.arm, line.iteration, vec![record])),
         }
     }
+    let arms = distinct(found.iter().map(|group| group.0));
     found.sort_by_key(|(arm, i, _)| (arms.iter().position(|a| a == arm), *i));
     found
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let all: Vec<f64> = values.collect();
-    if all.is_empty() { 0.0 } else { all.iter().sum::<f64>() / all.len() as f64 }
-}
-
 /// How many pseudo-labels there were and how many of them were right.
-pub fn pseudo_labels(metrics: &[Record]) -> Option<String> {
+pub fn pseudo_labels(metrics: &[Line]) -> Option<String> {
+    let asking = asking(metrics);
     let mut rows = Vec::new();
-    for (arm, i, records) in by_arm(metrics, "pseudo-labels") {
-        let of = |key: &str| mean(records.iter().filter_map(|r| r.get(key).and_then(Value::as_f64)));
+    for (arm, i, records) in labels_by_arm(metrics) {
+        let mean = |of: &dyn Fn(&PseudoLabels) -> Option<f64>| {
+            let all: Vec<f64> = records.iter().filter_map(|r| of(r)).collect();
+            if all.is_empty() { 0.0 } else { all.iter().sum::<f64>() / all.len() as f64 }
+        };
+        let [labelled, questions] = [mean(&|r| Some(r.labelled as f64)), mean(&|r| Some(r.questions as f64))];
         rows.push(vec![
-            marked(arm, metrics),
+            marked(arm, &asking),
             i.to_string(),
-            format!("{:.0} of {:.0}", of("labelled"), of("questions")),
-            format!("{:.1}", 100.0 * of("coverage")),
-            percent(of("accuracy"), of("standard_error")),
-            format!("{:.1}", 100.0 * of("all_agree")),
+            format!("{labelled:.0} of {questions:.0}"),
+            format!("{:.1}", 100.0 * mean(&|r| Some(r.coverage))),
+            percent(mean(&|r| Some(r.accuracy)), mean(&|r| Some(r.standard_error))),
+            format!("{:.1}", 100.0 * mean(&|r| r.agreement.all_agree)),
         ]);
     }
     let header = ["arm", "iter", "labelled", "coverage %", "right % ±", "all agree %"];
@@ -259,24 +255,25 @@ pub fn pseudo_labels(metrics: &[Record]) -> Option<String> {
 }
 
 /// Training sets and losses, of each arm's first seed.
-pub fn training(metrics: &[Record]) -> Option<String> {
+pub fn training(metrics: &[Line]) -> Option<String> {
     let lessons = lessons(metrics);
     if lessons.len() > ROWS {
         return Some(format!("finetuning: {} training sets, in report.html\n", lessons.len()));
     }
-    let row = |lesson: &super::measures::Lesson| {
-        let loss = match (lesson.loss.first(), lesson.loss.last()) {
+    let row = |lesson: &Lesson<'_>| {
+        let all = lesson.loss();
+        let loss = match (all.first(), all.last()) {
             (Some(first), Some(last)) => format!("{first:.3} → {last:.3}"),
             _ => "no data".into(),
         };
         vec![
-            name(&lesson.arm),
-            lesson.iteration.to_string(),
-            lesson.adapter.clone(),
-            lesson.examples.to_string(),
-            lesson.mix.map_or("".into(), |w| format!("{w:.2}")),
-            lesson.loss.len().to_string(),
-            lesson.tokens.to_string(),
+            name(&lesson.line.arm),
+            lesson.line.iteration.to_string(),
+            lesson.adapter.to_string(),
+            lesson.trained.examples.to_string(),
+            lesson.mix().map_or("".into(), |w| format!("{w:.2}")),
+            all.len().to_string(),
+            lesson.trained.tokens.to_string(),
             loss,
         ]
     };
@@ -387,8 +384,9 @@ pub fn progress(progress: &Progress) -> Option<String> {
 /// All tables of a run.
 pub fn summary(results: &Results) -> String {
     let metrics = &results.run.metrics;
+    let asking = asking(metrics);
     let mut accuracies: Vec<String> =
-        super::folder::SPLITS.iter().filter_map(|s| accuracy_of(&results.means, metrics, s)).collect();
+        SPLITS.iter().filter_map(|s| accuracy(&results.means, &asking, s)).collect();
     if let Some(last) = accuracies.last_mut() {
         last.push_str(LEGEND);
     }
@@ -418,26 +416,46 @@ pub fn summary(results: &Results) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::scores::means_of;
     use serde_json::json;
 
-    fn metrics() -> Vec<Record> {
+    fn read(line: serde_json::Value) -> Line {
+        Line::read(line.as_object().unwrap().clone()).unwrap()
+    }
+
+    fn metrics(asks_for_labels: bool) -> Vec<Line> {
         let mut all = Vec::new();
+        let trained = |examples, loss: &[f64], data| {
+            json!({"data": data, "examples": examples, "tokens": 12345, "loss": loss, "grad_norm": loss,
+                "learning_rate": loss})
+        };
+        let mix = json!({"corrected": 2, "confirmed": 2, "corrected_taken": 1, "confirmed_taken": 1,
+            "critic_mix": 0.5, "effective_mix": 0.5});
         for arm in ["multiagent", "single-agent"] {
+            let asks = asks_for_labels && arm == "single-agent";
             for i in 0..3 {
                 let estimate = |a: f64| json!({"accuracy": a, "standard_error": 0.035});
-                let mut majority = estimate(0.55);
+                let (mut majority, mut debate) = (estimate(0.55), estimate(0.6));
                 majority["samples"] = json!(3);
+                debate["rounds"] = json!([estimate(0.5), estimate(0.6)]);
                 all.push(json!({"arm": arm, "seed": 0, "iteration": i, "name": "dev", "questions": 200,
                     "greedy": estimate(0.4), "single": estimate(0.475), "majority": majority,
-                    "debate": {"accuracy": 0.6, "rounds": [estimate(0.5), estimate(0.6)]}}));
-                all.push(json!({"arm": arm, "seed": 0, "iteration": i + 1, "name": "pseudo-labels", "questions": 150,
-                    "labelled": 120, "coverage": 0.8, "accuracy": 0.71, "standard_error": 0.04, "all_agree": 0.3}));
+                    "debate": debate, "asks_for_labels": asks}));
+                all.push(json!({"arm": arm, "seed": 0, "iteration": i + 1, "name": "pseudo-labels",
+                    "source": "vote", "questions": 150, "unanswered": 0, "labelled": 120, "coverage": 0.8,
+                    "accuracy": 0.71, "standard_error": 0.04, "all_agree": 0.3, "asks_for_labels": asks}));
                 all.push(json!({"arm": arm, "seed": 0, "iteration": i + 1, "name": "training",
-                    "generator-0": {"examples": 90, "tokens": 12345, "loss": [1.5, 1.25], "data": {}},
-                    "critic-0": {"examples": 60, "tokens": 12345, "loss": [], "data": {"effective_mix": 0.5}}}));
+                    "generator-0": trained(90, &[1.5, 1.25], json!({})),
+                    "critic-0": trained(60, &[], mix.clone())}));
             }
         }
-        all.into_iter().map(|v| v.as_object().unwrap().clone()).collect()
+        all.into_iter().map(read).collect()
+    }
+
+    /// As [`super::summary`] shows it.
+    fn shown(metrics: &[Line], split: &'static str) -> Option<String> {
+        let arms = distinct(metrics.iter().map(|line| line.arm.as_str()));
+        accuracy(&means_of(metrics, &arms, &[split]), &asking(metrics), split)
     }
 
     #[test]
@@ -456,13 +474,13 @@ mod tests {
 
     #[test]
     fn tables_fit_a_terminal_and_hold_the_numbers() {
-        let all = metrics();
-        let dev = accuracy(&all, "dev").unwrap();
+        let all = metrics(false);
+        let dev = shown(&all, "dev").unwrap();
         assert!(
             dev.contains("47.5 ±3.5") && dev.contains("majority 3") && dev.contains("final vote"),
             "{dev}"
         );
-        assert!(accuracy(&all, "test").is_none());
+        assert!(shown(&all, "test").is_none());
         let labels = pseudo_labels(&all).unwrap();
         assert!(labels.contains("120 of 150") && labels.contains("71.0 ±4.0"), "{labels}");
         let training = training(&all).unwrap();
@@ -484,11 +502,8 @@ mod tests {
 
     #[test]
     fn arms_that_ask_for_labels_are_marked() {
-        let mut all = metrics();
-        for r in all.iter_mut().filter(|r| r["arm"] == "single-agent") {
-            r.insert("asks_for_labels".into(), true.into());
-        }
-        for text in [accuracy(&all, "dev").unwrap(), pseudo_labels(&all).unwrap()] {
+        let all = metrics(true);
+        for text in [shown(&all, "dev").unwrap(), pseudo_labels(&all).unwrap()] {
             assert!(text.contains("single-agent *") && !text.contains("multiagent *"), "{text}");
         }
     }
@@ -496,13 +511,10 @@ mod tests {
     #[test]
     fn seeds_are_averaged() {
         let record = |seed: u64, a: f64| {
-            json!({"arm": "x", "seed": seed, "iteration": 1, "name": "dev", "questions": 10,
-                   "greedy": {"accuracy": a, "standard_error": 0.1}})
-            .as_object()
-            .unwrap()
-            .clone()
+            read(json!({"arm": "x", "seed": seed, "iteration": 1, "name": "dev", "questions": 10,
+                "greedy": {"accuracy": a, "standard_error": 0.1}}))
         };
-        let text = accuracy(&[record(0, 0.2), record(1, 0.6)], "dev").unwrap();
+        let text = shown(&[record(0, 0.2), record(1, 0.6)], "dev").unwrap();
         assert!(text.contains("40.0 ±10.0") && text.contains("mean of 2 seeds"), "{text}");
     }
 }

@@ -15,12 +15,13 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use serde_json::Value;
 
-use super::folder::{metrics_record, place};
+use super::folder::place;
 use super::journal::FileJournal;
 use super::{Event, Lane, Output};
 use crate::adapter::Snapshot;
 use crate::engine::*;
 use crate::error::{Error, Result};
+use crate::measure::record::Record;
 
 /// Of a token's log-probability under other arithmetic, in nats. Adapters, K and V in bf16 move the embedded model's by 0.005 in the mean, but one in
 /// 600 tokens by more than 0.2 and one of 15165 by 0.62; what was never drawn is many nats away.
@@ -172,11 +173,12 @@ fn around(text: &[u8], at: usize) -> String {
 }
 
 impl Output for Auditor {
-    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+    fn metrics(&self, lane: &str, iteration: usize, record: Record) -> Result<()> {
         let Some(known) = self.lanes.iter().find(|l| l.name() == lane) else {
             return Err(Error::Internal(format!("a record of an unknown lane {lane}")));
         };
-        let expected = metrics_record(known, iteration, name, value).to_string();
+        let name = record.name();
+        let expected = known.line(iteration, record).text()?;
         count(&self.findings.records, 1);
         let path = self.folder.join("metrics.jsonl");
         match self.metrics.borrow_mut().remove(&(lane.to_string(), iteration, name.to_string())) {

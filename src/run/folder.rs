@@ -22,7 +22,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::files::write_lines;
 use super::sorted::{SortedLines, for_each_line};
@@ -31,6 +31,7 @@ use super::{Event, Output};
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
 use crate::files::{NewFolder, remove_temporaries, write_whole};
+use crate::measure::record::{Line, Record, Time};
 
 /// Version of the folder's layout. A reader refuses newer ones.
 pub const SCHEMA: u64 = 1;
@@ -52,6 +53,20 @@ impl Lane {
     /// `ARM/seed-S`.
     pub fn name(&self) -> String {
         format!("{}/seed-{}", self.arm, self.seed)
+    }
+
+    /// From its [`Lane::name`].
+    pub fn of_name(name: &str) -> Result<Self> {
+        let read = || {
+            let (arm, seed) = name.rsplit_once("/seed-")?;
+            Some(Self { arm: arm.to_string(), seed: seed.parse().ok()? })
+        };
+        read().ok_or_else(|| Error::Internal(format!("`{name}` is no lane")))
+    }
+
+    /// A line of metrics.jsonl.
+    pub fn line(&self, iteration: usize, record: Record) -> Line {
+        Line { arm: self.arm.clone(), seed: self.seed, iteration: iteration as u64, record }
     }
 }
 
@@ -210,51 +225,21 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
     }
 }
 
-/// All records of a metrics.jsonl.
-pub fn read_metrics(folder: &Path) -> Result<Vec<Map<String, Value>>> {
-    read_lines(&folder.join(METRICS))
+/// All lines of a run's metrics.jsonl.
+pub fn read_metrics(folder: &Path) -> Result<Vec<Line>> {
+    read_lines(&folder.join(METRICS), Line::read)
 }
 
-/// Those that `keep` wants; of the others one at a time is in memory.
-pub fn read_metrics_where(
-    folder: &Path,
-    keep: impl Fn(&Map<String, Value>) -> bool,
-) -> Result<Vec<Map<String, Value>>> {
-    read_lines_where(&folder.join(METRICS), keep)
+/// All lines of a run's times.jsonl; none where times were not kept.
+pub fn read_times(folder: &Path) -> Result<Vec<Time>> {
+    read_lines(&folder.join(TIMES), Time::read)
 }
 
-/// All records of a JSON Lines file of a run folder; none if it isn't there.
-pub fn read_lines(path: &Path) -> Result<Vec<Map<String, Value>>> {
-    read_lines_where(path, |_| true)
-}
-
-fn read_lines_where(
-    path: &Path,
-    keep: impl Fn(&Map<String, Value>) -> bool,
-) -> Result<Vec<Map<String, Value>>> {
-    let mut kept = Vec::new();
-    for_each_line(path, |_, record| {
-        if keep(&record) {
-            kept.push(record);
-        }
-    })?;
-    Ok(kept)
-}
-
-/// A line of metrics.jsonl.
-pub(super) fn metrics_record(lane: &Lane, iteration: usize, name: &str, value: Value) -> Value {
-    let Lane { arm, seed } = lane;
-    let mut record = json!({"arm": arm, "seed": seed, "iteration": iteration, "name": name});
-    match value {
-        Value::Object(fields) => {
-            let record = record.as_object_mut().expect("an object");
-            fields.into_iter().for_each(|(k, v)| {
-                record.entry(k).or_insert(v);
-            });
-        }
-        other => record["value"] = other,
-    }
-    record
+/// All records of a JSON Lines file of a run folder, as `read` takes them; none if it isn't there.
+pub fn read_lines<T>(path: &Path, read: impl Fn(Map<String, Value>) -> Result<T>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    for_each_line(path, |_, record| read(record).map(|record| all.push(record)))?;
+    Ok(all)
 }
 
 /// Where results of a lane's iteration lie in a run folder.
@@ -343,18 +328,23 @@ fn interned(names: &RefCell<BTreeSet<Rc<str>>>, name: &str) -> Rc<str> {
 }
 
 impl Output for Recorder {
-    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+    fn metrics(&self, lane: &str, iteration: usize, record: Record) -> Result<()> {
         self.check_there()?;
         let position = self.position(lane)?;
-        let record = metrics_record(&self.lanes[position], iteration, name, value);
+        let key = (position, iteration, interned(&self.names, record.name()));
         let mut metrics = self.metrics.borrow_mut();
-        metrics.insert((position, iteration, interned(&self.names, name)), &record.to_string())?;
+        metrics.insert(key, &self.lanes[position].line(iteration, record).text()?)?;
         let mut reader = metrics.reader()?;
         let of_lane = metrics
             .iter()
             .filter(|((p, _, _), _)| *p == position)
             .map(|((_, iteration, name), span)| (*iteration, &**name, span));
-        write_lane(&self.folder, lane, of_lane, |span| reader.line(span))
+        write_lane(&self.folder, lane, of_lane, |span| {
+            let line = reader.line(span)?;
+            let object =
+                serde_json::from_str(&line).map_err(|e| Error::file(&self.folder.join(METRICS), e))?;
+            Line::read(object).map_err(|e| e.at(METRICS)).map(|line| line.record)
+        })
     }
 
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()> {
@@ -377,16 +367,16 @@ impl Output for Recorder {
     fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {
         self.check_there()?;
         let position = self.position(lane)?;
-        let Lane { arm, seed } = &self.lanes[position];
+        let Lane { arm, seed } = self.lanes[position].clone();
         let mut times = self.times.borrow_mut();
         let key = (position, iteration, interned(&self.names, phase));
         if times.contains(&key) {
             return Ok(());
         }
         let seconds = (1000.0 * seconds).round() / 1000.0;
-        let record =
-            json!({"arm": arm, "seed": seed, "iteration": iteration, "phase": phase, "seconds": seconds});
-        times.insert(key, &record.to_string())
+        let time = Time { arm, seed, iteration: iteration as u64, phase: phase.into(), seconds };
+        let line = serde_json::to_string(&time).map_err(|e| Error::Internal(e.to_string()))?;
+        times.insert(key, &line)
     }
 
     fn event(&self, event: Event) {
@@ -396,7 +386,10 @@ impl Output for Recorder {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::measure::record::Evaluation;
 
     fn recorder(folder: &RunFolder) -> Recorder {
         let lanes = ["b", "a"].map(|arm| Lane { arm: arm.into(), seed: 7 }).to_vec();
@@ -487,17 +480,19 @@ mod tests {
         for order in [[0, 1, 2, 3], [3, 1, 2, 0]] {
             let path = dir.path().join(format!("{order:?}"));
             let folder = RunFolder::create(&path, false, &[]).unwrap();
-            let records =
-                [("a/seed-7", 0, "x"), ("b/seed-7", 1, "y"), ("b/seed-7", 1, "x"), ("b/seed-7", 0, "z")];
+            let records = [
+                ("a/seed-7", 0, "dev"),
+                ("b/seed-7", 1, "test"),
+                ("b/seed-7", 1, "dev"),
+                ("b/seed-7", 0, "test"),
+            ];
             for (n, i) in order.into_iter().enumerate() {
                 // A new recorder each time, as after an interruption.
-                let (lane, iteration, name) = records[i];
+                let (lane, iteration, split) = records[i];
                 let recorder = recorder(&folder);
-                recorder
-                    .metrics(lane, iteration, name, json!({"accuracy": 0.5, "name": "kept", "n": i}))
-                    .unwrap();
-                if n == 0 {
-                    recorder.metrics(lane, iteration, name, json!({"accuracy": 0.5, "n": i})).unwrap();
+                for questions in if n == 0 { vec![7, i] } else { vec![i] } {
+                    let evaluation = Evaluation { questions, ..Evaluation::default() };
+                    recorder.metrics(lane, iteration, Record::Evaluation(split, evaluation.into())).unwrap();
                 }
             }
             texts.push(std::fs::read_to_string(path.join("metrics.jsonl")).unwrap());
@@ -510,6 +505,6 @@ mod tests {
                 format!("{}{}{}", v["arm"].as_str().unwrap(), v["iteration"], v["name"].as_str().unwrap())
             })
             .collect();
-        assert_eq!(names, ["b0z", "b1x", "b1y", "a0x"]);
+        assert_eq!(names, ["b0test", "b1dev", "b1test", "a0dev"]);
     }
 }

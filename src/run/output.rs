@@ -4,12 +4,13 @@ use serde_json::Value;
 
 use crate::adapter::Snapshot;
 use crate::error::Result;
+use crate::measure::record::Record;
 
 /// Sink of one lane's results. Nothing here may depend on the order in which lanes or questions finish: every record has a key
 /// (lane, iteration, name) and files are written in key order.
 pub trait Output {
-    /// One line of metrics.jsonl for (lane, iteration): accuracies, pseudo-label statistics, training losses.
-    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()>;
+    /// One line of metrics.jsonl for (lane, iteration).
+    fn metrics(&self, lane: &str, iteration: usize, record: Record) -> Result<()>;
     /// All transcripts of a debate or evaluation, in question order: `transcripts/LANE/iteration-I/NAME.jsonl`.
     fn transcripts(&self, lane: &str, iteration: usize, name: &str, records: &[Value]) -> Result<()>;
     /// A training set: `data/LANE/iteration-I/ADAPTER.jsonl`.

@@ -36,6 +36,7 @@ impl<K: Ord> SortedLines<K> {
                 spans.insert(key, Span { start, length: line.trim_end_matches(['\r', '\n']).len() });
             }
             start += line.len() as u64;
+            Ok(())
         })?;
         Ok(Self { path, spans, length: start })
     }
@@ -108,8 +109,9 @@ impl LineReader {
     }
 }
 
-/// Reads a JSON Lines file, one record at a time: each line with its end, and what it says. Nothing if it isn't there.
-pub fn for_each_line(path: &Path, mut see: impl FnMut(&str, Map<String, Value>)) -> Result<()> {
+/// Reads a JSON Lines file, one record at a time: each line with its end, and what it says. Nothing
+/// if it isn't there.
+pub fn for_each_line(path: &Path, mut see: impl FnMut(&str, Map<String, Value>) -> Result<()>) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
@@ -120,9 +122,9 @@ pub fn for_each_line(path: &Path, mut see: impl FnMut(&str, Map<String, Value>))
         if file.read_line(&mut line).map_err(Error::io(path))? == 0 {
             break;
         }
-        let record = serde_json::from_str(line.trim_end())
-            .map_err(|e| Error::input(format!("{}:{number}", path.display()), e))?;
-        see(&line, record);
+        let place = || format!("{}:{number}", path.display());
+        let record = serde_json::from_str(line.trim_end()).map_err(|e| Error::input(place(), e))?;
+        see(&line, record).map_err(|e| e.at(&place()))?;
     }
     Ok(())
 }

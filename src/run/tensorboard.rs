@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::events::Events;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::measure::record::*;
 
 /// The folder.
 const FOLDER: &str = "tensorboard";
@@ -32,29 +33,32 @@ const COLUMNS: [&str; 3] = ["loss", "grad_norm", "learning_rate"];
 const ORDER: [&str; 8] =
     ["pseudo-labels", "training", "dev", "diversity", "test", "transfer-dev", "transfer-test", "compute"];
 
-/// Writes a lane's event file from all of its lines of metrics.jsonl, in any order, each with its iteration and name and where `read` finds it. One record
-/// at a time is in memory: a run of many iterations has many.
+/// Writes a lane's event file from all of its lines of metrics.jsonl, in any order, each with its
+/// iteration and name and where `read` finds it. One record at a time is in memory: a run of many
+/// iterations has many.
 pub fn write_lane<'a, P>(
     folder: &Path,
     lane: &str,
     lines: impl IntoIterator<Item = (usize, &'a str, P)>,
-    mut read: impl FnMut(P) -> Result<String>,
+    mut read: impl FnMut(P) -> Result<Record>,
 ) -> Result<()> {
     let mut sorted: Vec<_> = lines.into_iter().collect();
     sorted.sort_by_key(|(iteration, name, _)| (*iteration, ORDER.iter().position(|n| n == name), *name));
     let (mut events, mut taken) = (Events::default(), BTreeMap::new());
     for (iteration, name, place) in sorted {
-        let record: Value = serde_json::from_str(&read(place)?)
-            .map_err(|e| Error::Internal(format!("a record {name} of {lane}, iteration {iteration}: {e}")))?;
-        let iteration = iteration as u64;
-        if name == "training" {
-            training(&mut events, &record, &mut taken);
-            continue;
-        }
-        let found = numbers(name, &record);
+        let found = match read(place)? {
+            Record::Training(record) => {
+                training(&mut events, &record, &mut taken);
+                continue;
+            }
+            Record::Evaluation(_, record) => of_evaluation(&record),
+            Record::Diversity(record) => of_diversity(&record),
+            Record::PseudoLabels(record) => of_labels(&record),
+            Record::Compute(record) => of_compute(&record),
+        };
         let tags: Vec<(String, f32)> =
             found.into_iter().filter_map(|(n, v)| Some((format!("{name}/{n}"), v? as f32))).collect();
-        events.scalars(iteration, tags.iter().map(|(tag, v)| (tag.as_str(), *v)));
+        events.scalars(iteration as u64, tags.iter().map(|(tag, v)| (tag.as_str(), *v)));
     }
     write(&folder.join(FOLDER).join(lane).join(FILE), events.bytes())
 }
@@ -79,53 +83,68 @@ pub fn write_training<'a>(output: &Path, records: impl IntoIterator<Item = &'a V
 }
 
 /// An iteration's optimizer steps, all adapters side by side; `taken` are each adapter's steps so far.
-fn training(events: &mut Events, record: &Value, taken: &mut BTreeMap<String, u64>) {
-    for (adapter, report) in record.as_object().into_iter().flatten() {
-        let Some(steps) = report["loss"].as_array().map(Vec::len) else { continue };
+fn training(events: &mut Events, record: &Training, taken: &mut BTreeMap<String, u64>) {
+    for (adapter, trained) in &record.0 {
+        let columns = COLUMNS.iter().zip([&trained.loss, &trained.grad_norm, &trained.learning_rate]);
         let before = taken.entry(adapter.clone()).or_default();
-        for i in 0..steps {
-            let of = |c: &&str| Some((format!("train/{c}/{adapter}"), report[*c][i].as_f64()? as f32));
-            let values: Vec<(String, f32)> = COLUMNS.iter().filter_map(of).collect();
+        for i in 0..trained.loss.len() {
+            let of = |(name, column): (&&str, &Vec<Option<f32>>)| {
+                Some((format!("train/{name}/{adapter}"), column.get(i).copied().flatten()?))
+            };
+            let values: Vec<(String, f32)> = columns.clone().filter_map(of).collect();
             *before += 1;
             events.scalars(*before, values.iter().map(|(tag, v)| (tag.as_str(), *v)));
         }
     }
 }
 
-/// What is worth a curve in one record, by name.
-fn numbers(name: &str, record: &Value) -> Vec<(&'static str, Option<f64>)> {
-    let at = |path: &str| record.pointer(path).and_then(Value::as_f64);
-    let all = |paths: &[(&'static str, &str)]| paths.iter().map(|(n, p)| (*n, at(p))).collect();
-    match name {
-        "pseudo-labels" => all(&[
-            ("accuracy", "/accuracy"),
-            ("coverage", "/coverage"),
-            ("labelled", "/labelled"),
-            ("consensus", "/consensus"),
-        ]),
-        "diversity" => all(&[
-            ("nll", "/nll/value"),
-            ("kl", "/kl/value"),
-            ("kl_base", "/kl_base/value"),
-            ("embedding", "/embedding/value"),
-            ("consensus", "/consensus"),
-            ("distinct_answers", "/distinct_answers"),
-            ("error_correlation", "/error_correlation"),
-            ("pass_at_n", "/pass_at_n"),
-            ("off_task_nll", "/off_task_nll/value"),
-        ]),
-        "compute" => ["prompt_tokens", "sampled_tokens", "gradient_tokens", "flop"]
-            .map(|n| (n, record["phases"].as_array().map(|p| p.iter().filter_map(|p| p[n].as_f64()).sum())))
-            .to_vec(),
-        _ => all(&[
-            ("greedy", "/greedy/accuracy"),
-            ("single", "/single/accuracy"),
-            ("majority", "/majority/accuracy"),
-            ("first-vote", "/debate/rounds/0/accuracy"),
-            ("final-vote", "/debate/accuracy"),
-            ("consensus", "/debate/consensus"),
-        ]),
-    }
+/// What is worth a curve, by name.
+type Numbers = Vec<(&'static str, Option<f64>)>;
+
+fn of_evaluation(record: &Evaluation) -> Numbers {
+    let debate = record.debate.as_ref();
+    vec![
+        ("greedy", record.greedy.as_ref().map(|a| a.accuracy)),
+        ("single", record.single.as_ref().map(|a| a.accuracy)),
+        ("majority", record.majority.as_ref().map(|m| m.accuracy)),
+        ("first-vote", debate.and_then(|d| d.rounds.first()).map(|r| r.accuracy)),
+        ("final-vote", debate.map(|d| d.last.accuracy)),
+        ("consensus", debate.and_then(|d| d.last.agreement.consensus)),
+    ]
+}
+
+fn of_labels(record: &PseudoLabels) -> Numbers {
+    vec![
+        ("accuracy", Some(record.accuracy)),
+        ("coverage", Some(record.coverage)),
+        ("labelled", Some(record.labelled as f64)),
+        ("consensus", record.agreement.consensus),
+    ]
+}
+
+fn of_diversity(record: &Diversity) -> Numbers {
+    let numbers = vec![
+        ("nll", record.nll.as_ref().map(|m| m.mean.value)),
+        ("kl", record.kl.as_ref().map(|m| m.mean.value)),
+        ("kl_base", record.kl_base.as_ref().map(|m| m.last.mean.value)),
+        ("embedding", record.embedding.as_ref().map(|m| m.mean.value)),
+        ("consensus", Some(record.answers.consensus)),
+        ("distinct_answers", Some(record.answers.distinct_answers)),
+        ("error_correlation", record.answers.error_correlation),
+        ("pass_at_n", record.answers.pass_at_n),
+        ("off_task_nll", record.off_task_nll.as_ref().map(|m| m.value)),
+    ];
+    numbers.into_iter().map(|(name, value)| (name, value.filter(|v| !v.is_nan()))).collect()
+}
+
+fn of_compute(record: &Compute) -> Numbers {
+    let sum = |of: fn(&Cost) -> f64| Some(record.phases.iter().map(of).sum());
+    vec![
+        ("prompt_tokens", sum(|p| p.prompt_tokens as f64)),
+        ("sampled_tokens", sum(|p| p.sampled_tokens as f64)),
+        ("gradient_tokens", sum(|p| p.gradient_tokens as f64)),
+        ("flop", sum(|p| p.flop)),
+    ]
 }
 
 /// Makes `path` hold `bytes`. What only grew is appended to, since TensorBoard keeps its files open and would not see one that takes
@@ -142,20 +161,20 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn a_file_grows_in_place_and_is_the_same_in_any_order() {
         let dir = tempfile::tempdir().unwrap();
-        let [half, quarter, more] = [0.5, 0.25, 0.75].map(|v| json!({"greedy": {"accuracy": v}}).to_string());
-        let all = [(0, "dev", half.as_str()), (0, "test", &quarter), (1, "dev", &more)];
+        let all = [(0, "dev", 0.5), (0, "test", 0.25), (1, "dev", 0.75)];
         let path = dir.path().join("tensorboard/a/seed-0").join(FILE);
-        let text = |line: &str| Ok(line.to_string());
+        let read = |accuracy: f64| {
+            let greedy = Some(Answers { accuracy, ..Answers::default() });
+            Ok(Record::Evaluation("dev", Evaluation { greedy, ..Evaluation::default() }.into()))
+        };
         let mut sizes = Vec::new();
         for n in 1..=3 {
-            write_lane(dir.path(), "a/seed-0", all[..n].iter().copied(), text).unwrap();
+            write_lane(dir.path(), "a/seed-0", all[..n].iter().copied(), read).unwrap();
             sizes.push(std::fs::read(&path).unwrap());
         }
         assert!(sizes[1].starts_with(&sizes[0]) && sizes[2].starts_with(&sizes[1]));
@@ -164,7 +183,7 @@ mod tests {
         let whole = &sizes[2];
         for before in [&whole[..whole.len() - 5], b"something else", b""] {
             std::fs::write(&path, before).unwrap();
-            write_lane(dir.path(), "a/seed-0", [all[2], all[0], all[1]], text).unwrap();
+            write_lane(dir.path(), "a/seed-0", [all[2], all[0], all[1]], read).unwrap();
             assert_eq!(&std::fs::read(&path).unwrap(), whole);
         }
     }

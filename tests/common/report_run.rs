@@ -292,7 +292,7 @@ impl Fake {
 
     fn pseudo_labels(&self, i: u64) -> Value {
         let labelled = 80 + 10 * i;
-        json!({"questions": 150, "labelled": labelled, "coverage": labelled as f64 / 150.0, "accuracy": 0.7 + 0.03 * i as f64,
+        json!({"source": "vote", "questions": 150, "unanswered": 0, "labelled": labelled, "coverage": labelled as f64 / 150.0, "accuracy": 0.7 + 0.03 * i as f64,
             "standard_error": 0.04, "vote_accuracy_by_round": [0.45, 0.5], "all_agree": 0.2 + 0.05 * i as f64, "consensus": 0.6})
     }
 
@@ -333,8 +333,10 @@ fn training(arm: &str, seed: u64, i: u64) -> Value {
         "without-critic" => &["generator-0", "generator-1", "generator-2"],
         _ => &["agent"],
     };
+    let mix = json!({"corrected": 65, "confirmed": 65, "corrected_taken": 65, "confirmed_taken": 65,
+        "critic_mix": 0.5, "effective_mix": 0.5});
     for adapter in adapters {
-        let data = if adapter.starts_with("critic") { json!({"effective_mix": 0.5}) } else { json!({}) };
+        let data = if adapter.starts_with("critic") { mix.clone() } else { json!({}) };
         all[adapter] = json!({"data": data, "examples": 130, "tokens": 26_000, "loss": loss(0.5 / i as f64), "grad_norm": [], "learning_rate": []});
     }
     all
@@ -342,11 +344,15 @@ fn training(arm: &str, seed: u64, i: u64) -> Value {
 
 fn diversity(n: usize, seed: u64, i: u64) -> Value {
     let down = [0.01, 0.05, 0.02, 0.04, 0.0][n] * i as f64 + 0.004 * seed as f64;
+    let off_task = 2.3 + 0.02 * i as f64;
     json!({
-        "nll": {"value": 0.6 - down, "standard_error": 0.01, "per_agent": [0.6, 0.6, 0.6]}, "consensus": 0.55 + down,
-        "kl": {"value": 0.3 - down, "estimator": "Monte Carlo over sampled tokens", "direction": "agent to other agent"},
-        "embedding": {"value": 0.4 - down, "encoder": "base, mean of last hidden states"},
-        "distinct_answers": 2.1 - 2.0 * down, "error_correlation": 0.3 + down, "pass_at_n": 0.7 + 0.01 * i as f64,
-        "off_task_nll": {"value": 2.3 + 0.02 * i as f64, "base": 2.3},
+        "questions": 40,
+        "nll": {"value": 0.6 - down, "standard_error": 0.01, "per_agent": [0.6, 0.6, 0.6]},
+        "kl": {"value": 0.3 - down, "standard_error": 0.01, "estimator": "Monte Carlo over sampled tokens",
+            "direction": "agent to other agent"},
+        "embedding": {"value": 0.4 - down, "standard_error": 0.01, "encoder": "base, mean of last hidden states"},
+        "consensus": 0.55 + down, "distinct_answers": 2.1 - 2.0 * down, "error_correlation": 0.3 + down,
+        "pass_at_n": 0.7 + 0.01 * i as f64,
+        "off_task_nll": {"value": off_task, "base": 2.3, "per_agent": vec![off_task; 3], "tokens": 349},
     })
 }

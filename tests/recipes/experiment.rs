@@ -109,7 +109,7 @@ fn an_experiment_runs_is_interrupted_resumed_and_verified_without_a_terminal() {
     more.resume(&mut Silent).unwrap();
     let seeds = |folder: &Path| {
         let metrics = read_metrics(folder).unwrap();
-        let mut seeds: Vec<u64> = metrics.iter().filter_map(|m| m["seed"].as_u64()).collect();
+        let mut seeds: Vec<u64> = metrics.iter().map(|m| m.seed).collect();
         seeds.dedup();
         seeds.sort_unstable();
         seeds.dedup();

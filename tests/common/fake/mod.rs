@@ -14,6 +14,7 @@ use colloquy::backend::{LoraMatrix, PartId};
 use colloquy::debate::{DrawId, DrawKind, Occasion};
 use colloquy::engine::*;
 use colloquy::error::{Error, Result};
+use colloquy::measure::record::Record;
 use colloquy::recipe::{Context, Material, Recipes, run_arm};
 use colloquy::run::{Event, Output, RunConfig, TaskSection};
 use colloquy::task::{AnswerKey, Question, Questions, Task, open};
@@ -375,7 +376,9 @@ pub struct MemoryOutput {
 }
 
 impl Output for MemoryOutput {
-    fn metrics(&self, lane: &str, iteration: usize, name: &str, value: Value) -> Result<()> {
+    fn metrics(&self, lane: &str, iteration: usize, record: Record) -> Result<()> {
+        let name = record.name();
+        let value = Value::Object(record.fields()?);
         let old = self.metrics.borrow_mut().insert((lane.into(), iteration, name.into()), value);
         assert!(old.is_none(), "{name} twice");
         Ok(())
