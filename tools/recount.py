@@ -36,6 +36,8 @@ except ImportError:
 
 TOLERANCE = 1e-9
 CSV_TOLERANCE = 1e-6
+# Of metrics.jsonl, as in src/measure/record.rs.
+SCHEMA = 1
 
 # ------------------------------------------------------------------ answers in texts
 
@@ -681,6 +683,11 @@ def recount(run, extra, report):
         if not line.strip():
             continue
         metrics = json.loads(line)
+        # The first line; folders of older versions have none.
+        if "schema" in metrics:
+            if metrics["schema"] != SCHEMA:
+                sys.exit(f"{run / 'metrics.jsonl'}: schema: found {metrics['schema']}, expected {SCHEMA}")
+            continue
         arm, seed, iteration, name = (metrics[k] for k in ("arm", "seed", "iteration", "name"))
         # Likelihoods and embeddings are the model's; no accuracy is among them.
         if name == "diversity":

@@ -51,8 +51,8 @@ EOF
     echo "found: $1"
 }
 
-last='next(m for m in all if (m["arm"], m["iteration"], m["name"]) == ("multiagent", 1, "dev"))'
-labels='next(m for m in all if (m["arm"], m["iteration"], m["name"]) == ("multiagent", 1, "pseudo-labels"))'
+last='next(m for m in all if (m.get("arm"), m.get("iteration"), m.get("name")) == ("multiagent", 1, "dev"))'
+labels='next(m for m in all if (m.get("arm"), m.get("iteration"), m.get("name")) == ("multiagent", 1, "pseudo-labels"))'
 debates=transcripts/multiagent/seed-0/iteration-1/dev-debate.jsonl
 said='turn = next(t for r in all for t in r["rounds"][0]["turns"] if t["answer"] is not None)'
 plant "a wrong accuracy of the final vote" metrics.jsonl "$last['debate']['accuracy'] += 0.125"
@@ -73,7 +73,7 @@ python3 - "$folder" << 'EOF'
 import json, sys
 folder = sys.argv[1]
 with open(f"{folder}/run/metrics.jsonl") as file:
-    dev = next(m for m in map(json.loads, file) if m["arm"] == "multiagent" and m["iteration"] == 1 and m["name"] == "dev")
+    dev = next(m for m in map(json.loads, file) if (m.get("arm"), m.get("iteration"), m.get("name")) == ("multiagent", 1, "dev"))
 for name, wrong in [("right", 0), ("wrong", 0.001)]:
     with open(f"{folder}/{name}.csv", "w") as out:
         print("arm,seed,iteration,split,method,round,accuracy", file=out)

@@ -71,11 +71,11 @@ def take(root: Path, run: Path, name: str, command: str):
     config = folder / "config.toml"
     config.write_text(re.sub(r'^(\w+ = )"/(?:[^"]*/)?([^"/]+)"$', r'\1"\2"', read(config), flags=re.M), encoding="utf-8")
     records = [(json.loads(line), line) for line in read(run / "metrics.jsonl").splitlines()]
-    kept = [(record, line) for record, line in records if record["name"] != "training"]
+    kept = [(record, line) for record, line in records if record.get("name") != "training"]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for _, line in kept), encoding="utf-8")
     about = {
         "commit": manifest["program"]["commit"], "command": command, "device": manifest["device"],
-        "seeds": sorted({record["seed"] for record, _ in kept}),
+        "seeds": sorted({record["seed"] for record, _ in kept if "seed" in record}),
     }
     (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(folder)

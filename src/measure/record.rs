@@ -10,6 +10,27 @@ use serde_json::{Map, Value, json};
 use super::{Estimate, Outcome};
 use crate::error::{Error, Result};
 
+/// Version of the lines of metrics.jsonl, which the first one gives.
+pub const SCHEMA: u64 = 1;
+
+/// The first line of metrics.jsonl, without its end.
+pub fn schema_line() -> String {
+    json!({ "schema": SCHEMA }).to_string()
+}
+
+/// Whether an object is that line; one of another version is an error. Folders of older versions
+/// have none.
+pub fn is_schema(object: &Map<String, Value>) -> Result<bool> {
+    match object.get("schema") {
+        None => Ok(false),
+        Some(found) if *found == SCHEMA => Ok(true),
+        Some(found) => {
+            let problem = format!("found {found}, expected {SCHEMA}: another version wrote the file");
+            Err(Error::input("schema", problem))
+        }
+    }
+}
+
 /// The sets of questions that societies are measured on, in the order of their tables.
 pub const SPLITS: [&str; 4] = ["dev", "test", "transfer-dev", "transfer-test"];
 

@@ -21,7 +21,7 @@ use super::{Event, Lane, Output};
 use crate::adapter::Snapshot;
 use crate::engine::*;
 use crate::error::{Error, Result};
-use crate::measure::record::Record;
+use crate::measure::record::{Record, is_schema, schema_line};
 
 /// Of a token's log-probability under other arithmetic, in nats. Adapters, K and V in bf16 move the embedded model's by 0.005 in the mean, but one in
 /// 600 tokens by more than 0.2 and one of 15165 by 0.62; what was never drawn is many nats away.
@@ -94,6 +94,15 @@ impl Auditor {
         let mut metrics = BTreeMap::new();
         for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
             let record: Value = serde_json::from_str(line).unwrap_or_default();
+            if let (0, Some(object)) = (number, record.as_object())
+                && is_schema(object).map_err(|e| e.at(&format!("{}:1", path.display())))?
+            {
+                if line != schema_line() {
+                    let (found, expected) = (line, schema_line());
+                    findings.add(format!("{}:1: found {found}, expected {expected}", path.display()));
+                }
+                continue;
+            }
             let lane = lanes
                 .iter()
                 .find(|l| record["arm"] == l.arm.as_str() && record["seed"].as_u64() == Some(l.seed));

@@ -5,7 +5,7 @@
 //! | `manifest.json` | program, device, seeds, hashes of model, data and prompts |
 //! | `config.toml` | the resolved configuration; `resume` reads it |
 //! | `splits.json` | ids of the train, dev and test questions of each arm |
-//! | `metrics.jsonl` | everything measured, one line a number or group of numbers |
+//! | `metrics.jsonl` | everything measured: a line with the schema's version, then one line a record |
 //! | `tensorboard/LANE/` | the same as event files, a function of `metrics.jsonl` |
 //! | `times.jsonl` | how long each phase took; the only file but the manifest that differs when a run is made again |
 //! | `transcripts/LANE/iteration-I/NAME.jsonl` | debates and answers, in question order |
@@ -31,7 +31,7 @@ use super::{Event, Output};
 use crate::adapter::Snapshot;
 use crate::error::{Error, Result};
 use crate::files::{NewFolder, remove_temporaries, write_whole};
-use crate::measure::record::{Line, Record, Time};
+use crate::measure::record::{Line, Record, Time, is_schema, schema_line};
 
 /// Version of the folder's layout. A reader refuses newer ones.
 pub const SCHEMA: u64 = 1;
@@ -227,7 +227,14 @@ pub fn read_manifest(folder: &Path) -> Result<Value> {
 
 /// All lines of a run's metrics.jsonl.
 pub fn read_metrics(folder: &Path) -> Result<Vec<Line>> {
-    read_lines(&folder.join(METRICS), Line::read)
+    let mut all = Vec::new();
+    for_each_line(&folder.join(METRICS), |_, object| {
+        if !is_schema(&object)? {
+            all.push(Line::read(object)?);
+        }
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 /// All lines of a run's times.jsonl; none where times were not kept.
@@ -275,21 +282,22 @@ impl Recorder {
         events: Box<dyn Fn(Event)>,
     ) -> Result<Self> {
         let names = RefCell::new(BTreeSet::new());
-        let open = |file: &str, name: &str| {
-            let key = |record: &Map<String, Value>| {
+        let open = |file: &str, name: &str, head| {
+            let of = |record: &Map<String, Value>| {
                 let arm = record.get("arm")?.as_str()?;
                 let seed = record.get("seed")?.as_u64()?;
                 let position = lanes.iter().position(|l| l.arm == arm && l.seed == seed)?;
                 let iteration = record.get("iteration")?.as_u64()? as usize;
                 Some((position, iteration, interned(&names, record.get(name)?.as_str()?)))
             };
-            SortedLines::open(folder.path().join(file), key).map(RefCell::new)
+            let key = |record: &Map<String, Value>| Ok(if is_schema(record)? { None } else { of(record) });
+            SortedLines::open(folder.path().join(file), head, key).map(RefCell::new)
         };
         Ok(Self {
             folder: folder.path().to_path_buf(),
             lock: folder.lock.clone(),
-            metrics: open(METRICS, "name")?,
-            times: open(TIMES, "phase")?,
+            metrics: open(METRICS, "name", Some(schema_line()))?,
+            times: open(TIMES, "phase", None)?,
             names,
             lanes,
             write_adapter,

@@ -14,6 +14,8 @@ use crate::files::NewFile;
 /// A JSON Lines file. What it says stays on the disk, since a long run measures much; in memory is where each line lies.
 pub struct SortedLines<K> {
     path: PathBuf,
+    /// The first line.
+    head: Option<String>,
     spans: BTreeMap<K, Span>,
     /// Bytes of the file.
     length: u64,
@@ -28,17 +30,21 @@ pub struct Span {
 
 impl<K: Ord> SortedLines<K> {
     /// Those of a file; none if it isn't there. Of lines with the same key the last counts; those without a key are gone with the next insertion.
-    pub fn open(path: PathBuf, key: impl Fn(&Map<String, Value>) -> Option<K>) -> Result<Self> {
+    pub fn open(
+        path: PathBuf,
+        head: Option<String>,
+        key: impl Fn(&Map<String, Value>) -> Result<Option<K>>,
+    ) -> Result<Self> {
         let mut spans = BTreeMap::new();
         let mut start = 0;
         for_each_line(&path, |line, record| {
-            if let Some(key) = key(&record) {
+            if let Some(key) = key(&record)? {
                 spans.insert(key, Span { start, length: line.trim_end_matches(['\r', '\n']).len() });
             }
             start += line.len() as u64;
             Ok(())
         })?;
-        Ok(Self { path, spans, length: start })
+        Ok(Self { path, head, spans, length: start })
     }
 
     /// Whether there is a line of this key.
@@ -54,6 +60,9 @@ impl<K: Ord> SortedLines<K> {
     /// Puts a line, which has no line break, in its place, or in that of the one with the same key. The file is replaced whole: after an error it is as it was.
     pub fn insert(&mut self, key: K, line: &str) -> Result<()> {
         let mut file = NewFile::create(&self.path)?;
+        if let Some(head) = &self.head {
+            writeln!(file, "{head}").map_err(Error::io(&self.path))?;
+        }
         if self.spans.is_empty() {
             writeln!(file, "{line}").map_err(Error::io(&self.path))?;
         } else {
@@ -67,7 +76,7 @@ impl<K: Ord> SortedLines<K> {
         }
         file.finish()?;
         self.spans.insert(key, Span { start: 0, length: line.len() });
-        self.length = 0;
+        self.length = self.head.as_ref().map_or(0, |head| head.len() as u64 + 1);
         for span in self.spans.values_mut() {
             span.start = self.length;
             self.length += span.length as u64 + 1;
@@ -134,7 +143,7 @@ mod tests {
     use super::*;
 
     fn open(path: &Path) -> SortedLines<u64> {
-        SortedLines::open(path.into(), |record| record.get("key").and_then(Value::as_u64)).unwrap()
+        SortedLines::open(path.into(), None, |record| Ok(record.get("key").and_then(Value::as_u64))).unwrap()
     }
 
     fn line(key: u64, text: &str) -> String {
@@ -190,7 +199,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 4);
 
         std::fs::write(&path, format!("{whole}{{\n")).unwrap();
-        let e = SortedLines::open(path, |_| Some(0)).err().unwrap().to_string();
+        let e = SortedLines::open(path, None, |_| Ok(Some(0))).err().unwrap().to_string();
         assert!(e.contains("lines.jsonl:4"), "{e}");
     }
 

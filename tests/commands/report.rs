@@ -398,8 +398,25 @@ fn records_that_contradict_themselves_are_refused() {
     assert!(e.contains("found `x`"), "{e}");
     let e = broken(&|r| r["seed"] = "one".into());
     assert!(e.contains("metrics.jsonl:1: seed"), "{e}");
+    let e = broken(&|r| r["greedy"]["parse_rte"] = 1.into());
+    assert!(e.contains("metrics.jsonl:1: dev: greedy.parse_rte: unknown field"), "{e}");
     std::fs::write(run.join("metrics.jsonl"), "{\n").unwrap();
     assert!(fail(dir.path(), &["report", "run"], 1).contains("metrics.jsonl:1"));
+}
+
+#[test]
+fn a_folder_of_another_schema_is_refused_and_one_without_is_read() {
+    let (dir, out) = made(SMALL);
+    let path = dir.path().join("run/metrics.jsonl");
+    let older = read(&path);
+    assert!(!older.contains("schema"));
+    std::fs::write(&path, format!("{{\"schema\":1}}\n{older}")).unwrap();
+    assert_eq!(succeed(dir.path(), &["report", "run"]), out);
+    std::fs::write(&path, format!("{{\"schema\":2}}\n{older}")).unwrap();
+    for command in ["report", "info"] {
+        let e = fail(dir.path(), &[command, "run"], 1);
+        assert!(e.contains("metrics.jsonl:1: schema: found 2, expected 1"), "{e}");
+    }
 }
 
 #[test]

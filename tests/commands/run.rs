@@ -46,7 +46,8 @@ fn a_run_leaves_a_complete_folder() {
     assert_eq!((ids("train").len(), ids("dev").len(), ids("test").len()), (6, 4, 0));
     assert!(ids("train").iter().all(|id| !ids("dev").contains(id)));
 
-    let metrics = read_lines(&run.join("metrics.jsonl"));
+    let mut metrics = read_lines(&run.join("metrics.jsonl"));
+    assert_eq!(metrics.remove(0), json!({"schema": 1}));
     let key = |m: &Value| {
         (
             if m["arm"] == "multiagent" { 0 } else { 1 },

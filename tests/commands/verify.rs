@@ -74,12 +74,16 @@ fn an_altered_character_anywhere_is_found() {
         let again = String::from_utf8(bytes.clone())
             .unwrap()
             .lines()
-            .next()
+            .nth(1)
             .unwrap()
             .replace("\"name\":\"", "\"name\":\"more-");
         bytes.extend(format!("{again}\n").bytes());
     });
     assert!(finds(dir.path(), &["--sample", "0"]).contains("the run does not put out this record"));
+    let dir = copied();
+    alter(dir.path(), "metrics.jsonl", |bytes| bytes.splice(..0, b" ".iter().copied()).for_each(drop));
+    let out = finds(dir.path(), &["--sample", "0"]);
+    assert!(out.contains("metrics.jsonl:1: found  {\"schema\":1}, expected {\"schema\":1}"), "{out}");
 }
 
 /// The journal's own sums find what chance alters; here it is altered as a forger would, sums and all.
