@@ -239,7 +239,7 @@ function pseudoLabels() {
     of("True consensus", `% of ${split} questions on which all agents agree and are right`, "debate", "true_consensus", split))]);
 }
 
-// ---- moves and gains
+// ---- moves
 
 function moves() {
   if (!D.moves.length) return null;
@@ -269,23 +269,6 @@ function moves() {
         small("Corrected", "% of answers that were not right", line((m) => rate(m, "other", ["wrong_to_right", "none_to_right"])), pct),
         small("Corrupted", "% of right answers", line((m) => rate(m, "right", ["right_to_wrong", "right_to_none"])), pct));
     }),
-  ];
-}
-
-function gains() {
-  if (!D.gains.length) return null;
-  const scale = scaleOf(D.gains.flatMap((g) => [g.cut, g.parse, g.right, 0]));
-  const bar = (g) => {
-    const x = (v) => 4 + (162 * (v - scale[0])) / (scale[1] - scale[0] || 1);
-    const lane = (v, y, c) => svg("rect", { x: Math.min(x(0), x(v)), y, width: Math.max(1, Math.abs(x(v) - x(0))), height: 5, class: c });
-    return svg("svg", { class: "strip", width: 170, height: 22, "aria-hidden": "true" }, svg("line", { class: "rule", x1: x(0), x2: x(0), y1: 0, y2: 22 }), lane(g.cut, 2, "g1"), lane(g.parse, 8.5, "g2"), lane(g.right, 15, "g3"));
-  };
-  const key = (c, text) => [svg("svg", { width: 12, height: 10, "aria-hidden": "true" }, svg("rect", { width: 12, height: 8, y: 1, class: c })), " ", text];
-  const columns = [{ head: "" }, { head: "answers" }, { head: "gain", number: true }, { head: key("g1", "came to an end"), number: true }, { head: key("g2", "answer found"), number: true }, { head: key("g3", "answer right"), number: true }, { head: "" }];
-  const rows = D.gains.map((g, n) => [n && D.gains[n - 1].a === g.a ? "" : armName(g.a), g.of, el("b", {}, points(g.total)), points(g.cut), points(g.parse), points(g.right), bar(g)]);
-  return [
-    el("p", { class: "note" }, `From before training to the last iteration, in points on ${D.gains[0].s} questions, all seeds together. An answer is right if its text came to an end, an answer was found in it, and that was right; the three parts (Shapley values) sum to the gain.`),
-    table(columns, rows, "What gains consist of"),
   ];
 }
 
@@ -396,7 +379,6 @@ const SECTIONS = [
   ["diversity", "Diversity", diversity],
   ["pseudo-labels", "Pseudo-labels and agreement", pseudoLabels],
   ["moves", "How critics move answers", moves],
-  ["gains", "What gains consist of", gains],
   ["samples", "Debate or more samples", samples],
   ["compute", "Compute", compute],
   ["training", "Finetuning", training],

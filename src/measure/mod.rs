@@ -4,7 +4,6 @@
 mod agreement;
 mod bootstrap;
 mod chance;
-mod decomposition;
 mod holm;
 mod outcome;
 mod power;
@@ -14,7 +13,6 @@ mod statistics;
 pub use agreement::*;
 pub use bootstrap::*;
 pub use chance::*;
-pub use decomposition::*;
 pub use holm::*;
 pub use outcome::*;
 pub use power::*;

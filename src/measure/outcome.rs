@@ -32,11 +32,6 @@ impl Outcome {
         }
     }
 
-    /// There is an answer, right or wrong.
-    pub fn is_answer(self) -> bool {
-        matches!(self, Self::Right | Self::Wrong)
-    }
-
     /// The outcomes of a string, one a question. Any other letter is an error.
     pub fn read(letters: &str) -> Result<Vec<Self>> {
         let known = |c: char| Self::ALL.into_iter().find(|o| o.letter() == c);

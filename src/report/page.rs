@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::Results;
-use super::behaviour::{GainRow, gains, moved};
+use super::behaviour::moved;
 use super::compare::{Comparison, Side};
 use super::csv::rounded;
 use super::debates::choose;
@@ -42,7 +42,6 @@ pub fn data(results: &[Results]) -> Result<Value> {
         add("means", result.means.iter().map(|m| page.mean(r, m)).collect());
         add("measures", page.measures(r, result));
         add("samples", page.samples(r, result));
-        add("gains", gains(&result.run).iter().map(|g| page.gain(r, g)).collect());
         add("moves", page.moves(r, result));
         add("costs", page.costs(r, result));
         add("lessons", page.lessons(r, result));
@@ -84,7 +83,6 @@ pub fn data(results: &[Results]) -> Result<Value> {
         (!group("pseudo-labels"), "pseudo-labels"),
         (!group("debate"), "agreement and false consensus"),
         (is_empty("moves"), "how critics move answers"),
-        (is_empty("gains"), "what gains consist of"),
         (is_empty("samples"), "the vote by number of samples"),
         (!has("costs", &|c| c["flop"].as_f64() > Some(0.0)), "compute"),
         (!has("costs", &|c| c["s"].is_number()), "times"),
@@ -114,12 +112,11 @@ pub fn data(results: &[Results]) -> Result<Value> {
 }
 
 /// Lists that are there even when empty.
-const LISTS: [&str; 14] = [
+const LISTS: [&str; 13] = [
     "runs",
     "means",
     "measures",
     "samples",
-    "gains",
     "moves",
     "costs",
     "lessons",
@@ -309,13 +306,6 @@ impl Page {
             }
         }
         all
-    }
-
-    fn gain(&self, r: usize, g: &GainRow) -> Value {
-        json!({
-            "a": self.arm(r, &g.arm), "s": g.split, "i": g.iteration, "of": g.answers, "total": num(g.gain.total),
-            "cut": num(g.gain.truncation), "parse": num(g.gain.parsing), "right": num(g.gain.accuracy),
-        })
     }
 
     fn moves(&self, r: usize, result: &Results) -> Vec<Value> {
