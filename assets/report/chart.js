@@ -144,7 +144,7 @@ function numbers(o) {
     if (!p) return "";
     return [yFormat(p.y), isNumber(p.lo) && isNumber(p.hi) ? el("small", { class: "below" }, `${yFormat(p.lo)} to ${yFormat(p.hi)}`) : null];
   })));
-  return el("details", {}, el("summary", {}, "The numbers"), table(columns, rows, `${o.title}: the numbers`));
+  return el("details", {}, el("summary", {}, o.summary || "The numbers"), table(columns, rows, `${o.title}: the numbers`));
 }
 
 // An interval on a scale shared by the rows of a table.

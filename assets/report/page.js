@@ -139,60 +139,14 @@ function paperTables() {
 
 // ---- figure 1
 
-function spent(a, what) {
-  // What training had cost by each iteration.
-  const by = {};
-  for (const c of D.costs) {
-    if (c.a !== a || !c.training) continue;
-    const v = what === "flop" ? c.flop : what === "time" ? c.s : c.prompt + c.sampled + c.gradient;
-    if (isNumber(v)) by[c.i] = (by[c.i] || 0) + v;
-  }
-  return (i) => {
-    let sum = 0;
-    for (let k = 1; k <= i; k++) { if (!(k in by)) return null; sum += by[k]; }
-    return sum;
-  };
-}
-
-const AXES = [
-  { id: "iteration", label: "iterations", name: "iteration", title: "iteration", format: String },
-  { id: "tokens", label: "tokens", name: "tokens", title: "tokens of training so far, a seed", format: large },
-  { id: "flop", label: "FLOP", name: "FLOP", title: "FLOP of training so far, a seed", format: large },
-  { id: "time", label: "time", name: "time", title: "time of training so far, a seed (lanes overlap)", format: duration },
-];
-
-function accuracyChart() {
+function accuracies() {
   const splits = [...new Set(D.means.map((m) => m.s))];
-  const iterations = (s) => new Set(D.means.filter((m) => m.s === s).map((m) => m.i)).size;
-  const choice = { axis: "iteration", method: "own", split: splits.slice().sort((a, b) => iterations(b) - iterations(a))[0] };
-  const measured = { iteration: true, tokens: D.costs.some((c) => c.training && c.flop > 0), flop: D.costs.some((c) => c.training && c.flop > 0), time: D.costs.some((c) => c.training && isNumber(c.s)) };
-  return live(() => {
-    const axis = AXES.find((x) => x.id === choice.axis);
-    const set = (key) => (v) => { choice[key] = v; redraw(); };
-    const at = (a) => (choice.axis === "iteration" ? (i) => i : spent(a, choice.axis));
-    const series = [...state.shown].sort((a, b) => a - b).map((a) => {
-      const method = choice.method === "own" ? D.arms[a].own : choice.method;
-      const place = at(a);
-      const found = D.means.filter((m) => m.a === a && m.s === choice.split && m.m === method);
-      const made = found.map((m) => ({ x: place(m.i), y: m.v, lo: m.lo, hi: m.hi })).filter((p) => isNumber(p.x));
-      return { label: armLabel(a), a, points: made, flat: found.length === 1 && found[0].i === 0 };
-    });
-    const one = D.means.find((m) => m.s === choice.split);
-    const options = {
-      title: `Accuracy over ${axis.label}`, series, height: 400, labels: true, yFormat: pct, xFormat: axis.format, xLabel: axis.title, xName: axis.name,
-      xTicks: choice.axis === "iteration" ? [...new Set(series.flatMap((s) => s.points.map((p) => p.x)))].sort((a, b) => a - b) : null,
-    };
-    return [
-      el("div", { class: "controls" },
-        segmented("Over", AXES.map((x) => ({ id: x.id, label: x.label, disabled: !measured[x.id], title: measured[x.id] ? x.title : "not measured" })), choice.axis, set("axis")),
-        select("Answered by", [{ id: "own", label: "each arm’s own method" }, ...D.methods], choice.method, set("method")),
-        splits.length > 1 ? segmented("Questions", splits.map((s) => ({ id: s, label: s })), choice.split, set("split")) : null),
-      chips((a) => D.means.some((m) => m.a === a)),
-      chart(options),
-      el("p", { class: "note" }, `Accuracy in % on ${one ? one.q : "?"} ${choice.split} questions; bands are 95 % intervals over seeds and questions. An arm’s own method is the final vote where a debate is a part of it, else the vote of its samples, else one answer. What is not trained is drawn level.`),
-      numbers(options),
-    ];
-  });
+  const series = (split) => D.arms.map((arm, a) => ({ label: armLabel(a), a, points: D.means.filter((m) => m.a === a && m.s === split && m.m === arm.own).map((m) => ({ x: m.i, y: m.v, lo: m.lo, hi: m.hi })) }));
+  return [
+    document.getElementById("figures"),
+    el("p", { class: "note" }, "An arm’s own method is the final vote where a debate is a part of it, else the vote of its samples, else one answer. Bands are 95 % intervals over seeds and questions. What is not trained is drawn level."),
+    splits.map((s) => numbers({ title: `Accuracy on ${s} questions`, summary: `The numbers on ${s} questions`, yFormat: pct, series: series(s) })),
+  ];
 }
 
 // ---- small multiples
@@ -375,7 +329,7 @@ function configuration() {
 const SECTIONS = [
   ["answer", "The answer", answer],
   ["tables", "The paper’s tables", paperTables],
-  ["accuracy", "Accuracy over iterations", accuracyChart],
+  ["accuracy", "Accuracy over iterations", accuracies],
   ["diversity", "Diversity", diversity],
   ["pseudo-labels", "Pseudo-labels and agreement", pseudoLabels],
   ["moves", "How critics move answers", moves],
@@ -409,6 +363,7 @@ function themeButton() {
 
 function page() {
   const empty = !D.means.length;
+  if (empty) document.getElementById("figures").remove();
   const made = empty ? [SECTIONS.find((s) => s[0] === "configuration")] : SECTIONS;
   const sections = made.map(([id, title, make]) => {
     const content = make();

@@ -21,15 +21,14 @@ const SCRIPTS: [&str; 4] = [
 pub fn page(results: &[Results]) -> Result<String> {
     let data = page::data(results)?;
     let names: Vec<&str> = results.iter().map(|r| r.run.name.as_str()).collect();
-    // For readers without scripts: what a terminal shows, and the figure of each run.
-    let plain: String = results
-        .iter()
-        .map(|r| format!("{}<pre>{}</pre>", plot::figure(r), escape(&tables::summary(r))))
-        .collect();
+    // For readers without scripts: what a terminal shows.
+    let plain: String =
+        results.iter().map(|r| format!("<pre>{}</pre>", escape(&tables::summary(r)))).collect();
     let scripts = SCRIPTS.concat();
     let parts = [
         ("title", escape(&names.join(", "))),
         ("style", STYLE.to_string()),
+        ("figures", results.iter().map(plot::figure).collect()),
         ("plain", plain),
         ("data", script_json(&data)),
         ("script", scripts),

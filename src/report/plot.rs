@@ -1,6 +1,5 @@
-//! Accuracy over iterations as an SVG file of its own, for documents: the paper's Figure 1.
-
-use std::fmt::Write;
+//! Accuracy over iterations as SVG, in the page and as a file of its own for documents: the paper's
+//! Figure 1.
 
 use super::Results;
 use super::html::escape;
@@ -14,6 +13,9 @@ const MARGIN: (f64, f64, f64) = (52.0, 44.0, 44.0);
 const LABEL: f64 = 17.0;
 /// Okabe and Ito's colours, which people with any kind of colour vision tell apart; line patterns and marks repeat what colours say.
 pub const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
+/// Under a class of its own: the page has other drawings.
+const STYLE: &str = "<style>.accuracy text{fill:#24292f}.accuracy .grid{stroke:#d0d7de}.accuracy .ground{fill:#fff}\
+@media(prefers-color-scheme:dark){.accuracy text{fill:#e6edf3}.accuracy .grid{stroke:#373e47}.accuracy .ground{fill:#0d1117}}</style>";
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
 
 /// A line: an arm by its own method.
@@ -24,9 +26,34 @@ struct Line<'a> {
     points: Vec<&'a Mean>,
 }
 
-/// The figure of a run: every arm by its own method, on the questions that were asked at most iterations. Empty of lines if nothing was measured.
+/// The figure of a run: every arm by its own method, on the questions that were asked at most
+/// iterations. Empty of lines if nothing was measured.
 pub fn figure(results: &Results) -> String {
     let split = split(results);
+    let lines = lines(results, split);
+    let field = Field::of(&lines);
+    let all = || lines.iter().flat_map(|l| l.points.iter());
+    let longest = lines.iter().map(|l| l.label.chars().count()).max().unwrap_or(0);
+    let (left, above, below) = MARGIN;
+    let (width, height) = (left + FIELD.0 + 40.0 + 7.5 * longest as f64, above + field.high + below);
+    let questions = all().map(|m| m.questions).max().unwrap_or(0);
+    let seeds = numbers(all().map(|m| m.seeds.len()));
+    let intervals = if lines.iter().all(|l| l.has_band) { "" } else { " of the primary pair" };
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
+         class=\"accuracy\" aria-label=\"Accuracy over iterations\" font-family=\"system-ui, sans-serif\" \
+         font-size=\"13\">\n{STYLE}\n<rect class=\"ground\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n\
+         <text x=\"{left}\" y=\"24\" font-weight=\"600\">Accuracy on {questions} {split} questions, %, mean of \
+         {seeds}, 95 % interval{intervals}</text>\n"
+    );
+    out += &field.axes(height);
+    lines.iter().enumerate().for_each(|(n, line)| out += &field.line(n, line));
+    out += &field.names(&lines);
+    out + "</svg>\n"
+}
+
+/// Every arm that was measured on a split.
+fn lines<'a>(results: &'a Results, split: &str) -> Vec<Line<'a>> {
     let pair = ["arm", "against"].map(|key| results.run.primary()?.get(key)?.as_str());
     let is_crowded = results.run.arms.len() > COLOURS.len();
     let mut lines: Vec<Line<'_>> = Vec::new();
@@ -40,112 +67,120 @@ pub fn figure(results: &Results) -> String {
             lines.push(Line { label: format!("{}{how}", arm.name), has_band, points });
         }
     }
-    let all = || lines.iter().flat_map(|l| l.points.iter());
-    let last = all().map(|m| m.iteration).max().unwrap_or(0).max(1);
-    let drawn = || lines.iter().flat_map(|l| l.points.iter().map(|m| (m, m.interval.filter(|_| l.has_band))));
-    let low = drawn().map(|(m, interval)| interval.map_or(m.value, |i| i.low)).fold(1.0, f64::min);
-    let high = drawn().map(|(m, interval)| interval.map_or(m.value, |i| i.high)).fold(0.0, f64::max);
-    let (low, high) = if low < high { (low, high) } else { ((low - 0.05).max(0.0), (high + 0.05).min(1.0)) };
-    let step = [0.01, 0.02, 0.05, 0.1, 0.2].into_iter().find(|s| (high - low) / s <= 6.0).unwrap_or(0.2);
-    let (bottom, top) = ((low / step).floor() * step, (high / step).ceil() * step);
+    lines
+}
 
-    let (left, above, below) = MARGIN;
-    let longest = lines.iter().map(|l| l.label.chars().count()).max().unwrap_or(0);
-    let (wide, high) = (FIELD.0, FIELD.1.max(LABEL * lines.len() as f64));
-    let (width, height) = (left + wide + 40.0 + 7.5 * longest as f64, above + high + below);
-    let x = |i: u64| left + wide * i as f64 / last as f64;
-    let y = |v: f64| above + high * (top - v) / (top - bottom);
-    let questions = all().map(|m| m.questions).max().unwrap_or(0);
-    let seeds = numbers(all().map(|m| m.seeds.len()));
-    let intervals = if lines.iter().all(|l| l.has_band) { "" } else { " of the primary pair" };
-    let mut out = String::new();
-    let _ = write!(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-labelledby=\"figure-title\" \
-         font-family=\"system-ui, sans-serif\" font-size=\"13\">\n<title id=\"figure-title\">Accuracy over iterations</title>\n\
-         <style>text{{fill:#24292f}}.grid{{stroke:#d0d7de}}.ground{{fill:#fff}}@media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}\
-         .grid{{stroke:#373e47}}.ground{{fill:#0d1117}}}}</style>\n<rect class=\"ground\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n"
-    );
-    let _ = writeln!(
-        out,
-        "<text x=\"{left}\" y=\"24\" font-weight=\"600\">Accuracy on {questions} {split} questions, %, mean of {seeds}, \
-         95 % interval{intervals}</text>"
-    );
-    let ticks = ((top - bottom) / step).round() as usize;
-    for t in 0..=ticks {
-        let v = bottom + step * t as f64;
-        let _ = writeln!(
-            out,
-            "<line class=\"grid\" x1=\"{left}\" x2=\"{}\" y1=\"{:.1}\" y2=\"{:.1}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{:.0}</text>",
-            left + wide,
-            y(v),
-            y(v),
-            left - 8.0,
-            y(v) + 4.0,
-            100.0 * v
-        );
+/// Where iterations and accuracies lie in the drawing.
+struct Field {
+    /// The last iteration.
+    last: u64,
+    /// Accuracies at its lower and upper edge, and between two lines of the grid.
+    bottom: f64,
+    top: f64,
+    step: f64,
+    high: f64,
+}
+
+impl Field {
+    fn of(lines: &[Line<'_>]) -> Self {
+        let ends = |line: &Line<'_>, m: &Mean| match m.interval.filter(|_| line.has_band) {
+            Some(interval) => (interval.low, interval.high),
+            None => (m.value, m.value),
+        };
+        let all = || lines.iter().flat_map(|l| l.points.iter().map(|m| ends(l, m)));
+        let low = all().map(|e| e.0).fold(1.0, f64::min);
+        let high = all().map(|e| e.1).fold(0.0, f64::max);
+        let (low, high) = match low < high {
+            true => (low, high),
+            false => ((low - 0.05).max(0.0), (high + 0.05).min(1.0)),
+        };
+        let step = [0.01, 0.02, 0.05, 0.1, 0.2].into_iter().find(|s| (high - low) / s <= 6.0).unwrap_or(0.2);
+        let last = lines.iter().flat_map(|l| l.points.iter().map(|m| m.iteration)).max();
+        Self {
+            last: last.unwrap_or(0).max(1),
+            bottom: (low / step).floor() * step,
+            top: (high / step).ceil() * step,
+            step,
+            high: FIELD.1.max(LABEL * lines.len() as f64),
+        }
     }
-    for i in 0..=last {
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{i}</text>",
-            x(i),
-            above + high + 20.0
-        );
+
+    fn x(&self, i: u64) -> f64 {
+        MARGIN.0 + FIELD.0 * i as f64 / self.last as f64
     }
-    let _ = writeln!(
-        out,
-        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">iteration</text>",
-        left + wide / 2.0,
-        height - 8.0
-    );
-    let mut labels: Vec<(f64, usize)> = Vec::new();
-    for (n, line) in lines.iter().enumerate() {
+
+    fn y(&self, accuracy: f64) -> f64 {
+        MARGIN.1 + self.high * (self.top - accuracy) / (self.top - self.bottom)
+    }
+
+    fn axes(&self, height: f64) -> String {
+        let (left, right, below) = (MARGIN.0, MARGIN.0 + FIELD.0, MARGIN.1 + self.high + 20.0);
+        let mut out = String::new();
+        let ticks = ((self.top - self.bottom) / self.step).round() as usize;
+        for v in (0..=ticks).map(|t| self.bottom + self.step * t as f64) {
+            let (y, label) = (self.y(v), 100.0 * v);
+            out += &format!(
+                "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label:.0}</text>\n",
+                left - 8.0,
+                y + 4.0
+            );
+        }
+        let middle = |x: f64, y: f64, text: &str| {
+            format!("<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{text}</text>\n")
+        };
+        out.extend((0..=self.last).map(|i| middle(self.x(i), below, &i.to_string())));
+        out + &middle(left + FIELD.0 / 2.0, height - 8.0, "iteration")
+    }
+
+    fn line(&self, n: usize, line: &Line<'_>) -> String {
         let colour = COLOURS[n % COLOURS.len()];
         let dash = DASHES[n / COLOURS.len() % DASHES.len()];
-        let band: Vec<(u64, f64, f64)> =
+        let at = |i: u64, v: f64| format!("{:.1},{:.1}", self.x(i), self.y(v));
+        let mut out = String::new();
+        let band: Vec<_> =
             line.points.iter().filter_map(|m| m.interval.map(|i| (m.iteration, i.low, i.high))).collect();
         if line.has_band && band.len() > 1 {
-            let up = band.iter().map(|b| format!("{:.1},{:.1}", x(b.0), y(b.2)));
-            let down = band.iter().rev().map(|b| format!("{:.1},{:.1}", x(b.0), y(b.1)));
-            let around: Vec<String> = up.chain(down).collect();
-            let _ =
-                writeln!(out, "<polygon points=\"{}\" fill=\"{colour}\" opacity=\".13\"/>", around.join(" "));
+            let (up, down) = (band.iter().map(|b| at(b.0, b.2)), band.iter().rev().map(|b| at(b.0, b.1)));
+            let around = up.chain(down).collect::<Vec<_>>().join(" ");
+            out += &format!("<polygon points=\"{around}\" fill=\"{colour}\" opacity=\".13\"/>\n");
         }
-        let mut points: Vec<String> =
-            line.points.iter().map(|m| format!("{:.1},{:.1}", x(m.iteration), y(m.value))).collect();
+        let mut points: Vec<String> = line.points.iter().map(|m| at(m.iteration, m.value)).collect();
         // What is not trained stays where it is.
-        let end = line.points[line.points.len() - 1];
-        if line.points.len() == 1 && end.iteration == 0 {
-            points.push(format!("{:.1},{:.1}", x(last), y(end.value)));
+        if let [only] = line.points[..]
+            && only.iteration == 0
+        {
+            points.push(at(self.last, only.value));
         }
-        let _ = writeln!(
-            out,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\" stroke-dasharray=\"{dash}\"/>",
+        out += &format!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\" stroke-dasharray=\"{dash}\"/>\n",
             points.join(" "),
             if line.has_band { 2.0 } else { 1.2 }
         );
-        for m in &line.points {
-            out.push_str(&mark(n, x(m.iteration), y(m.value), colour));
+        out.extend(line.points.iter().map(|m| mark(n, self.x(m.iteration), self.y(m.value), colour)));
+        out
+    }
+
+    /// Labels beside the ends of their lines, moved apart where they would touch.
+    fn names(&self, lines: &[Line<'_>]) -> String {
+        let end = |line: &Line<'_>| self.y(line.points[line.points.len() - 1].value);
+        let mut labels: Vec<(f64, usize)> = lines.iter().map(end).zip(0..).collect();
+        labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut at: Vec<f64> = Vec::new();
+        for (wanted, _) in &labels {
+            at.push((wanted + 4.0).max(at.last().map_or(MARGIN.1, |last| last + LABEL)));
         }
-        labels.push((y(end.value), n));
+        for i in (0..at.len()).rev() {
+            let most = at.get(i + 1).map_or(MARGIN.1 + self.high, |next| next - LABEL);
+            at[i] = at[i].min(most);
+        }
+        let x = MARGIN.0 + FIELD.0 + 14.0;
+        let name = |((_, n), at): ((f64, usize), f64)| {
+            let (mark, label) = (mark(n, x, at - 4.0, COLOURS[n % COLOURS.len()]), escape(&lines[n].label));
+            format!("{mark}<text x=\"{}\" y=\"{at:.1}\">{label}</text>\n", x + 11.0)
+        };
+        labels.into_iter().zip(at).map(name).collect()
     }
-    // Labels beside the ends of their lines, moved apart where they would touch.
-    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut at: Vec<f64> = Vec::new();
-    for (wanted, _) in &labels {
-        at.push((wanted + 4.0).max(at.last().map_or(above, |last| last + LABEL)));
-    }
-    for i in (0..at.len()).rev() {
-        let most = at.get(i + 1).map_or(above + high, |next| next - LABEL);
-        at[i] = at[i].min(most);
-    }
-    for ((_, n), at) in labels.into_iter().zip(at) {
-        let x = left + wide + 14.0;
-        out.push_str(&mark(n, x, at - 4.0, COLOURS[n % COLOURS.len()]));
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{at:.1}\">{}</text>", x + 11.0, escape(&lines[n].label));
-    }
-    out + "</svg>\n"
 }
 
 /// `1 seed`, `3 seeds`, or `3–10 seeds` where arms have different numbers of them.
