@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Estimate, Outcome};
+use super::Outcome;
 use crate::error::{Error, Result};
 
 /// Version of the lines of metrics.jsonl, which the first one gives.
@@ -459,95 +459,77 @@ pub struct PseudoLabels {
 pub struct Diversity {
     /// Questions whose debates were measured.
     pub questions: usize,
-    /// Of the other agents' responses, nats a token.
+    /// Negative log-likelihood of the other agents' responses, nats a token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nll: Option<ByAgent>,
-    /// Between agents, nats a token.
+    pub nll: Option<Measured>,
+    /// KL divergence between agents, nats a token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kl: Option<Divergence>,
-    /// Of each agent from the base, nats a token.
+    pub kl: Option<Measured>,
+    /// KL divergence of each agent from the base, nats a token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kl_base: Option<BaseDivergence>,
-    /// Between responses that match the vote.
+    pub kl_base: Option<Measured>,
+    /// 1 - cosine between responses that match the vote.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub embedding: Option<Dissimilarity>,
+    pub embedding: Option<Measured>,
     /// Of the last round.
     #[serde(flatten)]
     pub answers: AnswerDiversity,
     /// Of the first round.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_round: Option<AnswerDiversity>,
-    /// Of fixed text of another kind, nats a token.
+    /// Negative log-likelihood of fixed text of another kind under each generator, nats a token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub off_task_nll: Option<OffTask>,
+    pub off_task_nll: Option<Measured>,
 }
 
-/// A mean over questions.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Mean {
-    /// The mean.
+impl Diversity {
+    /// The measures of texts that were taken, by name.
+    pub fn of_texts(&self) -> impl Iterator<Item = (&'static str, &Measured)> {
+        let all = [
+            ("nll", &self.nll),
+            ("kl", &self.kl),
+            ("kl_base", &self.kl_base),
+            ("embedding", &self.embedding),
+            ("off_task_nll", &self.off_task_nll),
+        ];
+        all.into_iter().filter_map(|(name, measured)| Some((name, measured.as_ref()?)))
+    }
+}
+
+/// A measure of texts, and how it was taken.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The mean over questions, or over agents.
     #[serde(deserialize_with = "number")]
     pub value: f64,
     /// Over questions.
-    #[serde(deserialize_with = "number")]
-    pub standard_error: f64,
-}
-
-impl From<Estimate> for Mean {
-    fn from(Estimate { value, standard_error }: Estimate) -> Self {
-        Self { value, standard_error }
-    }
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+    /// Under the base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<f64>,
+    /// Null where an agent has nothing to be measured on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_agent: Vec<Option<f64>>,
+    /// How it was estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimator: Option<String>,
+    /// Of what from what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
+    /// What made vectors of texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+    /// The same of generators on their first answers, where critics write the last ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generators: Option<Box<Measured>>,
+    /// Of the fixed text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
 }
 
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
-}
-
-/// A mean over questions, and over those of each agent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ByAgent {
-    /// Over all.
-    #[serde(flatten)]
-    pub mean: Mean,
-    /// Null where an agent has nothing to be measured on.
-    pub per_agent: Vec<Option<f64>>,
-}
-
-/// A divergence between agents.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Divergence {
-    /// Over questions.
-    #[serde(flatten)]
-    pub mean: Mean,
-    /// How it was estimated.
-    pub estimator: String,
-    /// Of what from what.
-    pub direction: String,
-}
-
-/// A divergence of agents from the base.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BaseDivergence {
-    /// Of the last round.
-    #[serde(flatten)]
-    pub last: ByAgent,
-    /// How it was estimated.
-    pub estimator: String,
-    /// Of what from what.
-    pub direction: String,
-    /// Of generators on their first answers, where critics write the last ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub generators: Option<ByAgent>,
-}
-
-/// How far responses lie apart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Dissimilarity {
-    /// 1 - cosine.
-    #[serde(flatten)]
-    pub mean: Mean,
-    /// What made vectors of them.
-    pub encoder: String,
 }
 
 /// How different the answers of a round are.
@@ -753,10 +735,10 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_are_null() {
-        let text = r#"{"arm":"m","seed":0,"iteration":0,"name":"diversity","questions":1,"nll":{"value":null,"standard_error":null,"per_agent":[null]},"consensus":1.0,"distinct_answers":1.0}"#;
+        let text = r#"{"arm":"m","seed":0,"iteration":0,"name":"diversity","questions":1,"nll":{"value":null,"per_agent":[null]},"consensus":1.0,"distinct_answers":1.0}"#;
         let read = line(text).unwrap();
         let Record::Diversity(diversity) = &read.record else { panic!("{read:?}") };
-        assert!(diversity.nll.as_ref().unwrap().mean.value.is_nan());
+        assert!(diversity.nll.as_ref().unwrap().value.is_nan());
         assert_eq!(read.text().unwrap(), text);
     }
 

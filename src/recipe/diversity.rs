@@ -22,7 +22,7 @@ use super::Examination;
 use crate::debate::{Debate, Protocol, Round, Society, Speaker, Utterance};
 use crate::engine::{AdapterId, EmbedRequest, Embedding, Scope, ScoreRequest};
 use crate::error::{Error, Result};
-use crate::measure::record;
+use crate::measure::record::{self, Measured};
 use crate::measure::{Estimate, Outcome, distinct_answers, error_correlation, mean_pass_at};
 use crate::run::{Encoder, EvalSection, SamplingSection};
 use crate::task::{AnswerKey, Question};
@@ -40,7 +40,7 @@ pub struct Diversity {
 
 /// What one question's debate gives.
 #[derive(Default)]
-struct Measured {
+struct Found {
     /// By held-out agent: of the others' responses.
     nll: Vec<Vec<f64>>,
     /// By ordered pair.
@@ -99,29 +99,28 @@ impl Diversity {
 
         let agents = society.agents();
         let last = debates.first().map_or(0, |d| d.rounds.len() - 1);
-        let others = |m: &Measured| m.nll.iter().map(|of| mean(of)).collect();
+        let others = |m: &Found| m.nll.iter().map(|of| mean(of)).collect();
         let nll = by_agent(agents, &found, others, |m| mean(&m.nll.concat()));
         let kl_base = by_agent(agents, &found, |m| m.kl_base.clone(), |m| mean(&present(&m.kl_base)));
-        let first = |m: &Measured| m.kl_base_first.clone();
+        let first = |m: &Found| m.kl_base_first.clone();
         let generators = by_agent(agents, &found, first, |m| mean(&present(&m.kl_base_first)));
         let kl = estimate(found.iter().filter_map(|m| mean(&m.kl)));
         let embedding = estimate(found.iter().filter_map(|m| mean(&m.dissimilarity)));
         Ok(record::Diversity {
             questions: debates.len(),
             nll,
-            kl: kl.map(|mean| record::Divergence {
-                mean,
-                estimator: self.estimator("p_j"),
-                direction: "KL(p_i || p_j), i the agent that wrote, averaged over ordered pairs".into(),
+            kl: kl.map(|kl| Measured {
+                estimator: Some(self.estimator("p_j")),
+                direction: Some("KL(p_i || p_j), i the agent that wrote, averaged over ordered pairs".into()),
+                ..kl
             }),
-            kl_base: kl_base.map(|last| record::BaseDivergence {
-                last,
-                estimator: self.estimator("base"),
-                direction: "KL(p_i || base), averaged over agents; last round".into(),
-                generators,
+            kl_base: kl_base.map(|kl| Measured {
+                estimator: Some(self.estimator("base")),
+                direction: Some("KL(p_i || base), averaged over agents; last round".into()),
+                generators: generators.map(Box::new),
+                ..kl
             }),
-            embedding: embedding
-                .map(|mean| record::Dissimilarity { mean, encoder: self.encoder.to_string() }),
+            embedding: embedding.map(|e| Measured { encoder: Some(self.encoder.to_string()), ..e }),
             answers: of_answers(debates, last, exam.answers),
             first_round: Some(of_answers(debates, 0, exam.answers)),
             off_task_nll,
@@ -142,22 +141,24 @@ fn present(values: &[Option<f64>]) -> Vec<f64> {
 }
 
 /// Mean and standard error over questions.
-fn estimate(by_question: impl Iterator<Item = f64>) -> Option<record::Mean> {
+fn estimate(by_question: impl Iterator<Item = f64>) -> Option<Measured> {
     let values: Vec<f64> = by_question.collect();
-    (!values.is_empty()).then(|| Estimate::of(&values).into())
+    let Estimate { value, standard_error } = Estimate::of(&values);
+    let standard_error = Some(standard_error);
+    (!values.is_empty()).then(|| Measured { value, standard_error, ..Measured::default() })
 }
 
 /// The mean over questions of what `all` gives of each, and of what `each` gives of every agent.
 fn by_agent(
     agents: usize,
-    by_question: &[Measured],
-    each: impl Fn(&Measured) -> Vec<Option<f64>>,
-    all: impl Fn(&Measured) -> Option<f64>,
-) -> Option<record::ByAgent> {
-    let mean_over = estimate(by_question.iter().filter_map(all))?;
+    by_question: &[Found],
+    each: impl Fn(&Found) -> Vec<Option<f64>>,
+    all: impl Fn(&Found) -> Option<f64>,
+) -> Option<Measured> {
+    let all = estimate(by_question.iter().filter_map(all))?;
     let rows: Vec<Vec<Option<f64>>> = by_question.iter().map(each).collect();
     let of = |n: usize| mean(&rows.iter().filter_map(|row| *row.get(n)?).collect::<Vec<_>>());
-    Some(record::ByAgent { mean: mean_over, per_agent: (0..agents).map(of).collect() })
+    Some(Measured { per_agent: (0..agents).map(of).collect(), ..all })
 }
 
 /// What agents said in a round, by agent.
@@ -172,7 +173,7 @@ fn scorable(speakers: &[Speaker]) -> Result<Vec<AdapterId>> {
     speakers.iter().map(alone).collect()
 }
 
-async fn of_debate(scope: &Scope, debate: &Debate, society: &Society, context: usize) -> Result<Measured> {
+async fn of_debate(scope: &Scope, debate: &Debate, society: &Society, context: usize) -> Result<Found> {
     let last = debate.rounds.len() - 1;
     let (writers, generators) = (scorable(society.speakers(last + 1))?, scorable(&society.generators)?);
     let mut readings = Readings::default();
@@ -197,10 +198,10 @@ async fn of_debate(scope: &Scope, debate: &Debate, society: &Society, context: u
     let own = |m: usize, i: usize| Some(said(&debate.rounds[m])[i]?.mean_logprob);
     let against_base = |m: usize, i: usize| Some(own(m, i)? - log_p(m, i, AdapterId::BASE)?);
     let agents = 0..writers.len();
-    let mut found = Measured {
+    let mut found = Found {
         nll: vec![vec![]; writers.len()],
         kl_base: agents.clone().map(|i| against_base(last, i)).collect(),
-        ..Measured::default()
+        ..Found::default()
     };
     if last > 0 {
         found.kl_base_first = agents.clone().map(|i| against_base(0, i)).collect();
@@ -308,11 +309,7 @@ fn of_answers(debates: &[Debate], m: usize, answers: &AnswerKey) -> record::Answ
 }
 
 /// The fixed text under the base and every generator. Of a text longer than the context its beginning.
-async fn off_task(
-    table: &Protocol,
-    scope: &Scope,
-    generators: &[Speaker],
-) -> Result<Option<record::OffTask>> {
+async fn off_task(table: &Protocol, scope: &Scope, generators: &[Speaker]) -> Result<Option<Measured>> {
     let generators = scorable(generators)?;
     let mut tokens = table.codec().text(OFF_TASK.trim_end())?;
     tokens.truncate(table.codec().max_positions());
@@ -325,10 +322,11 @@ async fn off_task(
     let read = scope.likelihoods(requests.collect()).await?;
     let nll: BTreeMap<AdapterId, f64> = readers.into_iter().zip(read.into_iter().map(|l| -l)).collect();
     let per_agent: Vec<f64> = generators.iter().map(|g| nll[g]).collect();
-    Ok(mean(&per_agent).map(|value| record::OffTask {
+    Ok(mean(&per_agent).map(|value| Measured {
         value,
-        base: nll[&AdapterId::BASE],
+        base: Some(nll[&AdapterId::BASE]),
         per_agent: per_agent.into_iter().map(Some).collect(),
-        tokens: tokens.len() - 1,
+        tokens: Some(tokens.len() - 1),
+        ..Measured::default()
     }))
 }

@@ -131,16 +131,10 @@ fn of_diversity(r: &Diversity) -> Vec<(String, f64)> {
         ];
         all.map(|(name, value)| value.map(|v| (format!("{prefix}{name}"), v))).into_iter().flatten()
     };
-    let of = |name: &str, value: Option<f64>| value.map(|v| (name.to_string(), v));
-    let of_texts = [
-        of("nll", r.nll.as_ref().map(|m| m.mean.value)),
-        of("kl", r.kl.as_ref().map(|m| m.mean.value)),
-        of("kl_base", r.kl_base.as_ref().map(|m| m.last.mean.value)),
-        of("embedding", r.embedding.as_ref().map(|m| m.mean.value)),
-    ];
+    let of_texts = r.of_texts().map(|(name, measured)| (name.to_string(), measured.value));
+    let (off_task, of_debates): (Vec<_>, Vec<_>) = of_texts.partition(|(name, _)| name == "off_task_nll");
     let first = r.first_round.iter().flat_map(|first| of_answers("first_round.", first));
-    let off_task = of("off_task_nll", r.off_task_nll.as_ref().map(|m| m.value));
-    of_texts.into_iter().flatten().chain(of_answers("", &r.answers)).chain(first).chain(off_task).collect()
+    of_debates.into_iter().chain(of_answers("", &r.answers)).chain(first).chain(off_task).collect()
 }
 
 /// Diversity, pseudo-labels, compute and times, as far as they were measured.

@@ -144,23 +144,16 @@ fn diversity(results: &[Results]) -> Value {
         let mut base = Value::Null;
         for line in results.iter().flat_map(|r| &r.run.metrics) {
             let Record::Diversity(record) = &line.record else { continue };
-            let own: Vec<(&str, &String)> = match (about.key, &record.kl, &record.kl_base, &record.embedding)
-            {
-                ("kl", Some(kl), ..) => vec![("estimator", &kl.estimator), ("direction", &kl.direction)],
-                ("kl_base", _, Some(kl), _) => {
-                    vec![("estimator", &kl.estimator), ("direction", &kl.direction)]
-                }
-                ("embedding", .., Some(embedding)) => vec![("encoder", &embedding.encoder)],
-                _ => vec![],
-            };
-            for note in own.into_iter().map(|(key, note)| format!("{key}: {note}")) {
+            let Some((_, own)) = record.of_texts().find(|(name, _)| *name == about.key) else { continue };
+            let said =
+                [("estimator", &own.estimator), ("direction", &own.direction), ("encoder", &own.encoder)];
+            for (key, note) in said.into_iter().filter_map(|(key, note)| Some((key, note.as_ref()?))) {
+                let note = format!("{key}: {note}");
                 if !notes.contains(&note) {
                     notes.push(note);
                 }
             }
-            if let Some(off_task) = record.off_task_nll.as_ref().filter(|_| about.key == "off_task_nll") {
-                base = num(off_task.base);
-            }
+            base = own.base.map_or(base, num);
         }
         json!({"key": about.key, "title": about.title, "text": about.text, "notes": notes, "base": base})
     };

@@ -123,18 +123,19 @@ fn of_labels(record: &PseudoLabels) -> Numbers {
 }
 
 fn of_diversity(record: &Diversity) -> Numbers {
-    let numbers = vec![
-        ("nll", record.nll.as_ref().map(|m| m.mean.value)),
-        ("kl", record.kl.as_ref().map(|m| m.mean.value)),
-        ("kl_base", record.kl_base.as_ref().map(|m| m.last.mean.value)),
-        ("embedding", record.embedding.as_ref().map(|m| m.mean.value)),
+    let of_answers = [
         ("consensus", Some(record.answers.consensus)),
         ("distinct_answers", Some(record.answers.distinct_answers)),
         ("error_correlation", record.answers.error_correlation),
         ("pass_at_n", record.answers.pass_at_n),
-        ("off_task_nll", record.off_task_nll.as_ref().map(|m| m.value)),
     ];
-    numbers.into_iter().map(|(name, value)| (name, value.filter(|v| !v.is_nan()))).collect()
+    let mut of_texts: Numbers = record
+        .of_texts()
+        .map(|(name, measured)| (name, Some(measured.value).filter(|v| !v.is_nan())))
+        .collect();
+    let at = of_texts.iter().position(|(name, _)| *name == "off_task_nll").unwrap_or(of_texts.len());
+    of_texts.splice(at..at, of_answers);
+    of_texts
 }
 
 fn of_compute(record: &Compute) -> Numbers {
