@@ -15,8 +15,8 @@ pub struct Consensus {
     pub wrong: f64,
 }
 
-/// Consensus of `agents` agents: `vote` is how the vote went and `votes` how many agents gave its answer, a question each. `None` without
-/// questions or with lists of different lengths.
+/// Consensus of `agents` agents: `vote` is how the vote went and `votes` how many agents gave its answer, a question
+/// each. `None` without questions or with lists of different lengths.
 pub fn consensus(vote: &[Outcome], votes: &[usize], agents: usize) -> Option<Consensus> {
     if vote.is_empty() || vote.len() != votes.len() {
         return None;
@@ -28,7 +28,8 @@ pub fn consensus(vote: &[Outcome], votes: &[usize], agents: usize) -> Option<Con
     Some(Consensus { right: share(Outcome::Right), wrong: share(Outcome::Wrong) })
 }
 
-/// How answers moved between two rounds: numbers of answers. No answer is one that could not be read, was cut off, or is missing.
+/// How answers moved between two rounds: numbers of answers. No answer is one that could not be read, was cut off, or
+/// is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Moves {
     /// Right and stayed so.
@@ -72,9 +73,9 @@ pub fn moves(before: &[Vec<Outcome>], after: &[Vec<Outcome>]) -> Moves {
     m
 }
 
-/// The correlation of two agents' errors (anything but a right answer), averaged over all pairs of agents: the phi coefficient
-/// `(n11 n00 - n10 n01) / sqrt(n1. n0. n.1 n.0)`, which is Pearson's for two yes-or-no variables. A pair one of which always errs or never does has
-/// none and is left out; `None` if that is all pairs.
+/// The correlation of two agents' errors (anything but a right answer), averaged over all pairs of agents: the phi
+/// coefficient `(n11 n00 - n10 n01) / sqrt(n1. n0. n.1 n.0)`, which is Pearson's for two yes-or-no variables. A pair
+/// one of which always errs or never does has none and is left out; `None` if that is all pairs.
 pub fn error_correlation(agents: &[Vec<Outcome>]) -> Option<f64> {
     let mut found = Vec::new();
     for (i, a) in agents.iter().enumerate() {
@@ -96,20 +97,23 @@ pub fn error_correlation(agents: &[Vec<Outcome>]) -> Option<f64> {
     (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
 }
 
-/// The chance that at least one of `k` samples, drawn without replacement from `n` of which `right` are right, is right:
-/// `1 - C(n - right, k) / C(n, k)`, the unbiased estimator of pass@k (Chen et al. 2021, arXiv 2107.03374). `None` unless `right <= n` and `1 <= k <= n`.
+/// The chance that at least one of `k` samples, drawn without replacement from `n` of which `right` are right, is
+/// right: `1 - C(n - right, k) / C(n, k)`, the unbiased estimator of pass@k (Chen et al. 2021, arXiv 2107.03374).
+/// `None` unless `right <= n` and `1 <= k <= n`.
 pub fn pass_at(n: usize, right: usize, k: usize) -> Option<f64> {
     if right > n || k == 0 || k > n {
         return None;
     }
-    // C(n - right, k) / C(n, k) = prod of (1 - k / i) for i = n - right + 1 ..= n; none of them is left where k > n - right.
+    // C(n - right, k) / C(n, k) = prod of (1 - k / i) for i = n - right + 1 ..= n; none of them is left where k > n -
+    // right.
     if k > n - right {
         return Some(1.0);
     }
     Some(1.0 - (n - right + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>())
 }
 
-/// [`pass_at`] `k`, averaged over questions: one string a sample. `None` where a question has fewer than `k` samples, or there is none.
+/// [`pass_at`] `k`, averaged over questions: one string a sample. `None` where a question has fewer than `k` samples,
+/// or there is none.
 pub fn mean_pass_at(samples: &[Vec<Outcome>], k: usize) -> Option<f64> {
     let questions = samples.iter().map(Vec::len).min().filter(|q| *q > 0)?;
     let of = |q: usize| pass_at(samples.len(), samples.iter().filter(|s| s[q] == Outcome::Right).count(), k);

@@ -1,10 +1,10 @@
 //! Intervals over seeds × questions.
 //!
-//! All seeds answer the same questions, so seeds and questions are crossed, and the bootstrap draws both: seeds with replacement, and
-//! questions with replacement, the same questions for all seeds (Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1).
-//! It takes in how much a result depends on the seed and on the questions; what depends on both at once it counts up to three
-//! times, so that intervals are rather too wide than too narrow. With one seed only questions are drawn, and the interval says nothing
-//! about other seeds.
+//! All seeds answer the same questions, so seeds and questions are crossed, and the bootstrap draws both: seeds with
+//! replacement, and questions with replacement, the same questions for all seeds (Owen 2007, "The pigeonhole
+//! bootstrap", Annals of Applied Statistics 1). It takes in how much a result depends on the seed and on the questions;
+//! what depends on both at once it counts up to three times, so that intervals are rather too wide than too narrow.
+//! With one seed only questions are drawn, and the interval says nothing about other seeds.
 
 use serde::Serialize;
 
@@ -37,8 +37,8 @@ pub struct Paired {
     pub p: f64,
 }
 
-/// The mean of `outcomes[seed][question]` (e.g. the share of right answers) and its interval. A matrix without values, or with rows of different
-/// lengths, has none: all three numbers are NaN.
+/// The mean of `outcomes[seed][question]` (e.g. the share of right answers) and its interval. A matrix without values,
+/// or with rows of different lengths, has none: all three numbers are NaN.
 pub fn interval(outcomes: &[Vec<f64>]) -> Interval {
     interval_of(outcomes, RESAMPLES, &mut Chance::new(KEY))
 }
@@ -48,13 +48,14 @@ pub fn interval_of(outcomes: &[Vec<f64>], resamples: usize, chance: &mut Chance)
     percentiles(outcomes, &resampled_means(outcomes, resamples, chance))
 }
 
-/// a - b: seeds and questions are paired by their place, and where one arm has more seeds than the other, those are left out ([`pairs`] finds
-/// the seeds that both have). NaN as in [`interval`].
+/// a - b: seeds and questions are paired by their place, and where one arm has more seeds than the other, those are
+/// left out ([`pairs`] finds the seeds that both have). NaN as in [`interval`].
 ///
-/// The p value is `2 min(P(d* <= 0), P(d* >= 0))` over the resampled differences d*, each count and their number with one added (Davison & Hinkley
-/// 1997, section 4.2): it is below 0.05 where the interval leaves out zero, and, as the interval, speaks of other seeds and other questions. The
-/// sign-flip test ([`sign_flip`]) is exact, but speaks of these seeds only, and flipping seeds instead could never be significant with 5 seeds or
-/// fewer (2 / 2^5 > 0.05); so reports print this one.
+/// The p value is `2 min(P(d* <= 0), P(d* >= 0))` over the resampled differences d*, each count and their number with
+/// one added (Davison & Hinkley 1997, section 4.2): it is below 0.05 where the interval leaves out zero, and, as the
+/// interval, speaks of other seeds and other questions. The sign-flip test ([`sign_flip`]) is exact, but speaks of
+/// these seeds only, and flipping seeds instead could never be significant with 5 seeds or fewer (2 / 2^5 > 0.05); so
+/// reports print this one.
 pub fn paired(a: &[Vec<f64>], b: &[Vec<f64>]) -> Paired {
     paired_of(a, b, RESAMPLES, &mut Chance::new(KEY))
 }
@@ -76,9 +77,10 @@ pub fn paired_of(a: &[Vec<f64>], b: &[Vec<f64>], resamples: usize, chance: &mut 
     }
 }
 
-/// Two-sided sign-flip test of a - b (Fisher 1935; for right and wrong of one seed it is McNemar's exact test): under no difference the two
-/// arms' answers to a question could be exchanged, those of all seeds at once. Exact for these seeds, whatever the distribution; p is the share
-/// of random exchanges with a difference as large, themselves included.
+/// Two-sided sign-flip test of a - b (Fisher 1935; for right and wrong of one seed it is McNemar's exact test): under
+/// no difference the two arms' answers to a question could be exchanged, those of all seeds at once. Exact for these
+/// seeds, whatever the distribution; p is the share of random exchanges with a difference as large, themselves
+/// included.
 pub fn sign_flip(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     let differences = differences(a, b);
     let Some(questions) = rectangular(&differences) else { return f64::NAN };

@@ -1,8 +1,9 @@
 //! Several comparisons at once.
 
-/// Holm's step-down adjustment (Holm 1979, Scandinavian Journal of Statistics 6): the adjusted p values, in the order given. With p(1) <= … <= p(m),
-/// `adjusted(i) = max over j <= i of min(1, (m - j + 1) p(j))`. Rejecting where it is at most α keeps the chance of any false rejection at α.
-/// What is not a number is no comparison: it stays, and is not counted.
+/// Holm's step-down adjustment (Holm 1979, Scandinavian Journal of Statistics 6): the adjusted p values, in the order
+/// given. With p(1) <= … <= p(m), `adjusted(i) = max over j <= i of min(1, (m - j + 1) p(j))`. Rejecting where it is at
+/// most α keeps the chance of any false rejection at α. What is not a number is no comparison: it stays, and is not
+/// counted.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));

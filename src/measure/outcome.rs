@@ -53,8 +53,8 @@ impl Outcome {
     }
 }
 
-/// The share of right answers to each question, over several strings (agents or samples): a row for [`interval`](super::interval).
-/// Questions that not all strings have are left out.
+/// The share of right answers to each question, over several strings (agents or samples): a row for
+/// [`interval`](super::interval). Questions that not all strings have are left out.
 pub fn shares_right(strings: &[Vec<Outcome>]) -> Vec<f64> {
     let questions = strings.iter().map(Vec::len).min().unwrap_or(0);
     let right = |q: usize| strings.iter().filter(|s| s[q] == Outcome::Right).count();

@@ -5,15 +5,15 @@ const Z_SIZE: f64 = 1.959_963_984_540_054;
 /// Its 80th: found four times in five.
 const Z_POWER: f64 = 0.841_621_233_572_914_3;
 
-/// The smallest true difference that a two-sided test at 5 % finds with probability 80 %, given the difference's standard error (as
-/// [`paired`](super::paired) has it): `(z(0.975) + z(0.8)) se = 2.80 se` (Bloom 1995, "Minimum detectable effects", Evaluation Review 19). The normal
-/// approximation; the other tail, below 1e-6 there, is left out.
+/// The smallest true difference that a two-sided test at 5 % finds with probability 80 %, given the difference's
+/// standard error (as [`paired`](super::paired) has it): `(z(0.975) + z(0.8)) se = 2.80 se` (Bloom 1995, "Minimum
+/// detectable effects", Evaluation Review 19). The normal approximation; the other tail, below 1e-6 there, is left out.
 pub fn smallest_detectable(standard_error: f64) -> f64 {
     (Z_SIZE + Z_POWER) * standard_error
 }
 
-/// The same of one seed, from the variance of the paired difference over questions: `2.80 sqrt(variance / questions)`. For right and wrong with a
-/// share d of questions on which the two differ, and a difference Δ, the variance is d - Δ².
+/// The same of one seed, from the variance of the paired difference over questions: `2.80 sqrt(variance / questions)`.
+/// For right and wrong with a share d of questions on which the two differ, and a difference Δ, the variance is d - Δ².
 pub fn smallest_detectable_of(variance: f64, questions: usize) -> f64 {
     smallest_detectable((variance / questions as f64).sqrt())
 }

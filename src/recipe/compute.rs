@@ -1,9 +1,10 @@
 //! What a lane's phases cost: tokens and FLOP from the turns themselves, and wall times apart.
 //!
-//! Tokens are counted as they were requested, before the engine shares anything between requests, so that a figure is a function of
-//! the transcripts and the data sets alone, and equal compute means the same whatever else runs. With P the parameters of the base and of the adapter
-//! in use: 2 P FLOP for a prompt or sampled token, 4 P for each token of a sequence that is trained on (forward, and the gradient of the
-//! activations; the base's weights get none). Measuring diversity is not counted: no arm gains by it.
+//! Tokens are counted as they were requested, before the engine shares anything between requests, so that a figure is a
+//! function of the transcripts and the data sets alone, and equal compute means the same whatever else runs. With P the
+//! parameters of the base and of the adapter in use: 2 P FLOP for a prompt or sampled token, 4 P for each token of a
+//! sequence that is trained on (forward, and the gradient of the activations; the base's weights get none). Measuring
+//! diversity is not counted: no arm gains by it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,19 +1,22 @@
-//! How different the agents are, measured on dev debates after each evaluation (Multiagent Finetuning, section 4.2 and appendix C).
+//! How different the agents are, measured on dev debates after each evaluation (Multiagent Finetuning, section 4.2 and
+//! appendix C).
 //!
-//! What is read is each agent's response of the last round, under the adapter that wrote it (a critic; with one round a generator), given the
-//! agent's own conversation. The log-probability of a response is the mean over its tokens; responses are averaged over pairs
-//! of agents, then over questions. Where an agent has no response it is left out, and so is a question with fewer than two.
+//! What is read is each agent's response of the last round, under the adapter that wrote it (a critic; with one round a
+//! generator), given the agent's own conversation. The log-probability of a response is the mean over its tokens;
+//! responses are averaged over pairs of agents, then over questions. Where an agent has no response it is left out, and
+//! so is a question with fewer than two.
 //!
-//! - `nll`: -log p of the *other* agents' responses under each (held-out) critic. With one adapter for all agents these are other
-//!   samples of the same model.
-//! - `kl`: KL(p_i || p_j) a token, over ordered pairs of agents, estimated by agent i's own tokens: log p_i - log p_j, which is unbiased where they are drawn
-//!   from p_i as it is (temperature 1, no truncation). The paper takes likelihoods from another model (Gemma-2 2B); this one takes
-//!   the agents' own.
+//! - `nll`: -log p of the *other* agents' responses under each (held-out) critic. With one adapter for all agents these
+//!   are other samples of the same model.
+//! - `kl`: KL(p_i || p_j) a token, over ordered pairs of agents, estimated by agent i's own tokens: log p_i - log p_j,
+//!   which is unbiased where they are drawn from p_i as it is (temperature 1, no truncation). The paper takes
+//!   likelihoods from another model (Gemma-2 2B); this one takes the agents' own.
 //! - `kl_base`: the same of each agent against the base; of the last round, and of generators on their first answers.
 //! - `embedding`: 1 - cosine between responses that match the vote. The paper's encoder is T5-3B.
-//! - `consensus`, `distinct_answers`, `error_correlation`, `pass_at_n`: of the last round's answers, and of the first's in `first_round`.
-//! - `off_task_nll`: of a fixed text (the last paragraph of Darwin's *On the Origin of Species*, 1859), a token, under each generator and under
-//!   the base: a rise is forgetting.
+//! - `consensus`, `distinct_answers`, `error_correlation`, `pass_at_n`: of the last round's answers, and of the first's
+//!   in `first_round`.
+//! - `off_task_nll`: of a fixed text (the last paragraph of Darwin's *On the Origin of Species*, 1859), a token, under
+//!   each generator and under the base: a rise is forgetting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -70,7 +70,8 @@ pub fn moved(run: &Run) -> Vec<MoveRow> {
     rows
 }
 
-/// On what all agents agree after the last round, by seed: `true_consensus` and `false_consensus`, shares of the questions.
+/// On what all agents agree after the last round, by seed: `true_consensus` and `false_consensus`, shares of the
+/// questions.
 pub fn agreement(run: &Run) -> Vec<Measure> {
     let mut all: Vec<Measure> = Vec::new();
     for arm in &run.arms {

@@ -107,11 +107,12 @@ pub fn report(results: &Results) -> String {
     out
 }
 
-/// `summary.csv`: means over seeds, accuracies with their 95 % intervals, everything with its lowest and highest seed; `own` marks the
-/// method by which an arm is read when one number must do.
+/// `summary.csv`: means over seeds, accuracies with their 95 % intervals, everything with its lowest and highest seed;
+/// `own` marks the method by which an arm is read when one number must do.
 pub fn summary(results: &Results) -> String {
     let mut out = String::from(
-        "arm,iteration,split,method,round,samples,measure,value,low,high,lowest_seed,highest_seed,seeds,questions,own\n",
+        "arm,iteration,split,method,round,samples,measure,value,low,high,lowest_seed,highest_seed,seeds,\
+         questions,own\n",
     );
     let own = |name: &str| {
         results.run.arms.iter().find(|a| a.name == name).and_then(|a| own_method(&results.means, a))

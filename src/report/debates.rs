@@ -1,4 +1,5 @@
-//! Debates to read: the same question before and after training, those whose vote changed first, as many as a page can hold.
+//! Debates to read: the same question before and after training, those whose vote changed first, as many as a page can
+//! hold.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -109,8 +110,8 @@ pub fn choose(run: &Run, share: f64) -> Result<Debates> {
     Ok(debates)
 }
 
-/// Which questions to take and in which order, by whether their votes were right before and after: up to a third of the places
-/// each for those that became right and those that became wrong, then all others, until there are enough.
+/// Which questions to take and in which order, by whether their votes were right before and after: up to a third of the
+/// places each for those that became right and those that became wrong, then all others, until there are enough.
 fn order(kinds: &[(bool, bool)]) -> Vec<usize> {
     let of = |wanted: (bool, bool)| (0..kinds.len()).filter(move |&i| kinds[i] == wanted);
     let mut chosen: Vec<usize> =
@@ -154,7 +155,8 @@ fn last(lane: &Path) -> Result<Option<(&'static str, u64)>> {
     Ok(None)
 }
 
-/// The debates of a file by question, with what a page shows of them. `outcomes` are those of its debates, in the order of its lines.
+/// The debates of a file by question, with what a page shows of them. `outcomes` are those of its debates, in the order
+/// of its lines.
 fn read(path: &Path, outcomes: Option<&[Vec<Letters>]>) -> Result<Vec<(String, Read)>> {
     let records = read_lines(path, Ok)?;
     // The letter of an agent's answer; none if the outcomes are not those of these lines.

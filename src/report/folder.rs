@@ -1,4 +1,5 @@
-//! What a run folder holds, read for reports. A folder that is not complete, or that an older version made, has less in it.
+//! What a run folder holds, read for reports. A folder that is not complete, or that an older version made, has less in
+//! it.
 
 use std::path::{Path, PathBuf};
 
@@ -147,7 +148,8 @@ impl Run {
     }
 }
 
-/// The arms of a configuration that have lanes, and those that a grid made of them (`NAME@key=value,…`), in the order of the lanes.
+/// The arms of a configuration that have lanes, and those that a grid made of them (`NAME@key=value,…`), in the order
+/// of the lanes.
 fn arms(config: &toml::Table, manifest: &Value, metrics: &[Line]) -> Vec<Arm> {
     let string = |t: &toml::Value, key: &str| t.get(key).and_then(|v| v.as_str()).map(String::from);
     let sections = config.get("arm").and_then(|a| a.as_array()).map(Vec::as_slice).unwrap_or_default();
@@ -188,7 +190,8 @@ fn arms(config: &toml::Table, manifest: &Value, metrics: &[Line]) -> Vec<Arm> {
     names.into_iter().map(of).collect()
 }
 
-/// Every value below `value`, by dotted path, as TOML writes it. Tables of an array are called by their `name`, or by their number.
+/// Every value below `value`, by dotted path, as TOML writes it. Tables of an array are called by their `name`, or by
+/// their number.
 pub fn flatten(path: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
     let join = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path}.{key}") };
     match value {

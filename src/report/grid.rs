@@ -73,7 +73,8 @@ pub fn ranking(metrics: &[Line], method: &str, iteration: Option<u64>) -> Rankin
     ranking
 }
 
-/// The ranking of a run with a grid, by the method and iteration of its primary comparison, or by the final vote after the last iteration.
+/// The ranking of a run with a grid, by the method and iteration of its primary comparison, or by the final vote after
+/// the last iteration.
 pub fn tables(metrics: &[Line], config: &RunConfig) -> Option<String> {
     let primary = config.report.primary.as_ref();
     let debates = config.eval.methods.contains(&EvalMethod::Debate);

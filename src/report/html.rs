@@ -1,7 +1,7 @@
 //! One page, complete in itself: style, script and data stand in it, and nothing is fetched.
 //!
-//! Questions, answers and names are data that somebody else wrote. They enter as JSON whose `<` is escaped, so that no text can end the script
-//! element it stands in, and the script puts them on the page as text, never as markup.
+//! Questions, answers and names are data that somebody else wrote. They enter as JSON whose `<` is escaped, so that no
+//! text can end the script element it stands in, and the script puts them on the page as text, never as markup.
 
 use serde_json::Value;
 
@@ -49,7 +49,8 @@ fn fill(template: &str, parts: &[(&str, String)]) -> String {
     out + rest
 }
 
-/// JSON that can stand in a script element: `<` as `\u003c`, so neither `</script` nor `<!--` can be in it. `<` occurs in strings only.
+/// JSON that can stand in a script element: `<` as `\u003c`, so neither `</script` nor `<!--` can be in it. `<` occurs
+/// in strings only.
 pub fn script_json(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }

@@ -339,7 +339,12 @@ impl Page {
     }
 
     fn comparison(&self, r: usize, c: &Comparison) -> Value {
-        let side = |s: &Side| json!({"a": self.arm(r, &s.arm), "i": s.iteration, "m": s.method.id(), "label": s.method.to_string(), "v": num(s.value)});
+        let side = |s: &Side| {
+            json!({
+                "a": self.arm(r, &s.arm), "i": s.iteration, "m": s.method.id(),
+                "label": s.method.to_string(), "v": num(s.value),
+            })
+        };
         let d = c.paired.difference;
         json!({
             "run": r, "a": side(&c.a), "b": side(&c.b), "s": c.split, "seeds": c.seeds.len(), "q": c.questions,
@@ -358,7 +363,8 @@ impl Page {
                 let at = fixed.unwrap_or(*i);
                 let found = find(means, arm, split, at, method);
                 found.map_or(Value::Null, |m| {
-                    json!({"v": num(m.value), "lo": optional(m.interval.map(|i| i.low)), "hi": optional(m.interval.map(|i| i.high)), "se": num(m.standard_error)})
+                    let (lo, hi) = (m.interval.map(|i| i.low), m.interval.map(|i| i.high));
+                    json!({"v": num(m.value), "lo": optional(lo), "hi": optional(hi), "se": num(m.standard_error)})
                 })
             };
             columns.iter().map(cell).collect()
@@ -384,7 +390,8 @@ impl Page {
             .map(|a| a.name.as_str())
             .filter(|a| !trained(a) && means.iter().any(|m| m.arm == *a))
             .collect();
-        // What the base does before training: arms of its own, and the reference arm at iteration 0 where it answered otherwise.
+        // What the base does before training: arms of its own, and the reference arm at iteration 0 where it answered
+        // otherwise.
         let answered = |arm: &str, method: Method| {
             means.iter().find(|m| m.arm == arm && m.iteration == 0 && m.method == method).map(|m| m.samples)
         };
@@ -439,7 +446,8 @@ impl Page {
     }
 }
 
-/// The columns of the paper's tables: each split after the first iteration and after the last one, as far as it was measured then.
+/// The columns of the paper's tables: each split after the first iteration and after the last one, as far as it was
+/// measured then.
 fn columns(result: &Results) -> Vec<(&'static str, u64)> {
     let mut columns = Vec::new();
     for split in ["test", "dev", "transfer-test", "transfer-dev"] {

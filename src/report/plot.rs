@@ -11,17 +11,20 @@ const FIELD: (f64, f64) = (508.0, 332.0);
 const MARGIN: (f64, f64, f64) = (52.0, 44.0, 44.0);
 /// Between two labels.
 const LABEL: f64 = 17.0;
-/// Okabe and Ito's colours, which people with any kind of colour vision tell apart; line patterns and marks repeat what colours say.
+/// Okabe and Ito's colours, which people with any kind of colour vision tell apart; line patterns and marks repeat what
+/// colours say.
 pub const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"];
 /// Under a class of its own: the page has other drawings.
 const STYLE: &str = "<style>.accuracy text{fill:#24292f}.accuracy .grid{stroke:#d0d7de}.accuracy .ground{fill:#fff}\
-@media(prefers-color-scheme:dark){.accuracy text{fill:#e6edf3}.accuracy .grid{stroke:#373e47}.accuracy .ground{fill:#0d1117}}</style>";
+@media(prefers-color-scheme:dark){.accuracy text{fill:#e6edf3}.accuracy .grid{stroke:#373e47}\
+.accuracy .ground{fill:#0d1117}}</style>";
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
 
 /// A line: an arm by its own method.
 struct Line<'a> {
     label: String,
-    /// Drawn with its interval. Of many arms only those of the primary comparison are: bands of all would hide each other.
+    /// Drawn with its interval. Of many arms only those of the primary comparison are: bands of all would hide each
+    /// other.
     has_band: bool,
     points: Vec<&'a Mean>,
 }
@@ -153,7 +156,8 @@ impl Field {
             points.push(at(self.last, only.value));
         }
         out += &format!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\" stroke-dasharray=\"{dash}\"/>\n",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\" \
+             stroke-dasharray=\"{dash}\"/>\n",
             points.join(" "),
             if line.has_band { 2.0 } else { 1.2 }
         );

@@ -287,8 +287,8 @@ pub fn training(metrics: &[Line]) -> Option<String> {
     })
 }
 
-/// What training and measuring cost, summed over iterations, means over seeds. Times are on the page only: what a terminal shows is the same
-/// however often a run was interrupted.
+/// What training and measuring cost, summed over iterations, means over seeds. Times are on the page only: what a
+/// terminal shows is the same however often a run was interrupted.
 pub fn compute(costs: &[Cost]) -> Option<String> {
     // Costs come by phase, and an arm has several.
     let arms = distinct(costs.iter().map(|c| c.arm.as_str()));
@@ -331,8 +331,8 @@ pub fn primary(comparisons: &Comparisons) -> Option<String> {
         Ok(c) => {
             let d = c.paired.difference;
             format!(
-                "primary comparison, {} {} questions, {} seed{}\n  {}\n  {}\n  difference {} points, 95 % interval; p = {}\n  \
-                 smallest detectable difference {:.1} points (80 % power)\n",
+                "primary comparison, {} {} questions, {} seed{}\n  {}\n  {}\n  difference {} points, \
+                 95 % interval; p = {}\n  smallest detectable difference {:.1} points (80 % power)\n",
                 c.questions,
                 c.split,
                 c.seeds.len(),

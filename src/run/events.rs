@@ -1,8 +1,10 @@
-//! TensorBoard's event files: TFRecords (a length, the bytes, a checksum after each) of Event messages, written by hand.
+//! TensorBoard's event files: TFRecords (a length, the bytes, a checksum after each) of Event messages, written by
+//! hand.
 //!
 //! Formats: tensorflow's `core/lib/io/record_writer.h`, `core/util/event.proto` and `core/framework/summary.proto`.
 
-/// An event file's bytes. What goes in decides what comes out: an event's `wall_time` is its step in seconds after 1970.
+/// An event file's bytes. What goes in decides what comes out: an event's `wall_time` is its step in seconds after
+/// 1970.
 pub struct Events {
     bytes: Vec<u8>,
 }

@@ -6,8 +6,8 @@ use crate::adapter::Snapshot;
 use crate::error::Result;
 use crate::measure::record::Record;
 
-/// Sink of one lane's results. Nothing here may depend on the order in which lanes or questions finish: every record has a key
-/// (lane, iteration, name) and files are written in key order.
+/// Sink of one lane's results. Nothing here may depend on the order in which lanes or questions finish: every record
+/// has a key (lane, iteration, name) and files are written in key order.
 pub trait Output {
     /// One line of metrics.jsonl for (lane, iteration).
     fn metrics(&self, lane: &str, iteration: usize, record: Record) -> Result<()>;
@@ -17,7 +17,8 @@ pub trait Output {
     fn dataset(&self, lane: &str, iteration: usize, adapter: &str, records: &[Value]) -> Result<()>;
     /// An adapter after an iteration, as a PEFT folder: `adapters/LANE/iteration-I/ADAPTER/`.
     fn adapter(&self, lane: &str, iteration: usize, adapter: &str, snapshot: &Snapshot) -> Result<()>;
-    /// How many seconds a phase took in its lane; lanes overlap. Goes to times.jsonl, apart from everything that must be the same in a run made again.
+    /// How many seconds a phase took in its lane; lanes overlap. Goes to times.jsonl, apart from everything that must
+    /// be the same in a run made again.
     fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()>;
     /// Something worth showing while it happens; never stored.
     fn event(&self, event: Event);

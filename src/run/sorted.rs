@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::NewFile;
 
-/// A JSON Lines file. What it says stays on the disk, since a long run measures much; in memory is where each line lies.
+/// A JSON Lines file. What it says stays on the disk, since a long run measures much; in memory is where each line
+/// lies.
 pub struct SortedLines<K> {
     path: PathBuf,
     /// The first line.
@@ -29,7 +30,8 @@ pub struct Span {
 }
 
 impl<K: Ord> SortedLines<K> {
-    /// Those of a file; none if it isn't there. Of lines with the same key the last counts; those without a key are gone with the next insertion.
+    /// Those of a file; none if it isn't there. Of lines with the same key the last counts; those without a key are
+    /// gone with the next insertion.
     pub fn open(
         path: PathBuf,
         head: Option<String>,
@@ -57,7 +59,8 @@ impl<K: Ord> SortedLines<K> {
         self.spans.iter().map(|(key, span)| (key, *span))
     }
 
-    /// Puts a line, which has no line break, in its place, or in that of the one with the same key. The file is replaced whole: after an error it is as it was.
+    /// Puts a line, which has no line break, in its place, or in that of the one with the same key. The file is
+    /// replaced whole: after an error it is as it was.
     pub fn insert(&mut self, key: K, line: &str) -> Result<()> {
         let mut file = NewFile::create(&self.path)?;
         if let Some(head) = &self.head {

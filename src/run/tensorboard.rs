@@ -2,7 +2,7 @@
 //!
 //! | tag | step | what |
 //! |---|---|---|
-//! | `dev/final-vote`, `dev/greedy`, … (also `test`, `transfer-dev`, `transfer-test`) | iteration | accuracies by method, `consensus` |
+//! | `dev/final-vote`, `dev/greedy`, … | iteration | accuracies by method, `consensus`; also of `test`, … |
 //! | `pseudo-labels/accuracy`, … | iteration | pseudo-labels: how many, how good |
 //! | `diversity/kl`, … | iteration | how different the agents are |
 //! | `compute/flop`, … | iteration | what the iteration took |
@@ -148,8 +148,9 @@ fn of_compute(record: &Compute) -> Numbers {
     ]
 }
 
-/// Makes `path` hold `bytes`. What only grew is appended to, since TensorBoard keeps its files open and would not see one that takes
-/// another's place; if that is cut short, the file is a beginning of the right one, and the next call completes it.
+/// Makes `path` hold `bytes`. What only grew is appended to, since TensorBoard keeps its files open and would not see
+/// one that takes another's place; if that is cut short, the file is a beginning of the right one, and the next call
+/// completes it.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let there = std::fs::read(path).unwrap_or_default();
     let rest = match bytes.strip_prefix(there.as_slice()) {
