@@ -47,3 +47,53 @@ impl Running {
         accuracy(&means, &asking, "dev")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Outcome;
+    use crate::measure::record::{Evaluation, Letters, Majority, Outcomes, Record};
+
+    fn line(arm: &str, seed: u64, iteration: u64, letters: &str) -> Line {
+        let letters = Letters(Outcome::read(letters).unwrap());
+        let right = letters.0.iter().filter(|o| **o == Outcome::Right).count();
+        let accuracy = right as f64 / letters.0.len() as f64;
+        let record = Evaluation {
+            questions: letters.0.len(),
+            majority: Some(Majority { accuracy, standard_error: 0.1, samples: 3, ..Majority::default() }),
+            outcomes: Some(Outcomes { majority: Some(letters), ..Outcomes::default() }),
+            asks_for_labels: arm == "b",
+            ..Evaluation::default()
+        };
+        Line { arm: arm.into(), seed, iteration, record: Record::Evaluation("dev", record.into()) }
+    }
+
+    #[test]
+    fn the_table_is_that_of_all_lines_whatever_came_first() {
+        // The untrained arm is late, and a lane of `a` is ahead.
+        let lines = [
+            line("a", 1, 0, "1010"),
+            line("b", 0, 0, "1000"),
+            line("a", 0, 0, "1110"),
+            line("a", 0, 1, "1111"),
+            line("a", 0, 2, "0000"),
+            line("b", 0, 1, "110-"),
+            line("a", 1, 1, "0110"),
+            line("base", 0, 0, "0011"),
+        ];
+        let arms = ["base", "a", "b"];
+        let mut running = Running::new(arms.map(String::from).to_vec());
+        let mut shown = 0;
+        for (n, line) in lines.iter().enumerate() {
+            running.add(line.clone());
+            let Some(iteration) = [(6, 1), (7, 0)].iter().find(|(at, _)| *at == n) else { continue };
+            let so_far: Vec<Line> =
+                lines[..=n].iter().filter(|l| l.iteration <= iteration.1).cloned().collect();
+            let expected = accuracy(&means_of(&so_far, &arms, &["dev"]), &["b"], "dev").unwrap();
+            assert_eq!(running.table(iteration.1), Some(expected.clone()));
+            assert!(expected.contains("b *") && expected.contains("half the 95 % interval"), "{expected}");
+            shown += 1;
+        }
+        assert_eq!(shown, 2);
+    }
+}
