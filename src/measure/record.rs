@@ -99,14 +99,15 @@ impl Record {
     }
 
     fn read(name: &str, fields: Map<String, Value>) -> Result<Self> {
+        let named = |e: Error| e.at(name);
         if let Some(split) = SPLITS.into_iter().find(|s| *s == name) {
-            return Ok(Self::Evaluation(split, read(fields)?));
+            return Ok(Self::Evaluation(split, read(fields).map_err(named)?));
         }
         Ok(match name {
-            "diversity" => Self::Diversity(read(fields)?),
-            "pseudo-labels" => Self::PseudoLabels(read(fields)?),
-            "training" => Self::Training(read(fields)?),
-            "compute" => Self::Compute(read(fields)?),
+            "diversity" => Self::Diversity(read(fields).map_err(named)?),
+            "pseudo-labels" => Self::PseudoLabels(read(fields).map_err(named)?),
+            "training" => Self::Training(read(fields).map_err(named)?),
+            "compute" => Self::Compute(read(fields).map_err(named)?),
             _ => {
                 let known = SPLITS.join(", ");
                 let expected = format!("expected {known}, diversity, pseudo-labels, training or compute");
@@ -123,7 +124,7 @@ impl Line {
         let name = text(&mut object, "name")?;
         let seed = whole(&mut object, "seed")?;
         let iteration = whole(&mut object, "iteration")?;
-        let record = Record::read(&name, object).map_err(|e| e.at(&name))?;
+        let record = Record::read(&name, object)?;
         Ok(Self { arm, seed, iteration, record })
     }
 
@@ -183,7 +184,8 @@ fn unknown(given: &Value, known: &Value) -> Option<String> {
         (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, value)| {
             let below = match known.get(key) {
                 Some(same) => unknown(value, same)?,
-                None if value.is_null() => return None,
+                // What is not written may still be given: nothing is measured by it.
+                None if value.is_null() || *value == false || *value == json!([]) => return None,
                 None => String::new(),
             };
             Some(format!(".{key}{below}"))

@@ -506,8 +506,10 @@ mod tests {
             texts.push(std::fs::read_to_string(path.join("metrics.jsonl")).unwrap());
         }
         assert_eq!(texts[0], texts[1]);
+        assert!(texts[0].starts_with("{\"schema\":1}\n"));
         let names: Vec<String> = texts[0]
             .lines()
+            .skip(1)
             .map(|l| {
                 let v: Value = serde_json::from_str(l).unwrap();
                 format!("{}{}{}", v["arm"].as_str().unwrap(), v["iteration"], v["name"].as_str().unwrap())
