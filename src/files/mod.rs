@@ -1,16 +1,22 @@
 //! Files read without trust and written whole: memory maps, safetensors headers checked before use, atomic replacement.
 
+mod disk;
 mod folder;
 pub mod json;
 mod lines;
 mod pattern;
+#[cfg(test)]
+mod simulated;
 mod text;
 mod underway;
 mod write;
 
+pub use disk::{Disk, DiskFile, RealDisk};
 pub use folder::NewFolder;
 pub use lines::{Line, MAX_LINE, read_line, skip_line};
 pub use pattern::written_out;
+#[cfg(test)]
+pub use simulated::SimulatedDisk;
 pub use text::{decode, no_text, open, read_bytes, read_text, without_mark};
 pub use underway::remove_under_way;
 pub use write::{NewFile, write_whole};

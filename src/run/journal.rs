@@ -6,9 +6,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -17,6 +17,7 @@ use super::checkpoint;
 use crate::adapter::Snapshot;
 use crate::engine::{Entry, Journal, Kept};
 use crate::error::{Error, Result};
+use crate::files::{Disk, DiskFile, RealDisk};
 
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -25,7 +26,8 @@ pub struct FileJournal {
     path: PathBuf,
     lane: String,
     checkpoints: PathBuf,
-    file: RefCell<File>,
+    disk: Rc<dyn Disk>,
+    file: RefCell<Box<dyn DiskFile>>,
     /// Where each call's line starts; names and entries are read when they are asked for, since a long run makes many calls.
     lines: RefCell<HashMap<Digest, u64>>,
     end: Cell<u64>,
@@ -53,17 +55,21 @@ struct Line<'a> {
 impl FileJournal {
     /// Opens or starts the journal `folder/LANE.jsonl`. The second value is a warning, if lines had to be forgotten.
     pub fn open(folder: &Path, lane: &str) -> Result<(Self, Option<String>)> {
+        Self::open_on(Rc::new(RealDisk), folder, lane)
+    }
+
+    /// The same on any disk. Checkpoints are on the real one.
+    fn open_on(disk: Rc<dyn Disk>, folder: &Path, lane: &str) -> Result<(Self, Option<String>)> {
         let checkpoints = folder.join(lane);
-        std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+        disk.make_folder(&checkpoints).map_err(Error::io(&checkpoints))?;
         let path = folder.join(format!("{lane}.jsonl"));
-        let file =
-            OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(Error::io(&path))?;
-        let (journal, lost) = Self::with(path, checkpoints, lane, file)?;
+        let file = disk.append(&path).map_err(Error::io(&path))?;
+        let (journal, lost) = Self::with(disk, path, checkpoints, lane, file)?;
         if lost == 0 {
             return Ok((journal, None));
         }
         let path = &journal.path;
-        journal.file.borrow().set_len(journal.end.get()).map_err(Error::io(path))?;
+        journal.file.borrow().truncate(journal.end.get()).map_err(Error::io(path))?;
         let warning = format!(
             "{}: {lost} incomplete line{} at the end ignored; the work is done again",
             path.display(),
@@ -75,16 +81,22 @@ impl FileJournal {
     /// Opens the journal to read it, and nothing more: recording fails. The second value is how many lines cannot be used: the first bad one and all after it.
     pub fn read(folder: &Path, lane: &str) -> Result<(Self, usize)> {
         let path = folder.join(format!("{lane}.jsonl"));
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let (journal, lost) = Self::with(path, folder.join(lane), lane, file)?;
+        let file = RealDisk.read(&path).map_err(Error::io(&path))?;
+        let (journal, lost) = Self::with(Rc::new(RealDisk), path, folder.join(lane), lane, file)?;
         journal.broken.set(true);
         Ok((journal, lost))
     }
 
-    fn with(path: PathBuf, checkpoints: PathBuf, lane: &str, mut file: File) -> Result<(Self, usize)> {
+    fn with(
+        disk: Rc<dyn Disk>,
+        path: PathBuf,
+        checkpoints: PathBuf,
+        lane: &str,
+        mut file: Box<dyn DiskFile>,
+    ) -> Result<(Self, usize)> {
         let mut lines = HashMap::new();
         let mut trainings = Vec::new();
-        let good = each_call(&mut file, &path, |start, line| {
+        let good = each_call(&mut *file, &path, |start, line| {
             let known = lines.insert(digest(&line.call), start);
             if matches!(*line.entry, Entry::Trained(_)) && known.is_none() {
                 trainings.push(line.call.into_owned());
@@ -100,6 +112,7 @@ impl FileJournal {
             path,
             lane: lane.to_string(),
             checkpoints,
+            disk,
             file: RefCell::new(file),
             lines: RefCell::new(lines),
             end: Cell::new(good),
@@ -131,7 +144,7 @@ impl FileJournal {
         let trainings = self.trainings.borrow();
         if self.keep > 0 && trainings.len() > self.keep {
             for call in &trainings[..trainings.len() - self.keep] {
-                let _ = std::fs::remove_file(self.checkpoint_path(call));
+                let _ = self.disk.remove(&self.checkpoint_path(call));
             }
         }
     }
@@ -146,7 +159,7 @@ impl FileJournal {
     /// The calls that are kept, sorted.
     pub fn calls(&self) -> Result<Vec<String>> {
         let mut calls = Vec::with_capacity(self.len());
-        each_call(&mut self.file.borrow_mut(), &self.path, |_, line| calls.push(line.call.into_owned()))?;
+        each_call(&mut **self.file.borrow_mut(), &self.path, |_, line| calls.push(line.call.into_owned()))?;
         calls.sort_unstable();
         calls.dedup();
         Ok(calls)
@@ -169,21 +182,17 @@ impl FileJournal {
 
     /// Whatever has been recorded is on the disk.
     fn sync(&self) -> Result<()> {
-        self.file.borrow().sync_data().map_err(Error::io(&self.path))?;
+        self.file.borrow().sync().map_err(Error::io(&self.path))?;
         self.synced.set(Instant::now());
         Ok(())
     }
 
     /// Somebody who deletes the folder under a run is told at once: what is written to a deleted file is lost when the process ends.
     fn check_there(&self) -> Result<()> {
-        #[cfg(unix)]
-        if std::os::unix::fs::MetadataExt::nlink(
-            &self.file.borrow().metadata().map_err(Error::io(&self.path))?,
-        ) == 0
-        {
-            return Err(Error::file(&self.path, "was deleted while the run was going on"));
+        match self.file.borrow().has_name().map_err(Error::io(&self.path))? {
+            true => Ok(()),
+            false => Err(Error::file(&self.path, "was deleted while the run was going on")),
         }
-        Ok(())
     }
 
     fn checkpoint_path(&self, call: &str) -> PathBuf {
@@ -225,14 +234,14 @@ impl Journal for FileJournal {
         let mut file = self.file.borrow_mut();
         let written = file.write_all(line.as_bytes()).and_then(|()| {
             if self.synced.get().elapsed() >= SYNC_EVERY {
-                file.sync_data()?;
+                file.sync()?;
                 self.synced.set(Instant::now());
             }
             Ok(())
         });
         if let Err(e) = written {
             self.broken.set(true);
-            let _ = file.set_len(self.end.get());
+            let _ = file.truncate(self.end.get());
             return Err(Error::io(&self.path)(e));
         }
         let start = self.end.get();
@@ -298,7 +307,7 @@ fn digest(call: &str) -> Digest {
 }
 
 /// Reads a journal from its beginning up to the first bad line, one line at a time, each with its start; where the good ones end.
-fn each_call(file: &mut File, path: &Path, mut see: impl FnMut(u64, Line<'static>)) -> Result<u64> {
+fn each_call(file: &mut dyn DiskFile, path: &Path, mut see: impl FnMut(u64, Line<'static>)) -> Result<u64> {
     file.seek(SeekFrom::Start(0)).map_err(Error::io(path))?;
     let mut file = BufReader::new(file);
     let (mut good, mut line) = (0, Vec::new());
@@ -334,6 +343,7 @@ mod tests {
     use super::*;
     use crate::backend::{LoraMatrix, PartId, PartSpec, SlotSpec};
     use crate::engine::{Finish, Sample};
+    use crate::files::SimulatedDisk;
 
     fn entry(n: u32) -> Entry {
         Entry::Samples(vec![Sample {
@@ -380,6 +390,66 @@ mod tests {
         flipped[first_lines[1] + 60] ^= 1;
         std::fs::write(&path, &flipped).unwrap();
         assert_eq!(FileJournal::open(dir.path(), "arm/seed-0").unwrap().0.len(), 2);
+    }
+
+    #[test]
+    fn what_was_not_synced_may_be_lost_at_any_byte() {
+        let (folder, lane) = (Path::new("run"), "lane");
+        let path = folder.join("lane.jsonl");
+        let disk = SimulatedDisk::with_room(usize::MAX);
+        let open = |disk: &SimulatedDisk| FileJournal::open_on(Rc::new(disk.clone()), folder, lane).unwrap();
+        let (journal, _) = open(&disk);
+        journal.record("a", &entry(0)).unwrap();
+        journal.sync().unwrap();
+        let synced = disk.bytes(&path).0.len();
+        journal.record("b", &entry(1)).unwrap();
+        let first = disk.bytes(&path).0.len();
+        journal.record("c", &entry(2)).unwrap();
+        // A slow machine syncs by itself after a second.
+        let (whole, by_itself) = disk.bytes(&path);
+        assert!(by_itself >= synced);
+        drop(journal);
+        for kept in 0..=whole.len() - synced {
+            let disk = SimulatedDisk::with_room(usize::MAX);
+            let mut file = disk.append(&path).unwrap();
+            file.write_all(&whole[..synced]).unwrap();
+            file.sync().unwrap();
+            file.write_all(&whole[synced..]).unwrap();
+            disk.crash(kept);
+            let at = synced + kept;
+            let (journal, warning) = open(&disk);
+            let calls = 1 + usize::from(at >= first) + usize::from(at == whole.len());
+            assert_eq!(journal.len(), calls, "{kept} bytes kept");
+            assert_eq!(warning.is_some(), ![synced, first, whole.len()].contains(&at), "{kept}");
+            // The work is done again, and stands behind what was whole.
+            for (call, n) in [("b", 1), ("c", 2)] {
+                if journal.replay(call).unwrap().is_none() {
+                    journal.record(call, &entry(n)).unwrap();
+                }
+            }
+            drop(journal);
+            assert_eq!(disk.bytes(&path), (whole.clone(), whole.len()), "{kept} bytes kept");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_at_any_byte_leaves_whole_lines() {
+        let (folder, lane) = (Path::new("run"), "lane");
+        let path = folder.join("lane.jsonl");
+        for room in 0..400 {
+            let disk = SimulatedDisk::with_room(room);
+            let (journal, _) = FileJournal::open_on(Rc::new(disk.clone()), folder, lane).unwrap();
+            let recorded = (0..9).take_while(|n| journal.record(&n.to_string(), &entry(*n)).is_ok()).count();
+            assert!(recorded < 9, "the disk is full before");
+            assert!(disk.bytes(&path).0.iter().filter(|b| **b == b'\n').count() == recorded);
+            assert!(journal.record("x", &entry(1)).unwrap_err().to_string().contains("earlier write failed"));
+            drop(journal);
+            disk.set_room(usize::MAX);
+            let (journal, warning) = FileJournal::open_on(Rc::new(disk), folder, lane).unwrap();
+            assert!(warning.is_none(), "{warning:?}");
+            assert_eq!(journal.len(), recorded);
+            journal.record("x", &entry(1)).unwrap();
+        }
     }
 
     #[test]
