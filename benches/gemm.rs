@@ -99,14 +99,15 @@ fn lora(c: &mut Criterion) {
         }
         let rows = row as usize;
         plan.tokens = vec![0; rows];
-        let mut tensor = |width| {
-            let spec = TensorSpec { name: "bench", rows, width, element: Element::F32 };
+        let mut tensor = |width, element| {
+            let spec = TensorSpec { name: "bench", rows, width, element };
             let tensor = backend.tensor(spec).expect("a tensor");
             backend.upload_f32(tensor, &numbers(rows * width)).expect("values");
             tensor
         };
-        let (x, dx, y, dy) = (tensor(inputs), tensor(inputs), tensor(outputs), tensor(outputs));
-        let (shrink, dshrink) = (Some(tensor(16)), Some(tensor(16)));
+        let [shrink, dshrink] = [(); 2].map(|()| Some(tensor(16, Element::F32)));
+        let [x, dx, y, dy] =
+            [inputs, inputs, outputs, outputs].map(|width| tensor(width, Element::Activation));
         backend.begin(Arc::new(plan)).expect("a plan");
         let mut criterion = c.benchmark_group(format!("lora {rows} rows"));
         criterion.throughput(Throughput::Elements((2 * rows * outputs * inputs) as u64));

@@ -102,9 +102,9 @@ fn sample(c: &mut Criterion) {
     let part = [WeightView::from_f32(&w, v, d)];
     let lm_head = b.load_linear(LinearSpec { parts: &part, bias: None, backward: false }).unwrap();
     let hidden = tensor(&mut b, rows, d, 2);
-    let workspace = tensor(&mut b, rows, v, 3);
-    let logprobs = tensor(&mut b, rows, 1, 4);
-    let tokens = b.tensor(TensorSpec { name: "bench", rows, width: 1, element: Element::U32 }).unwrap();
+    let mut of = |width, element| b.tensor(TensorSpec { name: "bench", rows, width, element }).unwrap();
+    let (workspace, logprobs) = (of(v, Element::F32), of(1, Element::F32));
+    let tokens = of(1, Element::U32);
     for (name, temperature, top_k, top_p, min_p) in [
         ("greedy", 0.0, 0, 1.0, 0.0),
         ("plain", 1.0, 0, 1.0, 0.0),

@@ -66,8 +66,13 @@ impl BatchPlan {
         }
     }
 
-    /// The dropout of each row's sequence, for the operation `op`.
-    pub fn row_dropout(&self, op: &str) -> Result<Vec<SequenceDropout>> {
+    /// The adapters of the segments with rows, in order, again where a slot comes again.
+    pub fn adapted_slots(&self) -> impl Iterator<Item = Slot> {
+        self.segments.iter().filter(|s| s.slot != Slot::BASE && s.start < s.end).map(|s| s.slot)
+    }
+
+    /// Checks that each sequence says what dropout it has, for the operation `op`.
+    pub fn check_dropout(&self, op: &str) -> Result<()> {
         if self.dropout.len() != self.sequences.len() {
             return Err(Error::Internal(format!(
                 "{op}: dropout of {} sequences, the plan has {}",
@@ -75,8 +80,13 @@ impl BatchPlan {
                 self.sequences.len()
             )));
         }
+        Ok(())
+    }
+
+    /// The dropout of each row's sequence, where [`BatchPlan::check_dropout`] finds nothing wrong.
+    pub fn row_dropout(&self) -> Vec<SequenceDropout> {
         let rows = self.sequences.iter().zip(&self.dropout);
-        Ok(rows.flat_map(|(s, &d)| std::iter::repeat_n(d, (s.end - s.start) as usize)).collect())
+        rows.flat_map(|(s, &d)| std::iter::repeat_n(d, (s.end - s.start) as usize)).collect()
     }
 
     /// Checks the draws against the logit rows and a workspace of `capacity` rows, for the operation `op`.

@@ -331,7 +331,7 @@ fn what_does_not_fit_is_an_error() {
     assert!(error_of(&mut b, &plan, op(heads(2, 1, 12, None))).contains("multiple of 8"));
     assert!(error_of(&mut b, &plan, op(heads(3, 2, 16, None))).contains("multiple of"));
     assert!(error_of(&mut b, &plan_of(&[(3, 20)]), op(h)).contains("first_position: 3"));
-    assert!(error_of(&mut b, &plan_of(&[(0, 21)]), op(h)).contains("expected [>= 21"));
+    assert!(error_of(&mut b, &plan_of(&[(0, 21)]), op(h)).contains("expected Activation [>= 21"));
     assert!(b.kv_pool(KvSpec { layers: 1, pages: 2, page_tokens: 8, kv_width: 16 }).is_err());
     plan.page_copies = vec![PageCopy { from: 0, to: 1, tokens: 17 }];
     assert!(error_of(&mut b, &plan, Op::CopyPages(CopyPages { kv })).contains("17"));

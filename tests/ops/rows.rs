@@ -144,7 +144,7 @@ fn gathered_norms_count_the_logit_rows() {
     let got = b.download_f32(out, 9).unwrap();
     assert_close("two rows", &got[..32], &rms_norm(&widen(&x), &[1.0; 16], 1e-5), 1e-6);
     assert!(got[32..].iter().all(|x| x.is_nan()), "no other row is written");
-    assert!(error_of(&mut b, &plan, op(false)).contains("expected [>= 9, 16]"));
+    assert!(error_of(&mut b, &plan, op(false)).contains("expected Activation [>= 9, 16]"));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::*;
 
 /// [`Op::GradNorms`].
 pub fn norms(c: &mut CpuBackend, op: &GradNorms) -> Result<()> {
+    op.check(c)?;
     let (slots, out) = (&op.slots, op.out);
-    c.check("grad_norms", out, slots.len(), 1)?;
     let mut gradients = Vec::with_capacity(slots.len());
     for &slot in slots {
         let data = c.slots.get(slot)?;
@@ -95,20 +95,9 @@ impl Scalars {
 
 /// [`Op::AdamW`].
 pub fn step(c: &mut CpuBackend, op: &AdamW) -> Result<()> {
-    let (steps, norms) = (&op.steps, op.norms);
-    c.check("adamw", norms, steps.len(), 1)?;
-    let norms = c.f32(norms)?[..steps.len()].to_vec();
-    let mut seen: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
-    seen.sort_unstable();
-    if let Some(pair) = seen.windows(2).find(|p| p[0] == p[1]) {
-        return Err(Error::Internal(format!("adamw: slot {} steps twice", pair[0].0)));
-    }
-    for s in steps {
-        state(c.slots.get_mut(s.slot)?, s.slot)?;
-        if s.step == 0 {
-            return Err(Error::Internal(format!("adamw: step 0 of slot {}; the first is 1", s.slot.0)));
-        }
-    }
+    op.check(c)?;
+    let steps = &op.steps;
+    let norms = c.f32(op.norms)?[..steps.len()].to_vec();
     // One task for each chunk of each slot.
     let mut adapters = Vec::with_capacity(steps.len());
     let mut tasks = Vec::new();
@@ -160,8 +149,8 @@ fn update(s: &Scalars, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
 
 /// [`Op::ZeroGrad`].
 pub fn zero_grad(c: &mut CpuBackend, op: &ZeroGrad) -> Result<()> {
-    let ZeroGrad { slots } = op;
-    for &slot in slots {
+    op.check(c)?;
+    for &slot in &op.slots {
         state(c.slots.get_mut(slot)?, slot)?.gradient.fill(0.0);
     }
     Ok(())

@@ -17,7 +17,7 @@ pub const BLOCK: usize = TILES * TILE;
 /// Rows of one sequence that one task takes, so that a block of K and V is used while it is in the cache.
 const ITEM_ROWS: usize = 16;
 /// Room for the (m, l) of one task's rows and heads.
-const STATES: usize = 1024;
+const STATES: usize = MOST_HEADS;
 
 /// Where K and V of a sequence lie: in pages, or, for packed sequences, V in the rows of `q | k | v` and K transposed by [`transpose`].
 /// One type for both, so that the kernel exists once.
@@ -484,23 +484,11 @@ fn merge<S: Simd, E: Stored, const R: usize, const HEADS: bool>(
     R
 }
 
-/// Checks a head shape against what the kernels can do.
-pub fn check_heads(op: &str, heads: &Heads) -> Result<()> {
-    let Heads { heads: h, kv_heads: k, head_dim: d, window, .. } = *heads;
-    if k == 0 || h == 0 || h % k != 0 || d == 0 || d % 8 != 0 || h > STATES || window == Some(0) {
-        return Err(Error::Unsupported(format!(
-            "{op}: {h} heads over {k} key/value heads of size {d} with window {window:?}: heads must be a multiple \
-             of key/value heads and at most {STATES}, the head size a multiple of 8, the window positive"
-        )));
-    }
-    Ok(())
-}
-
 /// Checks that the plan's sequences cover its rows in order.
-pub fn check_sequences(op: &str, plan: &BatchPlan, from_zero: bool) -> Result<()> {
+pub fn check_sequences(op: &str, plan: &BatchPlan) -> Result<()> {
     let mut row = 0;
     for sequence in &plan.sequences {
-        if sequence.start != row || sequence.end <= row || from_zero && sequence.first_position != 0 {
+        if sequence.start != row || sequence.end <= row {
             return Err(Error::Internal(format!("{op}: {sequence:?} after row {row}")));
         }
         row = sequence.end;
@@ -584,14 +572,12 @@ pub fn transpose_tile(x: &[f32], stride: usize, count: usize, tile: &mut [f32]) 
 
 /// [`Op::AttentionPacked`].
 pub fn packed(c: &mut CpuBackend, op: &AttentionPacked) -> Result<()> {
-    let &AttentionPacked { qkv, heads, out } = op;
-    let plan = c.plan.clone();
-    check_heads("attention_packed", &heads)?;
-    check_sequences("attention_packed", &plan, true)?;
+    let (rows, plan, heads) = (op.check(c)?, c.plan.clone(), op.heads);
+    check_sequences(AttentionPacked::NAME, &plan)?;
     let mut keys = std::mem::take(&mut c.scratch);
-    let result = rows::write(c, "attention_packed", out, plan.rows(), heads.q_width(), |c, out| {
+    let result = rows::write(c, op.out, rows * heads.q_width(), |c, out| {
         let width = heads.qkv_width();
-        let qkv = rows::read(c, "attention_packed", qkv, plan.rows(), width)?;
+        let qkv = rows::read(c, op.qkv, rows * width)?;
         let starts = transpose(c, &plan, &heads, qkv, &mut keys);
         let level = Level::detect();
         let size = heads.kv_width() * TILE;
@@ -616,29 +602,13 @@ pub fn packed(c: &mut CpuBackend, op: &AttentionPacked) -> Result<()> {
 
 /// [`Op::AttentionPaged`].
 pub fn paged(c: &mut CpuBackend, op: &AttentionPaged) -> Result<()> {
-    let &AttentionPaged { qkv, kv, layer, heads, out } = op;
-    let plan = c.plan.clone();
-    check_heads("attention_paged", &heads)?;
-    check_sequences("attention_paged", &plan, false)?;
-    rows::write(c, "attention_paged", out, plan.rows(), heads.q_width(), |c, out| {
-        let width = heads.qkv_width();
-        let qkv = rows::read(c, "attention_paged", qkv, plan.rows(), width)?;
-        let buffer = pages::pool(&c.kv_pools, kv)?;
-        let (layer, spec) = (layer as usize, &buffer.spec);
-        if spec.kv_width != heads.kv_width() || layer >= spec.layers {
-            return Err(Error::Internal(format!(
-                "attention_paged: layer {layer} of width {} in a KV pool of {} layers of width {}",
-                heads.kv_width(),
-                spec.layers,
-                spec.kv_width
-            )));
-        }
-        for sequence in &plan.sequences {
-            pages::of_sequence("attention_paged", &plan, sequence, spec)?;
-        }
-        match buffer.layer(layer) {
-            Layer::F32(keys, values) => over_pages(c, &plan, &heads, spec, (keys, values), qkv, out),
-            Layer::Bf16(keys, values) => over_pages(c, &plan, &heads, spec, (keys, values), qkv, out),
+    let ((rows, spec), plan) = (op.check(c)?, c.plan.clone());
+    check_sequences(AttentionPaged::NAME, &plan)?;
+    rows::write(c, op.out, rows * op.heads.q_width(), |c, out| {
+        let qkv = rows::read(c, op.qkv, rows * op.heads.qkv_width())?;
+        match pages::pool(c, op.kv)?.layer(op.layer as usize) {
+            Layer::F32(keys, values) => over_pages(c, &op.heads, &spec, (keys, values), qkv, out),
+            Layer::Bf16(keys, values) => over_pages(c, &op.heads, &spec, (keys, values), qkv, out),
         }
         Ok(())
     })
@@ -647,14 +617,13 @@ pub fn paged(c: &mut CpuBackend, op: &AttentionPaged) -> Result<()> {
 /// [`paged`] over the K and V of one layer.
 fn over_pages<E: Stored>(
     c: &CpuBackend,
-    plan: &BatchPlan,
     heads: &Heads,
     spec: &KvSpec,
     (keys, values): (&[E], &[E]),
     qkv: &[f32],
     out: &mut [f32],
 ) {
-    let (width, level) = (heads.qkv_width(), Level::detect());
+    let (plan, width, level) = (&c.plan, heads.qkv_width(), Level::detect());
     run_items(c, plan, heads, out, |item, out| {
         let s = &plan.sequences[item.sequence];
         let pages = &plan.page_table[s.pages_start as usize..s.pages_end as usize];

@@ -4,9 +4,7 @@
 //! sum has one order: dq over positions, dk and dv over (query head, row). With `p = softmax(scale q kᵀ)` and
 //! `delta = Σ_d dout out`: `ds = scale p (dout vᵀ - delta)`, `dq = ds k`, `dk = dsᵀ q`, `dv = pᵀ dout`.
 
-use super::attention::{
-    Terms, accumulate, check_heads, check_sequences, scores, tile_mask, transpose_tile, visible,
-};
+use super::attention::{Terms, accumulate, check_sequences, scores, tile_mask, transpose_tile, visible};
 use super::gemm::{Aligned, Shared};
 use super::lanes::{Level, Simd, simd};
 use super::pages::TILE;
@@ -288,16 +286,13 @@ impl Sources<'_> {
 
 /// [`Op::AttentionPackedBackward`].
 pub fn run(c: &mut CpuBackend, op: &AttentionPackedBackward) -> Result<()> {
-    let &AttentionPackedBackward { qkv, heads, out, dout, dqkv } = op;
-    const OP: &str = "attention_packed_backward";
-    let plan = c.plan.clone();
-    check_heads(OP, &heads)?;
-    check_sequences(OP, &plan, true)?;
-    let (rows, width, q_width) = (plan.rows(), heads.qkv_width(), heads.q_width());
-    rows::write(c, OP, dqkv, rows, width, |c, dqkv| {
-        let qkv = rows::read(c, OP, qkv, rows, width)?;
-        let out = rows::read(c, OP, out, rows, q_width)?;
-        let dout = rows::read(c, OP, dout, rows, q_width)?;
+    let (rows, plan, heads) = (op.check(c)?, c.plan.clone(), op.heads);
+    check_sequences(AttentionPackedBackward::NAME, &plan)?;
+    let (width, q_width) = (heads.qkv_width(), heads.q_width());
+    rows::write(c, op.dqkv, rows * width, |c, dqkv| {
+        let qkv = rows::read(c, op.qkv, rows * width)?;
+        let [out, dout] = [op.out, op.dout].map(|t| rows::read(c, t, rows * q_width));
+        let (out, dout) = (out?, dout?);
         let level = Level::detect();
         let all = Shared::new(dqkv);
         let run = |scratch: &mut Scratch, sequence: &Sequence, kv_head: usize| {

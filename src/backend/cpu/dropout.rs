@@ -7,15 +7,16 @@ const COST: usize = 12;
 
 /// [`Op::Dropout`].
 pub fn run(c: &mut CpuBackend, op: &Dropout) -> Result<()> {
-    let &Dropout { x, group, out } = op;
-    const OP: &str = "dropout";
-    let (rows, width) = (c.plan.rows(), c.width(out)?);
-    let dropout = c.plan.row_dropout(OP)?;
+    let (rows, width) = op.check(c)?;
+    let (dropout, name) = (c.plan.row_dropout(), Dropout::NAME);
     if dropout.len() != rows || c.plan.positions.len() != rows {
-        return Err(Error::Internal(format!("{OP}: dropout of {} rows, the plan has {rows}", dropout.len())));
+        return Err(Error::Internal(format!(
+            "{name}: dropout of {} rows, the plan has {rows}",
+            dropout.len()
+        )));
     }
-    rows::write(c, OP, out, rows, width, |c, out| {
-        let x = rows::read(c, OP, x, rows, width)?;
+    rows::write(c, op.out, rows * width, |c, out| {
+        let x = rows::read(c, op.x, rows * width)?;
         rows::blocks(&c.pool, out, width, COST * width, |first, out| {
             let lines = x[first * width..].chunks_exact(width).zip(out.chunks_exact_mut(width));
             for (row, (x, out)) in (first..).zip(lines) {
@@ -23,7 +24,7 @@ pub fn run(c: &mut CpuBackend, op: &Dropout) -> Result<()> {
                     out.copy_from_slice(x);
                     continue;
                 }
-                let factors = dropout[row].row(group, c.plan.positions[row]);
+                let factors = dropout[row].row(op.group, c.plan.positions[row]);
                 for (column, (out, x)) in out.iter_mut().zip(x).enumerate() {
                     *out = x * factors.factor(column as u32);
                 }

@@ -6,8 +6,10 @@ use super::*;
 pub struct TableBuffer {
     bytes: Vec<u8>,
     dtype: WeightType,
-    vocab: usize,
-    hidden: usize,
+    /// Rows.
+    pub vocab: usize,
+    /// Columns.
+    pub hidden: usize,
 }
 
 impl TableBuffer {
@@ -37,36 +39,17 @@ impl TableBuffer {
 
 /// [`Op::Embed`].
 pub fn run(c: &mut CpuBackend, op: &Embed) -> Result<()> {
-    let &Embed { table, drawn, out } = op;
-    let plan = c.plan.clone();
-    let drawn = match drawn.map(|t| c.tensor_buffer(t)).transpose()? {
-        None => &[][..],
-        Some(buffer) => match &buffer.data {
-            Data::U32(tokens) => &tokens[..],
-            Data::F32(_) => return Err(Error::Internal("embed: drawn tokens that are not u32".into())),
-        },
+    let hidden = op.check(c)?;
+    let drawn = match op.drawn.map(|t| c.tensor_buffer(t)).transpose()? {
+        Some(TensorBuffer { data: Data::U32(tokens), .. }) => &tokens[..],
+        _ => &[],
     };
-    let known = |&token: &u32| match token & DRAWN {
-        0 => Ok(token),
-        _ => drawn.get((token ^ DRAWN) as usize).copied().ok_or_else(|| {
-            Error::Internal(format!("embed: draw {} of {} draws", token ^ DRAWN, drawn.len()))
-        }),
-    };
-    let tokens: Vec<u32> = plan.tokens.iter().map(known).collect::<Result<_>>()?;
-    let hidden = c.width(out)?;
-    rows::write(c, "embed", out, plan.rows(), hidden, |c, out| {
-        let table = c
-            .tables
-            .get(table.0 as usize)
-            .ok_or_else(|| Error::Internal(format!("embed: table {} does not exist", table.0)))?;
-        if table.hidden != hidden {
-            return Err(Error::Internal(format!(
-                "embed: rows of {hidden} from a table of width {}",
-                table.hidden
-            )));
-        }
-        if let Some(token) = tokens.iter().find(|&&t| t as usize >= table.vocab) {
-            return Err(Error::Internal(format!("embed: token {token} of a vocabulary of {}", table.vocab)));
+    let known = |&token: &u32| if token & DRAWN == 0 { token } else { drawn[(token ^ DRAWN) as usize] };
+    let tokens: Vec<u32> = c.plan.tokens.iter().map(known).collect();
+    rows::write(c, op.out, tokens.len() * hidden, |c, out| {
+        let table = &c.tables[op.table.0 as usize];
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= table.vocab) {
+            return Err(Embed::unknown(token, table.vocab));
         }
         let view = WeightView { bytes: &table.bytes, dtype: table.dtype, rows: table.vocab, cols: hidden };
         rows::blocks(&c.pool, out, hidden, hidden, |first, out| {
@@ -78,27 +61,12 @@ pub fn run(c: &mut CpuBackend, op: &Embed) -> Result<()> {
     })
 }
 
-/// The plan's `logit_rows`, checked to be ascending rows of the plan.
-fn logit_rows<'a>(op: &str, plan: &'a BatchPlan) -> Result<&'a [u32]> {
-    let rows = &plan.logit_rows;
-    if rows.windows(2).any(|w| w[0] >= w[1]) || rows.last().is_some_and(|&r| r as usize >= plan.rows()) {
-        return Err(Error::Internal(format!(
-            "{op}: logit_rows are not ascending rows of the {} in the plan",
-            plan.rows()
-        )));
-    }
-    Ok(rows)
-}
-
 /// [`Op::GatherRows`].
 pub fn gather(c: &mut CpuBackend, op: &GatherRows) -> Result<()> {
-    let &GatherRows { x, out } = op;
-    let plan = c.plan.clone();
-    let width = c.width(out)?;
-    let from = logit_rows("gather_rows", &plan)?;
-    rows::write(c, "gather_rows", out, from.len(), width, |c, out| {
-        let x = rows::read(c, "gather_rows", x, plan.rows(), width)?;
-        for (out, &row) in out.chunks_exact_mut(width.max(1)).zip(from) {
+    let (plan, width) = (c.plan.clone(), op.check(c)?);
+    rows::write(c, op.out, plan.logit_rows.len() * width, |c, out| {
+        let x = rows::read(c, op.x, plan.rows() * width)?;
+        for (out, &row) in out.chunks_exact_mut(width.max(1)).zip(&plan.logit_rows) {
             out.copy_from_slice(&x[row as usize * width..][..width]);
         }
         Ok(())
@@ -107,14 +75,11 @@ pub fn gather(c: &mut CpuBackend, op: &GatherRows) -> Result<()> {
 
 /// [`Op::ScatterRows`].
 pub fn scatter(c: &mut CpuBackend, op: &ScatterRows) -> Result<()> {
-    let &ScatterRows { dy, dx } = op;
-    let plan = c.plan.clone();
-    let width = c.width(dx)?;
-    let to = logit_rows("scatter_rows", &plan)?;
-    rows::write(c, "scatter_rows", dx, plan.rows(), width, |c, dx| {
-        let dy = rows::read(c, "scatter_rows", dy, to.len(), width)?;
+    let (plan, width) = (c.plan.clone(), op.check(c)?);
+    rows::write(c, op.dx, plan.rows() * width, |c, dx| {
+        let dy = rows::read(c, op.dy, plan.logit_rows.len() * width)?;
         dx.fill(0.0);
-        for (dy, &row) in dy.chunks_exact(width.max(1)).zip(to) {
+        for (dy, &row) in dy.chunks_exact(width.max(1)).zip(&plan.logit_rows) {
             dx[row as usize * width..][..width].copy_from_slice(dy);
         }
         Ok(())

@@ -1,24 +1,19 @@
-//! [`Op::HeadNorm`] and [`Op::HeadNormBackward`]: the root mean square norm of [`rms_norm`], a head at a time.
+//! [`Op::HeadNorm`] and [`Op::HeadNormBackward`]: the root mean square norm of [`rms_norm`], a head
+//! at a time.
 
 use super::lanes::Level;
-use super::rms_norm::{backward_rows, forward_rows, weight};
+use super::rms_norm::{backward_rows, forward_rows};
 use super::*;
-
-/// The weights of queries and keys.
-fn weights<'a>(c: &'a CpuBackend, op: &str, heads: Heads, norm: HeadNormWeights) -> Result<[&'a [f32]; 2]> {
-    let get = |vector: Vector| weight(c, op, vector, heads.head_dim, "heads");
-    Ok([get(norm.q)?, get(norm.k)?])
-}
 
 /// [`Op::HeadNorm`].
 pub fn forward(c: &mut CpuBackend, op: &HeadNorm) -> Result<()> {
-    let &HeadNorm { qkv, raw, heads, norm } = op;
-    const OP: &str = "head_norm";
-    let (rows, width) = (c.plan.rows(), heads.qkv_width());
-    let (q, qk) = (heads.q_width(), heads.q_width() + heads.kv_width());
-    if let Some(raw) = raw {
-        rows::write(c, OP, raw, rows, qk, |c, raw| {
-            let qkv = rows::read(c, OP, qkv, rows, width)?;
+    let rows = op.check(c)?;
+    let (heads, norm) = (op.heads, op.norm);
+    let (width, q) = (heads.qkv_width(), heads.q_width());
+    let qk = q + heads.kv_width();
+    if let Some(raw) = op.raw {
+        rows::write(c, raw, rows * qk, |c, raw| {
+            let qkv = rows::read(c, op.qkv, rows * width)?;
             rows::blocks(&c.pool, raw, qk, qk, |first, raw| {
                 for (raw, row) in raw.chunks_exact_mut(qk).zip(qkv[first * width..].chunks_exact(width)) {
                     raw.copy_from_slice(&row[..qk]);
@@ -27,8 +22,8 @@ pub fn forward(c: &mut CpuBackend, op: &HeadNorm) -> Result<()> {
             Ok(())
         })?;
     }
-    rows::write(c, OP, qkv, rows, width, |c, qkv| {
-        let [wq, wk] = weights(c, OP, heads, norm)?;
+    rows::write(c, op.qkv, rows * width, |c, qkv| {
+        let [wq, wk] = [norm.q, norm.k].map(|w| &c.vectors[w.0 as usize]);
         let level = Level::detect();
         rows::blocks(&c.pool, qkv, width, 3 * qk, |_, rows| {
             let mut old = vec![0.0; qk];
@@ -44,13 +39,13 @@ pub fn forward(c: &mut CpuBackend, op: &HeadNorm) -> Result<()> {
 
 /// [`Op::HeadNormBackward`].
 pub fn backward(c: &mut CpuBackend, op: &HeadNormBackward) -> Result<()> {
-    let &HeadNormBackward { raw, dqkv, heads, norm } = op;
-    const OP: &str = "head_norm_backward";
-    let (rows, width) = (c.plan.rows(), heads.qkv_width());
-    let (q, qk) = (heads.q_width(), heads.q_width() + heads.kv_width());
-    rows::write(c, OP, dqkv, rows, width, |c, dqkv| {
-        let raw = rows::read(c, OP, raw, rows, qk)?;
-        let [wq, wk] = weights(c, OP, heads, norm)?;
+    let rows = op.check(c)?;
+    let (heads, norm) = (op.heads, op.norm);
+    let (width, q) = (heads.qkv_width(), heads.q_width());
+    let qk = q + heads.kv_width();
+    rows::write(c, op.dqkv, rows * width, |c, dqkv| {
+        let raw = rows::read(c, op.raw, rows * qk)?;
+        let [wq, wk] = [norm.q, norm.k].map(|w| &c.vectors[w.0 as usize]);
         let level = Level::detect();
         rows::blocks(&c.pool, dqkv, width, 4 * qk, |first, rows| {
             for (i, row) in rows.chunks_exact_mut(width).enumerate() {

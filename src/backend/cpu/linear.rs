@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Column, Isa, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch};
+use super::gemm::{Column, Isa, Kernels, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch};
 use super::lora::{self, Lora};
 use super::*;
 
@@ -78,109 +78,40 @@ impl LinearWeights {
     }
 }
 
-/// Checks what forward and backward have in common: the linear exists and the group has its shape.
-pub(super) fn resolve(
-    c: &CpuBackend,
-    op: &str,
-    linear: Linear,
-    group: Option<GroupId>,
-) -> Result<(usize, usize)> {
-    let weights = c
-        .linears
-        .get(linear.0 as usize)
-        .ok_or_else(|| Error::Internal(format!("{op}: linear {} does not exist", linear.0)))?;
-    let (inputs, outputs) = (weights.forward.inputs, weights.forward.outputs);
-    if let Some(group) = group {
-        let (layout, _) = c.slots.group(group)?;
-        if (layout.inputs, layout.outputs) != (inputs, outputs) {
-            return Err(Error::Internal(format!(
-                "{op}: linear {} is [{outputs}, {inputs}], group {} is [{}, {}]",
-                linear.0, group.0, layout.outputs, layout.inputs
-            )));
-        }
-    }
-    lora::check_plan(&c.plan)?;
-    Ok((inputs, outputs))
-}
-
-/// Checks that `t` can hold `h` of all rows, and gives its width.
-pub(super) fn check_shrink(
-    c: &CpuBackend,
-    op: &str,
-    t: Option<Tensor>,
-    rows: usize,
-    width: usize,
-) -> Result<(Tensor, usize)> {
-    let t = t.ok_or_else(|| Error::Internal(format!("{op}: a group needs shrink tensors")))?;
-    let found = c.tensor_buffer(t)?.spec;
-    if found.rows < rows || found.width < width {
-        return Err(Error::Internal(format!(
-            "{op}: tensor {} is [{}, {}], expected [>= {rows}, >= {width}]",
-            found.name, found.rows, found.width
-        )));
-    }
-    Ok((t, found.width))
-}
-
-/// Checks that an output shares no memory with an input.
-pub(super) fn distinct(op: &str, tensors: &[Option<Tensor>]) -> Result<()> {
-    for (i, a) in tensors.iter().enumerate() {
-        if let (Some(a), true) = (a, tensors[..i].contains(a)) {
-            return Err(Error::Internal(format!("{op}: tensor {} is given twice", a.0)));
-        }
-    }
-    Ok(())
-}
-
 /// [`Op::LinearForward`].
 pub fn forward(c: &mut CpuBackend, op: &LinearForward) -> Result<()> {
-    let &LinearForward { linear, group, x, lora_x, shrink, residual, y } = op;
-    const OP: &str = "linear_forward";
-    let rows = c.plan.rows();
-    let (inputs, outputs) = resolve(c, OP, linear, group)?;
-    c.check(OP, x, rows, inputs)?;
-    c.check(OP, y, rows, outputs)?;
-    if let Some(residual) = residual {
-        c.check(OP, residual, rows, outputs)?;
-    }
-    if let Some(lora_x) = lora_x {
-        c.check(OP, lora_x, rows, inputs)?;
-        c.f32(lora_x)?;
-    }
-    distinct(OP, &[Some(x), lora_x, shrink, residual.filter(|&r| r != y), Some(y)])?;
-    let width = Lora::new(&c.slots, &c.plan, group)?.width;
-    let shrink = match group {
-        Some(_) => Some(check_shrink(c, OP, shrink, rows, width)?),
-        None => None,
-    };
+    lora::check_plan(&c.plan)?;
+    let LinearWork { rows, stride, .. } = op.check(c)?;
     if rows == 0 {
         return Ok(());
     }
-    c.f32(x)?;
-    let mut y_values = c.take(y)?;
-    let mut h_values = match shrink.map(|(t, _)| c.take(t)).transpose() {
-        Ok(h) => h.unwrap_or_default(),
-        Err(e) => {
-            c.put(y, y_values);
-            return Err(e);
-        }
-    };
+    // Checked: neither fails.
+    let mut y = c.take(op.y)?;
+    let shrink = op.shrink.filter(|_| op.group.is_some());
+    let mut h = shrink.map(|t| c.take(t)).transpose()?.unwrap_or_default();
     let result = (|| {
-        let lora = Lora::new(&c.slots, &c.plan, group)?;
-        let residual = match residual {
+        let lora = Lora::new(&c.slots, &c.plan, op.group)?;
+        let residual = match op.residual {
             None => Residual::None,
-            Some(r) if r == y => Residual::InPlace,
+            Some(r) if r == op.y => Residual::InPlace,
             Some(r) => Residual::From(c.f32(r)?),
         };
-        let h = H { values: &mut h_values, stride: shrink.map_or(0, |s| s.1) };
-        let weights = &c.linears[linear.0 as usize];
-        let lora_x = lora_x.map(|t| c.f32(t)).transpose()?;
-        compute(Isa::best(), &c.pool, weights, &lora, rows, c.f32(x)?, lora_x, h, residual, &mut y_values);
+        let forward = Forward {
+            isa: Isa::best(),
+            pool: &c.pool,
+            weights: &c.linears[op.linear.0 as usize],
+            lora: &lora,
+            rows,
+            x: c.f32(op.x)?,
+            lora_x: op.lora_x.map(|t| c.f32(t)).transpose()?,
+            residual,
+        };
+        forward.compute(H { values: &mut h, stride }, &mut y);
         Ok(())
     })();
-    c.put(y, y_values);
-    if let Some((t, _)) = shrink {
-        c.put(t, h_values);
+    c.put(op.y, y);
+    if let Some(t) = shrink {
+        c.put(t, h);
     }
     result
 }
@@ -200,41 +131,118 @@ pub(super) enum Residual<'a> {
     From(&'a [f32]),
 }
 
-/// The forward pass over plain slices.
-pub(super) fn compute(
-    isa: Isa,
-    pool: &Team,
-    weights: &LinearWeights,
-    lora: &Lora<'_>,
-    rows: usize,
-    x: &[f32],
-    lora_x: Option<&[f32]>,
-    h: H<'_>,
-    residual: Residual<'_>,
-    y: &mut [f32],
-) {
-    let w = &weights.forward;
-    let (inputs, outputs) = (w.inputs, w.outputs);
-    assert!(x.len() >= rows * inputs && y.len() >= rows * outputs, "linear_forward: x or y too short");
-    assert!(lora_x.is_none_or(|x| x.len() >= rows * inputs), "linear_forward: lora_x too short");
-    if let Residual::From(r) = residual {
-        assert!(r.len() >= rows * outputs, "linear_forward: residual too short");
-    }
-    let kernels = isa.kernels();
-    let product = Product::new(kernels, w, rows, pool.threads());
-    let pieces = lora.pieces(&product.blocks);
-    // The shrinks: each piece with each of its parts.
-    let shrinks: Vec<(usize, usize)> = pieces
-        .iter()
-        .enumerate()
-        .flat_map(|(i, piece)| lora.segments[piece.segment].parts.clone().map(move |part| (i, part)))
-        .collect();
-    let (stride, width) = (h.stride, lora.width);
-    let (h, y) = (Shared::new(h.values), Shared::new(y));
+/// What the forward pass reads.
+pub(super) struct Forward<'a> {
+    pub isa: Isa,
+    pub pool: &'a Team,
+    pub weights: &'a LinearWeights,
+    pub lora: &'a Lora<'a>,
+    pub rows: usize,
+    pub x: &'a [f32],
+    pub lora_x: Option<&'a [f32]>,
+    pub residual: Residual<'a>,
+}
 
-    let shrink = |task: usize, packed_x: &[f32], packed: Shared<'_>| {
-        let (piece, part) = (&pieces[shrinks[task].0], &lora.parts[shrinks[task].1]);
-        let block = product.blocks.range(piece.block);
+impl Forward<'_> {
+    /// The forward pass over plain slices.
+    pub fn compute(&self, h: H<'_>, y: &mut [f32]) {
+        let &Forward { weights, lora, rows, x, lora_x, .. } = self;
+        let (inputs, outputs) = (weights.forward.inputs, weights.forward.outputs);
+        assert!(x.len() >= rows * inputs && y.len() >= rows * outputs, "linear_forward: x or y too short");
+        assert!(lora_x.is_none_or(|x| x.len() >= rows * inputs), "linear_forward: lora_x too short");
+        if let Residual::From(r) = self.residual {
+            assert!(r.len() >= rows * outputs, "linear_forward: residual too short");
+        }
+        let kernels = self.isa.kernels();
+        let product = Product::new(kernels, &weights.forward, rows, self.pool.threads());
+        let pieces = lora.pieces(&product.blocks);
+        let of_piece = |(i, piece): (usize, &lora::Piece)| {
+            lora.segments[piece.segment].parts.clone().map(move |part| (i, part))
+        };
+        let shrinks = pieces.iter().enumerate().flat_map(of_piece).collect();
+        let (stride, h, y) = (h.stride, Shared::new(h.values), Shared::new(y));
+        Tasks { of: self, kernels, product, pieces, shrinks, h, stride, y }.run();
+    }
+}
+
+/// The forward pass cut into tasks.
+struct Tasks<'a> {
+    of: &'a Forward<'a>,
+    kernels: Kernels,
+    product: Product<'a>,
+    pieces: Vec<lora::Piece>,
+    /// The shrinks: a piece with one of its parts.
+    shrinks: Vec<(usize, usize)>,
+    h: Shared<'a>,
+    stride: usize,
+    y: Shared<'a>,
+}
+
+impl Tasks<'_> {
+    fn run(&self) {
+        let &Forward { pool, weights, lora, rows, x, lora_x, residual, .. } = self.of;
+        let (inputs, product) = (weights.forward.inputs, &self.product);
+        // What nothing is added to is accumulated where it belongs.
+        let out = matches!((residual, &weights.bias), (Residual::None, None)).then_some(self.y);
+        let helpers = pool.helpers(product.cost() + 2 * lora.cost(inputs));
+        // A row alone lies as if it were packed.
+        let x_len = if rows == 1 { 0 } else { rows * inputs };
+        let counts = [if rows == 1 { 0 } else { product.blocks.count }, self.shrinks.len(), product.tasks()];
+        let h_len = rows * lora.width;
+        scratch(x_len, |packed_x| {
+            scratch(if lora_x.is_some() { x_len } else { 0 }, |packed_lora_x| {
+                scratch(h_len, |packed_h| {
+                    let [packed_x, packed_lora_x, packed_h] =
+                        [packed_x, packed_lora_x, packed_h].map(Shared::new);
+                    let read_x = || match rows {
+                        1 => x,
+                        // SAFETY: the first phase has written it; no later one does.
+                        _ => unsafe { packed_x.read(0, x_len) },
+                    };
+                    pool.run(helpers, &counts, &|phase, task| match phase {
+                        0 => {
+                            // SAFETY: each task packs a block of its own.
+                            unsafe { pack_block(&product.blocks, task, x, inputs, packed_x) };
+                            if let Some(x) = lora_x {
+                                // SAFETY: as above.
+                                unsafe { pack_block(&product.blocks, task, x, inputs, packed_lora_x) };
+                            }
+                        }
+                        1 => {
+                            let x = match lora_x {
+                                None => read_x(),
+                                Some(x) if rows == 1 => x,
+                                // SAFETY: as in `read_x`.
+                                Some(_) => unsafe { packed_lora_x.read(0, x_len) },
+                            };
+                            // SAFETY: each task has a piece with a part of its own.
+                            unsafe { self.shrink(task, x, packed_h) };
+                        }
+                        _ => {
+                            // SAFETY: the phase before has written it, and this one does not.
+                            let h = unsafe { packed_h.read(0, h_len) };
+                            let start = |panel, rows, column: Column<'_>| self.start(panel, rows, column, h);
+                            let finish = |panel, rows, column: &[f32]| {
+                                // SAFETY: rows and columns of this task.
+                                unsafe { self.finish(panel, rows, column) }
+                            };
+                            // SAFETY: each task has rows and columns of its own.
+                            unsafe { product.run(task, read_x(), out, start, finish) };
+                        }
+                    });
+                });
+            });
+        });
+    }
+
+    /// One shrink: into the tensor, and packed for [`Tasks::start`].
+    ///
+    /// # Safety
+    /// Nobody else may access this task's rows and columns of `h` and `packed` meanwhile.
+    unsafe fn shrink(&self, task: usize, packed_x: &[f32], packed: Shared<'_>) {
+        let (lora, inputs) = (self.of.lora, self.of.weights.forward.inputs);
+        let (piece, part) = (&self.pieces[self.shrinks[task].0], &lora.parts[self.shrinks[task].1]);
+        let block = self.product.blocks.range(piece.block);
         let m = piece.rows.len();
         let packed_x = &packed_x[block.start * inputs..block.end * inputs];
         assert!(part.a.len() >= inputs * part.rank, "A too short");
@@ -252,20 +260,23 @@ pub(super) fn compute(
                 ahead_step: 0,
             };
             // SAFETY: x holds the whole block `[inputs][block.len()]`, A `[inputs][rank]`, own `[m][rank]`.
-            unsafe { kernels.tile(m, part.rank, &tile) };
+            unsafe { self.kernels.tile(m, part.rank, &tile) };
             for (row, values) in piece.rows.clone().zip(own.chunks_exact(part.rank)) {
-                // SAFETY: the columns of this part in a row of this piece: no other task touches them.
-                unsafe { h.slice(row * stride + part.column, part.rank) }.copy_from_slice(values);
+                // SAFETY: the columns of this part in a row of this piece: the caller's promise.
+                unsafe { self.h.slice(row * self.stride + part.column, part.rank) }.copy_from_slice(values);
             }
-            let place = lora::packed_h(piece, part, width);
+            let place = lora::packed_h(piece, part, lora.width);
             // SAFETY: this task's part of the packed h.
             let target = unsafe { packed.slice(place.start, place.len()) };
             lora::pack_h(own, part.rank, m, part.rank, part.scale, target);
         });
-    };
+    }
 
-    let start = |panel: usize, rows: Range<usize>, column: Column<'_>, packed: &[f32]| {
-        let here = lora::pieces_in(&pieces, &rows);
+    /// Starts the accumulators of a panel from the LoRA k-steps of the segments it meets; false
+    /// where there are none.
+    fn start(&self, panel: usize, rows: Range<usize>, column: Column<'_>, packed: &[f32]) -> bool {
+        let lora = self.of.lora;
+        let here = lora::pieces_in(&self.pieces, &rows);
         let touched =
             |piece: &lora::Piece| lora.parts_of(piece.segment).iter().any(|p| p.panels.contains(&panel));
         if !here.iter().any(touched) {
@@ -282,17 +293,8 @@ pub(super) fn compute(
             let mut column = column.rows(piece.rows.start - rows.start..piece.rows.end - rows.start);
             let mut started = false;
             for part in lora.parts_of(piece.segment).iter().filter(|p| p.panels.contains(&panel)) {
-                let h = &packed[lora::packed_h(piece, part, width)];
-                lora::expand(
-                    kernels,
-                    h,
-                    piece.rows.len(),
-                    part.b_panel(panel),
-                    part.rank,
-                    column,
-                    started,
-                    ahead,
-                );
+                let h = &packed[lora::packed_h(piece, part, lora.width)];
+                lora::expand(self.kernels, h, part.b_panel(panel), column, started, ahead);
                 started = true;
                 ahead = &[];
             }
@@ -303,16 +305,21 @@ pub(super) fn compute(
         }
         column.rows(next - rows.start..rows.len()).clear();
         true
-    };
+    }
 
-    let finish = |panel: usize, rows: Range<usize>, column: &[f32]| {
-        let cols = w.panel_columns(panel);
+    /// Adds bias and residual to a panel on its way out.
+    ///
+    /// # Safety
+    /// Nobody else may access these rows and columns of y meanwhile.
+    unsafe fn finish(&self, panel: usize, rows: Range<usize>, column: &[f32]) {
+        let weights = self.of.weights;
+        let cols = weights.forward.panel_columns(panel);
         let bias = weights.bias.as_ref().map(|b| &b[cols.clone()]);
         for (row, values) in rows.zip(column.chunks_exact(PANEL)) {
-            let at = row * outputs + cols.start;
-            // SAFETY: rows x columns of one task; no other task touches them.
-            let out = unsafe { y.slice(at, cols.len()) };
-            match residual {
+            let at = row * weights.forward.outputs + cols.start;
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.y.slice(at, cols.len()) };
+            match self.of.residual {
                 Residual::None => finish_row(out, values, bias, false),
                 Residual::InPlace => finish_row(out, values, bias, true),
                 Residual::From(r) => {
@@ -321,49 +328,7 @@ pub(super) fn compute(
                 }
             }
         }
-    };
-
-    // What nothing is added to is accumulated where it belongs.
-    let out = matches!((residual, &weights.bias), (Residual::None, None)).then_some(y);
-    let helpers = pool.helpers(product.cost() + 2 * lora.cost(inputs));
-    let x_len = if rows == 1 { 0 } else { rows * inputs };
-    scratch(x_len, |packed_x| {
-        scratch(if lora_x.is_some() { x_len } else { 0 }, |packed_lora_x| {
-            scratch(rows * width, |packed_h| {
-                let (packed_x, packed_h) = (Shared::new(packed_x), Shared::new(packed_h));
-                let packed_lora_x = Shared::new(packed_lora_x);
-                let pack_tasks = if rows == 1 { 0 } else { product.blocks.count };
-                let counts = [pack_tasks, shrinks.len(), product.tasks()];
-                pool.run(helpers, &counts, &|phase, task| {
-                    // SAFETY: each task of a phase writes its own part (of y: its rows and columns), and only later phases read it.
-                    unsafe {
-                        let x_read = || if rows == 1 { x } else { packed_x.read(0, x_len) };
-                        match phase {
-                            0 => {
-                                pack_block(&product.blocks, task, x, inputs, packed_x);
-                                if let Some(x) = lora_x {
-                                    pack_block(&product.blocks, task, x, inputs, packed_lora_x);
-                                }
-                            }
-                            1 => {
-                                let x = match lora_x {
-                                    None => x_read(),
-                                    Some(x) if rows == 1 => x,
-                                    Some(_) => packed_lora_x.read(0, x_len),
-                                };
-                                shrink(task, x, packed_h);
-                            }
-                            _ => {
-                                let h = packed_h.read(0, rows * width);
-                                let start = |panel, rows, column: Column<'_>| start(panel, rows, column, h);
-                                product.run(task, x_read(), out, start, finish);
-                            }
-                        }
-                    }
-                });
-            });
-        });
-    });
+    }
 }
 
 /// `out = (values + bias) (+ out)`.

@@ -11,9 +11,7 @@ use super::gemm::{
     Aligned, Blocks, Column, Isa, Kernels, PANEL, Packed, Product, Shared, Team, Tile, pack_block, scratch,
     transpose,
 };
-use super::linear::{check_shrink, distinct, resolve};
 use super::lora::{self, Lora};
-use super::slots::no_optimizer;
 use super::*;
 
 /// Rows of a sequence that go through all tiles of a task before the next rows: they stay in cache.
@@ -27,83 +25,51 @@ const B_STEPS: usize = 4 * PANEL;
 
 /// [`Op::LinearBackward`].
 pub fn run(c: &mut CpuBackend, op: &LinearBackward) -> Result<()> {
-    let &LinearBackward { linear, group, x, lora_x, shrink, dy, dshrink, dx } = op;
-    const OP: &str = "linear_backward";
-    let rows = c.plan.rows();
-    let (inputs, outputs) = resolve(c, OP, linear, group)?;
-    c.check(OP, x, rows, inputs)?;
-    c.check(OP, dy, rows, outputs)?;
-    if let Some(dx) = dx {
-        c.check(OP, dx, rows, inputs)?;
-        if c.linears[linear.0 as usize].backward.is_none() {
-            return Err(Error::Internal(format!("{OP}: linear {} was loaded without `backward`", linear.0)));
-        }
-    }
-    // What A has read in the forward; without dropout x itself.
-    let a_x = lora_x.unwrap_or(x);
-    c.check(OP, a_x, rows, inputs)?;
-    distinct(OP, &[Some(x), lora_x, shrink, Some(dy), dshrink, dx])?;
+    lora::check_plan(&c.plan)?;
     check_sequences(&c.plan)?;
-    let factors = match (group, lora_x) {
+    let LinearWork { rows, inputs, outputs, stride, .. } = op.check(c)?;
+    let factors = match (op.group, op.lora_x) {
         (Some(group), Some(_)) => {
-            let rows = c.plan.row_dropout(OP)?.into_iter().zip(&c.plan.positions);
+            let rows = c.plan.row_dropout().into_iter().zip(&c.plan.positions);
             rows.map(|(d, &position)| (d.rate > 0.0).then(|| d.row(group, position))).collect()
         }
         _ => vec![],
     };
-    for t in [Some(a_x), Some(dy), shrink, dshrink, dx].into_iter().flatten() {
-        c.f32(t)?;
-    }
-    let lora = Lora::new(&c.slots, &c.plan, group)?;
-    let width = lora.width;
-    let adapters = adapters(&lora, &c.plan);
-    let shrinks = match group {
-        Some(_) => {
-            Some((check_shrink(c, OP, shrink, rows, width)?, check_shrink(c, OP, dshrink, rows, width)?))
-        }
-        None => None,
-    };
-    drop(lora);
-    for adapter in &adapters {
-        if c.slots.get(adapter.slot)?.optimizer.is_none() {
-            return Err(no_optimizer(adapter.slot));
-        }
-    }
+    let adapters = adapters(&Lora::new(&c.slots, &c.plan, op.group)?, &c.plan);
     if rows == 0 {
         return Ok(());
     }
 
     // Outputs are taken out of the backend while the operation reads the rest of it.
-    let mut dx_values = dx.map(|t| c.take(t)).transpose()?;
-    let mut dh_values = shrinks.map(|(_, (t, _))| c.take(t)).transpose()?.unwrap_or_default();
+    let (shrink, dshrink) =
+        (op.shrink.filter(|_| op.group.is_some()), op.dshrink.filter(|_| op.group.is_some()));
+    let mut dx = op.dx.map(|t| c.take(t)).transpose()?;
+    let mut dh = dshrink.map(|t| c.take(t)).transpose()?.unwrap_or_default();
     let mut gradients = Vec::with_capacity(adapters.len());
     for adapter in &adapters {
         let optimizer = c.slots.get_mut(adapter.slot)?.optimizer.as_mut();
         gradients.push(optimizer.map_or_else(Aligned::default, |o| std::mem::take(&mut o.gradient)));
     }
     let result = (|| {
-        let lora = Lora::new(&c.slots, &c.plan, group)?;
-        let (h, h_stride) = match shrinks {
-            Some(((t, stride), _)) => (c.f32(t)?, stride),
-            None => (&[][..], 0),
-        };
+        let lora = Lora::new(&c.slots, &c.plan, op.group)?;
         let work = Work {
             isa: Isa::best(),
             pool: &c.pool,
-            backward: c.linears[linear.0 as usize].backward.as_ref(),
+            backward: c.linears[op.linear.0 as usize].backward.as_ref(),
             lora: &lora,
             adapters: &adapters,
             rows,
             inputs,
             outputs,
-            x: c.f32(a_x)?,
+            // What A has read in the forward; without dropout x itself.
+            x: c.f32(op.lora_x.unwrap_or(op.x))?,
             factors: &factors,
-            h,
-            h_stride,
-            dy: c.f32(dy)?,
-            dh_stride: shrinks.map_or(0, |(_, (_, stride))| stride),
+            h: shrink.map_or(Ok(&[][..]), |t| c.f32(t))?,
+            h_stride: stride,
+            dy: c.f32(op.dy)?,
+            dh_stride: stride,
         };
-        compute(&work, &mut dh_values, dx_values.as_deref_mut(), &mut gradients);
+        work.compute(&mut dh, dx.as_deref_mut(), &mut gradients);
         Ok(())
     })();
     for (adapter, gradient) in adapters.iter().zip(gradients) {
@@ -111,11 +77,11 @@ pub fn run(c: &mut CpuBackend, op: &LinearBackward) -> Result<()> {
             optimizer.gradient = gradient;
         }
     }
-    if let (Some(t), Some(values)) = (dx, dx_values) {
+    if let (Some(t), Some(values)) = (op.dx, dx) {
         c.put(t, values);
     }
-    if let Some((_, (t, _))) = shrinks {
-        c.put(t, dh_values);
+    if let Some(t) = dshrink {
+        c.put(t, dh);
     }
     result
 }
@@ -203,54 +169,115 @@ pub(super) fn most_task_values(kernels: Kernels, rank: usize) -> usize {
     (SPAN * kernels.max_rows() + B_STEPS + A_CHUNK + PANEL) * rank + ROW_BLOCK * PANEL
 }
 
-/// The backward pass over plain slices; `gradients` are those of the adapters, in order.
-pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, gradients: &mut [Aligned]) {
-    let &Work { lora, rows, inputs, outputs, .. } = work;
-    assert!(
-        work.x.len() >= rows * inputs && work.dy.len() >= rows * outputs,
-        "linear_backward: x or dy too short"
-    );
-    if lora.segments.is_empty() && dx.is_none() {
-        return;
+impl Work<'_> {
+    /// The backward pass over plain slices; `gradients` are those of the adapters, in order.
+    pub fn compute(&self, dh: &mut [f32], dx: Option<&mut [f32]>, gradients: &mut [Aligned]) {
+        let &Work { lora, rows, inputs, outputs, .. } = self;
+        assert!(
+            self.x.len() >= rows * inputs && self.dy.len() >= rows * outputs,
+            "linear_backward: x or dy too short"
+        );
+        if lora.segments.is_empty() && dx.is_none() {
+            return;
+        }
+        let kernels = self.isa.kernels();
+        let blocks = Blocks::new(rows, kernels.max_rows());
+        let pieces = lora.pieces(&blocks);
+        let product = match (&dx, self.backward) {
+            (Some(_), Some(w)) => Some(Product::new(kernels, w, rows, self.pool.threads())),
+            _ => None,
+        };
+        let spans = spans(lora, &pieces);
+        let mut outer: Vec<(usize, usize, Gradient)> = Vec::new();
+        for (index, adapter) in self.adapters.iter().enumerate() {
+            for part in lora.segments[adapter.segment].parts.clone() {
+                let chunks = (0..inputs).step_by(A_CHUNK).map(|i| Gradient::A(i..inputs.min(i + A_CHUNK)));
+                let panels = lora.parts[part].panels.clone().map(Gradient::B);
+                outer.extend(chunks.chain(panels).map(|g| (index, part, g)));
+            }
+        }
+        let dx = dx.map(|dx| {
+            assert!(dx.len() >= rows * inputs, "linear_backward: dx too short");
+            Shared::new(dx)
+        });
+        let gradients = gradients.iter_mut().map(|g| Shared::new(g)).collect();
+        let dh = Shared::new(dh);
+        Tasks { of: self, kernels, blocks, pieces, product, spans, outer, dh, dx, gradients }.run();
     }
-    let kernels = work.isa.kernels();
-    let threads = work.pool.threads();
-    let blocks = Blocks::new(rows, kernels.max_rows());
-    let pieces = lora.pieces(&blocks);
-    let product = match (&dx, work.backward) {
-        (Some(_), Some(w)) => Some(Product::new(kernels, w, rows, threads)),
-        _ => None,
-    };
+}
 
-    // dh: a few neighbouring pieces of one segment, with one part.
-    let mut spans: Vec<(Range<usize>, usize)> = Vec::new();
+/// For the shrinks of dy: a few neighbouring pieces of one segment, with one part.
+fn spans(lora: &Lora<'_>, pieces: &[lora::Piece]) -> Vec<(Range<usize>, usize)> {
+    let mut spans = Vec::new();
     let mut first = 0;
     while first < pieces.len() {
         let segment = pieces[first].segment;
-        let last =
-            (first..pieces.len().min(first + SPAN)).take_while(|&i| pieces[i].segment == segment).count()
-                + first;
+        let neighbours = &pieces[first..pieces.len().min(first + SPAN)];
+        let last = first + neighbours.iter().take_while(|p| p.segment == segment).count();
         spans.extend(lora.segments[segment].parts.clone().map(|part| (first..last, part)));
         first = last;
     }
-    let mut outer: Vec<(usize, usize, Gradient)> = Vec::new();
-    for (index, adapter) in work.adapters.iter().enumerate() {
-        for part in lora.segments[adapter.segment].parts.clone() {
-            let chunks = (0..inputs).step_by(A_CHUNK).map(|i| Gradient::A(i..inputs.min(i + A_CHUNK)));
-            let panels = lora.parts[part].panels.clone().map(Gradient::B);
-            outer.extend(chunks.chain(panels).map(|g| (index, part, g)));
-        }
+    spans
+}
+
+/// The backward pass cut into tasks.
+struct Tasks<'a> {
+    of: &'a Work<'a>,
+    kernels: Kernels,
+    blocks: Blocks,
+    pieces: Vec<lora::Piece>,
+    /// For dx, where it is wanted.
+    product: Option<Product<'a>>,
+    spans: Vec<(Range<usize>, usize)>,
+    /// Pieces of gradients: an adapter's index, one of its parts.
+    outer: Vec<(usize, usize, Gradient)>,
+    dh: Shared<'a>,
+    dx: Option<Shared<'a>>,
+    gradients: Vec<Shared<'a>>,
+}
+
+impl Tasks<'_> {
+    fn run(&self) {
+        let &Work { pool, lora, rows, inputs, outputs, .. } = self.of;
+        let products = self.product.as_ref().map_or(0, Product::tasks);
+        let cost = self.product.as_ref().map_or(0, Product::cost) + 2 * lora.cost(inputs + outputs);
+        let counts = [self.blocks.count, self.spans.len(), products + self.outer.len()];
+        let (dy_len, h_len) = (rows * outputs, rows * lora.width);
+        scratch(dy_len, |packed_dy| {
+            scratch(h_len, |packed_h| {
+                let [packed_dy, packed_h] = [packed_dy, packed_h].map(Shared::new);
+                // SAFETY: the first phase has written it; no later one does.
+                let read_dy = || unsafe { packed_dy.read(0, dy_len) };
+                pool.run(pool.helpers(cost), &counts, &|phase, task| match phase {
+                    // SAFETY: each task packs a block of its own.
+                    0 => unsafe { pack_block(&self.blocks, task, self.of.dy, outputs, packed_dy) },
+                    // SAFETY: each task has pieces with a part of its own.
+                    1 => unsafe { self.shrink(task, read_dy(), packed_h) },
+                    _ if task < products => {
+                        // SAFETY: the phase before has written it, and this one does not.
+                        let h = unsafe { packed_h.read(0, h_len) };
+                        let start = |panel, rows, column: Column<'_>| self.start(panel, rows, column, h);
+                        let finish = |panel, rows, column: &[f32]| {
+                            // SAFETY: rows and columns of this task.
+                            unsafe { self.finish(panel, rows, column) }
+                        };
+                        if let Some(product) = &self.product {
+                            // SAFETY: each task has rows and columns of its own.
+                            unsafe { product.run(task, read_dy(), self.dx, start, finish) };
+                        }
+                    }
+                    // SAFETY: each task has a piece of a gradient of its own.
+                    _ => unsafe { self.gradient(task - products) },
+                });
+            });
+        });
     }
 
-    let width = lora.width;
-    let (dh, gradients) = (Shared::new(dh), gradients.iter_mut().map(|g| Shared::new(g)).collect::<Vec<_>>());
-    let dx = dx.map(|dx| {
-        assert!(dx.len() >= rows * inputs, "linear_backward: dx too short");
-        Shared::new(dx)
-    });
-
-    let start = |panel: usize, rows: Range<usize>, column: Column<'_>, packed: &[f32]| {
-        let here = lora::pieces_in(&pieces, &rows);
+    /// Starts the accumulators of a panel of dx from `dh A` of the segments it meets; false where
+    /// there are none.
+    fn start(&self, panel: usize, rows: Range<usize>, column: Column<'_>, packed: &[f32]) -> bool {
+        let &Work { lora, inputs, factors, .. } = self.of;
+        let here = lora::pieces_in(&self.pieces, &rows);
         if here.is_empty() {
             return false;
         }
@@ -268,13 +295,13 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
                     transpose(from, lanes, part.rank, part.rank, a, PANEL);
                     for piece in run {
                         let at = column.rows(piece.rows.start - rows.start..piece.rows.end - rows.start);
-                        let h = &packed[lora::packed_h(piece, part, width)];
-                        lora::expand(kernels, h, piece.rows.len(), a, part.rank, at, i > 0, &[]);
+                        let h = &packed[lora::packed_h(piece, part, lora.width)];
+                        lora::expand(self.kernels, h, a, at, i > 0, &[]);
                     }
                 });
             }
             let mut values = column.rows(run[0].rows.start - rows.start..end - rows.start);
-            let dropped = work.factors.get(run[0].rows.start..end).unwrap_or_default();
+            let dropped = factors.get(run[0].rows.start..end).unwrap_or_default();
             for (row, factors) in dropped.iter().enumerate() {
                 let Some(factors) = factors else { continue };
                 for (i, value) in (panel * PANEL..).zip(values.row(row)) {
@@ -285,138 +312,100 @@ pub(super) fn compute(work: &Work<'_>, dh: &mut [f32], dx: Option<&mut [f32]>, g
         }
         column.rows(next - rows.start..rows.len()).clear();
         true
-    };
-    let finish = |panel: usize, rows: Range<usize>, column: &[f32]| {
+    }
+
+    /// Writes a panel of dx.
+    ///
+    /// # Safety
+    /// Nobody else may access these rows and columns of dx meanwhile.
+    unsafe fn finish(&self, panel: usize, rows: Range<usize>, column: &[f32]) {
+        let (Some(dx), inputs) = (&self.dx, self.of.inputs) else { return };
         let cols = panel * PANEL..inputs.min((panel + 1) * PANEL);
         for (row, values) in rows.zip(column.chunks_exact(PANEL)) {
-            if let Some(dx) = &dx {
-                // SAFETY: rows x columns of one task; no other task touches them.
-                unsafe { dx.slice(row * inputs + cols.start, cols.len()) }
-                    .copy_from_slice(&values[..cols.len()]);
-            }
+            // SAFETY: the caller's promise.
+            unsafe { dx.slice(row * inputs + cols.start, cols.len()) }.copy_from_slice(&values[..cols.len()]);
         }
-    };
+    }
 
-    let products = product.as_ref().map_or(0, Product::tasks);
-    let cost = product.as_ref().map_or(0, Product::cost) + 2 * lora.cost(inputs + outputs);
-    let helpers = work.pool.helpers(cost);
-    scratch(rows * outputs, |packed_dy| {
-        scratch(rows * width, |packed_h| {
-            let (packed_dy, packed_h) = (Shared::new(packed_dy), Shared::new(packed_h));
-            let counts = [blocks.count, spans.len(), products + outer.len()];
-            work.pool.run(helpers, &counts, &|phase, task| {
-                // SAFETY: each task of a phase writes its own part, and only later phases read it.
-                unsafe {
-                    match phase {
-                        0 => pack_block(&blocks, task, work.dy, outputs, packed_dy),
-                        1 => {
-                            let (pieces, part) = (&pieces[spans[task].0.clone()], &lora.parts[spans[task].1]);
-                            shrink_backward(
-                                work,
-                                &blocks,
-                                pieces,
-                                part,
-                                packed_dy.read(0, rows * outputs),
-                                dh,
-                                packed_h,
-                            );
-                        }
-                        _ if task < products => {
-                            let h = packed_h.read(0, rows * width);
-                            let start = |panel, rows, column: Column<'_>| start(panel, rows, column, h);
-                            if let Some(product) = &product {
-                                product.run(task, packed_dy.read(0, rows * outputs), dx, start, finish);
-                            }
-                        }
-                        _ => {
-                            let (adapter, part, ref piece) = outer[task - products];
-                            let part = &lora.parts[part];
-                            let sequences = &work.adapters[adapter].sequences;
-                            let dh = dh.read(0, rows * work.dh_stride);
-                            match piece {
-                                Gradient::A(i) => {
-                                    gradient_a(work, part, sequences, i, dh, gradients[adapter])
-                                }
-                                Gradient::B(p) => gradient_b(work, part, sequences, *p, gradients[adapter]),
-                            }
-                        }
+    /// `dh = s dy B` for a span, into the tensor and packed for `dh A`.
+    ///
+    /// # Safety
+    /// Nobody else may access these rows and columns of `dh` and `packed_h` meanwhile.
+    unsafe fn shrink(&self, span: usize, packed_dy: &[f32], packed_h: Shared<'_>) {
+        let &Work { lora, outputs, dh_stride, .. } = self.of;
+        let (pieces, part) = (&self.pieces[self.spans[span].0.clone()], &lora.parts[self.spans[span].1]);
+        let rank = part.rank;
+        let rows = pieces[0].rows.start..pieces[pieces.len() - 1].rows.end;
+        scratch(rows.len() * rank, |own| {
+            scratch(B_STEPS * rank, |b| {
+                let mut n = part.start;
+                while n < part.end {
+                    // B_STEPS outputs of the panel grid, `[output][rank]`.
+                    let end = ((n / B_STEPS + 1) * B_STEPS).min(part.end);
+                    let mut column = n;
+                    while column < end {
+                        let (panel, lane) = (column / PANEL, column % PANEL);
+                        let lanes = (PANEL - lane).min(end - column);
+                        let from = &part.b_panel(panel)[lane..];
+                        transpose(from, rank, lanes, PANEL, &mut b[(column - n) * rank..], rank);
+                        column += lanes;
                     }
+                    for piece in pieces {
+                        let block = self.blocks.range(piece.block);
+                        let x = block.start * outputs + n * block.len() + piece.rows.start - block.start;
+                        let tile = Tile {
+                            k: end - n,
+                            x: packed_dy[x..block.end * outputs].as_ptr(),
+                            ldx: block.len(),
+                            w: b.as_ptr(),
+                            ldw: rank,
+                            y: own[(piece.rows.start - rows.start) * rank..].as_mut_ptr(),
+                            ldy: rank,
+                            accumulate: n > part.start,
+                            ahead: b.as_ptr(),
+                            ahead_step: 0,
+                        };
+                        // SAFETY: x lies in a block `[outputs][block.len()]`, b holds `[end - n][rank]`,
+                        // own the piece's rows.
+                        unsafe { self.kernels.tile(piece.rows.len(), rank, &tile) };
+                    }
+                    n = end;
                 }
             });
-        });
-    });
-}
-
-/// `dh = s dy B` for some pieces of one segment and one part, into the tensor and packed for `dh A`.
-///
-/// # Safety
-/// Nobody else may access these rows and columns of `dh` and `packed_h` meanwhile.
-unsafe fn shrink_backward(
-    work: &Work<'_>,
-    blocks: &Blocks,
-    pieces: &[lora::Piece],
-    part: &lora::Part<'_>,
-    packed_dy: &[f32],
-    dh: Shared<'_>,
-    packed_h: Shared<'_>,
-) {
-    let kernels = work.isa.kernels();
-    let rank = part.rank;
-    let rows = pieces[0].rows.start..pieces[pieces.len() - 1].rows.end;
-    scratch(rows.len() * rank, |own| {
-        scratch(B_STEPS * rank, |b| {
-            let mut n = part.start;
-            while n < part.end {
-                // B_STEPS outputs of the panel grid, `[output][rank]`.
-                let end = ((n / B_STEPS + 1) * B_STEPS).min(part.end);
-                let mut column = n;
-                while column < end {
-                    let (panel, lane) = (column / PANEL, column % PANEL);
-                    let lanes = (PANEL - lane).min(end - column);
-                    transpose(
-                        &part.b_panel(panel)[lane..],
-                        rank,
-                        lanes,
-                        PANEL,
-                        &mut b[(column - n) * rank..],
-                        rank,
-                    );
-                    column += lanes;
-                }
-                for piece in pieces {
-                    let block = blocks.range(piece.block);
-                    let x = block.start * work.outputs + n * block.len() + piece.rows.start - block.start;
-                    let tile = Tile {
-                        k: end - n,
-                        x: packed_dy[x..block.end * work.outputs].as_ptr(),
-                        ldx: block.len(),
-                        w: b.as_ptr(),
-                        ldw: rank,
-                        y: own[(piece.rows.start - rows.start) * rank..].as_mut_ptr(),
-                        ldy: rank,
-                        accumulate: n > part.start,
-                        ahead: b.as_ptr(),
-                        ahead_step: 0,
-                    };
-                    // SAFETY: x lies in a block `[outputs][block.len()]`, b holds `[end - n][rank]`, own the piece's rows.
-                    unsafe { kernels.tile(piece.rows.len(), rank, &tile) };
-                }
-                n = end;
+            own.iter_mut().for_each(|v| *v *= part.scale);
+            for (row, values) in rows.clone().zip(own.chunks_exact(rank)) {
+                // SAFETY: this task's rows and columns.
+                unsafe { self.dh.slice(row * dh_stride + part.column, rank) }.copy_from_slice(values);
+            }
+            for piece in pieces {
+                let place = lora::packed_h(piece, part, lora.width);
+                // SAFETY: this task's rows and columns.
+                let target = unsafe { packed_h.slice(place.start, place.len()) };
+                let own = &own[(piece.rows.start - rows.start) * rank..];
+                lora::pack_h(own, rank, piece.rows.len(), rank, 1.0, target);
             }
         });
-        own.iter_mut().for_each(|v| *v *= part.scale);
-        for (row, values) in rows.clone().zip(own.chunks_exact(rank)) {
-            // SAFETY: this task's rows and columns.
-            unsafe { dh.slice(row * work.dh_stride + part.column, rank) }.copy_from_slice(values);
+    }
+
+    /// Adds to one piece of a gradient.
+    ///
+    /// # Safety
+    /// Nobody else may access the piece, nor write `dh`, meanwhile.
+    unsafe fn gradient(&self, index: usize) {
+        let (adapter, part, ref piece) = self.outer[index];
+        let (part, gradient) = (&self.of.lora.parts[part], self.gradients[adapter]);
+        let sequences = &self.of.adapters[adapter].sequences;
+        match piece {
+            Gradient::A(inputs) => {
+                // SAFETY: the caller's promise.
+                let dh = unsafe { self.dh.read(0, self.of.rows * self.of.dh_stride) };
+                // SAFETY: the caller's promise.
+                unsafe { gradient_a(self.of, part, sequences, inputs, dh, gradient) }
+            }
+            // SAFETY: the caller's promise.
+            Gradient::B(panel) => unsafe { gradient_b(self.of, part, sequences, *panel, gradient) },
         }
-        for piece in pieces {
-            let place = lora::packed_h(piece, part, work.lora.width);
-            // SAFETY: this task's rows and columns.
-            let target = unsafe { packed_h.slice(place.start, place.len()) };
-            let own = &own[(piece.rows.start - rows.start) * rank..];
-            lora::pack_h(own, rank, piece.rows.len(), rank, 1.0, target);
-        }
-    });
+    }
 }
 
 /// Adds `dhᵀ x` of each sequence to some inputs of A's gradient, `[inputs][rank]`.

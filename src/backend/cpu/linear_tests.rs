@@ -242,10 +242,11 @@ fn load(case: &Case, threads: usize) -> Loaded {
         c.attach_optimizer(Slot(slot)).unwrap();
     }
     let rows = case.rows();
-    let mut tensor =
-        |width| c.tensor(TensorSpec { name: "test", rows: rows + 3, width, element: Element::F32 }).unwrap();
-    let widest = 3 * MAX_RANK;
-    let (x, h, dh, y) = (tensor(case.inputs), tensor(widest), tensor(widest), tensor(case.outputs));
+    let mut of =
+        |width, element| c.tensor(TensorSpec { name: "test", rows: rows + 3, width, element }).unwrap();
+    let [h, dh] = [of(3 * MAX_RANK, Element::F32), of(3 * MAX_RANK, Element::F32)];
+    let mut tensor = |width| of(width, Element::Activation);
+    let (x, y) = (tensor(case.inputs), tensor(case.outputs));
     let (residual, dy, dx) = (tensor(case.outputs), tensor(case.outputs), tensor(case.inputs));
     c.upload_f32(x, &case.x()).unwrap();
     c.upload_f32(dy, &case.dy()).unwrap();
@@ -519,7 +520,9 @@ fn all_bits(case: &Case, isa: Isa, threads: usize) -> Vec<Vec<u32>> {
     let (mut y, mut dx) = (case.residual(), vec![0.0; rows * case.inputs]);
     let (x, dy) = (case.x(), case.dy());
     let shrink = linear::H { values: &mut h, stride };
-    linear::compute(isa, &c.pool, weights, &lora, rows, &x, None, shrink, linear::Residual::InPlace, &mut y);
+    let (lora_x, residual) = (None, linear::Residual::InPlace);
+    let forward = linear::Forward { isa, pool: &c.pool, weights, lora: &lora, rows, x: &x, lora_x, residual };
+    forward.compute(shrink, &mut y);
     let adapters = linear_backward::adapters(&lora, &c.plan);
     let mut gradients: Vec<Aligned> =
         adapters.iter().map(|a| Aligned::zeros(c.slots.get(a.slot).unwrap().weights.len())).collect();
@@ -539,7 +542,7 @@ fn all_bits(case: &Case, isa: Isa, threads: usize) -> Vec<Vec<u32>> {
         dy: &dy,
         dh_stride: stride,
     };
-    linear_backward::compute(&work, &mut dh, Some(&mut dx), &mut gradients);
+    work.compute(&mut dh, Some(&mut dx), &mut gradients);
     let mut all = vec![bits(&y), bits(&h), bits(&dx), bits(&dh)];
     all.extend(gradients.iter().map(|g| bits(g)));
     all

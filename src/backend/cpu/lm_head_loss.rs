@@ -101,53 +101,12 @@ pub fn logits(c: &CpuBackend, lm_head: &linear::LinearWeights, hidden: &[f32], r
     }
 }
 
-/// The shapes that both lm_head operations share: (hidden width, vocabulary, rows of the workspace).
-pub fn check_shapes(
-    c: &CpuBackend,
-    op: &str,
-    hidden: Tensor,
-    lm_head: Linear,
-    workspace: Tensor,
-) -> Result<(usize, usize, usize)> {
-    let weights = c
-        .linears
-        .get(lm_head.0 as usize)
-        .ok_or_else(|| Error::Internal(format!("{op}: linear {} does not exist", lm_head.0)))?;
-    let (d, v) = (weights.forward.inputs, weights.forward.outputs);
-    c.check(op, hidden, c.plan.logit_rows.len(), d)?;
-    c.check(op, workspace, 1, v)?;
-    c.f32(hidden)?;
-    c.f32(workspace)?;
-    if hidden == workspace {
-        return Err(Error::Internal(format!("{op}: the workspace is the hidden state")));
-    }
-    Ok((d, v, c.tensor_buffer(workspace)?.spec.rows))
-}
-
 /// [`Op::LmHeadLoss`].
 pub fn run(c: &mut CpuBackend, op: &LmHeadLoss) -> Result<()> {
+    let LmHeadWork { width: d, vocabulary: v, capacity } = op.check(c)?;
     let &LmHeadLoss { hidden, lm_head, workspace, out, dhidden } = op;
-    const OP: &str = "lm_head_loss";
     let plan = c.plan.clone();
     let count = plan.logit_rows.len();
-    let (d, v, capacity) = check_shapes(c, OP, hidden, lm_head, workspace)?;
-    if plan.labels.len() != count {
-        return Err(Error::Internal(format!("{OP}: {} labels for {count} rows", plan.labels.len())));
-    }
-    if let Some(label) = plan.labels.iter().find(|l| l.token as usize >= v) {
-        return Err(Error::Internal(format!("{OP}: label {} of a vocabulary of {v}", label.token)));
-    }
-    c.check(OP, out, count, 2)?;
-    if [hidden, workspace].contains(&out) || dhidden.is_some_and(|t| t == workspace || t == out) {
-        return Err(Error::Internal(format!("{OP}: operands share a tensor")));
-    }
-    if let Some(dhidden) = dhidden {
-        c.check(OP, dhidden, count, d)?;
-        c.f32(dhidden)?;
-        if c.linears[lm_head.0 as usize].backward.is_none() {
-            return Err(Error::Internal(format!("{OP}: the lm_head was loaded without `backward`")));
-        }
-    }
 
     // Nothing below fails, so what is taken is given back.
     let mut results = c.take(out)?;

@@ -5,7 +5,7 @@
 //! starts from the most likely token and leaves out whatever cannot win any more: no noise exceeds [`NOISE_LIMIT`].
 
 use super::lanes::{LANES, Level, Simd, simd};
-use super::lm_head_loss::{Lse, check_shapes, first_at_least, logits, lse, mass};
+use super::lm_head_loss::{Lse, first_at_least, logits, lse, mass};
 use super::*;
 
 /// Above the largest `-ln(-ln u)` that [`uniform`] can give, 16.64 for u = 1 - 2^-24.
@@ -317,21 +317,9 @@ fn choose(level: Level, x: Scores<'_>, draw: &Draw, scratch: &mut Scratch) -> u3
 
 /// [`Op::LmHeadSample`].
 pub fn run(c: &mut CpuBackend, op: &LmHeadSample) -> Result<()> {
+    let LmHeadWork { width: d, vocabulary: v, capacity } = op.check(c)?;
     let &LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } = op;
-    const OP: &str = "lm_head_sample";
     let plan = c.plan.clone();
-    let (d, v, capacity) = check_shapes(c, OP, hidden, lm_head, workspace)?;
-    plan.check_draws(OP, capacity)?;
-    c.check(OP, tokens, plan.draws.len(), 1)?;
-    c.check(OP, logprobs, plan.draws.len(), 1)?;
-    c.f32(logprobs)?;
-    if !matches!(c.tensor_buffer(tokens)?.data, Data::U32(_)) {
-        return Err(Error::Internal(format!("{OP}: the tokens' tensor is not u32")));
-    }
-    if [hidden, workspace].contains(&logprobs) {
-        return Err(Error::Internal(format!("{OP}: operands share a tensor")));
-    }
-
     let mut drawn = vec![(0u32, 0.0f32); plan.draws.len()];
     let mut z = c.take(workspace)?;
     let weights = &c.linears[lm_head.0 as usize];
@@ -352,7 +340,7 @@ pub fn run(c: &mut CpuBackend, op: &LmHeadSample) -> Result<()> {
     if let Some(Some(TensorBuffer { data: Data::U32(out), .. })) = c.tensors.get_mut(tokens.0 as usize) {
         out.iter_mut().zip(&drawn).for_each(|(out, (token, _))| *out = *token);
     }
-    rows::write(c, OP, logprobs, drawn.len(), 1, |_, out| {
+    rows::write(c, logprobs, drawn.len(), |_, out| {
         out.iter_mut().zip(&drawn).for_each(|(out, (_, logprob))| *out = *logprob);
         Ok(())
     })

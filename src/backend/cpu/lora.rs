@@ -160,19 +160,19 @@ pub fn pack_h(h: &[f32], stride: usize, rows: usize, rank: usize, scale: f32, pa
     }
 }
 
-/// Adds LoRA k-steps to `column`, `rows` rows of the accumulators of one panel: `packed` is `h` of [`pack_h`], `w` `[rank][PANEL]`.
-/// `ahead` is brought into cache meanwhile, as far as there are k-steps.
+/// Adds LoRA k-steps to the accumulators `column` of some rows of one panel: `packed` is their `h` of
+/// [`pack_h`], `w` `[rank][PANEL]`. `ahead` is brought into cache meanwhile, as far as there are
+/// k-steps.
 pub fn expand(
     kernels: Kernels,
     packed: &[f32],
-    rows: usize,
     w: &[f32],
-    rank: usize,
     mut column: Column<'_>,
     accumulate: bool,
     ahead: &[f32],
 ) {
-    assert!(packed.len() >= rank * rows && w.len() >= rank * PANEL, "expand");
+    let (rank, rows) = (w.len() / PANEL, column.len());
+    assert!(packed.len() >= rank * rows, "expand");
     let tile = Tile {
         k: rank,
         x: packed.as_ptr(),

@@ -129,18 +129,6 @@ impl CpuBackend {
         Ok(self.tensor_buffer(t)?.spec.width)
     }
 
-    /// Checks that `t` holds at least `rows` rows of exactly `width` (or at least `width` where `at_least`).
-    fn check(&self, op: &str, t: Tensor, rows: usize, width: usize) -> Result<()> {
-        let spec = self.tensor_buffer(t)?.spec;
-        if spec.rows < rows || spec.width != width {
-            return Err(Error::Internal(format!(
-                "{op}: tensor {} is [{}, {}], expected [>= {rows}, {width}]",
-                spec.name, spec.rows, spec.width
-            )));
-        }
-        Ok(())
-    }
-
     /// An f32 tensor's elements.
     fn f32(&self, t: Tensor) -> Result<&[f32]> {
         match &self.tensor_buffer(t)?.data {
@@ -192,6 +180,50 @@ impl CpuBackend {
         if let Some(b) = self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut) {
             b.data = Data::F32(values);
         }
+    }
+}
+
+impl Shapes for CpuBackend {
+    fn step(&self) -> &BatchPlan {
+        &self.plan
+    }
+
+    fn tensor_spec(&self, tensor: Tensor) -> Option<TensorSpec> {
+        self.tensors.get(tensor.0 as usize)?.as_ref().map(|t| t.spec)
+    }
+
+    fn linear_shape(&self, linear: Linear) -> Option<LinearShape> {
+        let linear::LinearWeights { forward, backward, .. } = self.linears.get(linear.0 as usize)?;
+        let (inputs, outputs) = (forward.inputs, forward.outputs);
+        Some(LinearShape { inputs, outputs, backward: backward.is_some() })
+    }
+
+    fn vector_len(&self, vector: Vector) -> Option<usize> {
+        self.vectors.get(vector.0 as usize).map(Vec::len)
+    }
+
+    fn table_shape(&self, table: Table) -> Option<(usize, usize)> {
+        self.tables.get(table.0 as usize).map(|t| (t.vocab, t.hidden))
+    }
+
+    fn rope_shape(&self, table: RopeTable) -> Option<(usize, usize)> {
+        self.ropes.get(table.0 as usize).map(|t| (t.positions(), t.half))
+    }
+
+    fn pool_spec(&self, pool: KvPool) -> Option<KvSpec> {
+        self.kv_pools.get(pool.0 as usize)?.as_ref().map(|p| p.spec)
+    }
+
+    fn group_parts(&self, group: GroupId) -> Result<(&GroupLayout, std::ops::Range<usize>)> {
+        self.slots.group(group)
+    }
+
+    fn shrink_width(&self, slot: Slot, parts: std::ops::Range<usize>) -> Result<usize> {
+        Ok(self.slots.get(slot)?.parts[parts].iter().flatten().map(|p| p.padded).sum())
+    }
+
+    fn require_optimizer(&self, slot: Slot) -> Result<()> {
+        self.slots.get(slot)?.optimizer.as_ref().map(drop).ok_or_else(|| slots::no_optimizer(slot))
     }
 }
 

@@ -171,54 +171,17 @@ fn copy_tokens<E: Stored>(
     }
 }
 
-/// A pool by its handle.
-pub fn pool(pools: &[Option<KvBuffer>], kv: KvPool) -> Result<&KvBuffer> {
-    pools
-        .get(kv.0 as usize)
-        .and_then(Option::as_ref)
-        .ok_or_else(|| Error::Internal(format!("KV pool {} does not exist", kv.0)))
-}
-
-/// The pages of a sequence, checked to exist and to cover its last position.
-pub fn of_sequence<'a>(
-    op: &str,
-    plan: &'a BatchPlan,
-    sequence: &Sequence,
-    spec: &KvSpec,
-) -> Result<&'a [u32]> {
-    let pages =
-        plan.page_table.get(sequence.pages_start as usize..sequence.pages_end as usize).ok_or_else(|| {
-            Error::Internal(format!("{op}: the sequence at row {} has no page table", sequence.start))
-        })?;
-    let tokens = (sequence.first_position + (sequence.end - sequence.start)) as usize;
-    if pages.len() * spec.page_tokens < tokens {
-        return Err(Error::Internal(format!(
-            "{op}: the sequence at row {} has {} pages of {} tokens, needs {tokens} tokens",
-            sequence.start,
-            pages.len(),
-            spec.page_tokens
-        )));
-    }
-    if let Some(page) = pages.iter().find(|&&p| p as usize >= spec.pages) {
-        return Err(Error::Internal(format!("{op}: page {page} of a pool of {}", spec.pages)));
-    }
-    Ok(pages)
+/// A pool by its handle, which checks have found to exist.
+pub fn pool(c: &CpuBackend, kv: KvPool) -> Result<&KvBuffer> {
+    let pool = c.kv_pools.get(kv.0 as usize).and_then(Option::as_ref);
+    pool.ok_or_else(|| Error::Internal(format!("KV pool {} does not exist", kv.0)))
 }
 
 /// [`Op::CopyPages`].
 pub fn copy(c: &mut CpuBackend, op: &CopyPages) -> Result<()> {
-    let &CopyPages { kv } = op;
-    pool(&c.kv_pools, kv)?;
-    let plan = c.plan.clone();
-    let Some(Some(buffer)) = c.kv_pools.get_mut(kv.0 as usize) else { return Ok(()) };
-    let KvSpec { pages, page_tokens, .. } = buffer.spec;
-    for copy in &plan.page_copies {
-        let PageCopy { from, to, tokens } = *copy;
-        if from as usize >= pages || to as usize >= pages || tokens as usize > page_tokens {
-            return Err(Error::Internal(format!(
-                "copy_pages: {copy:?} in a pool of {pages} pages of {page_tokens} tokens"
-            )));
-        }
+    op.check(c)?;
+    let Some(Some(buffer)) = c.kv_pools.get_mut(op.kv.0 as usize) else { return Ok(()) };
+    for &PageCopy { from, to, tokens } in &c.plan.page_copies {
         buffer.copy(from as usize, to as usize, tokens as usize);
     }
     Ok(())

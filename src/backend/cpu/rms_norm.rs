@@ -67,30 +67,15 @@ fn weighted<S: Simd>(s: S, x: &[f32], w: &[f32], dy: &[f32]) -> f32 {
     s.sum(s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
 }
 
-fn count(plan: &BatchPlan, gathered: bool) -> usize {
-    if gathered { plan.logit_rows.len() } else { plan.rows() }
-}
-
-/// The weight of a norm over `width` numbers; `of` is what they are: `rows` or `heads`.
-pub fn weight<'a>(c: &'a CpuBackend, op: &str, weight: Vector, width: usize, of: &str) -> Result<&'a [f32]> {
-    match c.vectors.get(weight.0 as usize) {
-        Some(w) if w.len() == width && width > 0 => Ok(w),
-        Some(w) => Err(Error::Internal(format!("{op}: weight of {} for {of} of {width}", w.len()))),
-        None => Err(Error::Internal(format!("{op}: vector {} does not exist", weight.0))),
-    }
-}
-
 /// [`Op::RmsNorm`].
 pub fn forward(c: &mut CpuBackend, op: &RmsNorm) -> Result<()> {
-    let &RmsNorm { x, weight: w, eps, out, gathered } = op;
-    let rows = count(&c.plan, gathered);
-    let d = c.width(out)?;
-    rows::write(c, "rms_norm", out, rows, d, |c, out| {
-        let x = rows::read(c, "rms_norm", x, rows, d)?;
-        let w = weight(c, "rms_norm", w, d, "rows")?;
+    let (rows, d) = op.check(c)?;
+    rows::write(c, op.out, rows * d, |c, out| {
+        let x = rows::read(c, op.x, rows * d)?;
+        let w = &c.vectors[op.weight.0 as usize];
         let level = Level::detect();
         rows::blocks(&c.pool, out, d, d, |first, out| {
-            forward_rows(level, &x[first * d..][..out.len()], w, eps, out);
+            forward_rows(level, &x[first * d..][..out.len()], w, op.eps, out);
         });
         Ok(())
     })
@@ -98,17 +83,15 @@ pub fn forward(c: &mut CpuBackend, op: &RmsNorm) -> Result<()> {
 
 /// [`Op::RmsNormBackward`].
 pub fn backward(c: &mut CpuBackend, op: &RmsNormBackward) -> Result<()> {
-    let &RmsNormBackward { x, weight: w, eps, dy, dx, accumulate, gathered } = op;
-    let rows = count(&c.plan, gathered);
-    let d = c.width(dx)?;
-    rows::write(c, "rms_norm_backward", dx, rows, d, |c, out| {
-        let x = rows::read(c, "rms_norm_backward", x, rows, d)?;
-        let w = weight(c, "rms_norm", w, d, "rows")?;
-        let dy = (dy != dx).then(|| rows::read(c, "rms_norm_backward", dy, rows, d)).transpose()?;
+    let (rows, d) = op.check(c)?;
+    rows::write(c, op.dx, rows * d, |c, out| {
+        let x = rows::read(c, op.x, rows * d)?;
+        let w = &c.vectors[op.weight.0 as usize];
+        let dy = (op.dy != op.dx).then(|| rows::read(c, op.dy, rows * d)).transpose()?;
         let level = Level::detect();
         rows::blocks(&c.pool, out, d, 3 * d, |first, out| {
             let at = first * d..first * d + out.len();
-            backward_rows(level, &x[at.clone()], w, eps, dy.map(|dy| &dy[at]), out, accumulate);
+            backward_rows(level, &x[at.clone()], w, op.eps, dy.map(|dy| &dy[at]), out, op.accumulate);
         });
         Ok(())
     })

@@ -10,7 +10,8 @@ use super::*;
 pub struct RopeBuffer {
     cos: Vec<f32>,
     sin: Vec<f32>,
-    half: usize,
+    /// Half the rotated part of a head.
+    pub half: usize,
 }
 
 impl RopeBuffer {
@@ -31,7 +32,8 @@ impl RopeBuffer {
         (self.cos.len() + self.sin.len()) * 4
     }
 
-    fn positions(&self) -> usize {
+    /// Rows.
+    pub fn positions(&self) -> usize {
         self.cos.len() / self.half
     }
 }
@@ -84,32 +86,15 @@ struct Shape {
     heads: usize,
 }
 
-fn rotate_all(
-    c: &mut CpuBackend,
-    op: &str,
-    qkv: Tensor,
-    table: RopeTable,
-    heads: Heads,
-    inverse: bool,
-) -> Result<()> {
+fn rotate_all(c: &mut CpuBackend, qkv: Tensor, table: RopeTable, heads: Heads, inverse: bool) -> Result<()> {
     let plan = c.plan.clone();
     let width = heads.qkv_width();
-    rows::write(c, op, qkv, plan.rows(), width, |c, qkv| {
-        let table = c
-            .ropes
-            .get(table.0 as usize)
-            .ok_or_else(|| Error::Internal(format!("{op}: rotary table {} does not exist", table.0)))?;
-        if 2 * table.half > heads.head_dim {
-            return Err(Error::Internal(format!(
-                "{op}: a rotary table of half {} for heads of {}",
-                table.half, heads.head_dim
-            )));
-        }
-        plan.check_rope(op, table.positions(), table.half)?;
-        let angles = Angles { buffer: table, extra: &plan.rope_extra };
+    rows::write(c, qkv, plan.rows() * width, |c, qkv| {
+        let angles = Angles { buffer: &c.ropes[table.0 as usize], extra: &plan.rope_extra };
         let shape = Shape { width, head_dim: heads.head_dim, heads: heads.heads + heads.kv_heads };
         let level = Level::detect();
-        // Packed attention reads K and V from here, so they are rounded here and not on the way to the pages. The gradient passes as if they were not.
+        // Packed attention reads K and V from here, so they are rounded here and not on the way to
+        // the pages. The gradient passes as if they were not.
         let rounded = c.kv_rounded && !inverse;
         rows::blocks(&c.pool, qkv, width, 2 * width, |first, rows| {
             rotate(level, rows, shape, &plan.rope_rows()[first..], angles, inverse);
@@ -125,54 +110,34 @@ fn rotate_all(
 
 /// [`Op::Rope`].
 pub fn forward(c: &mut CpuBackend, op: &Rope) -> Result<()> {
-    let &Rope { qkv, table, heads, kv } = op;
-    rotate_all(c, "rope", qkv, table, heads, false)?;
-    kv.map_or(Ok(()), |(kv, layer)| write_pages(c, qkv, heads, kv, layer))
+    op.check(c)?;
+    rotate_all(c, op.qkv, op.table, op.heads, false)?;
+    op.kv.map_or(Ok(()), |(kv, layer)| write_pages(c, op.qkv, op.heads, kv, layer as usize))
 }
 
 /// [`Op::RopeBackward`].
 pub fn backward(c: &mut CpuBackend, op: &RopeBackward) -> Result<()> {
-    let &RopeBackward { dqkv, table, heads } = op;
-    rotate_all(c, "rope_backward", dqkv, table, heads, true)
+    op.check(c)?;
+    rotate_all(c, op.dqkv, op.table, op.heads, true)
 }
 
 /// Copies K and V of every row to the page that holds its position.
-fn write_pages(c: &mut CpuBackend, qkv: Tensor, heads: Heads, kv: KvPool, layer: u32) -> Result<()> {
+fn write_pages(c: &mut CpuBackend, qkv: Tensor, heads: Heads, kv: KvPool, layer: usize) -> Result<()> {
     let plan = c.plan.clone();
-    let spec = pages::pool(&c.kv_pools, kv)?.spec;
-    if spec.kv_width != heads.kv_width() || layer as usize >= spec.layers {
-        return Err(Error::Internal(format!(
-            "rope: layer {layer} of width {} in a KV pool of {} layers of width {}",
-            heads.kv_width(),
-            spec.layers,
-            spec.kv_width
-        )));
-    }
     let Some(mut buffer) = c.kv_pools[kv.0 as usize].take() else { return Ok(()) };
-    let result = write_rows(c, &plan, qkv, heads, &mut buffer, layer as usize);
+    let width = heads.qkv_width();
+    let result = rows::read(c, qkv, plan.rows() * width).map(|qkv| {
+        let page_tokens = buffer.spec.page_tokens;
+        for sequence in plan.sequences.iter().filter(|s| s.start < s.end) {
+            let pages = &plan.page_table[sequence.pages_start as usize..sequence.pages_end as usize];
+            for (i, row) in (sequence.start..sequence.end).enumerate() {
+                let position = sequence.first_position as usize + i;
+                let kv = &qkv[row as usize * width..][heads.q_width()..width];
+                let (k, v) = kv.split_at(heads.kv_width());
+                buffer.write(layer, pages[position / page_tokens] as usize, position % page_tokens, k, v);
+            }
+        }
+    });
     c.kv_pools[kv.0 as usize] = Some(buffer);
     result
-}
-
-fn write_rows(
-    c: &CpuBackend,
-    plan: &BatchPlan,
-    qkv: Tensor,
-    heads: Heads,
-    buffer: &mut pages::KvBuffer,
-    layer: usize,
-) -> Result<()> {
-    let width = heads.qkv_width();
-    let qkv = rows::read(c, "rope", qkv, plan.rows(), width)?;
-    let page_tokens = buffer.spec.page_tokens;
-    for sequence in &plan.sequences {
-        let pages = pages::of_sequence("rope", plan, sequence, &buffer.spec)?;
-        for (i, row) in (sequence.start..sequence.end).enumerate() {
-            let position = sequence.first_position as usize + i;
-            let kv = &qkv[row as usize * width..][heads.q_width()..width];
-            let (k, v) = kv.split_at(heads.kv_width());
-            buffer.write(layer, pages[position / page_tokens] as usize, position % page_tokens, k, v);
-        }
-    }
-    Ok(())
 }

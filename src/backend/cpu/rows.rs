@@ -5,28 +5,23 @@ use super::*;
 /// Scalar operations below which a loop stays on the calling thread: waking the workers takes about as long.
 const SERIAL: usize = 1 << 15;
 
-/// The first `rows` rows of a tensor; an error also where the operation has taken the tensor out to write it, that is
-/// where two operands are the same tensor that may not be.
-pub fn read<'a>(c: &'a CpuBackend, op: &str, t: Tensor, rows: usize, width: usize) -> Result<&'a [f32]> {
-    c.check(op, t, rows, width)?;
-    c.f32(t)?
-        .get(..rows * width)
-        .ok_or_else(|| Error::Internal(format!("{op}: tensor {} is read and written by one operation", t.0)))
+/// The first `len` numbers of a checked tensor.
+pub fn read(c: &CpuBackend, t: Tensor, len: usize) -> Result<&[f32]> {
+    // Only a tensor that is taken out holds fewer: checks have found operands that may not be one.
+    let missing = || Error::Internal(format!("tensor {} is read and written by one operation", t.0));
+    c.f32(t)?.get(..len).ok_or_else(missing)
 }
 
-/// Takes tensor `out` out (checked to hold `[rows, width]`), lets `f` write its first `rows` rows, and gives it back
+/// Takes the checked tensor `out` out, lets `f` write its first `len` numbers, and gives it back
 /// whatever happens.
 pub fn write(
     c: &mut CpuBackend,
-    op: &str,
     out: Tensor,
-    rows: usize,
-    width: usize,
+    len: usize,
     f: impl FnOnce(&CpuBackend, &mut [f32]) -> Result<()>,
 ) -> Result<()> {
-    c.check(op, out, rows, width)?;
     let mut data = c.take(out)?;
-    let result = f(c, &mut data[..rows * width]);
+    let result = f(c, &mut data[..len]);
     c.put(out, data);
     result
 }

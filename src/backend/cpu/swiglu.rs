@@ -64,11 +64,9 @@ const COST: usize = 16;
 
 /// [`Op::SwiGlu`].
 pub fn forward(c: &mut CpuBackend, op: &SwiGlu) -> Result<()> {
-    let &SwiGlu { gate_up, out } = op;
-    let rows = c.plan.rows();
-    let f = c.width(out)?;
-    rows::write(c, "swiglu", out, rows, f, |c, out| {
-        let gate_up = rows::read(c, "swiglu", gate_up, rows, 2 * f)?;
+    let (rows, f) = op.check(c)?;
+    rows::write(c, op.out, rows * f, |c, out| {
+        let gate_up = rows::read(c, op.gate_up, rows * 2 * f)?;
         let level = Level::detect();
         rows::blocks(&c.pool, out, f, COST * f, |first, out| {
             forward_rows(level, &gate_up[2 * first * f..][..2 * out.len()], out, f);
@@ -79,14 +77,11 @@ pub fn forward(c: &mut CpuBackend, op: &SwiGlu) -> Result<()> {
 
 /// [`Op::SwiGluBackward`].
 pub fn backward(c: &mut CpuBackend, op: &SwiGluBackward) -> Result<()> {
-    let &SwiGluBackward { gate_up, dout, dgate_up } = op;
-    let rows = c.plan.rows();
-    let f = c.width(dout)?;
-    rows::write(c, "swiglu_backward", dgate_up, rows, 2 * f, |c, d| {
-        let dout = rows::read(c, "swiglu_backward", dout, rows, f)?;
-        let gate_up = (gate_up != dgate_up)
-            .then(|| rows::read(c, "swiglu_backward", gate_up, rows, 2 * f))
-            .transpose()?;
+    let (rows, f) = op.check(c)?;
+    rows::write(c, op.dgate_up, rows * 2 * f, |c, d| {
+        let dout = rows::read(c, op.dout, rows * f)?;
+        let in_place = op.gate_up == op.dgate_up;
+        let gate_up = (!in_place).then(|| rows::read(c, op.gate_up, rows * 2 * f)).transpose()?;
         let level = Level::detect();
         rows::blocks(&c.pool, d, 2 * f, 2 * COST * f, |first, d| {
             let at = first * f..first * f + d.len() / 2;

@@ -77,20 +77,9 @@ impl Scalars {
     }
 }
 
-/// That a slot has a gradient. (One that changes nothing has none and needs none.)
-pub(super) fn require_optimizer(c: &CudaBackend, slot: Slot) -> Result<()> {
-    let nothing = slot != Slot::BASE && c.slots.get(slot)?.elements == 0;
-    if !nothing && !c.slots.has_optimizer(slot)? {
-        return Err(Error::Internal(format!("slot {} has no optimizer state", slot.0)));
-    }
-    Ok(())
-}
-
-/// Numbers in the largest of some slots, all of which have a gradient.
+/// Numbers in the largest of some slots.
 fn largest(c: &CudaBackend, slots: impl Iterator<Item = Slot>) -> Result<usize> {
-    slots
-        .map(|slot| require_optimizer(c, slot).and_then(|()| Ok(c.slots.get(slot)?.elements)))
-        .try_fold(0, |most, elements| Ok(most.max(elements?)))
+    slots.map(|slot| Ok(c.slots.get(slot)?.elements)).try_fold(0, |most, n: Result<usize>| Ok(most.max(n?)))
 }
 
 /// Bytes that the optimizer takes of its own for this many adapters of at most `elements` numbers.
@@ -109,8 +98,8 @@ fn table<T: Pod>(c: &mut CudaBackend, name: &'static str, entries: &[T]) -> Resu
 
 /// [`Op::GradNorms`].
 pub fn norms(c: &mut CudaBackend, op: &GradNorms) -> Result<()> {
-    let (slots, out) = (&op.slots, op.out);
-    let norms = c.at("grad_norms", out, slots.len(), 1, Element::F32)?;
+    op.check(c)?;
+    let (slots, norms) = (&op.slots, c.at(op.out)?);
     let chunks = largest(c, slots.iter().copied())?.div_ceil(NORM_CHUNK).max(1);
     if slots.is_empty() {
         return Ok(());
@@ -127,17 +116,9 @@ pub fn norms(c: &mut CudaBackend, op: &GradNorms) -> Result<()> {
 
 /// [`Op::AdamW`].
 pub fn step(c: &mut CudaBackend, op: &AdamW) -> Result<()> {
-    let (steps, norms) = (&op.steps, op.norms);
-    let norms = c.at("adamw", norms, steps.len(), 1, Element::F32)?;
-    let mut seen: Vec<Slot> = steps.iter().map(|s| s.slot).collect();
-    seen.sort_unstable();
-    if let Some(pair) = seen.windows(2).find(|p| p[0] == p[1]) {
-        return Err(Error::Internal(format!("adamw: slot {} steps twice", pair[0].0)));
-    }
+    op.check(c)?;
+    let (steps, norms) = (&op.steps, c.at(op.norms)?);
     let elements = largest(c, steps.iter().map(|s| s.slot))?;
-    if let Some(s) = steps.iter().find(|s| s.step == 0) {
-        return Err(Error::Internal(format!("adamw: step 0 of slot {}; the first is 1", s.slot.0)));
-    }
     if elements == 0 {
         return Ok(());
     }
@@ -150,7 +131,8 @@ pub fn step(c: &mut CudaBackend, op: &AdamW) -> Result<()> {
 
 /// [`Op::ZeroGrad`].
 pub fn zero_grad(c: &mut CudaBackend, op: &ZeroGrad) -> Result<()> {
-    let ZeroGrad { slots } = op;
+    op.check(c)?;
+    let slots = &op.slots;
     let elements = largest(c, slots.iter().copied())?;
     if elements == 0 {
         return Ok(());

@@ -105,20 +105,15 @@ fn attend_rows(c: &mut CudaBackend, heads: &Heads, tiles: usize, params: &Params
 
 /// [`Op::AttentionPacked`].
 pub fn packed(c: &mut CudaBackend, op: &AttentionPacked) -> Result<()> {
-    let &AttentionPacked { qkv, heads, out } = op;
-    const OP: &str = "attention_packed";
-    check_heads(OP, &heads)?;
-    check_from_zero(OP, &c.plan.host)?;
-    let rows = c.plan.host.rows();
-    let x = c.at(OP, qkv, rows, heads.qkv_width(), Element::Activation)?;
-    let y = c.at(OP, out, rows, heads.q_width(), Element::Activation)?;
+    op.check(c)?;
+    let (heads, x, y) = (&op.heads, c.at(op.qkv)?, c.at(op.out)?);
     let params = Params {
         keys: x.offset(heads.q_width() * 2),
         values: x.offset((heads.q_width() + heads.kv_width()) * 2),
         pitch: heads.qkv_width() as u32,
-        ..params(c, x, &heads, y)
+        ..params(c, x, heads, y)
     };
-    attend_rows(c, &heads, c.plan.bounds.packed_tiles, &params);
+    attend_rows(c, heads, c.plan.bounds.packed_tiles, &params);
     Ok(())
 }
 
@@ -129,34 +124,13 @@ pub fn partial_bytes(heads: &Heads) -> usize {
 
 /// [`Op::AttentionPaged`].
 pub fn paged(c: &mut CudaBackend, op: &AttentionPaged) -> Result<()> {
-    let &AttentionPaged { qkv, kv, layer, heads, out } = op;
-    const OP: &str = "attention_paged";
-    check_heads(OP, &heads)?;
-    let plan = c.plan.host.clone();
-    let x = c.at(OP, qkv, plan.rows(), heads.qkv_width(), Element::Activation)?;
-    let y = c.at(OP, out, plan.rows(), heads.q_width(), Element::Activation)?;
-    let pool = c
-        .kv_pools
-        .get(kv.0 as usize)
-        .and_then(Option::as_ref)
-        .ok_or_else(|| Error::Internal(format!("{OP}: KV pool {} does not exist", kv.0)))?;
-    let (spec, layer) = (pool.spec, layer as usize);
-    if spec.kv_width != heads.kv_width() || layer >= spec.layers {
-        return Err(Error::Internal(format!(
-            "{OP}: layer {layer} of width {} in a KV pool of {} layers of width {}",
-            heads.kv_width(),
-            spec.layers,
-            spec.kv_width
-        )));
-    }
-    let (keys, values) = pool.layer(layer);
-    if !c.plan.paging.fits(&spec) {
-        check_pages(OP, &plan, &spec)?;
-    }
+    let (_, spec) = op.check(c)?;
+    let (heads, x, y) = (&op.heads, c.at(op.qkv)?, c.at(op.out)?);
+    let (keys, values) = c.pool(op.kv)?.layer(op.layer as usize);
     let bounds = c.plan.bounds;
     let partials = match bounds.paged_partials {
         0 => DevicePtr::NULL,
-        n => c.workspace("partial attention", n * partial_bytes(&heads))?,
+        n => c.workspace("partial attention", n * partial_bytes(heads))?,
     };
     let params = Params {
         keys,
@@ -164,9 +138,9 @@ pub fn paged(c: &mut CudaBackend, op: &AttentionPaged) -> Result<()> {
         partials,
         pitch: heads.kv_width() as u32,
         page_tokens: spec.page_tokens as u32,
-        ..params(c, x, &heads, y)
+        ..params(c, x, heads, y)
     };
-    attend_rows(c, &heads, bounds.wide_tiles, &params);
+    attend_rows(c, heads, bounds.wide_tiles, &params);
     if bounds.paged_tiles > 0 {
         let padded = padded(heads.head_dim);
         let shared = SPLIT_SLOTS * tile_bytes(padded) + BOOKKEEPING;
@@ -176,47 +150,6 @@ pub fn paged(c: &mut CudaBackend, op: &AttentionPaged) -> Result<()> {
         if bounds.paged_partials > 0 {
             let grid = [bounds.paged_tiles, heads.heads.div_ceil(WARPS), 1];
             c.launch(MERGE_SPLITS, grid, 0, &params);
-        }
-    }
-    Ok(())
-}
-
-/// Checks a head shape against what the kernels can do.
-pub fn check_heads(op: &str, heads: &Heads) -> Result<()> {
-    let Heads { heads: h, kv_heads: k, head_dim: d, window, .. } = *heads;
-    if k == 0 || h == 0 || h % k != 0 || d == 0 || d % 8 != 0 || d > 128 || h > 1024 || window == Some(0) {
-        return Err(Error::Unsupported(format!(
-            "{op}: {h} heads over {k} key/value heads of size {d} with window {window:?}: heads must be a multiple of key/value heads and \
-             at most 1024, the head size a multiple of 8 and at most 128, the window positive"
-        )));
-    }
-    Ok(())
-}
-
-/// Checks that all sequences start at position 0.
-pub fn check_from_zero(op: &str, plan: &BatchPlan) -> Result<()> {
-    match plan.sequences.iter().find(|s| s.first_position != 0) {
-        Some(s) => Err(Error::Internal(format!("{op}: {s:?} does not start at position 0"))),
-        None => Ok(()),
-    }
-}
-
-/// Checks that each sequence has pages of the pool for all positions up to its last.
-fn check_pages(op: &str, plan: &BatchPlan, spec: &KvSpec) -> Result<()> {
-    for s in plan.sequences.iter().filter(|s| s.start < s.end) {
-        let pages = plan.page_table.get(s.pages_start as usize..s.pages_end as usize).ok_or_else(|| {
-            Error::Internal(format!("{op}: {s:?} in a page table of {}", plan.page_table.len()))
-        })?;
-        let needed = (s.first_position + (s.end - s.start)) as usize;
-        if pages.len() * spec.page_tokens < needed {
-            return Err(Error::Internal(format!(
-                "{op}: {s:?} has {} pages of {} tokens, needs {needed} tokens",
-                pages.len(),
-                spec.page_tokens
-            )));
-        }
-        if let Some(page) = pages.iter().find(|&&p| p as usize >= spec.pages) {
-            return Err(Error::Internal(format!("{op}: page {page} of a pool of {}", spec.pages)));
         }
     }
     Ok(())

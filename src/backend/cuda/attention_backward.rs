@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::attention::{check_from_zero, check_heads, padded, tile_bytes, window};
+use super::attention::{padded, tile_bytes, window};
 use super::*;
 
 const THREADS: u32 = 128;
@@ -45,18 +45,9 @@ struct Params {
 
 /// [`Op::AttentionPackedBackward`].
 pub fn run(c: &mut CudaBackend, op: &AttentionPackedBackward) -> Result<()> {
-    let &AttentionPackedBackward { qkv, heads, out, dout, dqkv } = op;
-    const OP: &str = "attention_packed_backward";
-    check_heads(OP, &heads)?;
-    check_from_zero(OP, &c.plan.host)?;
-    if [qkv, out, dout].contains(&dqkv) {
-        return Err(Error::Internal(format!("{OP}: dqkv shares a tensor with an operand")));
-    }
-    let rows = c.plan.host.rows();
-    let qkv = c.at(OP, qkv, rows, heads.qkv_width(), Element::Activation)?;
-    let out = c.at(OP, out, rows, heads.q_width(), Element::Activation)?;
-    let dout = c.at(OP, dout, rows, heads.q_width(), Element::Activation)?;
-    let dqkv = c.at(OP, dqkv, rows, heads.qkv_width(), Element::Activation)?;
+    op.check(c)?;
+    let heads = &op.heads;
+    let (qkv, out, dout, dqkv) = (c.at(op.qkv)?, c.at(op.out)?, c.at(op.dout)?, c.at(op.dqkv)?);
     let tiles = c.plan.bounds.packed_tiles;
     if tiles == 0 {
         return Ok(());
@@ -75,7 +66,7 @@ pub fn run(c: &mut CudaBackend, op: &AttentionPackedBackward) -> Result<()> {
         heads: heads.heads as u32,
         kv_heads: heads.kv_heads as u32,
         head_dim: heads.head_dim as u32,
-        window: window(&heads),
+        window: window(heads),
         scale: heads.scale,
         scale_log2: heads.scale * std::f32::consts::LOG2_E,
         stats_pitch: pitch as u32,

@@ -24,62 +24,26 @@ struct Params {
 
 /// [`Op::Embed`].
 pub fn embed(c: &mut CudaBackend, op: &Embed) -> Result<()> {
-    let &Embed { table, drawn, out } = op;
-    const OP: &str = "embed";
-    let plan = c.plan.host.clone();
-    let found = c
-        .tables
-        .get(table.0 as usize)
-        .ok_or_else(|| Error::Internal(format!("{OP}: table {} does not exist", table.0)))?;
-    if let Some(token) = plan.tokens.iter().find(|&&t| t & DRAWN == 0 && t as usize >= found.rows) {
-        return Err(Error::Internal(format!("{OP}: token {token} of a vocabulary of {}", found.rows)));
-    }
-    let (source, width, vocabulary) = (found.at, found.width, found.rows as u32);
-    let drawn = match (drawn, plan.tokens.iter().filter(|&&t| t & DRAWN != 0).max()) {
-        (Some(drawn), last) => {
-            c.at(OP, drawn, last.map_or(0, |&t| (t ^ DRAWN) as usize + 1), 1, Element::U32)?
-        }
-        (None, Some(token)) => {
-            return Err(Error::Internal(format!("{OP}: draw {} of no draws", token ^ DRAWN)));
-        }
-        (None, None) => DevicePtr::NULL,
-    };
-    let out = c.at(OP, out, plan.rows(), width, Element::Activation)?;
-    copy(c, EMBED, Params { drawn, vocabulary, ..params(c, source, out, width) }, c.plan.bounds.rows)
+    let width = op.check(c)?;
+    let table = &c.tables[op.table.0 as usize];
+    let (source, vocabulary) = (table.at, table.rows as u32);
+    let drawn = op.drawn.map_or(Ok(DevicePtr::NULL), |t| c.at(t))?;
+    let params = params(c, source, c.at(op.out)?, width);
+    copy(c, EMBED, Params { drawn, vocabulary, ..params }, c.plan.bounds.rows)
 }
 
 /// [`Op::GatherRows`].
 pub fn gather(c: &mut CudaBackend, op: &GatherRows) -> Result<()> {
-    let &GatherRows { x, out } = op;
-    const OP: &str = "gather_rows";
-    let (source, out, width) = logit_rows(c, OP, x, out)?;
-    copy(c, GATHER, params(c, source, out, width), c.plan.bounds.logit_rows)
+    let width = op.check(c)?;
+    weights::check_width(GatherRows::NAME, width)?;
+    copy(c, GATHER, params(c, c.at(op.x)?, c.at(op.out)?, width), c.plan.bounds.logit_rows)
 }
 
 /// [`Op::ScatterRows`].
 pub fn scatter(c: &mut CudaBackend, op: &ScatterRows) -> Result<()> {
-    let &ScatterRows { dy, dx } = op;
-    const OP: &str = "scatter_rows";
-    let (out, source, width) = logit_rows(c, OP, dx, dy)?;
-    copy(c, SCATTER, params(c, source, out, width), c.plan.bounds.rows)
-}
-
-/// Where the rows of the batch and the logit rows lie, and their width.
-fn logit_rows(
-    c: &CudaBackend,
-    op: &str,
-    batch: Tensor,
-    logits: Tensor,
-) -> Result<(DevicePtr, DevicePtr, usize)> {
-    if batch == logits {
-        return Err(Error::Internal(format!("{op}: operands share a tensor")));
-    }
-    let width = c.tensor_buffer(batch)?.spec.width;
-    weights::check_width(op, width)?;
-    let plan = &c.plan.host;
-    let batch = c.at(op, batch, plan.rows(), width, Element::Activation)?;
-    let logits = c.at(op, logits, plan.logit_rows.len(), width, Element::Activation)?;
-    Ok((batch, logits, width))
+    let width = op.check(c)?;
+    weights::check_width(ScatterRows::NAME, width)?;
+    copy(c, SCATTER, params(c, c.at(op.dy)?, c.at(op.dx)?, width), c.plan.bounds.rows)
 }
 
 fn params(c: &CudaBackend, source: DevicePtr, out: DevicePtr, width: usize) -> Params {

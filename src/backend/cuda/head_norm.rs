@@ -2,7 +2,6 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::rms_norm::vector;
 use super::*;
 
 const THREADS: usize = 256;
@@ -35,18 +34,15 @@ fn params(
 ) -> Result<Params> {
     let Heads { heads: h, kv_heads: k, head_dim: d, .. } = heads;
     weights::check_width(&format!("{op}: a head"), d)?;
-    if d > LANES * 8 || raw == Some(qkv) {
-        return Err(Error::Internal(format!("{op}: heads of {d}, or operands that share a tensor")));
+    if d > LANES * 8 {
+        return Err(Error::Internal(format!("{op}: heads of {d}: expected at most {}", LANES * 8)));
     }
-    let weight = |of: Vector| vector(c, op, of, d, "heads");
-    let rows = c.plan.host.rows();
-    let raw = raw.map(|raw| c.at(op, raw, rows, (h + k) * d, Element::Activation)).transpose()?;
     Ok(Params {
         plan: c.plan.at(),
-        qkv: c.at(op, qkv, rows, heads.qkv_width(), Element::Activation)?,
-        raw: raw.unwrap_or(DevicePtr::NULL),
-        q_weight: weight(norm.q)?,
-        k_weight: weight(norm.k)?,
+        qkv: c.at(qkv)?,
+        raw: raw.map_or(Ok(DevicePtr::NULL), |t| c.at(t))?,
+        q_weight: c.vectors[norm.q.0 as usize].at,
+        k_weight: c.vectors[norm.k.0 as usize].at,
         eps: norm.eps,
         heads: h as u32,
         kv_heads: k as u32,
@@ -63,16 +59,16 @@ fn launch(c: &mut CudaBackend, kernel: Kernel, params: &Params) {
 
 /// [`Op::HeadNorm`].
 pub fn forward(c: &mut CudaBackend, op: &HeadNorm) -> Result<()> {
-    let &HeadNorm { qkv, raw, heads, norm } = op;
-    let params = params(c, "head_norm", qkv, raw, heads, norm)?;
+    op.check(c)?;
+    let params = params(c, HeadNorm::NAME, op.qkv, op.raw, op.heads, op.norm)?;
     launch(c, FORWARD, &params);
     Ok(())
 }
 
 /// [`Op::HeadNormBackward`].
 pub fn backward(c: &mut CudaBackend, op: &HeadNormBackward) -> Result<()> {
-    let &HeadNormBackward { raw, dqkv, heads, norm } = op;
-    let params = params(c, "head_norm_backward", dqkv, Some(raw), heads, norm)?;
+    op.check(c)?;
+    let params = params(c, HeadNormBackward::NAME, op.dqkv, Some(op.raw), op.heads, op.norm)?;
     launch(c, BACKWARD, &params);
     Ok(())
 }

@@ -38,7 +38,7 @@ const DROPOUT: u32 = 16;
 /// Parts of a group that the kernel's table has room for, for every row of a tile (`kMaxParts`).
 const MAX_PARTS: usize = 4;
 /// A row of `h` is copied in pieces of this many f32.
-const SHRINK_STEP: usize = 4;
+pub const SHRINK_STEP: usize = 4;
 
 /// A configuration of the kernel.
 pub struct Tiling {
@@ -173,176 +173,133 @@ pub struct Adapters {
     pub dropout: bool,
 }
 
-/// `y = x Wᵀ + b`, or `x W` without bias where `transposed`; `x_stride` elements from one row of x to the next. No LoRA.
-pub fn product(
-    c: &mut CudaBackend,
-    w: Matrix,
-    x: DevicePtr,
-    x_stride: usize,
-    rows: RowCount,
-    y: Output,
-    transposed: bool,
-) -> Result<()> {
-    launch(c, w, x, x_stride, rows, y, transposed, None, DevicePtr::NULL)
+/// One launch of the kernel: `y = x Wᵀ + b`, or `x W` without bias where transposed, with the LoRA
+/// parts of a group.
+#[derive(Clone, Copy)]
+pub struct Product {
+    /// The weights.
+    pub w: Matrix,
+    /// bf16.
+    pub x: DevicePtr,
+    /// Elements from one row of x to the next.
+    pub x_stride: usize,
+    /// Which rows.
+    pub rows: RowCount,
+    /// Where they go.
+    pub y: Output,
+    /// Whether W is read the other way.
+    pub transposed: bool,
+    /// What LoRA adds.
+    pub adapters: Option<Adapters>,
+    /// Of the shape of y, added at the end; or null.
+    pub residual: DevicePtr,
 }
 
-/// The kernel: [`product`] with the LoRA parts of a group and a residual (or null) of the shape of y.
-pub fn launch(
-    c: &mut CudaBackend,
-    w: Matrix,
-    x: DevicePtr,
-    x_stride: usize,
-    rows: RowCount,
-    y: Output,
-    transposed: bool,
-    adapters: Option<Adapters>,
-    residual: DevicePtr,
-) -> Result<()> {
-    let (outputs, depth) = if transposed { (w.inputs, w.outputs) } else { (w.outputs, w.inputs) };
-    let (bound, offset, capacity, mut flags) = match rows {
-        RowCount::All => (c.plan.bounds.rows, 0, 0, 0),
-        RowCount::Logits { offset, capacity } => {
-            (c.plan.bounds.logit_rows.saturating_sub(offset).min(capacity), offset, capacity, LOGIT_ROWS)
-        }
-    };
-    if bound == 0 {
-        return Ok(());
+impl Product {
+    /// `y = x Wᵀ + b` of all rows, side by side.
+    pub fn new(w: Matrix, x: DevicePtr, y: Output) -> Self {
+        let (rows, residual) = (RowCount::All, DevicePtr::NULL);
+        Self { w, x, x_stride: w.inputs, rows, y, transposed: false, adapters: None, residual }
     }
-    let wide = |at: DevicePtr, bytes: usize| at.0.is_multiple_of(16) && bytes.is_multiple_of(16);
-    if depth.is_multiple_of(8) && wide(x, x_stride * 2) {
-        flags |= WIDE_X;
-    } else if !transposed {
-        return Err(Error::Internal(format!("linear: rows of x {x_stride} apart: expected a multiple of 8")));
-    }
-    let (y, float) = match y {
-        Output::Bf16(y) => (y, false),
-        Output::F32(y) => (y, true),
-    };
-    if float {
-        flags |= FLOAT_Y;
-    }
-    if wide(y, outputs * if float { 4 } else { 2 }) && wide(residual, 0) {
-        flags |= WIDE_Y;
-    }
-    let (mut first_part, mut part_count, mut places) = (0, 0, DevicePtr::NULL);
-    if let Some(a) = adapters {
-        if a.dropout {
-            flags |= DROPOUT;
-        }
-        let (layout, first) = c.slots.group(a.group)?;
-        (first_part, part_count) = (first.0, layout.parts.len());
-        places = c.slots.places().offset(first_part as usize * size_of::<[u32; 4]>());
-    }
-    let tiling = Tiling::choose(c.driver.multiprocessors() as usize, outputs, bound);
-    let params = Params {
-        plan: c.plan.at(),
-        slots: c.slots.table(),
-        places,
-        w: w.at,
-        bias: if transposed { DevicePtr::NULL } else { w.bias },
-        x,
-        h: adapters.map_or(DevicePtr::NULL, |a| a.h),
-        residual,
-        y,
-        outputs: outputs as u32,
-        depth: depth as u32,
-        x_stride: x_stride as u32,
-        h_stride: adapters.map_or(0, |a| a.stride as u32),
-        first_part,
-        part_count: part_count as u32,
-        offset: offset as u32,
-        capacity: capacity as u32,
-        flags,
-        group: adapters.map_or(0, |a| a.group.0),
-    };
-    let kernel = tiling.kernels[usize::from(transposed)];
-    c.launch(kernel, [tiling.blocks(outputs, bound), 1, 1], tiling.shared(), &params);
-    Ok(())
-}
 
-/// Checks what forward and backward have in common: the linear exists, the group has its shape, the slots of the plan exist.
-pub fn resolve(c: &CudaBackend, op: &str, linear: Linear, group: Option<GroupId>) -> Result<Matrix> {
-    let w = c
-        .linears
-        .get(linear.0 as usize)
-        .ok_or_else(|| Error::Internal(format!("{op}: linear {} does not exist", linear.0)))?;
-    if let Some(group) = group {
-        let (layout, _) = c.slots.group(group)?;
-        if (layout.inputs, layout.outputs) != (w.inputs, w.outputs) {
+    /// `y = x W` of all rows, side by side.
+    pub fn transposed(w: Matrix, x: DevicePtr, y: Output) -> Self {
+        Self { x_stride: w.outputs, transposed: true, ..Self::new(w, x, y) }
+    }
+
+    /// Enqueues it.
+    pub fn enqueue(self, c: &mut CudaBackend) -> Result<()> {
+        let Self { w, x, x_stride, transposed, adapters, residual, .. } = self;
+        let (outputs, depth) = if transposed { (w.inputs, w.outputs) } else { (w.outputs, w.inputs) };
+        let (bound, offset, capacity, mut flags) = match self.rows {
+            RowCount::All => (c.plan.bounds.rows, 0, 0, 0),
+            RowCount::Logits { offset, capacity } => {
+                (c.plan.bounds.logit_rows.saturating_sub(offset).min(capacity), offset, capacity, LOGIT_ROWS)
+            }
+        };
+        if bound == 0 {
+            return Ok(());
+        }
+        let wide = |at: DevicePtr, bytes: usize| at.0.is_multiple_of(16) && bytes.is_multiple_of(16);
+        if depth.is_multiple_of(8) && wide(x, x_stride * 2) {
+            flags |= WIDE_X;
+        } else if !transposed {
             return Err(Error::Internal(format!(
-                "{op}: linear {} is [{}, {}], group {} is [{}, {}]",
-                linear.0, w.outputs, w.inputs, group.0, layout.outputs, layout.inputs
+                "linear: rows of x {x_stride} apart: expected a multiple of 8"
             )));
         }
-    }
-    Ok(w.into())
-}
-
-/// Checks that `t` can hold `h` of all rows for every slot of the plan, and says where it lies and how wide it is; None where no slot of
-/// the plan has a part in the group.
-pub fn check_shrink(
-    c: &CudaBackend,
-    op: &str,
-    t: Option<Tensor>,
-    group: GroupId,
-) -> Result<Option<(DevicePtr, usize)>> {
-    let parts = c.slots.group(group)?.0.parts.len();
-    if parts > MAX_PARTS {
-        return Err(Error::Unsupported(format!(
-            "a linear group of {parts} LoRA parts on the GPU: at most {MAX_PARTS}"
-        )));
-    }
-    let mut width = 0;
-    for segment in c.plan.host.segments.iter().filter(|s| s.start < s.end) {
-        width = width.max(c.slots.shrink_width(segment.slot, group)?);
-    }
-    let rows = c.plan.host.rows();
-    let t = t.ok_or_else(|| Error::Internal(format!("{op}: a group needs shrink tensors")))?;
-    let TensorBuffer { spec, at } = c.tensor_buffer(t)?;
-    if spec.rows < rows
-        || spec.width < width
-        || !spec.width.is_multiple_of(SHRINK_STEP)
-        || spec.element != Element::F32
-    {
-        return Err(Error::Internal(format!(
-            "{op}: tensor {} is {:?} [{}, {}], expected F32 [>= {rows}, >= {width} and a multiple of {SHRINK_STEP}]",
-            spec.name, spec.element, spec.rows, spec.width
-        )));
-    }
-    Ok((width > 0).then_some((*at, spec.width)))
-}
-
-/// Checks that an output shares no memory with an input.
-pub fn distinct(op: &str, tensors: &[Option<Tensor>]) -> Result<()> {
-    for (i, a) in tensors.iter().enumerate() {
-        if let (Some(a), true) = (a, tensors[..i].contains(a)) {
-            return Err(Error::Internal(format!("{op}: tensor {} is given twice", a.0)));
+        let (y, element) = match self.y {
+            Output::Bf16(y) => (y, 2),
+            Output::F32(y) => (y, 4),
+        };
+        if element == 4 {
+            flags |= FLOAT_Y;
         }
+        if wide(y, outputs * element) && wide(residual, 0) {
+            flags |= WIDE_Y;
+        }
+        let (mut first_part, mut part_count, mut places) = (0, 0, DevicePtr::NULL);
+        if let Some(a) = adapters {
+            if a.dropout {
+                flags |= DROPOUT;
+            }
+            let (layout, first) = c.slots.group(a.group)?;
+            (first_part, part_count) = (first.0, layout.parts.len());
+            places = c.slots.places().offset(first_part as usize * size_of::<[u32; 4]>());
+        }
+        let tiling = Tiling::choose(c.driver.multiprocessors() as usize, outputs, bound);
+        let params = Params {
+            plan: c.plan.at(),
+            slots: c.slots.table(),
+            places,
+            w: w.at,
+            bias: if transposed { DevicePtr::NULL } else { w.bias },
+            x,
+            h: adapters.map_or(DevicePtr::NULL, |a| a.h),
+            residual,
+            y,
+            outputs: outputs as u32,
+            depth: depth as u32,
+            x_stride: x_stride as u32,
+            h_stride: adapters.map_or(0, |a| a.stride as u32),
+            first_part,
+            part_count: part_count as u32,
+            offset: offset as u32,
+            capacity: capacity as u32,
+            flags,
+            group: adapters.map_or(0, |a| a.group.0),
+        };
+        let kernel = tiling.kernels[usize::from(transposed)];
+        c.launch(kernel, [tiling.blocks(outputs, bound), 1, 1], tiling.shared(), &params);
+        Ok(())
     }
-    Ok(())
+}
+
+/// Checks that the kernel's table has room for the parts of a group.
+pub fn check_parts(c: &CudaBackend, group: GroupId) -> Result<()> {
+    match c.slots.group(group)?.0.parts.len() {
+        0..=MAX_PARTS => Ok(()),
+        parts => Err(Error::Unsupported(format!(
+            "a linear group of {parts} LoRA parts on the GPU: at most {MAX_PARTS}"
+        ))),
+    }
 }
 
 /// [`Op::LinearForward`].
 pub fn forward(c: &mut CudaBackend, op: &LinearForward) -> Result<()> {
-    let &LinearForward { linear, group, x, lora_x, shrink, residual, y } = op;
-    const OP: &str = "linear_forward";
-    let w = resolve(c, OP, linear, group)?;
-    let rows = c.plan.host.rows();
-    let x_at = c.at(OP, x, rows, w.inputs, Element::Activation)?;
-    let y_at = c.at(OP, y, rows, w.outputs, Element::Activation)?;
-    let residual_at = match residual {
-        Some(r) => c.at(OP, r, rows, w.outputs, Element::Activation)?,
-        None => DevicePtr::NULL,
-    };
-    let a_x = lora_x.unwrap_or(x);
-    let a_x_at = c.at(OP, a_x, rows, w.inputs, Element::Activation)?;
-    distinct(OP, &[Some(x), lora_x, shrink, residual.filter(|&r| r != y), Some(y)])?;
-    let mut adapters = None;
-    if let Some(group) = group
-        && let Some((h, stride)) = check_shrink(c, OP, shrink, group)?
-    {
-        shrink::forward(c, group, a_x_at, h, stride)?;
-        adapters = Some(Adapters { group, h, stride, dropout: false });
+    let LinearWork { width, stride, .. } = op.check(c)?;
+    let (x, y) = (c.at(op.x)?, Output::Bf16(c.at(op.y)?));
+    let mut product = Product::new((&c.linears[op.linear.0 as usize]).into(), x, y);
+    if let Some(residual) = op.residual {
+        product.residual = c.at(residual)?;
     }
-    launch(c, w, x_at, w.inputs, RowCount::All, Output::Bf16(y_at), false, adapters, residual_at)
+    if let (Some(group), Some(h)) = (op.group, op.shrink) {
+        check_parts(c, group)?;
+        if width > 0 {
+            let (a_x, h) = (c.at(op.lora_x.unwrap_or(op.x))?, c.at(h)?);
+            shrink::forward(c, group, a_x, h, stride)?;
+            product.adapters = Some(Adapters { group, h, stride, dropout: false });
+        }
+    }
+    product.enqueue(c)
 }

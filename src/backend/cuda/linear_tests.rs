@@ -118,8 +118,8 @@ mod products {
             let before = vec![7.0f32; capacity * vocabulary];
             c.driver.upload(logits, bytemuck::cast_slice(&before)).unwrap();
             let count = RowCount::Logits { offset, capacity };
-            product(&mut c, w_at, x_at.offset(offset * width * 2), width, count, Output::F32(logits), false)
-                .unwrap();
+            let product = Product::new(w_at, x_at.offset(offset * width * 2), Output::F32(logits));
+            Product { rows: count, ..product }.enqueue(&mut c).unwrap();
             let got = download_f32(&mut c, logits, capacity * vocabulary);
             let exact: Vec<f64> = (0..rows * vocabulary)
                 .map(|i| {
@@ -143,7 +143,8 @@ mod products {
             c.driver.upload(logits, bytemuck::cast_slice(&in_place)).unwrap();
             let dh_at = c.driver.alloc(capacity * width * 2, "dh").unwrap();
             c.driver.upload(dh_at, bytemuck::cast_slice(&bf16(&vec![7.0; capacity * width]))).unwrap();
-            product(&mut c, w_at, logits, 2 * vocabulary, count, Output::Bf16(dh_at), true).unwrap();
+            let product = Product::transposed(w_at, logits, Output::Bf16(dh_at));
+            Product { rows: count, x_stride: 2 * vocabulary, ..product }.enqueue(&mut c).unwrap();
             let got = download_bf16(&mut c, dh_at, capacity * width);
             let exact: Vec<f64> = (0..rows * width)
                 .map(|i| {
@@ -181,9 +182,10 @@ mod products {
         let y = c.driver.alloc(8 * 16 * 4, "y").unwrap();
         c.driver.upload(y, bytemuck::cast_slice(&[7.0f32; 8 * 16])).unwrap();
         let count = RowCount::Logits { offset: 2, capacity: 4 };
-        product(&mut c, w_at, x, 8, count, Output::F32(y), false).unwrap();
+        let product = Product::new(w_at, x, Output::F32(y));
+        Product { rows: count, ..product }.enqueue(&mut c).unwrap();
         assert!(download_f32(&mut c, y, 8 * 16).iter().all(|&v| v == 7.0));
-        let error = product(&mut c, w_at, x, 12, RowCount::All, Output::F32(y), false).unwrap_err();
+        let error = Product { x_stride: 12, ..product }.enqueue(&mut c).unwrap_err();
         assert!(error.to_string().contains("12 apart: expected a multiple of 8"), "{error}");
     }
 }

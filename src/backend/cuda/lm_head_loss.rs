@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::linear::{Matrix, Output, RowCount, product};
+use super::linear::{Matrix, Output, Product, RowCount};
 use super::*;
 
 /// Threads of a block of the kernels that read rows of logits.
@@ -37,55 +37,31 @@ pub struct Operands {
 }
 
 impl Operands {
-    /// Checks them.
-    pub fn new(
-        c: &CudaBackend,
-        op: &str,
-        hidden: Tensor,
-        lm_head: Linear,
-        workspace: Tensor,
-    ) -> Result<Operands> {
-        let weights = c
-            .linears
-            .get(lm_head.0 as usize)
-            .ok_or_else(|| Error::Internal(format!("{op}: linear {} does not exist", lm_head.0)))?;
-        let weights = Matrix::from(weights);
-        let logits = c.at(op, workspace, 1, weights.outputs, Element::F32)?;
-        let rows = c.plan.host.logit_rows.len();
-        let hidden = c.at(op, hidden, rows, weights.inputs, Element::Activation)?;
-        Ok(Operands { weights, hidden, logits, capacity: c.tensor_buffer(workspace)?.spec.rows })
+    /// Looks them up.
+    pub fn new(c: &CudaBackend, lm_head: Linear, hidden: Tensor, workspace: Tensor) -> Result<Operands> {
+        let weights = Matrix::from(&c.linears[lm_head.0 as usize]);
+        let TensorBuffer { spec, at } = c.tensor_buffer(workspace)?;
+        Ok(Operands { weights, hidden: c.at(hidden)?, logits: *at, capacity: spec.rows })
     }
 
-    /// Enqueues the logits of the logit rows `first ..` that there is room for.
-    pub fn product(&self, c: &mut CudaBackend, first: usize) -> Result<()> {
+    /// The logits of the logit rows `first ..` that there is room for.
+    pub fn product(&self, first: usize) -> Product {
         let x = self.hidden.offset(first * self.weights.inputs * 2);
         let rows = RowCount::Logits { offset: first, capacity: self.capacity };
-        product(c, self.weights, x, self.weights.inputs, rows, Output::F32(self.logits), false)
+        Product { rows, ..Product::new(self.weights, x, Output::F32(self.logits)) }
     }
 }
 
 /// [`Op::LmHeadLoss`].
 pub fn run(c: &mut CudaBackend, op: &LmHeadLoss) -> Result<()> {
-    let &LmHeadLoss { hidden, lm_head, workspace, out, dhidden } = op;
-    const OP: &str = "lm_head_loss";
-    let plan = c.plan.host.clone();
-    let count = plan.logit_rows.len();
-    let operands = Operands::new(c, OP, hidden, lm_head, workspace)?;
+    op.check(c)?;
+    let operands = Operands::new(c, op.lm_head, op.hidden, op.workspace)?;
     let Matrix { inputs, outputs, .. } = operands.weights;
-    if plan.labels.len() != count {
-        return Err(Error::Internal(format!("{OP}: {} labels for {count} rows", plan.labels.len())));
-    }
-    if let Some(label) = plan.labels.iter().find(|l| l.token as usize >= outputs) {
-        return Err(Error::Internal(format!("{OP}: label {} of a vocabulary of {outputs}", label.token)));
-    }
-    if [hidden, workspace].contains(&out) || dhidden.is_some_and(|t| t == workspace || t == out) {
-        return Err(Error::Internal(format!("{OP}: operands share a tensor")));
-    }
-    let out = c.at(OP, out, count, 2, Element::F32)?;
-    let dhidden = dhidden.map(|t| c.at(OP, t, count, inputs, Element::Activation)).transpose()?;
+    let out = c.at(op.out)?;
+    let dhidden = op.dhidden.map(|t| c.at(t)).transpose()?;
     let bound = c.plan.bounds.logit_rows;
     for first in (0..bound).step_by(operands.capacity) {
-        operands.product(c, first)?;
+        operands.product(first).enqueue(c)?;
         let params = Params {
             plan: c.plan.at(),
             logits: operands.logits,
@@ -100,7 +76,9 @@ pub fn run(c: &mut CudaBackend, op: &LmHeadLoss) -> Result<()> {
         if let Some(dhidden) = dhidden {
             let rows = RowCount::Logits { offset: first, capacity: operands.capacity };
             let dhidden = Output::Bf16(dhidden.offset(first * inputs * 2));
-            product(c, operands.weights, operands.logits, 2 * outputs, rows, dhidden, true)?;
+            let product = Product::transposed(operands.weights, operands.logits, dhidden);
+            // The gradient takes the place of the logits, in bf16.
+            Product { rows, x_stride: 2 * outputs, ..product }.enqueue(c)?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::linear::{Output, RowCount, product};
+use super::linear::{Output, Product, RowCount};
 use super::lm_head_loss::{Operands, SCRATCH, THREADS};
 use super::*;
 
@@ -129,17 +129,9 @@ impl Sampling {
 
 /// [`Op::LmHeadSample`].
 pub fn run(c: &mut CudaBackend, op: &LmHeadSample) -> Result<()> {
-    let &LmHeadSample { hidden, lm_head, workspace, tokens, logprobs } = op;
-    const OP: &str = "lm_head_sample";
+    let LmHeadWork { capacity, .. } = op.check(c)?;
     let plan = c.plan.host.clone();
-    let operands = Operands::new(c, OP, hidden, lm_head, workspace)?;
-    let capacity = operands.capacity;
-    plan.check_draws(OP, capacity)?;
-    let tokens_at = c.at(OP, tokens, plan.draws.len(), 1, Element::U32)?;
-    let logprobs_at = c.at(OP, logprobs, plan.draws.len(), 1, Element::F32)?;
-    if [hidden, workspace].contains(&logprobs) {
-        return Err(Error::Internal(format!("{OP}: operands share a tensor")));
-    }
+    let operands = Operands::new(c, op.lm_head, op.hidden, op.workspace)?;
     if plan.draws.is_empty() {
         return Ok(());
     }
@@ -148,8 +140,8 @@ pub fn run(c: &mut CudaBackend, op: &LmHeadSample) -> Result<()> {
         plan: c.plan.at(),
         logits: operands.logits,
         lses: c.workspace("lm_head_sample.lses", capacity * LSE_BYTES)?,
-        tokens: tokens_at,
-        logprobs: logprobs_at,
+        tokens: c.at(op.tokens)?,
+        logprobs: c.at(op.logprobs)?,
         mixtures: DevicePtr::NULL,
         places: DevicePtr::NULL,
         draw_chunks: DevicePtr::NULL,
@@ -181,7 +173,7 @@ pub fn run(c: &mut CudaBackend, op: &LmHeadSample) -> Result<()> {
     if plan.draws.iter().all(|d| group(d).iter().all(|r| chunk_of(r) == chunk_of(&group(d)[0]))) {
         let bound = c.plan.bounds.logit_rows;
         for (chunk, first) in (0..bound).step_by(capacity).enumerate() {
-            operands.product(c, first)?;
+            operands.product(first).enqueue(c)?;
             params.first = first as u32;
             params.chunk = chunk as u32;
             sampling.launch(c, capacity.min(bound - first), &params);
@@ -211,7 +203,8 @@ pub fn run(c: &mut CudaBackend, op: &LmHeadSample) -> Result<()> {
         c.launch(GATHER, [capacity.div_ceil(GATHERED_PER_BLOCK), 1, 1], 0, &gather);
         // There are more logit rows than C, or all would be one chunk: all C places are computed.
         let all = RowCount::Logits { offset: 0, capacity };
-        product(c, operands.weights, x, width, all, Output::F32(operands.logits), false)?;
+        let product = Product::new(operands.weights, x, Output::F32(operands.logits));
+        Product { rows: all, ..product }.enqueue(c)?;
         params.chunk = chunk as u32;
         sampling.launch(c, capacity, &params);
     }

@@ -62,7 +62,7 @@ pub fn run(
 ) -> Result<()> {
     let work = StepGroup::new(c, "lora_gradient", group, stride)?;
     for &slot in &work.slots {
-        adamw::require_optimizer(c, slot)?;
+        c.require_optimizer(slot)?;
     }
     let bounds = c.plan.bounds;
     if work.width == 0 || bounds.slot_works == 0 {

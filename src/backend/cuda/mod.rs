@@ -144,16 +144,15 @@ impl CudaBackend {
             .ok_or_else(|| Error::Internal(format!("tensor {} does not exist", t.0)))
     }
 
-    /// Checks that `t` holds at least `rows` rows of exactly `width` elements of this type, and says where it lies.
-    fn at(&self, op: &str, t: Tensor, rows: usize, width: usize, element: Element) -> Result<DevicePtr> {
-        let TensorBuffer { spec, at } = self.tensor_buffer(t)?;
-        if spec.rows < rows || spec.width != width || spec.element != element {
-            return Err(Error::Internal(format!(
-                "{op}: tensor {} is {:?} [{}, {}], expected {element:?} [>= {rows}, {width}]",
-                spec.name, spec.element, spec.rows, spec.width
-            )));
-        }
-        Ok(*at)
+    /// Where a tensor lies.
+    fn at(&self, t: Tensor) -> Result<DevicePtr> {
+        Ok(self.tensor_buffer(t)?.at)
+    }
+
+    /// A pool by its handle.
+    fn pool(&self, kv: KvPool) -> Result<&pages::KvBuffer> {
+        let pool = self.kv_pools.get(kv.0 as usize).and_then(Option::as_ref);
+        pool.ok_or_else(|| Error::Internal(format!("KV pool {} does not exist", kv.0)))
     }
 
     /// Enqueues a kernel; its grid must not be empty.
@@ -204,6 +203,61 @@ impl CudaBackend {
         let operations = std::mem::take(&mut self.operations);
         let told = self.ranges.map(|ranges| graphs::Told::new(ranges, operations));
         self.graphs.run(&mut *self.driver, launches, told.as_ref())
+    }
+}
+
+impl Shapes for CudaBackend {
+    const SHRINK_STEP: usize = linear::SHRINK_STEP;
+    const MOST_HEAD_DIM: Option<usize> = Some(128);
+
+    fn step(&self) -> &BatchPlan {
+        &self.plan.host
+    }
+
+    fn tensor_spec(&self, tensor: Tensor) -> Option<TensorSpec> {
+        self.tensors.get(tensor.0 as usize)?.as_ref().map(|t| t.spec)
+    }
+
+    fn linear_shape(&self, linear: Linear) -> Option<LinearShape> {
+        let &weights::LinearWeights { inputs, outputs, .. } = self.linears.get(linear.0 as usize)?;
+        Some(LinearShape { inputs, outputs, backward: true })
+    }
+
+    fn vector_len(&self, vector: Vector) -> Option<usize> {
+        self.vectors.get(vector.0 as usize).map(|v| v.len)
+    }
+
+    fn table_shape(&self, table: Table) -> Option<(usize, usize)> {
+        self.tables.get(table.0 as usize).map(|t| (t.rows, t.width))
+    }
+
+    fn rope_shape(&self, table: RopeTable) -> Option<(usize, usize)> {
+        self.ropes.get(table.0 as usize).map(|t| (t.positions, t.half))
+    }
+
+    fn pool_spec(&self, pool: KvPool) -> Option<KvSpec> {
+        self.kv_pools.get(pool.0 as usize)?.as_ref().map(|p| p.spec)
+    }
+
+    fn pages_fit(&self, spec: &KvSpec) -> bool {
+        self.plan.paging.fits(spec)
+    }
+
+    fn group_parts(&self, group: GroupId) -> Result<(&GroupLayout, std::ops::Range<usize>)> {
+        let (layout, first) = self.slots.group(group)?;
+        Ok((layout, first.0 as usize..first.0 as usize + layout.parts.len()))
+    }
+
+    fn shrink_width(&self, slot: Slot, parts: std::ops::Range<usize>) -> Result<usize> {
+        Ok(self.slots.get(slot)?.parts[parts].iter().map(|p| p.rank as usize).sum())
+    }
+
+    fn require_optimizer(&self, slot: Slot) -> Result<()> {
+        let nothing = slot != Slot::BASE && self.slots.get(slot)?.elements == 0;
+        if !nothing && !self.slots.has_optimizer(slot)? {
+            return Err(Error::Internal(format!("slot {} has no optimizer state", slot.0)));
+        }
+        Ok(())
     }
 }
 
@@ -386,8 +440,9 @@ impl Backend for CudaBackend {
 
     fn fetch_draws(&mut self, tokens: Tensor, logprobs: Tensor, draws: usize) -> Result<Draws> {
         self.flush()?;
-        let tokens = self.at("fetch_draws", tokens, draws, 1, Element::U32)?;
-        let logprobs = self.at("fetch_draws", logprobs, draws, 1, Element::F32)?;
+        self.check("fetch_draws", tokens, draws, 1, Element::U32)?;
+        self.check("fetch_draws", logprobs, draws, 1, Element::F32)?;
+        let (tokens, logprobs) = (self.at(tokens)?, self.at(logprobs)?);
         let copy = self.driver.fetch([(tokens, 4 * draws), (logprobs, 4 * draws)])?;
         Ok(Draws::Coming { copy, draws })
     }

@@ -1,7 +1,5 @@
 //! KV pages, and [`Op::CopyPages`]: `kernels/pages.cu`.
 
-use std::collections::HashSet;
-
 use bytemuck::{Pod, Zeroable};
 
 use super::*;
@@ -22,28 +20,12 @@ struct Params {
 
 /// [`Op::CopyPages`].
 pub fn copy(c: &mut CudaBackend, op: &CopyPages) -> Result<()> {
-    let &CopyPages { kv } = op;
-    let KvBuffer { spec, keys, values } = pool(&c.kv_pools, kv)?;
-    let targets: HashSet<u32> = c.plan.host.page_copies.iter().map(|c| c.to).collect();
-    for copy in &c.plan.host.page_copies {
-        let PageCopy { from, to, tokens } = *copy;
-        if [from, to].iter().any(|&p| p as usize >= spec.pages) || tokens as usize > spec.page_tokens {
-            return Err(Error::Internal(format!(
-                "copy_pages: {copy:?} in a pool of {} pages of {} tokens",
-                spec.pages, spec.page_tokens
-            )));
-        }
-        if from != to && targets.contains(&from) {
-            return Err(Error::Internal(format!("copy_pages: {copy:?} from a page that is copied to")));
-        }
-    }
-    if targets.len() != c.plan.host.page_copies.len() {
-        return Err(Error::Internal("copy_pages: two copies to one page".into()));
-    }
+    let spec = op.check(c)?;
+    let (plan, &KvBuffer { keys, values, .. }) = (c.plan.at(), c.pool(op.kv)?);
     let params = Params {
-        plan: c.plan.at(),
-        keys: *keys,
-        values: *values,
+        plan,
+        keys,
+        values,
         pages: spec.pages as u32,
         page_tokens: spec.page_tokens as u32,
         width: spec.kv_width as u32,
@@ -52,34 +34,6 @@ pub fn copy(c: &mut CudaBackend, op: &CopyPages) -> Result<()> {
     let grid = [c.plan.bounds.page_copies, spec.layers, 2];
     if !grid.contains(&0) {
         c.launch(COPY, grid, 0, &params);
-    }
-    Ok(())
-}
-
-/// A pool by its handle.
-pub fn pool(pools: &[Option<KvBuffer>], kv: KvPool) -> Result<&KvBuffer> {
-    pools
-        .get(kv.0 as usize)
-        .and_then(Option::as_ref)
-        .ok_or_else(|| Error::Internal(format!("KV pool {} does not exist", kv.0)))
-}
-
-/// That every sequence has pages of the pool for all its positions.
-pub fn check_sequences(op: &str, plan: &BatchPlan, spec: &KvSpec) -> Result<()> {
-    for s in &plan.sequences {
-        let pages = &plan.page_table[s.pages_start as usize..s.pages_end as usize];
-        let tokens = (s.first_position + (s.end - s.start)) as usize;
-        if pages.len() * spec.page_tokens < tokens {
-            return Err(Error::Internal(format!(
-                "{op}: the sequence at row {} has {} pages of {} tokens, needs {tokens} tokens",
-                s.start,
-                pages.len(),
-                spec.page_tokens
-            )));
-        }
-        if let Some(page) = pages.iter().find(|&&p| p as usize >= spec.pages) {
-            return Err(Error::Internal(format!("{op}: page {page} of a pool of {}", spec.pages)));
-        }
     }
     Ok(())
 }

@@ -171,11 +171,6 @@ impl DevicePlan {
         self.capacity
     }
 
-    /// Checks that each sequence says what dropout it has, for the operation `op`.
-    pub fn check_dropout(&self, op: &str) -> Result<()> {
-        self.host.row_dropout(op).map(drop)
-    }
-
     /// Checks what kernels rely on, packs and uploads.
     pub fn set(&mut self, driver: &mut dyn Driver, plan: Arc<BatchPlan>) -> Result<()> {
         check(&plan)?;

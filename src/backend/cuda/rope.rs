@@ -31,22 +31,10 @@ struct Params {
 
 /// [`Op::Rope`].
 pub fn forward(c: &mut CudaBackend, op: &Rope) -> Result<()> {
-    let &Rope { qkv, table, heads, kv } = op;
-    const OP: &str = "rope";
-    let mut params = params(c, OP, qkv, table, heads)?;
-    if let Some((kv, layer)) = kv {
-        let pool = pages::pool(&c.kv_pools, kv)?;
-        if pool.spec.kv_width != heads.kv_width() || layer as usize >= pool.spec.layers {
-            return Err(Error::Internal(format!(
-                "{OP}: layer {layer} of width {} in a KV pool of {} layers of width {}",
-                heads.kv_width(),
-                pool.spec.layers,
-                pool.spec.kv_width
-            )));
-        }
-        if !c.plan.paging.fits(&pool.spec) {
-            pages::check_sequences(OP, &c.plan.host, &pool.spec)?;
-        }
+    op.check(c)?;
+    let mut params = params(c, Rope::NAME, op.qkv, op.table, &op.heads)?;
+    if let Some((kv, layer)) = op.kv {
+        let pool = c.pool(kv)?;
         (params.keys, params.values) = pool.layer(layer as usize);
         params.page_tokens = pool.spec.page_tokens as u32;
     }
@@ -56,30 +44,19 @@ pub fn forward(c: &mut CudaBackend, op: &Rope) -> Result<()> {
 
 /// [`Op::RopeBackward`].
 pub fn backward(c: &mut CudaBackend, op: &RopeBackward) -> Result<()> {
-    let &RopeBackward { dqkv, table, heads } = op;
-    let mut params = params(c, "rope_backward", dqkv, table, heads)?;
+    op.check(c)?;
+    let mut params = params(c, RopeBackward::NAME, op.dqkv, op.table, &op.heads)?;
     params.inverse = 1;
     launch(c, &params);
     Ok(())
 }
 
-fn params(c: &CudaBackend, op: &str, qkv: Tensor, table: RopeTable, heads: Heads) -> Result<Params> {
-    let plan = &c.plan.host;
-    let table = c
-        .ropes
-        .get(table.0 as usize)
-        .ok_or_else(|| Error::Internal(format!("{op}: rotary table {} does not exist", table.0)))?;
+fn params(c: &CudaBackend, op: &str, qkv: Tensor, table: RopeTable, heads: &Heads) -> Result<Params> {
+    let table = &c.ropes[table.0 as usize];
     weights::check_width(&format!("{op}: a head"), heads.head_dim)?;
-    if 2 * table.half > heads.head_dim {
-        return Err(Error::Internal(format!(
-            "{op}: a rotary table of half {} for heads of {}",
-            table.half, heads.head_dim
-        )));
-    }
-    plan.check_rope(op, table.positions, table.half)?;
     Ok(Params {
         plan: c.plan.at(),
-        qkv: c.at(op, qkv, plan.rows(), heads.qkv_width(), Element::Activation)?,
+        qkv: c.at(qkv)?,
         cos: table.cos,
         sin: table.sin,
         keys: DevicePtr::NULL,

@@ -152,6 +152,17 @@ fn schedule(c: &CudaBackend, chunks: usize, length: usize) -> Schedule {
     }
 }
 
+/// One of the two directions, as the kernels take it.
+struct Direction {
+    kernel: Kernel,
+    /// Numbers in a row of what is summed.
+    width: usize,
+    /// The ranks that one task goes through, in [`chunks`].
+    ranks: usize,
+    /// How many such tasks a tile of rows has.
+    parts: usize,
+}
+
 /// [`forward`] by a schedule.
 pub(super) fn forward_as(
     c: &mut CudaBackend,
@@ -161,8 +172,8 @@ pub(super) fn forward_as(
     stride: usize,
     schedule: Schedule,
 ) -> Result<()> {
-    let (chunks, blocks) = chunks(work.width);
-    run(c, work, FORWARD, x, work.inputs, h, stride, schedule, chunks, 1, blocks)
+    let direction = Direction { kernel: FORWARD, width: work.inputs, ranks: work.width, parts: 1 };
+    run(c, work, &direction, x, h, stride, schedule)
 }
 
 /// [`backward`] by a schedule.
@@ -174,10 +185,10 @@ pub(super) fn backward_as(
     stride: usize,
     schedule: Schedule,
 ) -> Result<()> {
-    let (chunks, blocks) = chunks(work.rank);
     let kernel = if work.aligned { BACKWARD } else { BACKWARD_UNALIGNED };
     let parts = work.parts as usize;
-    run(c, work, kernel, dy, work.outputs, dh, stride, schedule, chunks, parts, blocks)
+    let direction = Direction { kernel, width: work.outputs, ranks: work.rank, parts };
+    run(c, work, &direction, dy, dh, stride, schedule)
 }
 
 /// Chunks of at most [`RANK_BLOCKS`] blocks, as even as possible: how many, and their blocks.
@@ -190,16 +201,14 @@ fn chunks(ranks: usize) -> (usize, usize) {
 fn run(
     c: &mut CudaBackend,
     work: &StepGroup,
-    kernel: Kernel,
+    direction: &Direction,
     x: DevicePtr,
-    width: usize,
     out: DevicePtr,
     stride: usize,
     schedule: Schedule,
-    chunks: usize,
-    parts: usize,
-    blocks: usize,
 ) -> Result<()> {
+    let &Direction { kernel, width, ranks, parts } = direction;
+    let (chunks, blocks) = chunks(ranks);
     let tiles = c.plan.bounds.segment_tiles;
     if work.width == 0 || tiles == 0 {
         return Ok(());

@@ -133,11 +133,6 @@ impl SlotStore {
         Ok(self.get(slot)?.entry.gradient != DevicePtr::NULL)
     }
 
-    /// Width of the shrink of a group for a slot.
-    pub fn shrink_width(&self, slot: Slot, group: GroupId) -> Result<usize> {
-        Ok(self.get(slot)?.spec.shrink_width(&self.layout, group))
-    }
-
     /// Bytes of the weights of a slot: bf16 and f32.
     pub fn bytes_of(&self, spec: &SlotSpec) -> usize {
         let (elements, parts) = self.place(spec);

@@ -28,42 +28,20 @@ fn launch(c: &mut CudaBackend, kernel: Kernel, params: &Params) {
 
 /// [`Op::SwiGlu`].
 pub fn forward(c: &mut CudaBackend, op: &SwiGlu) -> Result<()> {
-    let &SwiGlu { gate_up, out } = op;
-    const OP: &str = "swiglu";
-    let (rows, width) = (c.plan.host.rows(), c.tensor_buffer(out)?.spec.width);
-    weights::check_width(OP, width)?;
-    if gate_up == out {
-        return Err(Error::Internal(format!("{OP}: operands share a tensor")));
-    }
-    let params = Params {
-        plan: c.plan.at(),
-        gate_up: c.at(OP, gate_up, rows, 2 * width, Element::Activation)?,
-        dout: DevicePtr::NULL,
-        out: c.at(OP, out, rows, width, Element::Activation)?,
-        width: width as u32,
-        unused: 0,
-    };
+    let (_, width) = op.check(c)?;
+    weights::check_width(SwiGlu::NAME, width)?;
+    let (plan, gate_up, out) = (c.plan.at(), c.at(op.gate_up)?, c.at(op.out)?);
+    let params = Params { plan, gate_up, dout: DevicePtr::NULL, out, width: width as u32, unused: 0 };
     launch(c, FORWARD, &params);
     Ok(())
 }
 
 /// [`Op::SwiGluBackward`].
 pub fn backward(c: &mut CudaBackend, op: &SwiGluBackward) -> Result<()> {
-    let &SwiGluBackward { gate_up, dout, dgate_up } = op;
-    const OP: &str = "swiglu_backward";
-    let (rows, width) = (c.plan.host.rows(), c.tensor_buffer(dout)?.spec.width);
-    weights::check_width(OP, width)?;
-    if dout == dgate_up {
-        return Err(Error::Internal(format!("{OP}: operands share a tensor")));
-    }
-    let params = Params {
-        plan: c.plan.at(),
-        gate_up: c.at(OP, gate_up, rows, 2 * width, Element::Activation)?,
-        dout: c.at(OP, dout, rows, width, Element::Activation)?,
-        out: c.at(OP, dgate_up, rows, 2 * width, Element::Activation)?,
-        width: width as u32,
-        unused: 0,
-    };
-    launch(c, BACKWARD, &params);
+    let (_, width) = op.check(c)?;
+    weights::check_width(SwiGluBackward::NAME, width)?;
+    let (plan, gate_up) = (c.plan.at(), c.at(op.gate_up)?);
+    let (dout, out) = (c.at(op.dout)?, c.at(op.dgate_up)?);
+    launch(c, BACKWARD, &Params { plan, gate_up, dout, out, width: width as u32, unused: 0 });
     Ok(())
 }

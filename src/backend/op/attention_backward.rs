@@ -18,3 +18,17 @@ pub struct AttentionPackedBackward {
     /// `[R, (H + 2 K) D]`, overwritten.
     pub dqkv: Tensor,
 }
+
+impl AttentionPackedBackward {
+    /// Checks the operands; gives the number of rows.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<usize> {
+        let &Self { qkv, heads, out, dout, dqkv } = self;
+        let (op, rows) = (Self::NAME, c.step().rows());
+        check_heads(op, c, &heads)?;
+        check_from_zero(op, c.step())?;
+        apart(op, dqkv, &[qkv, out, dout])?;
+        c.check_activations(op, rows, [(qkv, heads.qkv_width()), (dqkv, heads.qkv_width())])?;
+        c.check_activations(op, rows, [(out, heads.q_width()), (dout, heads.q_width())])?;
+        Ok(rows)
+    }
+}

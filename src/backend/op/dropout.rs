@@ -13,3 +13,14 @@ pub struct Dropout {
     /// `[R, k]`. May not be `x`.
     pub out: Tensor,
 }
+
+impl Dropout {
+    /// Checks the operands; gives the shape of the rows.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<(usize, usize)> {
+        let (op, rows, width) = (Self::NAME, c.step().rows(), c.existing(self.out)?.width);
+        c.step().check_dropout(op)?;
+        apart(op, self.out, &[self.x])?;
+        c.check_activations(op, rows, [(self.x, width), (self.out, width)])?;
+        Ok((rows, width))
+    }
+}

@@ -28,6 +28,13 @@ pub struct HeadNorm {
     pub norm: HeadNormWeights,
 }
 
+impl HeadNorm {
+    /// Checks the operands; gives the number of rows.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<usize> {
+        check_heads(Self::NAME, c, self.qkv, self.raw, &self.heads, &self.norm)
+    }
+}
+
 /// The gradient of [`HeadNorm`] with frozen weights, in place: of what came out to of what went in,
 /// by the formula of [`RmsNormBackward`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,4 +47,30 @@ pub struct HeadNormBackward {
     pub heads: Heads,
     /// As in the forward.
     pub norm: HeadNormWeights,
+}
+
+impl HeadNormBackward {
+    /// Checks the operands; gives the number of rows.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<usize> {
+        check_heads(Self::NAME, c, self.dqkv, Some(self.raw), &self.heads, &self.norm)
+    }
+}
+
+/// Checks what is normed in place, its copy and the weights of both directions.
+fn check_heads(
+    op: &str,
+    c: &impl Shapes,
+    qkv: Tensor,
+    raw: Option<Tensor>,
+    heads: &Heads,
+    norm: &HeadNormWeights,
+) -> Result<usize> {
+    let rows = c.step().rows();
+    if let Some(raw) = raw {
+        apart(op, qkv, &[raw])?;
+        c.check_activations(op, rows, [(raw, heads.q_width() + heads.kv_width())])?;
+    }
+    c.check_activations(op, rows, [(qkv, heads.qkv_width())])?;
+    [norm.q, norm.k].into_iter().try_for_each(|w| c.check_weight(op, w, heads.head_dim, "heads"))?;
+    Ok(rows)
 }

@@ -22,3 +22,19 @@ pub struct LmHeadSample {
     /// f32 `[draws, 1]`.
     pub logprobs: Tensor,
 }
+
+impl LmHeadSample {
+    /// Checks the operands.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<LmHeadWork> {
+        let (op, plan) = (Self::NAME, c.step());
+        let &Self { hidden, lm_head, workspace, tokens, logprobs } = self;
+        let work = LmHeadWork::new(op, c, hidden, lm_head, workspace)?;
+        plan.check_draws(op, work.capacity)?;
+        c.check(op, tokens, plan.draws.len(), 1, Element::U32)?;
+        c.check(op, logprobs, plan.draws.len(), 1, Element::F32)?;
+        if workspace == logprobs {
+            return Err(Error::Internal(format!("{op}: operands share a tensor")));
+        }
+        Ok(work)
+    }
+}

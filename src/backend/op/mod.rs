@@ -18,6 +18,7 @@ mod lm_head_sample;
 mod pages;
 mod rms_norm;
 mod rope;
+mod shapes;
 mod swiglu;
 
 pub use adamw::*;
@@ -33,6 +34,7 @@ pub use lm_head_sample::*;
 pub use pages::*;
 pub use rms_norm::*;
 pub use rope::*;
+pub(crate) use shapes::*;
 pub use swiglu::*;
 
 use super::*;

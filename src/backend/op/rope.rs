@@ -20,6 +20,17 @@ pub struct Rope {
     pub kv: Option<(KvPool, u32)>,
 }
 
+impl Rope {
+    /// Checks the operands.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<()> {
+        check_rotation(Self::NAME, c, self.qkv, self.table, &self.heads)?;
+        match self.kv {
+            Some((kv, layer)) => check_pages(Self::NAME, c, kv, layer, &self.heads).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The inverse rotation of the gradients of q and k, in place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RopeBackward {
@@ -29,4 +40,25 @@ pub struct RopeBackward {
     pub table: RopeTable,
     /// As in the forward.
     pub heads: Heads,
+}
+
+impl RopeBackward {
+    /// Checks the operands.
+    pub(crate) fn check(&self, c: &impl Shapes) -> Result<()> {
+        check_rotation(Self::NAME, c, self.dqkv, self.table, &self.heads)
+    }
+}
+
+/// Checks what is rotated and the table.
+fn check_rotation(op: &str, c: &impl Shapes, qkv: Tensor, table: RopeTable, heads: &Heads) -> Result<()> {
+    let missing = || Error::Internal(format!("{op}: rotary table {} does not exist", table.0));
+    let (positions, half) = c.rope_shape(table).ok_or_else(missing)?;
+    if 2 * half > heads.head_dim {
+        return Err(Error::Internal(format!(
+            "{op}: a rotary table of half {half} for heads of {}",
+            heads.head_dim
+        )));
+    }
+    c.step().check_rope(op, positions, half)?;
+    c.check_activations(op, c.step().rows(), [(qkv, heads.qkv_width())])
 }

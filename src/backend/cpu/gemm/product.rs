@@ -73,6 +73,11 @@ impl<'a> Column<'a> {
         Self { first: self.first + rows.start * self.ld, rows: rows.len(), ..*self }
     }
 
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
     /// A row's values.
     pub fn row(&mut self, row: usize) -> &mut [f32] {
         assert!(row < self.rows, "row {row} of {}", self.rows);

@@ -29,12 +29,14 @@ fn all_operations(level: Level, bf16_kv: bool) -> Vec<u32> {
         c.upload_f32(t, &values(rows * width, seed)).unwrap();
         t
     };
+    let of_f32 = |c: &mut CpuBackend, rows: usize, width: usize| {
+        c.tensor(TensorSpec { name: "t", rows, width, element: Element::F32 }).unwrap()
+    };
     let (x, y, dy) = (tensor(&mut c, rows, d, 1), tensor(&mut c, rows, d, 2), tensor(&mut c, rows, d, 3));
     let (out, dout) = (tensor(&mut c, rows, 240, 4), tensor(&mut c, rows, 240, 5));
     let raw = tensor(&mut c, rows, 320, 17);
-    let (glu, logits) = (tensor(&mut c, rows, d / 2, 6), tensor(&mut c, 2, v, 7));
-    let (hidden, loss, logprobs) =
-        (tensor(&mut c, 5, 16, 8), tensor(&mut c, 5, 2, 9), tensor(&mut c, 40, 1, 10));
+    let (glu, hidden) = (tensor(&mut c, rows, d / 2, 6), tensor(&mut c, 5, 16, 8));
+    let (logits, loss, logprobs) = (of_f32(&mut c, 2, v), of_f32(&mut c, 5, 2), of_f32(&mut c, 40, 1));
     let tokens = c.tensor(TensorSpec { name: "t", rows: 40, width: 1, element: Element::U32 }).unwrap();
     let weight = c.load_vector(WeightView::from_f32(&values(d, 11), 1, d)).unwrap();
     let (cos, sin) = (values(rows * 20, 12), values(rows * 20, 13));
