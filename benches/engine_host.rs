@@ -73,6 +73,8 @@ impl Nothing {
     }
 }
 
+impl Measured for Nothing {}
+
 impl Backend for Nothing {
     fn describe(&self) -> String {
         "nothing".into()
@@ -81,6 +83,33 @@ impl Backend for Nothing {
         "none".into()
     }
     fn bytes_in_use(&self) -> usize {
+        0
+    }
+    fn activation_bytes(&self) -> usize {
+        4
+    }
+    fn kv_bytes(&self) -> usize {
+        4
+    }
+    fn workspace_bytes(&self, _: &WorkspaceSpec) -> usize {
+        0
+    }
+    fn logit_rows(&self, _: usize) -> usize {
+        64
+    }
+    fn width_step(&self) -> usize {
+        1
+    }
+    fn memory_limit(&self) -> Option<usize> {
+        None
+    }
+    fn memory_ceiling(&self) -> Option<Ceiling> {
+        None
+    }
+    fn runs_beside(&self) -> bool {
+        false
+    }
+    fn optimizer_bytes(&self, _: &SlotSpec) -> usize {
         0
     }
     fn tensor(&mut self, _: TensorSpec) -> Result<Tensor> {

@@ -1,13 +1,15 @@
 //! The backend contract: opaque handles, coarse operations that are enqueued, and nothing that returns a value to the
 //! host except an explicit download.
 //!
-//! A step is: upload one [`BatchPlan`] with [`Backend::begin`], [`Backend::enqueue`] a list of [`Op`]s that read it,
-//! [`Backend::submit`], and later [`Backend::download_f32`] / [`Backend::download_u32`] of the few tensors the host wants.
-//! Between `begin` and a download the host learns nothing, so a backend may defer, capture and replay.
+//! A step is: upload one [`BatchPlan`] with [`Backend::begin`], [`Backend::enqueue`] a list of [`Op`]s that
+//! read it, [`Backend::submit`], and later [`Backend::download_f32`] / [`Backend::download_u32`] of the few
+//! tensors the host wants. Between `begin` and a download the host learns nothing, so a backend may defer,
+//! capture and replay.
 //!
-//! Numerical promise of every backend (`docs`: "same bits"): the value of an output row depends only on that row's own
-//! inputs, its own sequence and its own slot; never on the other rows of the batch, the number of threads, the page layout or
-//! the batch limits. Reductions run in one fixed order; the unit of gradient reduction is one sequence.
+//! Numerical promise of every backend (`docs`: "same bits"): the value of an output row depends only on that
+//! row's own inputs, its own sequence and its own slot; never on the other rows of the batch, the number of
+//! threads, the page layout or the batch limits. Reductions run in one fixed order; the unit of gradient
+//! reduction is one sequence.
 
 mod op;
 mod parts;
@@ -128,7 +130,8 @@ impl std::fmt::Display for GraphCounts {
 /// What a device reaches at its best.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings {
-    /// bf16 matrix products of 8192 by 8192 random numbers by the vendor's library, in FLOP/s; `None` where the library is not found.
+    /// bf16 matrix products of 8192 by 8192 random numbers by the vendor's library, in FLOP/s; `None` where
+    /// the library is not found.
     pub matmul: Option<f64>,
     /// A copy of 1 GiB on the device, bytes read and written, in bytes/s.
     pub copy: f64,
@@ -185,52 +188,38 @@ pub struct WorkspaceSpec {
     pub adapter_elements: usize,
 }
 
-/// A device that holds weights, adapters and activations, and executes [`Op`]s. (`Any`, so that tests can ask a [`recording`] one for its trace.)
-pub trait Backend: std::any::Any {
+/// A device that holds weights, adapters and activations, and executes [`Op`]s. What has a default
+/// is right for every device whose work runs while the host waits. (`Any`, so that tests can ask a
+/// [`recording`] one for its trace.)
+pub trait Backend: Measured + std::any::Any {
     /// What it is, for a person: `"cpu (avx512f, 2 threads)"`.
     fn describe(&self) -> String;
-
-    /// The instruction set or architecture on which results are bit for bit reproducible, e.g. `"x86-64 avx512f+fma"`.
+    /// The instruction set or architecture on which results are bit for bit reproducible, e.g.
+    /// `"x86-64 avx512f+fma"`.
     fn arithmetic(&self) -> String;
-
     /// Bytes of one [`Element::Activation`].
-    fn activation_bytes(&self) -> usize {
-        4
-    }
-
+    fn activation_bytes(&self) -> usize;
     /// Bytes of an element of KV pages.
-    fn kv_bytes(&self) -> usize {
-        self.activation_bytes()
-    }
-
-    /// Bytes held at present: weights, slots, tensors, pages. What operations need of their own is [`Backend::workspace_bytes`].
+    fn kv_bytes(&self) -> usize;
+    /// Bytes held at present: weights, slots, tensors, pages. What operations need of their own is
+    /// [`Backend::workspace_bytes`].
     fn bytes_in_use(&self) -> usize;
-
-    /// The most bytes that operations take of their own, beside tensors, in steps within these limits. They are taken with the first such
-    /// step, and kept.
-    fn workspace_bytes(&self, _spec: &WorkspaceSpec) -> usize {
-        0
-    }
-
-    /// How many rows of logits it should have at once, unless another number is given; results do not depend on it.
-    fn logit_rows(&self, _vocab: usize) -> usize {
-        64
-    }
-
+    /// The most bytes that operations take of their own, beside tensors, in steps within these
+    /// limits. They are taken with the first such step, and kept.
+    fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize;
+    /// How many rows of logits it should have at once, unless another number is given; results do
+    /// not depend on it.
+    fn logit_rows(&self, vocab: usize) -> usize;
     /// What the width of rows must be a multiple of: of hidden states and of the MLP.
-    fn width_step(&self) -> usize {
-        1
-    }
-
-    /// Bytes that the device has for this program, where it is known: the limit unless another is given.
-    fn memory_limit(&self) -> Option<usize> {
-        None
-    }
-
+    fn width_step(&self) -> usize;
+    /// Bytes that the device has for this program, where it is known: the limit unless another is
+    /// given.
+    fn memory_limit(&self) -> Option<usize>;
     /// What the backend can hold in all, whatever limit is given, where that is known.
-    fn memory_ceiling(&self) -> Option<Ceiling> {
-        None
-    }
+    fn memory_ceiling(&self) -> Option<Ceiling>;
+    /// Whether enqueued work runs beside the host, so that it is worth enqueueing a step before the
+    /// draws of the one before are read.
+    fn runs_beside(&self) -> bool;
 
     // ---- memory: before the work, never inside a step ----
 
@@ -238,6 +227,8 @@ pub trait Backend: std::any::Any {
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor>;
     /// Gives a tensor back.
     fn free(&mut self, tensor: Tensor);
+    /// Overwrites the first rows of a tensor (tests, and inputs that are not tokens).
+    fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()>;
     /// Allocates the pages of a KV cache.
     fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool>;
     /// Gives a KV pool back.
@@ -247,7 +238,8 @@ pub trait Backend: std::any::Any {
 
     /// Loads linears that share one input, concatenated by rows; see [`LinearSpec`].
     fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear>;
-    /// Loads a linear of one part whose matrix is that of `table` (tied embeddings), so that a backend may keep one copy.
+    /// Loads a linear of one part whose matrix is that of `table` (tied embeddings), so that a
+    /// backend may keep one copy.
     fn load_tied(&mut self, _table: Table, spec: LinearSpec<'_>) -> Result<Linear> {
         self.load_linear(spec)
     }
@@ -262,22 +254,23 @@ pub trait Backend: std::any::Any {
 
     /// Fixes, once, which outputs of which linear group an adapter may change.
     fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()>;
-    /// Makes a slot with all-zero A and B and no optimizer state. Slot 0, the base, always exists and has no parts.
+    /// Makes a slot with all-zero A and B and no optimizer state. Slot 0, the base, always exists
+    /// and has no parts.
     fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot>;
     /// Bytes of the weights of a slot of this shape.
     fn slot_bytes(&self, spec: &SlotSpec) -> usize;
     /// Bytes of its gradients and its two moments.
-    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
-        3 * self.slot_bytes(spec)
-    }
+    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize;
     /// Frees a slot and its optimizer state.
     fn drop_slot(&mut self, slot: Slot);
-    /// Overwrites one matrix of a slot from row-major f32: A is `[rank, inputs]`, B is `[outputs of the part, rank]`.
+    /// Overwrites one matrix of a slot from row-major f32: A is `[rank, inputs]`, B is `[outputs of
+    /// the part, rank]`.
     fn write_slot(&mut self, slot: Slot, part: PartId, matrix: LoraMatrix, values: &[f32]) -> Result<()>;
     /// Reads one matrix in the same layout: the weights, the gradient sum, or a moment of AdamW.
     fn read_slot(&mut self, slot: Slot, role: SlotRole, part: PartId, matrix: LoraMatrix)
     -> Result<Vec<f32>>;
-    /// Makes `to` equal to `from`: same spec required; the optimizer state too where `from` has one, none otherwise.
+    /// Makes `to` equal to `from`: same spec required; the optimizer state too where `from` has
+    /// one, none otherwise.
     fn copy_slot(&mut self, from: Slot, to: Slot) -> Result<()>;
     /// Gives a slot zeroed gradients and moments (keeps them zeroed if it has them already).
     fn attach_optimizer(&mut self, slot: Slot) -> Result<()>;
@@ -297,19 +290,18 @@ pub trait Backend: std::any::Any {
 
     /// Uploads the plan that the operations enqueued after it read, until the next `begin`.
     fn begin(&mut self, plan: std::sync::Arc<BatchPlan>) -> Result<()>;
-    /// Appends an operation. Errors are those the host can see (shapes, unknown handles); nothing is computed for the host.
+    /// Appends an operation. Errors are those the host can see (shapes, unknown handles); nothing
+    /// is computed for the host.
     fn enqueue(&mut self, op: Op) -> Result<()>;
     /// Everything enqueued so far may run; returns without waiting for it where the device allows.
     fn submit(&mut self) -> Result<()>;
-    /// Waits for the submitted work and copies the first `rows` rows of an activation or f32 tensor to the host.
+    /// Waits for the submitted work and copies the first `rows` rows of an activation or f32 tensor
+    /// to the host.
     fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>>;
     /// Likewise for a u32 tensor.
     fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>>;
-    /// Whether enqueued work runs beside the host, so that it is worth enqueueing a step before the draws of the one before are read.
-    fn runs_beside(&self) -> bool {
-        false
-    }
-    /// Enqueues a copy to the host of the first draws of a sampling step; work enqueued later may overwrite the tensors.
+    /// Enqueues a copy to the host of the first draws of a sampling step; work enqueued later may
+    /// overwrite the tensors.
     fn fetch_draws(&mut self, tokens: Tensor, logprobs: Tensor, draws: usize) -> Result<Draws> {
         Ok(Draws::Here(self.download_u32(tokens, draws)?, self.download_f32(logprobs, draws)?))
     }
@@ -320,28 +312,35 @@ pub trait Backend: std::any::Any {
             Draws::Coming { copy, .. } => Err(Error::Internal(format!("copy {copy} was never enqueued"))),
         }
     }
-    /// Names what the work enqueued from here on is for, until [`Backend::end_phase`]: for the time line of a profiler.
+}
+
+/// What measurements want of a device; results do not depend on it. The defaults are those of a
+/// device that cannot be measured.
+pub trait Measured {
+    /// Names what the work enqueued from here on is for, until [`Measured::end_phase`]: for the
+    /// time line of a profiler.
     fn begin_phase(&mut self, _name: &'static str) {}
     /// Ends the latest phase.
     fn end_phase(&mut self) {}
-    /// Starts measuring how long each kind of operation (CPU) or each kernel (GPU) takes, or stops. It may make steps slower.
+    /// Starts measuring how long each kind of operation (CPU) or each kernel (GPU) takes, or stops.
+    /// It may make steps slower.
     fn set_profiling(&mut self, _on: bool) -> Result<()> {
-        Err(Error::Unsupported(format!("a profile of {}", self.describe())))
+        Err(Error::Unsupported("a profile of this device".into()))
     }
     /// The times measured since the last call, by name, in the order of their sums.
     fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
-        Err(Error::Unsupported(format!("a profile of {}", self.describe())))
+        Err(Error::Unsupported("a profile of this device".into()))
     }
     /// What became of the launch lists so far; `None` on a device without graphs.
     fn graph_counts(&self) -> Option<GraphCounts> {
         None
     }
-
-    /// Whether [`Backend::ceilings`] can measure: known before anything is.
+    /// Whether [`Measured::ceilings`] can measure: known before anything is.
     fn has_ceilings(&self) -> bool {
         false
     }
-    /// What the device reaches at its best, measured now; `None` where that is not known how to measure.
+    /// What the device reaches at its best, measured now; `None` where that is not known how to
+    /// measure.
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         Ok(None)
     }
@@ -349,11 +348,9 @@ pub trait Backend: std::any::Any {
     fn flush_caches(&mut self) -> Result<()> {
         Ok(())
     }
-    /// Fills the first `count` elements of an activation tensor with noise, on the device where there is one.
-    fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()> {
-        let values: Vec<f32> = (0..count as u64).map(|i| noise.at(i)).collect();
-        self.upload_f32(tensor, &values)
+    /// Fills the first `count` elements of an activation tensor with noise, on the device where
+    /// there is one.
+    fn fill_noise(&mut self, _tensor: Tensor, _count: usize, _noise: Noise) -> Result<()> {
+        Err(Error::Unsupported("noise on this device".into()))
     }
-    /// Overwrites the first rows of a tensor (tests, and inputs that are not tokens).
-    fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()>;
 }

@@ -1,5 +1,5 @@
-//! A backend that stores calls and executes them at `submit`: proof that no caller relies on a value before it downloads it,
-//! and the source of the operation trace.
+//! A backend that stores calls and executes them at `submit`: proof that no caller relies on a value before
+//! it downloads it, and the source of the operation trace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,9 +28,10 @@ enum Call {
     Enqueue(Op),
 }
 
-/// Wraps a backend: `begin` and `enqueue` are stored and run at `submit`, in order. Whatever would see or change the
-/// state that stored work is about to produce or read (a download, an upload, a slot access, memory) is an [`Error::Internal`] while work
-/// is stored. Errors of stored work come from `submit`; the work behind the one that failed is dropped.
+/// Wraps a backend: `begin` and `enqueue` are stored and run at `submit`, in order. Whatever would see or
+/// change the state that stored work is about to produce or read (a download, an upload, a slot access,
+/// memory) is an [`Error::Internal`] while work is stored. Errors of stored work come from `submit`; the work
+/// behind the one that failed is dropped.
 pub struct Recording<B> {
     inner: B,
     stored: Vec<Call>,
@@ -92,135 +93,85 @@ impl<B: Backend> Recording<B> {
     }
 }
 
+/// Methods that the wrapped backend answers, whatever is stored.
+macro_rules! passed_on {
+    ($(fn $name:ident(&$self:ident $(, $arg:ident: $type:ty)*) $(-> $result:ty)?;)*) => {
+        $(fn $name(&$self $(, $arg: $type)*) $(-> $result)? {
+            $self.inner.$name($($arg),*)
+        })*
+    };
+    ($(fn $name:ident(&mut $self:ident $(, $arg:ident: $type:ty)*) $(-> $result:ty)?;)*) => {
+        $(fn $name(&mut $self $(, $arg: $type)*) $(-> $result)? {
+            $self.inner.$name($($arg),*)
+        })*
+    };
+}
+
+/// Methods that the wrapped backend answers where no work is stored.
+macro_rules! passed_on_settled {
+    ($(fn $name:ident(&mut $self:ident $(, $arg:ident: $type:ty)*) -> $result:ty;)*) => {
+        $(fn $name(&mut $self $(, $arg: $type)*) -> $result {
+            $self.settled(stringify!($name))?.$name($($arg),*)
+        })*
+    };
+}
+
 impl<B: Backend> Backend for Recording<B> {
     fn describe(&self) -> String {
         format!("recording {}", self.inner.describe())
     }
 
-    fn arithmetic(&self) -> String {
-        self.inner.arithmetic()
+    passed_on! {
+        fn arithmetic(&self) -> String;
+        fn activation_bytes(&self) -> usize;
+        fn kv_bytes(&self) -> usize;
+        fn bytes_in_use(&self) -> usize;
+        fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize;
+        fn logit_rows(&self, vocab: usize) -> usize;
+        fn width_step(&self) -> usize;
+        fn memory_limit(&self) -> Option<usize>;
+        fn memory_ceiling(&self) -> Option<Ceiling>;
+        fn runs_beside(&self) -> bool;
+        fn slot_bytes(&self, spec: &SlotSpec) -> usize;
+        fn optimizer_bytes(&self, spec: &SlotSpec) -> usize;
     }
 
-    fn activation_bytes(&self) -> usize {
-        self.inner.activation_bytes()
+    // Stored work on what is given back will fail at `submit`, as it should.
+    passed_on! {
+        fn free(&mut self, tensor: Tensor);
+        fn free_kv_pool(&mut self, pool: KvPool);
+        fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear>;
+        fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector>;
+        fn load_table(&mut self, values: WeightView<'_>) -> Result<Table>;
+        fn load_rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<RopeTable>;
+        fn drop_slot(&mut self, slot: Slot);
+        fn detach_optimizer(&mut self, slot: Slot);
+        fn draws(&mut self, draws: Draws) -> Result<(Vec<u32>, Vec<f32>)>;
     }
 
-    fn kv_bytes(&self) -> usize {
-        self.inner.kv_bytes()
-    }
-
-    fn bytes_in_use(&self) -> usize {
-        self.inner.bytes_in_use()
-    }
-
-    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
-        self.inner.optimizer_bytes(spec)
-    }
-
-    fn logit_rows(&self, vocab: usize) -> usize {
-        self.inner.logit_rows(vocab)
-    }
-
-    fn memory_ceiling(&self) -> Option<Ceiling> {
-        self.inner.memory_ceiling()
-    }
-
-    fn memory_limit(&self) -> Option<usize> {
-        self.inner.memory_limit()
-    }
-
-    fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
-        self.inner.workspace_bytes(spec)
-    }
-
-    fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
-        self.settled("tensor")?.tensor(spec)
-    }
-
-    fn free(&mut self, tensor: Tensor) {
-        // Stored work on the tensor will fail at `submit`, as it should.
-        self.inner.free(tensor);
-    }
-
-    fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool> {
-        self.settled("kv_pool")?.kv_pool(spec)
-    }
-
-    fn free_kv_pool(&mut self, pool: KvPool) {
-        self.inner.free_kv_pool(pool);
-    }
-
-    fn load_linear(&mut self, spec: LinearSpec<'_>) -> Result<Linear> {
-        self.inner.load_linear(spec)
-    }
-
-    fn load_tied(&mut self, table: Table, spec: LinearSpec<'_>) -> Result<Linear> {
-        self.settled("load_tied")?.load_tied(table, spec)
-    }
-
-    fn load_vector(&mut self, values: WeightView<'_>) -> Result<Vector> {
-        self.inner.load_vector(values)
-    }
-
-    fn load_table(&mut self, values: WeightView<'_>) -> Result<Table> {
-        self.inner.load_table(values)
-    }
-
-    fn load_rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<RopeTable> {
-        self.inner.load_rope(cos, sin, half)
-    }
-
-    fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()> {
-        self.settled("adapter_layout")?.adapter_layout(layout)
-    }
-
-    fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot> {
-        self.settled("create_slot")?.create_slot(spec)
-    }
-
-    fn slot_bytes(&self, spec: &SlotSpec) -> usize {
-        self.inner.slot_bytes(spec)
-    }
-
-    fn drop_slot(&mut self, slot: Slot) {
-        self.inner.drop_slot(slot);
-    }
-
-    fn write_slot(&mut self, slot: Slot, part: PartId, matrix: LoraMatrix, values: &[f32]) -> Result<()> {
-        self.settled("write_slot")?.write_slot(slot, part, matrix, values)
-    }
-
-    fn read_slot(
-        &mut self,
-        slot: Slot,
-        role: SlotRole,
-        part: PartId,
-        matrix: LoraMatrix,
-    ) -> Result<Vec<f32>> {
-        self.settled("read_slot")?.read_slot(slot, role, part, matrix)
-    }
-
-    fn copy_slot(&mut self, from: Slot, to: Slot) -> Result<()> {
-        self.settled("copy_slot")?.copy_slot(from, to)
-    }
-
-    fn attach_optimizer(&mut self, slot: Slot) -> Result<()> {
-        self.settled("attach_optimizer")?.attach_optimizer(slot)
-    }
-
-    fn detach_optimizer(&mut self, slot: Slot) {
-        self.inner.detach_optimizer(slot);
-    }
-
-    fn write_moment(
-        &mut self,
-        slot: Slot,
-        role: SlotRole,
-        part: PartId,
-        matrix: LoraMatrix,
-        values: &[f32],
-    ) -> Result<()> {
-        self.settled("write_moment")?.write_moment(slot, role, part, matrix, values)
+    passed_on_settled! {
+        fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor>;
+        fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()>;
+        fn kv_pool(&mut self, spec: KvSpec) -> Result<KvPool>;
+        fn load_tied(&mut self, table: Table, spec: LinearSpec<'_>) -> Result<Linear>;
+        fn adapter_layout(&mut self, layout: &AdapterLayout) -> Result<()>;
+        fn create_slot(&mut self, spec: &SlotSpec) -> Result<Slot>;
+        fn write_slot(&mut self, slot: Slot, part: PartId, matrix: LoraMatrix, values: &[f32]) -> Result<()>;
+        fn read_slot(&mut self, slot: Slot, role: SlotRole, part: PartId, matrix: LoraMatrix)
+            -> Result<Vec<f32>>;
+        fn copy_slot(&mut self, from: Slot, to: Slot) -> Result<()>;
+        fn attach_optimizer(&mut self, slot: Slot) -> Result<()>;
+        fn write_moment(
+            &mut self,
+            slot: Slot,
+            role: SlotRole,
+            part: PartId,
+            matrix: LoraMatrix,
+            values: &[f32]
+        ) -> Result<()>;
+        fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>>;
+        fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>>;
+        fn fetch_draws(&mut self, tokens: Tensor, logprobs: Tensor, draws: usize) -> Result<Draws>;
     }
 
     fn begin(&mut self, plan: Arc<BatchPlan>) -> Result<()> {
@@ -255,48 +206,24 @@ impl<B: Backend> Backend for Recording<B> {
         }
         self.inner.submit()
     }
+}
 
-    fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>> {
-        self.settled("download_f32")?.download_f32(tensor, rows)
+impl<B: Backend> Measured for Recording<B> {
+    passed_on! {
+        fn graph_counts(&self) -> Option<GraphCounts>;
+        fn has_ceilings(&self) -> bool;
     }
 
-    fn download_u32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<u32>> {
-        self.settled("download_u32")?.download_u32(tensor, rows)
+    passed_on! {
+        fn begin_phase(&mut self, name: &'static str);
+        fn end_phase(&mut self);
+        fn set_profiling(&mut self, on: bool) -> Result<()>;
+        fn take_profile(&mut self) -> Result<Vec<OpTimes>>;
     }
 
-    fn begin_phase(&mut self, name: &'static str) {
-        self.inner.begin_phase(name);
-    }
-
-    fn end_phase(&mut self) {
-        self.inner.end_phase();
-    }
-
-    fn set_profiling(&mut self, on: bool) -> Result<()> {
-        self.inner.set_profiling(on)
-    }
-
-    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
-        self.inner.take_profile()
-    }
-
-    fn graph_counts(&self) -> Option<GraphCounts> {
-        self.inner.graph_counts()
-    }
-
-    fn has_ceilings(&self) -> bool {
-        self.inner.has_ceilings()
-    }
-
-    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
-        self.settled("ceilings")?.ceilings()
-    }
-
-    fn flush_caches(&mut self) -> Result<()> {
-        self.settled("flush_caches")?.flush_caches()
-    }
-
-    fn upload_f32(&mut self, tensor: Tensor, values: &[f32]) -> Result<()> {
-        self.settled("upload_f32")?.upload_f32(tensor, values)
+    passed_on_settled! {
+        fn ceilings(&mut self) -> Result<Option<Ceilings>>;
+        fn flush_caches(&mut self) -> Result<()>;
+        fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()>;
     }
 }

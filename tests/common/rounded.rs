@@ -62,6 +62,8 @@ fn written(op: &Op) -> Vec<Tensor> {
     }
 }
 
+impl Measured for Rounded {}
+
 impl Backend for Rounded {
     fn describe(&self) -> String {
         "cpu, rounded to bf16".into()
@@ -69,8 +71,35 @@ impl Backend for Rounded {
     fn arithmetic(&self) -> String {
         self.cpu.arithmetic()
     }
+    fn activation_bytes(&self) -> usize {
+        self.cpu.activation_bytes()
+    }
+    fn kv_bytes(&self) -> usize {
+        self.cpu.kv_bytes()
+    }
     fn bytes_in_use(&self) -> usize {
         self.cpu.bytes_in_use()
+    }
+    fn workspace_bytes(&self, spec: &WorkspaceSpec) -> usize {
+        self.cpu.workspace_bytes(spec)
+    }
+    fn logit_rows(&self, vocab: usize) -> usize {
+        self.cpu.logit_rows(vocab)
+    }
+    fn width_step(&self) -> usize {
+        self.cpu.width_step()
+    }
+    fn memory_limit(&self) -> Option<usize> {
+        self.cpu.memory_limit()
+    }
+    fn memory_ceiling(&self) -> Option<Ceiling> {
+        self.cpu.memory_ceiling()
+    }
+    fn runs_beside(&self) -> bool {
+        self.cpu.runs_beside()
+    }
+    fn optimizer_bytes(&self, spec: &SlotSpec) -> usize {
+        self.cpu.optimizer_bytes(spec)
     }
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
         let tensor = self.cpu.tensor(spec)?;

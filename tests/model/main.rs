@@ -11,3 +11,4 @@ mod folders;
 mod loading;
 mod peft;
 mod peft_targets;
+mod sink;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::support::*;
+use colloquy::backend::cuda::CudaBackend;
 use colloquy::backend::recording::Recording;
 use colloquy::backend::*;
 
@@ -74,4 +75,51 @@ fn the_trace_counts_operations_with_their_plan() {
     b.clear_trace();
     assert!(b.trace().is_empty());
     assert_eq!(b.describe(), format!("recording {}", b.inner().describe()));
+}
+
+/// The names of the methods that a trait declares, from its source.
+fn methods(source: &str, of: &str) -> Vec<String> {
+    let start = source.find(&format!("pub trait {of}")).expect("the trait");
+    let body = &source[start..][..source[start..].find("\n}\n").expect("its end")];
+    let lines = body.lines().filter_map(|line| line.trim_start().strip_prefix("fn "));
+    lines.map(|line| line[..line.find('(').expect("arguments")].to_string()).collect()
+}
+
+#[test]
+fn nothing_is_answered_but_by_the_wrapped_backend() {
+    // A default would be an answer of its own: every method must stand in the wrapper.
+    let (source, wrapper) =
+        (include_str!("../../src/backend/mod.rs"), include_str!("../../src/backend/recording.rs"));
+    let names = [methods(source, "Backend"), methods(source, "Measured")].concat();
+    assert!(names.len() > 40, "{names:?}");
+    for name in names {
+        assert!(wrapper.contains(&format!("fn {name}(")), "the recording backend forgets `{name}`");
+    }
+
+    // A GPU differs from the CPU, and from the defaults, in all of these.
+    let gpu = || CudaBackend::counting(132);
+    let (mut bare, mut b) = (gpu(), Recording::new(gpu()));
+    let facts = |b: &dyn Backend| {
+        let sizes = [b.activation_bytes(), b.kv_bytes(), b.width_step(), b.logit_rows(50_000)];
+        (sizes, b.runs_beside(), b.has_ceilings(), b.graph_counts(), b.memory_limit(), b.memory_ceiling())
+    };
+    assert_eq!(facts(&b), facts(&bare));
+    assert_ne!(facts(&b), facts(&cpu(1)));
+    let coming = || Draws::Coming { copy: 3, draws: 1 };
+    assert_eq!(b.draws(coming()).unwrap_err().to_string(), bare.draws(coming()).unwrap_err().to_string());
+    let noise = Noise { seed: 1, scale: 1.0 };
+    for b in [&mut bare as &mut dyn Backend, &mut b] {
+        let t = tensor_of(b, 8);
+        b.fill_noise(t, 8, noise).unwrap();
+        assert!(b.set_profiling(true).unwrap_err().to_string().contains("only counts"));
+    }
+    b.begin(Arc::default()).unwrap();
+    let refused = [b.fill_noise(Tensor(0), 8, noise).err(), b.flush_caches().err(), b.ceilings().err()];
+    for error in refused {
+        assert!(error.expect("it waits").to_string().contains("1 calls wait for `submit`"));
+    }
+}
+
+fn tensor_of(b: &mut dyn Backend, width: usize) -> Tensor {
+    b.tensor(TensorSpec { name: "test", rows: 1, width, element: Element::Activation }).unwrap()
 }

@@ -1,8 +1,8 @@
 //! The CPU backend: f32, weights packed once at load, our own micro-kernel; the oracle of every other backend.
 //!
-//! Operations run when they are enqueued, parallel over outputs and never over a reduction, so results do not depend on the number
-//! of threads. Every accumulation is a chain of fused multiply-adds in a fixed order, so AVX-512, AVX2 and the portable
-//! path give the same bits.
+//! Operations run when they are enqueued, parallel over outputs and never over a reduction, so results do not
+//! depend on the number of threads. Every accumulation is a chain of fused multiply-adds in a fixed order, so
+//! AVX-512, AVX2 and the portable path give the same bits.
 
 mod adamw;
 #[cfg(test)]
@@ -92,27 +92,29 @@ impl CpuBackend {
         })
     }
 
-    /// The model reads adapters rounded to bf16, as a GPU stores them; the optimizer keeps f32. To measure what that costs.
+    /// The model reads adapters rounded to bf16, as a GPU stores them; the optimizer keeps f32. To measure
+    /// what that costs.
     pub fn with_bf16_adapters(mut self) -> Self {
         self.slots.rounded = true;
         self
     }
 
-    /// K and V are rounded to bf16 where they are made, in sampling as in training, and pages hold bf16, as on a GPU: half the bytes that
-    /// decoding waits for.
+    /// K and V are rounded to bf16 where they are made, in sampling as in training, and pages hold bf16, as
+    /// on a GPU: half the bytes that decoding waits for.
     pub fn with_bf16_kv(mut self) -> Self {
         self.kv_rounded = true;
         self
     }
 
-    /// It takes no memory for matrices, and computes nothing: what is loaded is only counted, for plans of models that are not here or
-    /// would not fit.
+    /// It takes no memory for matrices, and computes nothing: what is loaded is only counted, for plans of
+    /// models that are not here or would not fit.
     pub fn counting(mut self) -> Self {
         self.counts = true;
         self
     }
 
-    /// Bytes that operations hold of their own at present: this backend's, and the buffers that all threads of the process keep for any.
+    /// Bytes that operations hold of their own at present: this backend's, and the buffers that all threads
+    /// of the process keep for any.
     pub fn workspace_held(&self) -> usize {
         self.scratch.bytes() + gemm::scratch_bytes()
     }
@@ -137,8 +139,8 @@ impl CpuBackend {
         }
     }
 
-    /// Takes an f32 tensor's elements out, so that an operation can write them while it reads others; give them back with
-    /// [`CpuBackend::put`].
+    /// Takes an f32 tensor's elements out, so that an operation can write them while it reads others; give
+    /// them back with [`CpuBackend::put`].
     fn take(&mut self, t: Tensor) -> Result<Aligned> {
         match self.tensors.get_mut(t.0 as usize).and_then(Option::as_mut).map(|b| &mut b.data) {
             Some(Data::F32(v)) => Ok(std::mem::take(v)),
@@ -257,6 +259,26 @@ impl Backend for CpuBackend {
         let tables: usize = self.tables.iter().map(|t| t.bytes()).sum();
         let ropes: usize = self.ropes.iter().map(|r| r.bytes()).sum();
         tensors + kv + linears + vectors + tables + ropes + self.slots.bytes()
+    }
+
+    fn memory_limit(&self) -> Option<usize> {
+        None
+    }
+
+    fn runs_beside(&self) -> bool {
+        false
+    }
+
+    fn width_step(&self) -> usize {
+        1
+    }
+
+    fn logit_rows(&self, _vocab: usize) -> usize {
+        64
+    }
+
+    fn activation_bytes(&self) -> usize {
+        4
     }
 
     fn kv_bytes(&self) -> usize {
@@ -413,17 +435,6 @@ impl Backend for CpuBackend {
         result
     }
 
-    fn set_profiling(&mut self, on: bool) -> Result<()> {
-        self.profile = on.then(Default::default);
-        Ok(())
-    }
-
-    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
-        let taken = self.profile.as_mut().map(std::mem::take).unwrap_or_default();
-        let times = taken.into_iter().map(|(name, seconds)| OpTimes { name: name.into(), seconds });
-        Ok(sorted(times.collect()))
-    }
-
     fn submit(&mut self) -> Result<()> {
         Ok(())
     }
@@ -458,5 +469,23 @@ impl Backend for CpuBackend {
         data[..values.len()].copy_from_slice(values);
         self.put(tensor, data);
         Ok(())
+    }
+}
+
+impl Measured for CpuBackend {
+    fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()> {
+        let values: Vec<f32> = (0..count as u64).map(|i| noise.at(i)).collect();
+        self.upload_f32(tensor, &values)
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.profile = on.then(Default::default);
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        let taken = self.profile.as_mut().map(std::mem::take).unwrap_or_default();
+        let times = taken.into_iter().map(|(name, seconds)| OpTimes { name: name.into(), seconds });
+        Ok(sorted(times.collect()))
     }
 }

@@ -1,11 +1,14 @@
-//! The CUDA backend: bf16 weights and activations, f32 accumulation, f32 master adapters and moments. Its kernels are in `kernels/`, one operation a file, and
-//! each has its host side in the file of the same name here.
+//! The CUDA backend: bf16 weights and activations, f32 accumulation, f32 master adapters and moments. Its
+//! kernels are in `kernels/`, one operation a file, and each has its host side in the file of the same name
+//! here.
 //!
-//! The device is behind [`driver::Driver`]: a GPU, or the emulator that runs the same kernels and the same host code on any machine.
+//! The device is behind [`driver::Driver`]: a GPU, or the emulator that runs the same kernels and the same
+//! host code on any machine.
 //!
-//! Operations become launches, which wait until [`Backend::submit`]. All that changes between steps lies in device memory (the plan, the table of slots) and
-//! grids have bucketed sizes, so two steps of the same kind are the same list of launches: the second time such a list is seen it is captured
-//! as a graph, from then on it is replayed.
+//! Operations become launches, which wait until [`Backend::submit`]. All that changes between steps lies in
+//! device memory (the plan, the table of slots) and grids have bucketed sizes, so two steps of the same kind
+//! are the same list of launches: the second time such a list is seen it is captured as a graph, from then on
+//! it is replayed.
 
 mod adamw;
 mod attention;
@@ -132,7 +135,8 @@ impl CudaBackend {
         Ok(self)
     }
 
-    /// Bytes that operations and the plan of a step took of their own so far: at most [`Backend::workspace_bytes`] of what was foreseen.
+    /// Bytes that operations and the plan of a step took of their own so far: at most
+    /// [`Backend::workspace_bytes`] of what was foreseen.
     pub fn workspace_held(&self) -> usize {
         self.plan.capacity() + self.workspaces.values().map(|w| w.bytes).sum::<usize>()
     }
@@ -274,6 +278,10 @@ impl Backend for CudaBackend {
         2
     }
 
+    fn kv_bytes(&self) -> usize {
+        2
+    }
+
     fn bytes_in_use(&self) -> usize {
         let tensors: usize = self.tensors.iter().flatten().map(|t| TensorBuffer::bytes(&t.spec)).sum();
         let kv: usize = self.kv_pools.iter().flatten().map(|k| k.bytes()).sum();
@@ -299,6 +307,10 @@ impl Backend for CudaBackend {
 
     fn memory_limit(&self) -> Option<usize> {
         self.driver.memory()
+    }
+
+    fn memory_ceiling(&self) -> Option<Ceiling> {
+        None
     }
 
     fn tensor(&mut self, spec: TensorSpec) -> Result<Tensor> {
@@ -459,28 +471,6 @@ impl Backend for CudaBackend {
         }
     }
 
-    fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()> {
-        self.flush()?;
-        let TensorBuffer { spec, at } = self.tensor_buffer(tensor)?;
-        if spec.element != Element::Activation || count > spec.rows * spec.width {
-            return Err(Error::Internal(format!("{count} numbers of noise in tensor {}", spec.name)));
-        }
-        let at = *at;
-        noise::fill(&mut *self.driver, at, count, noise)
-    }
-
-    fn begin_phase(&mut self, name: &'static str) {
-        if let Some(ranges) = &self.ranges {
-            ranges.push(name);
-        }
-    }
-
-    fn end_phase(&mut self) {
-        if let Some(ranges) = &self.ranges {
-            ranges.pop();
-        }
-    }
-
     fn enqueue(&mut self, op: Op) -> Result<()> {
         self.operation = (self.operation.0 + 1, op.name());
         match op {
@@ -513,40 +503,6 @@ impl Backend for CudaBackend {
     fn submit(&mut self) -> Result<()> {
         self.flush()?;
         self.driver.submit()
-    }
-
-    fn set_profiling(&mut self, on: bool) -> Result<()> {
-        self.flush()?;
-        self.driver.set_profiling(on)?;
-        self.graphs.off = on;
-        Ok(())
-    }
-
-    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
-        self.flush()?;
-        self.driver.synchronize()?;
-        Ok(sorted(self.driver.take_profile()?))
-    }
-
-    fn graph_counts(&self) -> Option<GraphCounts> {
-        Some(self.graphs.counts)
-    }
-
-    fn has_ceilings(&self) -> bool {
-        true
-    }
-
-    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
-        self.flush()?;
-        self.driver.ceilings()
-    }
-
-    fn flush_caches(&mut self) -> Result<()> {
-        // More than any L2 cache holds.
-        const BYTES: usize = 256 << 20;
-        let at = self.workspace("flushed caches", BYTES)?;
-        self.flush()?;
-        self.driver.fill(at, 0, BYTES)
     }
 
     fn download_f32(&mut self, tensor: Tensor, rows: usize) -> Result<Vec<f32>> {
@@ -606,5 +562,63 @@ impl Backend for CudaBackend {
             }
             Element::U32 => Err(Error::Internal(format!("tensor {} holds u32", spec.name))),
         }
+    }
+}
+
+impl Measured for CudaBackend {
+    fn begin_phase(&mut self, name: &'static str) {
+        if let Some(ranges) = &self.ranges {
+            ranges.push(name);
+        }
+    }
+
+    fn end_phase(&mut self) {
+        if let Some(ranges) = &self.ranges {
+            ranges.pop();
+        }
+    }
+
+    fn set_profiling(&mut self, on: bool) -> Result<()> {
+        self.flush()?;
+        self.driver.set_profiling(on)?;
+        self.graphs.off = on;
+        Ok(())
+    }
+
+    fn take_profile(&mut self) -> Result<Vec<OpTimes>> {
+        self.flush()?;
+        self.driver.synchronize()?;
+        Ok(sorted(self.driver.take_profile()?))
+    }
+
+    fn graph_counts(&self) -> Option<GraphCounts> {
+        Some(self.graphs.counts)
+    }
+
+    fn has_ceilings(&self) -> bool {
+        true
+    }
+
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        self.flush()?;
+        self.driver.ceilings()
+    }
+
+    fn flush_caches(&mut self) -> Result<()> {
+        // More than any L2 cache holds.
+        const BYTES: usize = 256 << 20;
+        let at = self.workspace("flushed caches", BYTES)?;
+        self.flush()?;
+        self.driver.fill(at, 0, BYTES)
+    }
+
+    fn fill_noise(&mut self, tensor: Tensor, count: usize, noise: Noise) -> Result<()> {
+        self.flush()?;
+        let TensorBuffer { spec, at } = self.tensor_buffer(tensor)?;
+        if spec.element != Element::Activation || count > spec.rows * spec.width {
+            return Err(Error::Internal(format!("{count} numbers of noise in tensor {}", spec.name)));
+        }
+        let at = *at;
+        noise::fill(&mut *self.driver, at, count, noise)
     }
 }
