@@ -1,9 +1,10 @@
 //! Causal attention over packed sequences and over pages.
 //!
-//! Both read K and V through one [`Tiles`] and run one kernel, so they give the same bits. Positions are taken in blocks of
-//! [`BLOCK`] counted from absolute position 0 and merged in ascending order by the online softmax (Milakov & Gimelshein 2018, arXiv
-//! 1805.02867). A block that a row cannot see leaves its (m, l, o) alone, and a position that it cannot see is never
-//! read into its sums, so neither the company of a row nor the layout of the pages can change its bits.
+//! Both read K and V through one [`Tiles`] and run one kernel, so they give the same bits. Positions are
+//! taken in blocks of [`BLOCK`] counted from absolute position 0 and merged in ascending order by the online
+//! softmax (Milakov & Gimelshein 2018, arXiv 1805.02867). A block that a row cannot see leaves its (m, l, o)
+//! alone, and a position that it cannot see is never read into its sums, so neither the company of a row nor
+//! the layout of the pages can change its bits.
 
 use super::gemm::Aligned;
 use super::lanes::{LANES, Level, Simd, simd};
@@ -19,8 +20,8 @@ const ITEM_ROWS: usize = 16;
 /// Room for the (m, l) of one task's rows and heads.
 const STATES: usize = MOST_HEADS;
 
-/// Where K and V of a sequence lie: in pages, or, for packed sequences, V in the rows of `q | k | v` and K transposed by [`transpose`].
-/// One type for both, so that the kernel exists once.
+/// Where K and V of a sequence lie: in pages, or, for packed sequences, V in the rows of `q | k | v` and K
+/// transposed by [`transpose`]. One type for both, so that the kernel exists once.
 #[derive(Clone, Copy)]
 struct Tiles<'a, E> {
     /// `[.., kv_width, TILE]`.
@@ -80,7 +81,8 @@ pub fn scores<S: Simd, E: Stored, const R: usize, const T: usize>(
     acc
 }
 
-/// Where the coefficients and the source rows of [`accumulate`] lie: `out[r] += Σ_k coefficient[at[r] + k step] source[k stride ..]`.
+/// Where the coefficients and the source rows of [`accumulate`] lie:
+/// `out[r] += Σ_k coefficient[at[r] + k step] source[k stride ..]`.
 #[derive(Clone, Copy)]
 pub struct Terms<'a, E, const R: usize> {
     /// The coefficients of all rows.
@@ -97,9 +99,9 @@ pub struct Terms<'a, E, const R: usize> {
     pub ranges: [(usize, usize); R],
 }
 
-/// Adds to R rows of `out` (each `d` long, at `rows[r]`) their [`Terms`], in ascending k. Terms outside a row's range are
-/// not even read for it. The rows' common range runs together, what is left of each before and after it by itself; since sums
-/// continue from memory, this changes no bit.
+/// Adds to R rows of `out` (each `d` long, at `rows[r]`) their [`Terms`], in ascending k. Terms outside a
+/// row's range are not even read for it. The rows' common range runs together, what is left of each before
+/// and after it by itself; since sums continue from memory, this changes no bit.
 #[inline(always)]
 pub fn accumulate<S: Simd, E: Stored, const R: usize>(
     s: S,
@@ -229,8 +231,9 @@ fn half<S: Simd, E: Stored, const R: usize>(
     }
 }
 
-/// Adds to R rows of `out`, each `d` long and one after another from `row` on, their terms in ascending k: row r has the coefficients
-/// `p[r][k]` and the source columns `r d ..`. As [`accumulate`] does for each row alone, but every source row is read from end to end.
+/// Adds to R rows of `out`, each `d` long and one after another from `row` on, their terms in ascending k:
+/// row r has the coefficients `p[r][k]` and the source columns `r d ..`. As [`accumulate`] does for each row
+/// alone, but every source row is read from end to end.
 #[inline(always)]
 fn accumulate_heads<S: Simd, E: Stored, const R: usize>(
     s: S,
@@ -287,7 +290,8 @@ pub fn visible(p: usize, window: Option<usize>) -> (usize, usize) {
     (window.map_or(0, |w| (p + 1).saturating_sub(w)), p + 1)
 }
 
-/// The bits of tile `tile` (counted from `origin`'s tile) that lie in `from .. to`, positions counted from the same origin.
+/// The bits of tile `tile` (counted from `origin`'s tile) that lie in `from .. to`, positions counted from
+/// the same origin.
 #[inline(always)]
 pub fn tile_mask(tile: usize, (from, to): (usize, usize)) -> u32 {
     let below = |p: usize| (1u32 << p.saturating_sub(tile * TILE).min(TILE)) - 1;
@@ -332,18 +336,20 @@ simd! {
             let mut head = 0;
             // One row without groups has a single vector a head: four heads side by side.
             while vectors == 1 && kv_heads - head >= 4 {
-                merge::<_, _, 4, true>(s, q, tiles, block, head, 0, &mut m[head..], &mut l[head..], out);
+                let states = (&mut m[head..], &mut l[head..]);
+                merge::<_, _, 4, true>(s, q, tiles, (block, head, 0), states, out);
                 head += 4;
             }
             for head in head..kv_heads {
                 let mut v = 0;
                 while v < vectors {
-                    let (m, l) = (&mut m[head * vectors + v..], &mut l[head * vectors + v..]);
+                    let (at, states) = ((block, head, v), head * vectors + v);
+                    let states = (&mut m[states..], &mut l[states..]);
                     // Groups of 3, 6 and 9 query heads are common too.
                     v += match vectors - v {
-                        3 | 6 => merge::<_, _, 3, false>(s, q, tiles, block, head, v, m, l, out),
-                        1 | 2 => merge::<_, _, 1, false>(s, q, tiles, block, head, v, m, l, out),
-                        _ => merge::<_, _, 4, false>(s, q, tiles, block, head, v, m, l, out),
+                        3 | 6 => merge::<_, _, 3, false>(s, q, tiles, at, states, out),
+                        1 | 2 => merge::<_, _, 1, false>(s, q, tiles, at, states, out),
+                        _ => merge::<_, _, 4, false>(s, q, tiles, at, states, out),
                     };
                 }
             }
@@ -360,108 +366,78 @@ simd! {
     }
 }
 
-/// Merges block `block` of key/value head `head` into the states of the R vectors from `first` on; gives R. With HEADS, vector r is that of head
-/// `head + r`, of which there is one.
+/// R vectors of a task in one block of positions.
+struct Vectors<'a, const R: usize> {
+    /// Visible positions counted from the block's first, `(0, 0)` for none.
+    ranges: [(usize, usize); R],
+    queries: [&'a [f32]; R],
+    /// Where the o of each lies.
+    outs: [usize; R],
+}
+
+impl<'a, const R: usize> Vectors<'a, R> {
+    /// `place` says row and query head of each.
+    #[inline(always)]
+    fn new(q: Queries<'a>, block: usize, place: impl Fn(usize) -> (usize, usize)) -> Self {
+        let Heads { heads, head_dim: d, window, .. } = *q.heads;
+        let mut vectors = Self { ranges: [(0, 0); R], queries: [&q.qkv[..0]; R], outs: [0; R] };
+        for r in 0..R {
+            let (row, head) = place(r);
+            let (from, to) = visible(q.position + row, window);
+            let origin = block * BLOCK;
+            let range = (from.saturating_sub(origin), to.saturating_sub(origin).min(BLOCK));
+            if range.0 < range.1 {
+                vectors.ranges[r] = range;
+            }
+            vectors.queries[r] = &q.qkv[row * q.heads.qkv_width() + head * d..][..d];
+            vectors.outs[r] = (row * heads + head) * d;
+        }
+        vectors
+    }
+
+    /// The tiles of the block that any of them sees; empty for none.
+    #[inline(always)]
+    fn tiles(&self) -> (usize, usize) {
+        let (mut low, mut high) = (BLOCK, 0);
+        for range in self.ranges {
+            if range.0 < range.1 {
+                (low, high) = (low.min(range.0), high.max(range.1));
+            }
+        }
+        (low / TILE, high.div_ceil(TILE))
+    }
+}
+
+/// Merges block `block` of key/value head `head` into the states (m, l) of the R vectors from
+/// `first` on; gives R. With HEADS, vector r is that of head `head + r`, of which there is one.
 #[inline(always)]
 fn merge<S: Simd, E: Stored, const R: usize, const HEADS: bool>(
     s: S,
     q: Queries<'_>,
     tiles: Tiles<'_, E>,
-    block: usize,
-    head: usize,
-    first: usize,
-    m: &mut [f32],
-    l: &mut [f32],
+    (block, head, first): (usize, usize, usize),
+    (m, l): (&mut [f32], &mut [f32]),
     out: &mut [f32],
 ) -> usize {
-    let Heads { heads, kv_heads, head_dim: d, scale, window } = *q.heads;
+    let Heads { heads, kv_heads, head_dim: d, scale, .. } = *q.heads;
     let group = heads / kv_heads;
-    // Visible positions counted from the block's first, for each vector and for any of them.
-    let mut ranges = [(0, 0); R];
-    let (mut low, mut high) = (BLOCK, 0);
-    let mut queries = [&q.qkv[..0]; R];
-    let mut outs = [0; R];
-    for r in 0..R {
-        let (row, h) =
-            if HEADS { (0, head + r) } else { ((first + r) / group, head * group + (first + r) % group) };
-        let (from, to) = visible(q.position + row, window);
-        let origin = block * BLOCK;
-        let range = (from.saturating_sub(origin), to.saturating_sub(origin).min(BLOCK));
-        if range.0 < range.1 {
-            ranges[r] = range;
-            (low, high) = (low.min(range.0), high.max(range.1));
-        }
-        queries[r] = &q.qkv[row * q.heads.qkv_width() + h * d..][..d];
-        outs[r] = (row * heads + h) * d;
-    }
-    if low >= high {
+    let vectors = Vectors::<R>::new(q, block, |r| match HEADS {
+        true => (0, head + r),
+        false => ((first + r) / group, head * group + (first + r) % group),
+    });
+    let Vectors { ranges, queries, outs } = vectors;
+    let (t0, t1) = vectors.tiles();
+    if t0 >= t1 {
         return R;
     }
-    let (t0, t1) = (low / TILE, high.div_ceil(TILE));
-
-    let hidden = s.splat(f32::NEG_INFINITY);
-    let mut scored = [[hidden; TILES]; R];
-    if HEADS {
-        for r in 0..R {
-            let keys = |t| tiles.keys(block * TILES + t, head + r);
-            if (t0, t1) == (0, TILES) {
-                scored[r] = scores::<S, E, 1, TILES>(s, [queries[r]], std::array::from_fn(keys))[0];
-            } else {
-                for t in t0..t1 {
-                    scored[r][t] = scores::<S, E, 1, 1>(s, [queries[r]], [keys(t)])[0][0];
-                }
-            }
-        }
-    } else if (t0, t1) == (0, TILES) {
-        scored = scores::<S, E, R, TILES>(
-            s,
-            queries,
-            std::array::from_fn(|t| tiles.keys(block * TILES + t, head)),
-        );
-    } else {
-        for t in t0..t1 {
-            let one = scores::<S, E, R, 1>(s, queries, [tiles.keys(block * TILES + t, head)]);
-            for r in 0..R {
-                scored[r][t] = one[r][0];
-            }
-        }
-    }
-
+    let scored = block_scores::<S, E, R, HEADS>(s, queries, tiles, (block, head), (t0, t1));
     let mut p = [[0.0f32; BLOCK]; R];
     for r in 0..R {
-        let range = ranges[r];
-        if range.0 == range.1 {
-            continue;
-        }
-        let mut x = scored[r];
-        for t in 0..TILES {
-            x[t] = s.mul(x[t], s.splat(scale));
-            if range != (0, BLOCK) {
-                x[t] = s.keep(tile_mask(t, range), x[t], hidden);
-            }
-        }
-        let highest = s.largest(s.max(s.max(x[0], x[1]), s.max(x[2], x[3])));
-        let old = m[r];
-        let new = if highest > old { highest } else { old };
-        m[r] = new;
-        for t in 0..TILES {
-            x[t] = math::weight(s, s.sub(x[t], s.splat(new)));
-        }
-        let sum = s.sum(s.add(s.add(x[0], x[1]), s.add(x[2], x[3])));
-        // Where the largest stays, the factor is exactly 1.
-        if new != old {
-            let shrink = math::weight1(s, old - new);
-            l[r] *= shrink;
-            for o in out[outs[r]..][..d].as_chunks_mut::<8>().0 {
-                s.store_half(o, s.mul(s.load_half(o), s.splat(shrink)));
-            }
-        }
-        l[r] += sum;
-        for (p, x) in p[r].as_chunks_mut::<LANES>().0.iter_mut().zip(x) {
-            s.store(p, x);
+        if ranges[r].0 < ranges[r].1 {
+            let o = &mut out[outs[r]..][..d];
+            weigh(s, scored[r], scale, ranges[r], (&mut m[r], &mut l[r]), o, &mut p[r]);
         }
     }
-
     for t in t0..t1 {
         let within = |p: usize| p.saturating_sub(t * TILE).min(TILE);
         if HEADS {
@@ -482,6 +458,81 @@ fn merge<S: Simd, E: Stored, const R: usize, const HEADS: bool>(
         accumulate(s, d, out, outs, terms);
     }
     R
+}
+
+/// `q·k` of R vectors for the tiles `t0 .. t1` of a block, as in [`merge`]; -infinity for the others.
+#[inline(always)]
+fn block_scores<S: Simd, E: Stored, const R: usize, const HEADS: bool>(
+    s: S,
+    queries: [&[f32]; R],
+    tiles: Tiles<'_, E>,
+    (block, head): (usize, usize),
+    (t0, t1): (usize, usize),
+) -> [[S::V; TILES]; R] {
+    let mut scored = [[s.splat(f32::NEG_INFINITY); TILES]; R];
+    if HEADS {
+        for r in 0..R {
+            let keys = |t| tiles.keys(block * TILES + t, head + r);
+            if (t0, t1) == (0, TILES) {
+                scored[r] = scores::<S, E, 1, TILES>(s, [queries[r]], std::array::from_fn(keys))[0];
+            } else {
+                for t in t0..t1 {
+                    scored[r][t] = scores::<S, E, 1, 1>(s, [queries[r]], [keys(t)])[0][0];
+                }
+            }
+        }
+    } else if (t0, t1) == (0, TILES) {
+        let keys = |t| tiles.keys(block * TILES + t, head);
+        scored = scores::<S, E, R, TILES>(s, queries, std::array::from_fn(keys));
+    } else {
+        for t in t0..t1 {
+            let one = scores::<S, E, R, 1>(s, queries, [tiles.keys(block * TILES + t, head)]);
+            for r in 0..R {
+                scored[r][t] = one[r][0];
+            }
+        }
+    }
+    scored
+}
+
+/// Turns a vector's scores into the coefficients `p` of V, after its state (m, l) and `o` are
+/// brought to the new largest score.
+#[inline(always)]
+fn weigh<S: Simd>(
+    s: S,
+    mut x: [S::V; TILES],
+    scale: f32,
+    range: (usize, usize),
+    (m, l): (&mut f32, &mut f32),
+    o: &mut [f32],
+    p: &mut [f32; BLOCK],
+) {
+    for t in 0..TILES {
+        x[t] = s.mul(x[t], s.splat(scale));
+        if range != (0, BLOCK) {
+            x[t] = s.keep(tile_mask(t, range), x[t], s.splat(f32::NEG_INFINITY));
+        }
+    }
+    let highest = s.largest(s.max(s.max(x[0], x[1]), s.max(x[2], x[3])));
+    let old = *m;
+    let new = if highest > old { highest } else { old };
+    *m = new;
+    for t in 0..TILES {
+        x[t] = math::weight(s, s.sub(x[t], s.splat(new)));
+    }
+    let sum = s.sum(s.add(s.add(x[0], x[1]), s.add(x[2], x[3])));
+    // Where the largest stays, the factor is exactly 1.
+    if new != old {
+        let shrink = math::weight1(s, old - new);
+        *l *= shrink;
+        for o in o.as_chunks_mut::<8>().0 {
+            s.store_half(o, s.mul(s.load_half(o), s.splat(shrink)));
+        }
+    }
+    *l += sum;
+    for (p, x) in p.as_chunks_mut::<LANES>().0.iter_mut().zip(x) {
+        s.store(p, x);
+    }
 }
 
 /// Checks that the plan's sequences cover its rows in order.

@@ -1,8 +1,10 @@
-//! Backward of packed attention (Dao 2023, arXiv 2307.08691): probabilities are recomputed, a block of query rows at a time.
+//! Backward of packed attention (Dao 2023, arXiv 2307.08691): probabilities are recomputed, a block of query
+//! rows at a time.
 //!
-//! One task is one (sequence, key/value head). It walks its query heads and, in each, its rows in ascending order, so every
-//! sum has one order: dq over positions, dk and dv over (query head, row). With `p = softmax(scale q kᵀ)` and
-//! `delta = Σ_d dout out`: `ds = scale p (dout vᵀ - delta)`, `dq = ds k`, `dk = dsᵀ q`, `dv = pᵀ dout`.
+//! One task is one (sequence, key/value head). It walks its query heads and, in each, its rows in ascending
+//! order, so every sum has one order: dq over positions, dk and dv over (query head, row). With
+//! `p = softmax(scale q kᵀ)` and `delta = Σ_d dout out`: `ds = scale p (dout vᵀ - delta)`, `dq = ds k`,
+//! `dk = dsᵀ q`, `dv = pᵀ dout`.
 
 use super::attention::{Terms, accumulate, check_sequences, scores, tile_mask, transpose_tile, visible};
 use super::gemm::{Aligned, Shared};
@@ -77,6 +79,7 @@ simd! {
                 let block = Block {
                     row,
                     rows,
+                    d,
                     ld,
                     tiles: (ranges[0].0 / TILE, (row + rows).div_ceil(TILE)),
                 };
@@ -85,7 +88,7 @@ simd! {
                 for (x, stride, tiled, products) in
                     [(q, width, &*keys, &mut *p), (dout, q_width, &*values, &mut *ds)]
                 {
-                    all_scores(s, block, d, x, stride, tiled, products);
+                    all_scores(s, block, x, stride, tiled, products);
                 }
                 for r in 0..rows {
                     let delta = math::dot(s, &out[r * q_width..][..d], &dout[r * q_width..][..d]);
@@ -133,6 +136,8 @@ struct Block {
     /// The first row, which is its position too.
     row: usize,
     rows: usize,
+    /// Head size.
+    d: usize,
     /// Distance of the rows of p and ds.
     ld: usize,
     /// Tiles that any of the rows sees.
@@ -141,20 +146,12 @@ struct Block {
 
 /// The products of the block's rows of `x` with all tiles they see.
 #[inline(always)]
-fn all_scores<S: Simd>(
-    s: S,
-    block: Block,
-    d: usize,
-    x: &[f32],
-    stride: usize,
-    tiled: &[f32],
-    out: &mut [f32],
-) {
+fn all_scores<S: Simd>(s: S, block: Block, x: &[f32], stride: usize, tiled: &[f32], out: &mut [f32]) {
     let mut r = 0;
     while r < block.rows {
         r += match block.rows - r {
-            1..4 => row_scores::<S, 1>(s, block, r, d, x, stride, tiled, out),
-            _ => row_scores::<S, 4>(s, block, r, d, x, stride, tiled, out),
+            1..4 => row_scores::<S, 1>(s, block, r, x, stride, tiled, out),
+            _ => row_scores::<S, 4>(s, block, r, x, stride, tiled, out),
         }
     }
 }
@@ -165,12 +162,12 @@ fn row_scores<S: Simd, const R: usize>(
     s: S,
     block: Block,
     first: usize,
-    d: usize,
     x: &[f32],
     stride: usize,
     tiled: &[f32],
     out: &mut [f32],
 ) -> usize {
+    let d = block.d;
     let x: [&[f32]; R] = std::array::from_fn(|r| &x[(first + r) * stride..][..d]);
     let tile = |t: usize| &tiled[t * d * TILE..][..d * TILE];
     // The last of these rows sees the most tiles.
@@ -195,7 +192,8 @@ fn row_scores<S: Simd, const R: usize>(
     R
 }
 
-/// Turns a row of scores into p, and its row of `dout vᵀ` into ds. What they hold for positions out of sight is not read again.
+/// Turns a row of scores into p, and its row of `dout vᵀ` into ds. What they hold for positions out of sight
+/// is not read again.
 #[inline(always)]
 fn softmax<S: Simd>(
     s: S,
@@ -306,7 +304,8 @@ pub fn run(c: &mut CpuBackend, op: &AttentionPackedBackward) -> Result<()> {
                 dout: &dout[from * q_width..to * q_width],
             };
             backward(level, task, scratch, |row, column, values: &[f32]| {
-                // SAFETY: sequences are disjoint rows, and a task writes the columns of its own key/value head and query heads only.
+                // SAFETY: sequences are disjoint rows, and a task writes the columns of its own key/value
+                // head and query heads only.
                 unsafe { all.slice((from + row) * width + column, values.len()) }.copy_from_slice(values);
             });
         };

@@ -11,7 +11,8 @@ use super::*;
 const TILE_ROWS: u32 = 64;
 /// Positions of a split (`kSplit`).
 pub const SPLIT: u32 = 512;
-/// Sequences with at most this many rows in a step are taken split by split (decode), the others [`TILE_ROWS`] rows at a time.
+/// Sequences with at most this many rows in a step are taken split by split (decode), the others
+/// [`TILE_ROWS`] rows at a time.
 const FEW_ROWS: u32 = 4;
 /// (row, head) pairs of a block that takes one split.
 const PAIRS: usize = 16;
@@ -155,7 +156,8 @@ pub fn paged(c: &mut CudaBackend, op: &AttentionPaged) -> Result<()> {
     Ok(())
 }
 
-/// Tiles of up to [`TILE_ROWS`] rows of the sequences in `take`, cut at multiples of it counted from position 0, those with most positions to see first.
+/// Tiles of up to [`TILE_ROWS`] rows of the sequences in `take`, cut at multiples of it counted from position
+/// 0, those with most positions to see first.
 fn row_tiles(plan: &BatchPlan, take: impl Fn(&Sequence) -> bool) -> Vec<AttentionTile> {
     let mut tiles = Vec::new();
     for (sequence, s) in plan.sequences.iter().enumerate().filter(|(_, s)| take(s)) {

@@ -1,12 +1,13 @@
-//! The step's [`BatchPlan`] on the device: one buffer with a header of counts and addresses (`kernels/plan.cuh`) and the arrays behind it, uploaded
-//! in one copy. What kernels would otherwise have to search for (a row's sequence, the tiles of a segment) is worked out here.
+//! The step's [`BatchPlan`] on the device: one buffer with a header of counts and addresses
+//! (`kernels/plan.cuh`) and the arrays behind it, uploaded in one copy. What kernels would otherwise have to
+//! search for (a row's sequence, the tiles of a segment) is worked out here.
 
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::{DevicePtr, Driver};
-use crate::backend::{BatchPlan, KvSpec, Sequence, Slot};
+use crate::backend::{BatchPlan, Draw, KvSpec, Sequence, SequenceDropout, Slot};
 use crate::error::{Error, Result};
 
 /// Rows of one segment that a tile holds at most (`kSegmentTile`).
@@ -64,6 +65,13 @@ struct DeviceDraw {
     unused: u32,
 }
 
+impl From<&Draw> for DeviceDraw {
+    fn from(d: &Draw) -> Self {
+        let &Draw { rows_start, rows_end, key, position, temperature, top_k, top_p, min_p } = d;
+        Self { key, rows_start, rows_end, position, top_k, temperature, top_p, min_p, unused: 0 }
+    }
+}
+
 /// The dropout of a sequence as the device sees it.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -73,7 +81,14 @@ struct DeviceDropout {
     scale: f32,
 }
 
-/// How large a step is, rounded up so that similar steps have the same grids, and so the same graph. Kernels read the exact numbers from the plan.
+impl From<&SequenceDropout> for DeviceDropout {
+    fn from(d: &SequenceDropout) -> Self {
+        Self { key: d.key, rate: d.rate, scale: d.scale() }
+    }
+}
+
+/// How large a step is, rounded up so that similar steps have the same grids, and so the same graph. Kernels
+/// read the exact numbers from the plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
     /// Rows.
@@ -121,7 +136,8 @@ pub struct DevicePlan {
 pub struct Paging {
     /// Pages that the pool must have: one more than the highest in the page table.
     pub pages: usize,
-    /// Tokens that a page must hold for all positions to have one; `usize::MAX` where a sequence with tokens has no pages.
+    /// Tokens that a page must hold for all positions to have one; `usize::MAX` where a sequence with tokens
+    /// has no pages.
     pub page_tokens: usize,
 }
 
@@ -139,7 +155,8 @@ impl Paging {
         }
     }
 
-    /// Whether every sequence has pages of a pool of this shape for all its positions. (Where not, the caller finds out which.)
+    /// Whether every sequence has pages of a pool of this shape for all its positions. (Where not, the caller
+    /// finds out which.)
     pub fn fits(&self, spec: &KvSpec) -> bool {
         self.pages <= spec.pages && self.page_tokens <= spec.page_tokens
     }
@@ -174,126 +191,141 @@ impl DevicePlan {
     /// Checks what kernels rely on, packs and uploads.
     pub fn set(&mut self, driver: &mut dyn Driver, plan: Arc<BatchPlan>) -> Result<()> {
         check(&plan)?;
+        let derived = Derived::new(&plan);
+        let mut bytes = derived.pack(&plan, self.at);
+        if bytes.len() > self.capacity {
+            if self.at != DevicePtr::NULL {
+                driver.free(self.at);
+            }
+            self.capacity = bytes.len().next_power_of_two().max(1 << 16);
+            self.at = driver.alloc(self.capacity, "the plan of a step")?;
+            // Again: the header holds addresses.
+            bytes = derived.pack(&plan, self.at);
+        }
+        driver.upload(self.at, &bytes)?;
+        self.bounds = derived.bounds(&plan);
+        self.paging = Paging::new(&plan);
+        self.host = plan;
+        Ok(())
+    }
+}
+
+/// What kernels would otherwise have to search the plan for.
+struct Derived {
+    /// By row.
+    row_sequence: Vec<u32>,
+    /// Slot, start, end; without empty ones.
+    segments: Vec<[u32; 3]>,
+    /// The first segment of each group of rows.
+    group_segments: Vec<u32>,
+    /// Slot, start, end; at most [`SEGMENT_TILE`] rows.
+    segment_tiles: Vec<[u32; 3]>,
+    slot_works: Vec<[u32; 3]>,
+    slot_sequences: Vec<u32>,
+    packed_tiles: Vec<AttentionTile>,
+    paged: super::attention::PagedTiles,
+}
+
+impl Derived {
+    fn new(plan: &BatchPlan) -> Self {
         let mut row_sequence = vec![0u32; plan.rows()];
         for (i, s) in plan.sequences.iter().enumerate() {
             row_sequence[s.start as usize..s.end as usize].fill(i as u32);
         }
         let segments: Vec<[u32; 3]> =
             plan.segments.iter().filter(|s| s.start < s.end).map(|s| [s.slot.0, s.start, s.end]).collect();
-        let group_segments: Vec<u32> = (0..plan.rows().div_ceil(ROW_GROUP))
+        let group_segments = (0..plan.rows().div_ceil(ROW_GROUP))
             .map(|g| segments.partition_point(|s| s[2] as usize <= g * ROW_GROUP) as u32)
             .collect();
-        let segment_tiles: Vec<[u32; 3]> = segments
-            .iter()
-            .flat_map(|&[slot, start, end]| {
-                (start..end)
-                    .step_by(SEGMENT_TILE)
-                    .map(move |from| [slot, from, end.min(from + SEGMENT_TILE as u32)])
-            })
-            .collect();
-        let (slot_works, slot_sequences) = slot_works(&plan);
-        let packed_tiles = super::attention::packed_tiles(&plan);
-        let paged = super::attention::paged_tiles(&plan);
-        let draws: Vec<DeviceDraw> = plan
-            .draws
-            .iter()
-            .map(|d| DeviceDraw {
-                key: d.key,
-                rows_start: d.rows_start,
-                rows_end: d.rows_end,
-                position: d.position,
-                top_k: d.top_k,
-                temperature: d.temperature,
-                top_p: d.top_p,
-                min_p: d.min_p,
-                unused: 0,
-            })
-            .collect();
-        let dropout: Vec<DeviceDropout> = plan
-            .dropout
-            .iter()
-            .map(|d| DeviceDropout { key: d.key, rate: d.rate, scale: d.scale() })
-            .collect();
-        let sequences: Vec<[u32; 5]> = plan
-            .sequences
-            .iter()
-            .map(|s| [s.start, s.end, s.first_position, s.pages_start, s.pages_end])
-            .collect();
+        let tiles = |&[slot, start, end]: &[u32; 3]| {
+            let starts = (start..end).step_by(SEGMENT_TILE);
+            starts.map(move |from| [slot, from, end.min(from + SEGMENT_TILE as u32)])
+        };
+        let segment_tiles = segments.iter().flat_map(tiles).collect();
+        let (slot_works, slot_sequences) = slot_works(plan);
+        let packed_tiles = super::attention::packed_tiles(plan);
+        let paged = super::attention::paged_tiles(plan);
+        Self {
+            row_sequence,
+            segments,
+            group_segments,
+            segment_tiles,
+            slot_works,
+            slot_sequences,
+            packed_tiles,
+            paged,
+        }
+    }
+
+    /// The header and the arrays behind it, for a buffer at `base`.
+    fn pack(&self, plan: &BatchPlan, base: DevicePtr) -> Vec<u8> {
+        let draws: Vec<DeviceDraw> = plan.draws.iter().map(DeviceDraw::from).collect();
+        let dropout: Vec<DeviceDropout> = plan.dropout.iter().map(DeviceDropout::from).collect();
+        let sequence = |s: &Sequence| [s.start, s.end, s.first_position, s.pages_start, s.pages_end];
+        let sequences: Vec<[u32; 5]> = plan.sequences.iter().map(sequence).collect();
         let page_copies: Vec<[u32; 3]> = plan.page_copies.iter().map(|c| [c.from, c.to, c.tokens]).collect();
         let labels: Vec<[u32; 2]> = plan.labels.iter().map(|l| [l.token, l.coefficient.to_bits()]).collect();
         let draw_rows: Vec<[u32; 2]> =
             plan.draw_rows.iter().map(|r| [r.logit_row, r.weight.to_bits()]).collect();
 
-        // Packed twice where the buffer must grow: addresses are inside the arrays' header.
-        loop {
-            let mut p = Packer { base: self.at, bytes: vec![0; size_of::<Header>()] };
-            let (tokens, positions) = (p.array(&plan.tokens), p.array(&plan.positions));
-            let rope_rows = if plan.rope_rows.is_empty() { positions } else { p.array(&plan.rope_rows) };
-            let arrays = [
-                tokens,
-                positions,
-                rope_rows,
-                p.array(&plan.rope_extra),
-                p.array(&row_sequence),
-                p.array(&segments),
-                p.array(&group_segments),
-                p.array(&sequences),
-                p.array(&plan.page_table),
-                p.array(&page_copies),
-                p.array(&plan.logit_rows),
-                p.array(&labels),
-                p.array(&draws),
-                p.array(&draw_rows),
-                p.array(&segment_tiles),
-                p.array(&slot_works),
-                p.array(&slot_sequences),
-                p.array(&packed_tiles),
-                p.array(&paged.narrow),
-                p.array(&paged.wide),
-                p.array(&dropout),
-            ];
-            if p.bytes.len() > self.capacity {
-                if self.at != DevicePtr::NULL {
-                    driver.free(self.at);
-                }
-                self.capacity = p.bytes.len().next_power_of_two().max(1 << 16);
-                self.at = driver.alloc(self.capacity, "the plan of a step")?;
-                continue;
-            }
-            let header = Header {
-                rows: plan.rows() as u32,
-                segments: segments.len() as u32,
-                sequences: plan.sequences.len() as u32,
-                logit_rows: plan.logit_rows.len() as u32,
-                draws: plan.draws.len() as u32,
-                page_copies: plan.page_copies.len() as u32,
-                segment_tiles: segment_tiles.len() as u32,
-                slot_works: slot_works.len() as u32,
-                packed_tiles: packed_tiles.len() as u32,
-                paged_tiles: paged.narrow.len() as u32,
-                wide_tiles: paged.wide.len() as u32,
-                unused: 0,
-                arrays,
-            };
-            p.bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
-            driver.upload(self.at, &p.bytes)?;
-            break;
-        }
-        self.bounds = Bounds {
+        let mut p = Packer { base, bytes: vec![0; size_of::<Header>()] };
+        let (tokens, positions) = (p.array(&plan.tokens), p.array(&plan.positions));
+        let rope_rows = if plan.rope_rows.is_empty() { positions } else { p.array(&plan.rope_rows) };
+        let arrays = [
+            tokens,
+            positions,
+            rope_rows,
+            p.array(&plan.rope_extra),
+            p.array(&self.row_sequence),
+            p.array(&self.segments),
+            p.array(&self.group_segments),
+            p.array(&sequences),
+            p.array(&plan.page_table),
+            p.array(&page_copies),
+            p.array(&plan.logit_rows),
+            p.array(&labels),
+            p.array(&draws),
+            p.array(&draw_rows),
+            p.array(&self.segment_tiles),
+            p.array(&self.slot_works),
+            p.array(&self.slot_sequences),
+            p.array(&self.packed_tiles),
+            p.array(&self.paged.narrow),
+            p.array(&self.paged.wide),
+            p.array(&dropout),
+        ];
+        let header = Header {
+            rows: plan.rows() as u32,
+            segments: self.segments.len() as u32,
+            sequences: plan.sequences.len() as u32,
+            logit_rows: plan.logit_rows.len() as u32,
+            draws: plan.draws.len() as u32,
+            page_copies: plan.page_copies.len() as u32,
+            segment_tiles: self.segment_tiles.len() as u32,
+            slot_works: self.slot_works.len() as u32,
+            packed_tiles: self.packed_tiles.len() as u32,
+            paged_tiles: self.paged.narrow.len() as u32,
+            wide_tiles: self.paged.wide.len() as u32,
+            unused: 0,
+            arrays,
+        };
+        p.bytes[..size_of::<Header>()].copy_from_slice(bytemuck::bytes_of(&header));
+        p.bytes
+    }
+
+    fn bounds(&self, plan: &BatchPlan) -> Bounds {
+        Bounds {
             rows: bucket(plan.rows()),
             logit_rows: bucket(plan.logit_rows.len()),
             draws: bucket(plan.draws.len()),
             page_copies: bucket(plan.page_copies.len()),
-            segment_tiles: bucket(segment_tiles.len()),
-            slot_works: bucket(slot_works.len()),
-            packed_tiles: bucket(packed_tiles.len()),
-            paged_tiles: bucket(paged.narrow.len()),
-            paged_partials: bucket(paged.partials),
-            wide_tiles: bucket(paged.wide.len()),
-        };
-        self.paging = Paging::new(&plan);
-        self.host = plan;
-        Ok(())
+            segment_tiles: bucket(self.segment_tiles.len()),
+            slot_works: bucket(self.slot_works.len()),
+            packed_tiles: bucket(self.packed_tiles.len()),
+            paged_tiles: bucket(self.paged.narrow.len()),
+            paged_partials: bucket(self.paged.partials),
+            wide_tiles: bucket(self.paged.wide.len()),
+        }
     }
 }
 
