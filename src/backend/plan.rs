@@ -10,8 +10,8 @@ pub struct BatchPlan {
     pub tokens: Vec<u32>,
     /// Absolute position of each row in its sequence.
     pub positions: Vec<u32>,
-    /// Row of the rotary table for each row, where that is not its position; empty where it is for all. Rows from the table's end on are those of
-    /// `rope_extra`.
+    /// Row of the rotary table for each row, where that is not its position; empty where it is for all. Rows
+    /// from the table's end on are those of `rope_extra`.
     pub rope_rows: Vec<u32>,
     /// Rotary rows of this step alone: each `half` cosines, then `half` sines.
     pub rope_extra: Vec<f32>,
@@ -35,7 +35,8 @@ pub struct BatchPlan {
     pub draw_rows: Vec<DrawRow>,
 }
 
-/// Bit of a token that is not known on the host yet: `DRAWN | i` is what draw i of the sampling step before drew ([`Op::Embed`](super::Op::Embed)).
+/// Bit of a token that is not known on the host yet: `DRAWN | i` is what draw i of the sampling step before
+/// drew ([`Op::Embed`](super::Op::Embed)).
 pub const DRAWN: u32 = 1 << 31;
 
 impl BatchPlan {
@@ -139,8 +140,9 @@ pub struct Sequence {
     pub pages_end: u32,
 }
 
-/// The dropout of one sequence (Srivastava et al. 2014) on what adapters read: LoRA sees `x * factor` where it would see x. All parts of a linear
-/// group share the factors of their input, which is computed once (PEFT draws them for each module by itself).
+/// The dropout of one sequence (Srivastava et al. 2014) on what adapters read: LoRA sees `x * factor` where
+/// it would see x. All parts of a linear group share the factors of their input, which is computed once (PEFT
+/// draws them for each module by itself).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SequenceDropout {
     /// Makes the factors those of this sequence in this optimizer step and no other.
@@ -172,8 +174,8 @@ pub struct RowDropout {
 }
 
 impl RowDropout {
-    /// 0 with probability `rate`, `1 / (1 - rate)` otherwise: a pure function of key, group, position and column, so that it does not depend on the
-    /// batch, and the backward pass has it again.
+    /// 0 with probability `rate`, `1 / (1 - rate)` otherwise: a pure function of key, group, position and
+    /// column, so that it does not depend on the batch, and the backward pass has it again.
     #[inline(always)]
     pub fn factor(self, column: u32) -> f32 {
         if uniform(self.key, self.position, column) < self.rate { 0.0 } else { self.scale }
@@ -241,8 +243,9 @@ pub struct DrawRow {
 /// The uniform number in (0, 1) for one candidate token of one draw: a pure function, so a draw does not depend on
 /// the batch, the vocabulary order, or which tokens were considered before it.
 ///
-/// Two rounds of the SplitMix64 finaliser (Steele, Lea, Flood 2014) over key, position and token; the top 23 bits, centred: with 24
-/// the half would round up and the number could be 1, which wins every Gumbel-max draw.
+/// Two rounds of the SplitMix64 finaliser (Steele, Lea, Flood 2014) over key, position and token; the top 23
+/// bits, centred: with 24 the half would round up and the number could be 1, which wins every Gumbel-max
+/// draw.
 #[inline(always)]
 pub fn uniform(key: u64, position: u32, token: u32) -> f32 {
     let seed = mix(key ^ (u64::from(position).wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15));

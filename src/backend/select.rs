@@ -17,8 +17,8 @@ pub struct Selected {
     pub why: Option<&'static str>,
 }
 
-/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cpu-bf16` (adapters, K and V rounded as on a
-/// GPU), `cuda`, `cuda:N` or `emulator`. `threads` is for the CPU.
+/// The backend that `device` names: `auto` (a GPU where there is one, else the CPU), `cpu`, `cpu-bf16`
+/// (adapters, K and V rounded as on a GPU), `cuda`, `cuda:N` or `emulator`. `threads` is for the CPU.
 ///
 /// What was asked for by name is opened or is an error; only `auto` chooses.
 pub fn select(device: &str, threads: usize) -> Result<Selected> {

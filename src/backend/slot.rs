@@ -80,7 +80,8 @@ pub struct PartSpec {
 pub struct SlotSpec {
     /// By [`PartId`].
     pub parts: Vec<Option<PartSpec>>,
-    /// Rate of dropout in training: 0 or above, below 1. Backends do not read it; see [`SequenceDropout`](super::SequenceDropout).
+    /// Rate of dropout in training: 0 or above, below 1. Backends do not read it; see
+    /// [`SequenceDropout`](super::SequenceDropout).
     pub dropout: f32,
 }
 

@@ -117,6 +117,7 @@ pub struct LinearSpec<'a> {
     pub parts: &'a [WeightView<'a>],
     /// One bias of all outputs together, if any.
     pub bias: Option<&'a [f32]>,
-    /// Whether [`Op::LinearBackward`](super::Op::LinearBackward) will ask for `dx = dy W`; costs a second packing on the CPU.
+    /// Whether [`Op::LinearBackward`](super::Op::LinearBackward) will ask for `dx = dy W`; costs a second
+    /// packing on the CPU.
     pub backward: bool,
 }

@@ -1,8 +1,8 @@
 //! Gradient norms and AdamW, over all slots of a step at once.
 //!
-//! A norm is a fixed sum: squares in f64, one chain for each row of A and then of B (a row of A is one of the rank, k ascending; a row of B
-//! one output, rank ascending), the row sums added in order, part by part. The layout has neighbouring rows in neighbouring lanes, so
-//! the chains of 16 or 32 rows run side by side.
+//! A norm is a fixed sum: squares in f64, one chain for each row of A and then of B (a row of A is one of the
+//! rank, k ascending; a row of B one output, rank ascending), the row sums added in order, part by part. The
+//! layout has neighbouring rows in neighbouring lanes, so the chains of 16 or 32 rows run side by side.
 
 use super::gemm::{PANEL, Shared};
 use super::slots::{OptimizerState, PartPlace, SlotData, no_optimizer};
@@ -107,8 +107,8 @@ pub fn step(c: &mut CpuBackend, op: &AdamW) -> Result<()> {
         tasks.extend((0..len).step_by(CHUNK).map(|at| (adapters.len(), at, CHUNK.min(len - at))));
         let weights = data.kept().as_mut_ptr();
         let o = state(data, s.slot)?;
-        // SAFETY: four buffers of one slot, each of `len` values and borrowed by nobody else until the tasks are done: the slots
-        // are distinct (checked above) and `c` is borrowed for all of this function.
+        // SAFETY: four buffers of one slot, each of `len` values and borrowed by nobody else until the tasks
+        // are done: the slots are distinct (checked above) and `c` is borrowed for all of this function.
         let shared = unsafe {
             [weights, o.gradient.as_mut_ptr(), o.moment1.as_mut_ptr(), o.moment2.as_mut_ptr()]
                 .map(|p| Shared::from_raw(p, len))

@@ -1,4 +1,5 @@
-//! How much memory the process can have at most: what the machine has, a control group (a container) allows, or a limit of the process (`ulimit -v`).
+//! How much memory the process can have at most: what the machine has, a control group (a container) allows,
+//! or a limit of the process (`ulimit -v`).
 //!
 //! Read from /proc and /sys, so Linux alone; elsewhere nothing is known.
 
@@ -6,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::Ceiling;
 
-/// Beside what the backend holds, for what the C library reserves of the address space to each thread (an arena of 64 MiB, 128 MiB until it is aligned) and
-/// what lies between large buffers.
+/// Beside what the backend holds, for what the C library reserves of the address space to each thread (an
+/// arena of 64 MiB, 128 MiB until it is aligned) and what lies between large buffers.
 const RESERVED: usize = 192 << 20;
 
 /// The lowest ceiling that is known, in bytes that the backend may hold in all; it holds `held` at present.

@@ -1,9 +1,11 @@
-//! Sixteen f32 lanes on AVX-512, on AVX2 with FMA, and on arrays: the vocabulary in which the operations are written once.
+//! Sixteen f32 lanes on AVX-512, on AVX2 with FMA, and on arrays: the vocabulary in which the operations are
+//! written once.
 //!
-//! Every method is one IEEE 754 operation a lane (or exact integer work), so the three instruction sets give the same bits.
-//! Kernels are declared with [`simd!`](self::simd), which compiles their body once for each instruction set. All that the body calls
-//! on lanes must be `#[inline(always)]`, so that it is compiled with the same features: no closures (nor `map`) over lanes, since
-//! an intrinsic is not inlined into a function without its feature and each would become a call.
+//! Every method is one IEEE 754 operation a lane (or exact integer work), so the three instruction sets give
+//! the same bits. Kernels are declared with [`simd!`](self::simd), which compiles their body once for each
+//! instruction set. All that the body calls on lanes must be `#[inline(always)]`, so that it is compiled with
+//! the same features: no closures (nor `map`) over lanes, since an intrinsic is not inlined into a function
+//! without its feature and each would become a call.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -74,8 +76,8 @@ impl Level {
     }
 }
 
-/// Declares a kernel: `simd! { fn name[generics](s, argument: Type, ...) -> Output { body } }`. `s` is the [`Simd`] token inside
-/// the body; the function that comes out takes a [`Level`] in its place.
+/// Declares a kernel: `simd! { fn name[generics](s, argument: Type, ...) -> Output { body } }`. `s` is the
+/// [`Simd`] token inside the body; the function that comes out takes a [`Level`] in its place.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident [$($generics:tt)*] ($s:ident $(, $arg:ident : $ty:ty)* $(,)?)
         $(-> $ret:ty)? $body:block) => {
@@ -228,8 +230,8 @@ fn fold(mut x: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
     x[0]
 }
 
-// On x86-64 this path serves only CPUs without FMA, where each lane is a call anyway: inlining it would double the code of
-// the kernels and the time to compile them.
+// On x86-64 this path serves only CPUs without FMA, where each lane is a call anyway: inlining it would
+// double the code of the kernels and the time to compile them.
 impl Simd for Portable {
     type V = [f32; 16];
     type I = [i32; 16];

@@ -1,8 +1,9 @@
-//! The linear group: packed base weights, and the forward pass with every adapter's LoRA k-steps in the same accumulators.
+//! The linear group: packed base weights, and the forward pass with every adapter's LoRA k-steps in the same
+//! accumulators.
 //!
-//! The base product is one product over all rows of all segments, whatever the number of adapters. A task owns some panels of some rows; it
-//! starts their accumulators from the LoRA k-steps of the segments it meets, runs the base k-steps over them, and adds bias and
-//! residual on the way out.
+//! The base product is one product over all rows of all segments, whatever the number of adapters. A task
+//! owns some panels of some rows; it starts their accumulators from the LoRA k-steps of the segments it
+//! meets, runs the base k-steps over them, and adds bias and residual on the way out.
 
 use std::ops::Range;
 
@@ -24,7 +25,8 @@ pub struct LinearWeights {
 }
 
 impl LinearWeights {
-    /// Packs the parts of `spec`, stacked by rows. A row is widened to f32 as it is packed: there is no f32 copy of the matrix in between.
+    /// Packs the parts of `spec`, stacked by rows. A row is widened to f32 as it is packed: there is no f32
+    /// copy of the matrix in between.
     pub fn pack(pool: &Team, spec: LinearSpec<'_>) -> Result<Self> {
         let inputs = spec.parts.first().map_or(0, |p| p.cols);
         let mut first_rows = Vec::with_capacity(spec.parts.len());

@@ -1,8 +1,9 @@
 //! The backward pass of the linear group, base frozen.
 //!
-//! `dh = s dy B` first, then, side by side, `dx = dh A + dy W` (LoRA k-steps first) and the adapters' gradients. A gradient is reduced one
-//! sequence at a time: its rows in order into accumulators that start at zero, then one addition into the slot's sum. So the sum
-//! depends on the order of the sequences only, never on how they were packed into batches or shared among threads.
+//! `dh = s dy B` first, then, side by side, `dx = dh A + dy W` (LoRA k-steps first) and the adapters'
+//! gradients. A gradient is reduced one sequence at a time: its rows in order into accumulators that start at
+//! zero, then one addition into the slot's sum. So the sum depends on the order of the sequences only, never
+//! on how they were packed into batches or shared among threads.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -497,7 +498,8 @@ unsafe fn gradient_b(
                         ahead: w,
                         ahead_step: 0,
                     };
-                    // SAFETY: h holds the rows up to `end` (asserted), w a panel's width of each of them, own `[rank][PANEL]`.
+                    // SAFETY: h holds the rows up to `end` (asserted), w a panel's width of each of them, own
+                    // `[rank][PANEL]`.
                     unsafe { kernels.tall(rank, PANEL, &tile) };
                 }
                 for (to, from) in gradient.chunks_exact_mut(PANEL).zip(own.chunks_exact(PANEL)) {

@@ -1,5 +1,6 @@
-//! The loss over the vocabulary: log-sum-exp, negative log-likelihood and gradient, a workspace of rows of logits at a time.
-//! The same [`Lse`] serves the sampler, so a sampled log-probability is the trainer's, bit for bit.
+//! The loss over the vocabulary: log-sum-exp, negative log-likelihood and gradient, a workspace of rows of
+//! logits at a time. The same [`Lse`] serves the sampler, so a sampled log-probability is the trainer's, bit
+//! for bit.
 
 use super::lanes::{LANES, Level, simd};
 use super::*;

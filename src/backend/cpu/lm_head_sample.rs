@@ -1,8 +1,9 @@
-//! Drawing tokens: temperature, top-k, top-p, min-p and Gumbel-max (Maddison et al. 2014, arXiv 1411.0030) over logits that exist
-//! only in the workspace.
+//! Drawing tokens: temperature, top-k, top-p, min-p and Gumbel-max (Maddison et al. 2014, arXiv 1411.0030)
+//! over logits that exist only in the workspace.
 //!
-//! The order in which tokens are considered is free, because a draw's noise is a function of (key, position, token) alone. So the search
-//! starts from the most likely token and leaves out whatever cannot win any more: no noise exceeds [`NOISE_LIMIT`].
+//! The order in which tokens are considered is free, because a draw's noise is a function of (key, position,
+//! token) alone. So the search starts from the most likely token and leaves out whatever cannot win any more:
+//! no noise exceeds [`NOISE_LIMIT`].
 
 use super::lanes::{LANES, Level, Simd, simd};
 use super::lm_head_loss::{Lse, first_at_least, logits, lse, mass};
@@ -147,8 +148,8 @@ simd! {
     }
 }
 
-/// How many of the sorted `masses` a top-p of `p` of `total` keeps, at least one; `None` where none of them is cut, so that
-/// more may follow.
+/// How many of the sorted `masses` a top-p of `p` of `total` keeps, at least one; `None` where none of them
+/// is cut, so that more may follow.
 fn nucleus(masses: &[f32], p: f32, total: f64) -> Option<usize> {
     let limit = f64::from(p) * total;
     let mut better = 0.0f64;

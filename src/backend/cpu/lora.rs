@@ -152,7 +152,8 @@ pub fn packed_h(piece: &Piece, part: &Part<'_>, width: usize) -> Range<usize> {
     start..start + part.rank * rows
 }
 
-/// Packs `h` `[rows][stride]` of a piece and a part as `[rank][rows]`, times `scale`, to be the broadcast operand of the next product.
+/// Packs `h` `[rows][stride]` of a piece and a part as `[rank][rows]`, times `scale`, to be the broadcast
+/// operand of the next product.
 pub fn pack_h(h: &[f32], stride: usize, rows: usize, rank: usize, scale: f32, packed: &mut [f32]) {
     transpose(h, rows, rank, stride, packed, rows);
     if scale != 1.0 {
@@ -189,7 +190,8 @@ pub fn expand(
     unsafe { kernels.tile(rows, PANEL, &tile) };
 }
 
-/// Checks that the plan's segments and sequences lie in its rows, in order: what the raw pointers of the linears rely on.
+/// Checks that the plan's segments and sequences lie in its rows, in order: what the raw pointers of the
+/// linears rely on.
 pub fn check_plan(plan: &BatchPlan) -> Result<()> {
     let mut row = 0;
     for s in &plan.segments {

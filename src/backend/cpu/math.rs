@@ -1,10 +1,12 @@
-//! exp, log and fixed-order sums over [`Simd`] lanes: the same bits on every instruction set, since each step is one IEEE 754
-//! operation (FMA included) in a fixed order. `exp` and `ln` stay within 1.5 units in the last place.
+//! exp, log and fixed-order sums over [`Simd`] lanes: the same bits on every instruction set, since each step
+//! is one IEEE 754 operation (FMA included) in a fixed order. `exp` and `ln` stay within 1.5 units in the
+//! last place.
 
 use super::lanes::{LANES, Simd, simd};
 
-/// `exp` of each lane: `x = n ln 2 + r`, a polynomial in r (minimax of degree 6, relative error 3e-9), scaled by 2^n in two
-/// steps so that results down to the subnormals are right. `exp(-inf) = 0`, `exp(0) = 1`, NaN stays NaN.
+/// `exp` of each lane: `x = n ln 2 + r`, a polynomial in r (minimax of degree 6, relative error 3e-9), scaled
+/// by 2^n in two steps so that results down to the subnormals are right. `exp(-inf) = 0`, `exp(0) = 1`, NaN
+/// stays NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // Beyond these the result is 0 or infinity anyway. NaN passes, being the second operand.
@@ -24,9 +26,10 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(s.mul(p, power(s, half)), power(s, rest))
 }
 
-/// `exp(x)` for `x <= 0`, the unnormalised weight of a softmax; 0 below `x = -64`. Beside the largest weight, which is 1, what is left out is far
-/// below half a unit in the last place, and as subnormal numbers (as are its products) it costs Intel's processors a hundred
-/// cycles an operation: positions out of sight are exp(-inf), and trained heads have scores hundreds apart.
+/// `exp(x)` for `x <= 0`, the unnormalised weight of a softmax; 0 below `x = -64`. Beside the largest weight,
+/// which is 1, what is left out is far below half a unit in the last place, and as subnormal numbers (as are
+/// its products) it costs Intel's processors a hundred cycles an operation: positions out of sight are
+/// exp(-inf), and trained heads have scores hundreds apart.
 #[inline(always)]
 pub fn weight<S: Simd>(s: S, x: S::V) -> S::V {
     let (zero, least) = (s.splat(0.0), s.splat(-64.0));
@@ -94,7 +97,8 @@ pub fn ln1<S: Simd>(s: S, x: f32) -> f32 {
     s.array(ln(s, s.splat(x)))[0]
 }
 
-/// `Σ x y` over a row: four accumulators of sixteen lanes by turns, then a fixed tree. A remainder is filled up with zeros.
+/// `Σ x y` over a row: four accumulators of sixteen lanes by turns, then a fixed tree. A remainder is filled
+/// up with zeros.
 #[inline(always)]
 pub fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
     let mut acc = [s.splat(0.0); 4];

@@ -1,6 +1,7 @@
-//! KV pages. Positions come in tiles of [`TILE`]; inside a tile K lies transposed, `[kv_width, TILE]`, so that the scores of
-//! sixteen positions are sixteen lanes, and V by rows, `[TILE, kv_width]`. A page is a whole number of tiles, so tiles
-//! start at multiples of [`TILE`] of the absolute position whatever the size of the page.
+//! KV pages. Positions come in tiles of [`TILE`]; inside a tile K lies transposed, `[kv_width, TILE]`, so
+//! that the scores of sixteen positions are sixteen lanes, and V by rows, `[TILE, kv_width]`. A page is a
+//! whole number of tiles, so tiles start at multiples of [`TILE`] of the absolute position whatever the size
+//! of the page.
 
 use half::bf16;
 

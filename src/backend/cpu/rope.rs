@@ -1,5 +1,6 @@
-//! Rotary position embedding in the half-split form of Hugging Face's Llama, its inverse, and the write of K and V to
-//! their pages. The table's half is half the rotary dimension; where that is smaller than the head, the rest of the head passes unchanged.
+//! Rotary position embedding in the half-split form of Hugging Face's Llama, its inverse, and the write of K
+//! and V to their pages. The table's half is half the rotary dimension; where that is smaller than the head,
+//! the rest of the head passes unchanged.
 
 use half::bf16;
 

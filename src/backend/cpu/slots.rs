@@ -1,10 +1,11 @@
 //! Where adapters live: one layout of every number of a slot, the same for weights, gradient and moments.
 //!
-//! With rp the rank padded to [`RANK_STEP`], A is stored `[inputs][rp]` and B `[panel][rp][PANEL]` on the grid of its group's
-//! output panels. So the shrink `x Aᵀ` and the expand `h Bᵀ`, which sampling runs for every token, read them as packed weights, and the
-//! outer products of the gradient write the same layout without a transposition. The backward's `dy B` and `dh A` need the other
-//! orientation; they transpose a cache-sized piece at a time, which costs a few percent of the product it feeds, so no second copy has to be kept in
-//! step with the first. What pads a rank or a panel is exactly zero and stays so.
+//! With rp the rank padded to [`RANK_STEP`], A is stored `[inputs][rp]` and B `[panel][rp][PANEL]` on the
+//! grid of its group's output panels. So the shrink `x Aᵀ` and the expand `h Bᵀ`, which sampling runs for
+//! every token, read them as packed weights, and the outer products of the gradient write the same layout
+//! without a transposition. The backward's `dy B` and `dh A` need the other orientation; they transpose a
+//! cache-sized piece at a time, which costs a few percent of the product it feeds, so no second copy has to
+//! be kept in step with the first. What pads a rank or a panel is exactly zero and stays so.
 
 use super::gemm::{Aligned, PANEL, transpose};
 use super::*;

@@ -1,7 +1,9 @@
-//! What operations take of their own, beside tensors: bounds for the memory plan, one function for each place that takes something.
+//! What operations take of their own, beside tensors: bounds for the memory plan, one function for each place
+//! that takes something.
 //!
-//! The buffers of `scratch` are per thread. A request takes the smallest that is large enough, or makes the largest larger, so a
-//! thread never has more buffers above any size than requests above that size were open at once: what is open at once bounds all.
+//! The buffers of `scratch` are per thread. A request takes the smallest that is large enough, or makes the
+//! largest larger, so a thread never has more buffers above any size than requests above that size were open
+//! at once: what is open at once bounds all.
 
 use super::gemm::{Isa, Kernels, PANEL, Product};
 use super::*;

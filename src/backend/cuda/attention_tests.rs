@@ -73,8 +73,8 @@ struct Paging {
     tail: usize,
 }
 
-/// The last `tail` rows of each sequence over pages in a shuffled order, of layer 1 of 2; what no page of a sequence holds is NaN. Rows that are not
-/// computed stay NaN.
+/// The last `tail` rows of each sequence over pages in a shuffled order, of layer 1 of 2; what no page of a
+/// sequence holds is NaN. Rows that are not computed stay NaN.
 fn paged(h: Heads, lengths: &[usize], qkv: &[f32], paging: Paging) -> Vec<f32> {
     let mut b = device(paging.seed);
     let (width, kv_width, page_tokens) = (h.qkv_width(), h.kv_width(), paging.page_tokens);
@@ -216,7 +216,8 @@ fn splits_merge_to_the_bits_of_packed_sequences() {
     }
 }
 
-/// NaN at one position must reach the rows that see it and leave all others byte-equal, whatever the block that computes them.
+/// NaN at one position must reach the rows that see it and leave all others byte-equal, whatever the block
+/// that computes them.
 #[test]
 fn what_a_row_cannot_see_cannot_change_it() {
     for window in [None, Some(1), Some(16), Some(30)] {

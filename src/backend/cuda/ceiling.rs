@@ -1,4 +1,5 @@
-//! What a GPU reaches at its best, to compare kernels with: a matrix product by cuBLASLt, opened at run time for this alone, and a copy.
+//! What a GPU reaches at its best, to compare kernels with: a matrix product by cuBLASLt, opened at run time
+//! for this alone, and a copy.
 
 use std::ffi::c_void;
 
@@ -94,8 +95,8 @@ unsafe fn product(stream: sys::CUstream, memory: DevicePtr) -> Result<f64> {
     let preference = lt::create_matmul_pref().map_err(failed)?;
     let (one, zero, size) = (1f32, 0f32, ROOM);
     let pointer = |x: &f32| std::ptr::from_ref(x).cast::<c_void>();
-    // SAFETY: every descriptor is valid until it is destroyed below, the matrices and the room lie one after another in `memory`, and the
-    // scalars live across the calls.
+    // SAFETY: every descriptor is valid until it is destroyed below, the matrices and the room lie one after
+    // another in `memory`, and the scalars live across the calls.
     unsafe {
         lt::set_matmul_pref_attribute(
             preference,

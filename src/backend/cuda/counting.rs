@@ -12,7 +12,8 @@ struct Counting {
 }
 
 impl CudaBackend {
-    /// The backend on a device with so many multiprocessors that only counts: it plans as on a GPU, and computes nothing.
+    /// The backend on a device with so many multiprocessors that only counts: it plans as on a GPU, and
+    /// computes nothing.
     pub fn counting(multiprocessors: u32) -> Self {
         // Addresses start above the one that means no memory.
         Self::new(Box::new(Counting { multiprocessors, next: 256 }))

@@ -1,7 +1,8 @@
 //! A GPU through the CUDA driver, whose library is found at run time. All `unsafe` calls into cudarc are in this file.
 //!
-//! What is missing is an error of its own: kernels in this build, the driver, a driver that is new enough, the device, its architecture. cudarc panics when
-//! it is asked for anything, even the text of an error, without the driver's library, so its presence is checked first.
+//! What is missing is an error of its own: kernels in this build, the driver, a driver that is new enough,
+//! the device, its architecture. cudarc panics when it is asked for anything, even the text of an error,
+//! without the driver's library, so its presence is checked first.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ffi::{CString, c_int, c_void};
@@ -13,8 +14,8 @@ use super::{ceiling, images, noise};
 use crate::backend::{Ceilings, Noise, OpTimes};
 use crate::error::{Error, Result};
 
-/// The first driver that loads what the nvcc of these images makes: the first of its major version ("CUDA minor version compatibility"), as
-/// `cuDriverGetVersion` counts.
+/// The first driver that loads what the nvcc of these images makes: the first of its major version ("CUDA
+/// minor version compatibility"), as `cuDriverGetVersion` counts.
 fn oldest_driver() -> c_int {
     let major =
         images::BUILT_WITH.and_then(|nvcc| nvcc.split([' ', '.']).nth(1)).and_then(|m| m.parse().ok());
@@ -164,7 +165,8 @@ impl Gpu {
         if images::IMAGES.is_empty() {
             return Err(unusable(
                 ordinal,
-                "this program was built without CUDA kernels, because there was no nvcc (tools/cuda_toolchain.sh installs one; then build again)",
+                "this program was built without CUDA kernels, because there was no nvcc \
+                 (tools/cuda_toolchain.sh installs one; then build again)",
             ));
         }
         if !has_driver() {
@@ -215,7 +217,8 @@ impl Gpu {
             ));
         }
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        // SAFETY: the device is valid; the context stays current on this thread, which is the only one that uses this value (it is not Send).
+        // SAFETY: the device is valid; the context stays current on this thread, which is the only one that
+        // uses this value (it is not Send).
         let (context, stream) = unsafe {
             let context = result::primary_ctx::retain(device).map_err(|e| failed("making a context", e))?;
             result::ctx::set_current(context).map_err(|e| failed("using the context", e))?;
@@ -298,7 +301,8 @@ impl Gpu {
         let grid = (launch.grid[0], launch.grid[1], launch.grid[2]);
         // The driver reads the one parameter through this pointer before the call returns.
         let mut params = [launch.params.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel takes one struct of this size (the emulator checks sizes by name); the addresses in it are the backend's.
+        // SAFETY: the kernel takes one struct of this size (the emulator checks sizes by name); the addresses
+        // in it are the backend's.
         unsafe {
             result::launch_kernel(
                 function,
@@ -567,7 +571,8 @@ impl Driver for Gpu {
         let landing = &self.landings[index];
         let mut at = 0;
         for (from, length) in parts {
-            // SAFETY: the landing has room for both parts and nobody reads it before its event; the source is of the backend's own allocations.
+            // SAFETY: the landing has room for both parts and nobody reads it before its event; the source is
+            // of the backend's own allocations.
             unsafe {
                 let to = std::slice::from_raw_parts_mut(landing.memory.cast::<u8>().add(at), length);
                 result::memcpy_dtoh_async(to, from.0, self.stream)
@@ -634,7 +639,8 @@ impl Driver for Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // SAFETY: all handles are ours and used no more. Errors of work that failed were reported where it was waited for.
+        // SAFETY: all handles are ours and used no more. Errors of work that failed were reported where it
+        // was waited for.
         unsafe {
             let _ = result::ctx::set_current(self.context);
             let _ = result::stream::synchronize(self.stream);

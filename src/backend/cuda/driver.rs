@@ -1,5 +1,6 @@
-//! What the backend needs of a device: memory, one stream of work, graphs. Two things offer it: a GPU through the CUDA driver ([`super::device`]) and the
-//! emulator ([`super::emulator`]), so all other host code is the same for both and runs in the tests of every machine.
+//! What the backend needs of a device: memory, one stream of work, graphs. Two things offer it: a GPU through
+//! the CUDA driver ([`super::device`]) and the emulator ([`super::emulator`]), so all other host code is the
+//! same for both and runs in the tests of every machine.
 
 use crate::backend::{Ceilings, OpTimes};
 use crate::error::Result;
@@ -91,7 +92,8 @@ impl std::fmt::Display for LaunchShape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GraphId(pub usize);
 
-/// A device. Work is enqueued on one stream and runs in order; only [`Driver::download`], [`Driver::fetched`] and [`Driver::synchronize`] wait.
+/// A device. Work is enqueued on one stream and runs in order; only [`Driver::download`], [`Driver::fetched`]
+/// and [`Driver::synchronize`] wait.
 pub trait Driver {
     /// For a person: `"NVIDIA H100 80GB HBM3, driver 580.82"`.
     fn describe(&self) -> String;
@@ -101,7 +103,8 @@ pub trait Driver {
     fn multiprocessors(&self) -> u32;
     /// Bytes of device memory for this program, where there is a limit.
     fn memory(&self) -> Option<usize>;
-    /// Memory of `bytes` bytes, 256-byte aligned. Its contents are unspecified (the emulator's are NaN). `what` is for the error message.
+    /// Memory of `bytes` bytes, 256-byte aligned. Its contents are unspecified (the emulator's are NaN).
+    /// `what` is for the error message.
     fn alloc(&mut self, bytes: usize, what: &str) -> Result<DevicePtr>;
     /// Gives memory back, once all work enqueued before has run.
     fn free(&mut self, memory: DevicePtr);
@@ -125,7 +128,8 @@ pub trait Driver {
     fn synchronize(&mut self) -> Result<()>;
     /// Waits for all enqueued work and copies to the host.
     fn download(&mut self, from: DevicePtr, bytes: &mut [u8]) -> Result<()>;
-    /// Enqueues two copies to the host, side by side, into memory that is known by the number returned until [`Driver::fetched`].
+    /// Enqueues two copies to the host, side by side, into memory that is known by the number returned until
+    /// [`Driver::fetched`].
     fn fetch(&mut self, parts: [(DevicePtr, usize); 2]) -> Result<u64>;
     /// Waits for the copies of this number, but not for what was enqueued after them, and gives their bytes.
     fn fetched(&mut self, copy: u64, parts: [&mut [u8]; 2]) -> Result<()>;

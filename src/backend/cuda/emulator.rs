@@ -1,4 +1,5 @@
-//! The emulator's device: host memory of its own, kernels compiled from the same sources by the C++ compiler (`kernels/emulator/`).
+//! The emulator's device: host memory of its own, kernels compiled from the same sources by the C++ compiler
+//! (`kernels/emulator/`).
 //!
 //! It defers everything to [`Driver::synchronize`], freezes a graph's parameters at capture, fills
 //! new memory with NaN, keeps guards around every allocation, lets freed memory lie for a while and
@@ -225,8 +226,9 @@ impl Emulator {
         })?;
         let name = CString::new(launch.kernel.name).map_err(|e| Error::Internal(e.to_string()))?;
         let mut error = [0 as c_char; 1024];
-        // SAFETY: the kernel exists and takes this many bytes of parameters (checked by `check`); the addresses in them are the backend's
-        // responsibility, as on a GPU, and the guards find writes beside them.
+        // SAFETY: the kernel exists and takes this many bytes of parameters (checked by `check`); the
+        // addresses in them are the backend's responsibility, as on a GPU, and the guards find writes beside
+        // them.
         let failed = unsafe {
             colloquy_emulator_launch(
                 name.as_ptr(),

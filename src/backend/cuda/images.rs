@@ -1,23 +1,27 @@
 //! The compiled kernels that the program carries: one fatbin for each `kernels/NAME.cu`, made by build.rs.
 //!
-//! A fatbin holds machine code for each `sm_` architecture of [`ARCHITECTURES`] and PTX for each `compute_` one; the driver picks what fits its
-//! device, as [`code_for`] foretells. A program that was built without nvcc has no images and says so by [`BUILT_WITH`].
+//! A fatbin holds machine code for each `sm_` architecture of [`ARCHITECTURES`] and PTX for each `compute_`
+//! one; the driver picks what fits its device, as [`code_for`] foretells. A program that was built without
+//! nvcc has no images and says so by [`BUILT_WITH`].
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
-/// The fatbin of `kernels/NAME.cu`, at an address that is a multiple of 16; None if there is no such file, or no nvcc was there at build time.
+/// The fatbin of `kernels/NAME.cu`, at an address that is a multiple of 16; None if there is no such file, or
+/// no nvcc was there at build time.
 pub fn image(name: &str) -> Option<&'static [u8]> {
     IMAGES.iter().find(|(stem, _)| *stem == name).map(|(_, image)| *image)
 }
 
-/// Which code of [`ARCHITECTURES`] a driver loads on a device of compute capability `major.minor`; None if the images hold nothing for it.
+/// Which code of [`ARCHITECTURES`] a driver loads on a device of compute capability `major.minor`; None if
+/// the images hold nothing for it.
 pub fn code_for(major: u32, minor: u32) -> Option<&'static str> {
     code_among(ARCHITECTURES, major, minor)
 }
 
-/// Machine code goes before PTX (which the driver compiles when it loads the image), later architectures before earlier ones. Machine code
-/// `sm_XY` runs on devices X.Z with Z >= Y and PTX `compute_XY` on everything from X.Y on; the suffix `a` restricts both to X.Y, the suffix `f` to
-/// X.Z with Z >= Y. (CUDA programming guide, "Application compatibility" and "Family-specific architectures".)
+/// Machine code goes before PTX (which the driver compiles when it loads the image), later architectures
+/// before earlier ones. Machine code `sm_XY` runs on devices X.Z with Z >= Y and PTX `compute_XY` on
+/// everything from X.Y on; the suffix `a` restricts both to X.Y, the suffix `f` to X.Z with Z >= Y. (CUDA
+/// programming guide, "Application compatibility" and "Family-specific architectures".)
 fn code_among<'a>(architectures: &[&'a str], major: u32, minor: u32) -> Option<&'a str> {
     let fits = |name: &str| -> Option<(bool, u32)> {
         let (kind, number) = name.split_once('_')?;

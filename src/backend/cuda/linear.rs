@@ -102,9 +102,10 @@ impl Tiling {
         self.stages * (self.outputs + self.rows) * self.depth * 2 + (self.rows + 1) * MAX_PARTS * ENTRY
     }
 
-    /// Large tiles move least through the L2 cache for each product; they must still be enough to occupy the device. With few rows W is read once at the
-    /// speed of memory, and it is the blocks' bytes in flight that count: many small tiles, unless each would read as much of X as of W. Whatever is
-    /// chosen, the results are the same bits.
+    /// Large tiles move least through the L2 cache for each product; they must still be enough to occupy the
+    /// device. With few rows W is read once at the speed of memory, and it is the blocks' bytes in flight
+    /// that count: many small tiles, unless each would read as much of X as of W. Whatever is chosen, the
+    /// results are the same bits.
     pub fn choose(multiprocessors: usize, outputs: usize, rows: usize) -> &'static Tiling {
         if rows > SMALL.rows && LARGE.blocks(outputs, rows) >= multiprocessors {
             return &LARGE;

@@ -1,4 +1,5 @@
-//! [`Op::LinearBackward`]: the shrink of dy, then dx by the kernel of the forward pass with W read the other way, then the adapters' gradients.
+//! [`Op::LinearBackward`]: the shrink of dy, then dx by the kernel of the forward pass with W read the other
+//! way, then the adapters' gradients.
 
 use super::linear::{Adapters, Output, Product, check_parts};
 use super::*;

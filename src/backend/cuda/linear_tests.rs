@@ -1,4 +1,5 @@
-//! What no operation shows by itself: which configuration is chosen, and the product without adapters that the lm_head uses.
+//! What no operation shows by itself: which configuration is chosen, and the product without adapters that
+//! the lm_head uses.
 
 #[cfg(feature = "emulator")]
 use std::sync::Arc;
@@ -72,8 +73,9 @@ mod products {
         }
     }
 
-    /// Logits of a part of the logit rows into f32, then their gradient in place (bf16, a row's first half) times W: for vocabularies that are and are not
-    /// a multiple of 8, of 4, and odd. What is beyond the rows stays as it was.
+    /// Logits of a part of the logit rows into f32, then their gradient in place (bf16, a row's first half)
+    /// times W: for vocabularies that are and are not a multiple of 8, of 4, and odd. What is beyond the rows
+    /// stays as it was.
     #[test]
     fn logits_and_their_way_back() {
         let width = 40;
@@ -161,7 +163,8 @@ mod products {
         }
     }
 
-    /// No logit rows from `offset` on: nothing is written, and a forward product of rows that cannot be read 16 bytes at a time is refused.
+    /// No logit rows from `offset` on: nothing is written, and a forward product of rows that cannot be read
+    /// 16 bytes at a time is refused.
     #[test]
     fn nothing_to_do_and_what_cannot_be_done() {
         let mut c = CudaBackend::new(Box::new(Emulator::new(1)));

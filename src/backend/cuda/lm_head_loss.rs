@@ -1,4 +1,5 @@
-//! [`Op::LmHeadLoss`]: `kernels/lm_head_loss.cu` between two products, a workspace of rows of logits at a time; and what it shares with the sampler.
+//! [`Op::LmHeadLoss`]: `kernels/lm_head_loss.cu` between two products, a workspace of rows of logits at a
+//! time; and what it shares with the sampler.
 
 use bytemuck::{Pod, Zeroable};
 

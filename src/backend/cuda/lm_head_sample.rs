@@ -1,7 +1,8 @@
 //! [`Op::LmHeadSample`]: `kernels/lm_head_sample.cu` after a product, a workspace of rows of logits at a time.
 //!
-//! A chunk is the next C logit rows, and has the draws whose rows it has: which they are is found on the device, so all steps of a kind are the same launches.
-//! Only where a draw mixes rows of different chunks are chunks put together here, of whole groups, and their rows gathered.
+//! A chunk is the next C logit rows, and has the draws whose rows it has: which they are is found on the
+//! device, so all steps of a kind are the same launches. Only where a draw mixes rows of different chunks are
+//! chunks put together here, of whole groups, and their rows gathered.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -64,7 +65,8 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// Fills chunk after chunk with the draws, in the order of their first rows, so that a row that several draws need is computed once.
+    /// Fills chunk after chunk with the draws, in the order of their first rows, so that a row that several
+    /// draws need is computed once.
     fn new(plan: &BatchPlan, capacity: usize) -> Self {
         let group = |i: usize| plan.draws[i].rows_start as usize..plan.draws[i].rows_end as usize;
         let mut order: Vec<usize> = (0..plan.draws.len()).collect();
@@ -162,7 +164,8 @@ pub fn run(c: &mut CudaBackend, op: &LmHeadSample) -> Result<()> {
         *which = c.plan.bounds.draws;
     }
     if plan.draws.iter().any(|d| group(d).len() > 1) {
-        // As many blocks as run at once: each has a row for its mixture, and behind it room for the weights of a group's members.
+        // As many blocks as run at once: each has a row for its mixture, and behind it room for the weights
+        // of a group's members.
         let blocks = sampling.filtered.min(c.driver.multiprocessors() as usize);
         sampling.filtered = blocks;
         let stride = vocabulary.next_multiple_of(4) + capacity.next_multiple_of(4);

@@ -49,8 +49,8 @@ struct Params {
     unused: u32,
 }
 
-/// Adds to the gradient of each slot, sequence by sequence in their order: `dB = dyᵀ bf16(s h)`, `dA = bf16(dh)ᵀ x`. x bf16 `[R, inputs]`, dy bf16
-/// `[R, outputs]`, h (unscaled) and dh f32 `[R, stride]`.
+/// Adds to the gradient of each slot, sequence by sequence in their order: `dB = dyᵀ bf16(s h)`,
+/// `dA = bf16(dh)ᵀ x`. x bf16 `[R, inputs]`, dy bf16 `[R, outputs]`, h (unscaled) and dh f32 `[R, stride]`.
 pub fn run(
     c: &mut CudaBackend,
     group: GroupId,

@@ -1,7 +1,8 @@
-//! The shrinks and the gradients of LoRA on the emulator, by the functions that the linear operations call: against f64 oracles on the stored inputs, and bit for
-//! bit between schedules, batches and steps.
+//! The shrinks and the gradients of LoRA on the emulator, by the functions that the linear operations call:
+//! against f64 oracles on the stored inputs, and bit for bit between schedules, batches and steps.
 //!
-//! Bounds are shares of the largest magnitude of the exact result: f32 sums of at most 1048 products, each of a few roundings of 2^-24.
+//! Bounds are shares of the largest magnitude of the exact result: f32 sums of at most 1048 products, each of
+//! a few roundings of 2^-24.
 
 use super::emulator::Emulator;
 use super::shrink::{Schedule, StepGroup, backward_as, forward_as};

@@ -1,9 +1,11 @@
 //! NVTX ranges: what the program is at, for a profiler's time line.
 //!
-//! NVTX 3 has no library to link or load. A profiler (`nsys profile`, `ncu --nvtx`) starts the program with `NVTX_INJECTION64_PATH` naming a library of its own;
-//! whoever has ranges to tell loads it, calls its `InitializeInjectionNvtx2` with a function that hands out tables, and the profiler writes the functions that it
-//! wants to be called into them (nvtx3/nvtxDetail/nvtxInit.h and nvtxTypes.h of CUDA 13, NVTX 3.2). That is all there is, so it is done here, without C headers. Without
-//! the variable nothing is loaded and no range costs anything.
+//! NVTX 3 has no library to link or load. A profiler (`nsys profile`, `ncu --nvtx`) starts the program with
+//! `NVTX_INJECTION64_PATH` naming a library of its own; whoever has ranges to tell loads it, calls its
+//! `InitializeInjectionNvtx2` with a function that hands out tables, and the profiler writes the functions
+//! that it wants to be called into them (nvtx3/nvtxDetail/nvtxInit.h and nvtxTypes.h of CUDA 13, NVTX 3.2).
+//! That is all there is, so it is done here, without C headers. Without the variable nothing is loaded and no
+//! range costs anything.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::PathBuf;

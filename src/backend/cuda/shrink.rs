@@ -120,14 +120,16 @@ pub enum Schedule {
     Split,
 }
 
-/// `h = x Aᵀ`, unscaled, for all parts of the row's slot: x bf16 `[R, inputs]`, h f32 `[R, stride]`. Columns that a slot does not use are not written.
+/// `h = x Aᵀ`, unscaled, for all parts of the row's slot: x bf16 `[R, inputs]`, h f32 `[R, stride]`. Columns
+/// that a slot does not use are not written.
 pub fn forward(c: &mut CudaBackend, group: GroupId, x: DevicePtr, h: DevicePtr, stride: usize) -> Result<()> {
     let work = StepGroup::new(c, "shrink", group, stride)?;
     let schedule = schedule(c, work.width.div_ceil(RANK_BLOCKS * RANK_STEP), work.inputs);
     forward_as(c, &work, x, h, stride, schedule)
 }
 
-/// `dh = s dy B`, for all parts of the row's slot: dy bf16 `[R, outputs]`, dh f32 `[R, stride]`. Columns that a slot does not use are not written.
+/// `dh = s dy B`, for all parts of the row's slot: dy bf16 `[R, outputs]`, dh f32 `[R, stride]`. Columns that
+/// a slot does not use are not written.
 pub fn backward(
     c: &mut CudaBackend,
     group: GroupId,

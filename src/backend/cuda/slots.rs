@@ -1,5 +1,6 @@
-//! Where adapters live on the device. A slot is one layout of all its numbers, A `[rank, inputs]` and B `[outputs, rank]` part after part, ranks padded with
-//! zeros; five buffers have it: what the model reads (bf16), the master weights, the gradient and the two moments (f32).
+//! Where adapters live on the device. A slot is one layout of all its numbers, A `[rank, inputs]` and B
+//! `[outputs, rank]` part after part, ranks padded with zeros; five buffers have it: what the model reads
+//! (bf16), the master weights, the gradient and the two moments (f32).
 
 use bytemuck::{Pod, Zeroable};
 
@@ -298,7 +299,8 @@ impl SlotStore {
             driver.free(std::mem::take(memory));
             self.bytes -= elements * 4;
         }
-        // The table is written before any kernel that could read it; there is no error that a write of host memory could give here.
+        // The table is written before any kernel that could read it; there is no error that a write of host
+        // memory could give here.
         let _ = self.set_entry(driver, slot, entry);
     }
 
@@ -309,7 +311,8 @@ impl SlotStore {
         self.publish(driver, slot)
     }
 
-    /// A matrix's first element, rows, columns as stored, and columns (A) or rank (B) without padding: `(first, rows, stored, used)`.
+    /// A matrix's first element, rows, columns as stored, and columns (A) or rank (B) without padding:
+    /// `(first, rows, stored, used)`.
     fn matrix(&self, slot: Slot, part: PartId, matrix: LoraMatrix) -> Result<(usize, usize, usize, usize)> {
         let data = self.get(slot)?;
         let absent = || Error::Internal(format!("slot {} has no part {}", slot.0, part.0));

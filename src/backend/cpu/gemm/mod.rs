@@ -1,10 +1,11 @@
 //! The packed f32 matrix product `y = x Wᵀ`.
 //!
-//! Weights never change, so they are packed once, into panels of [`PANEL`] outputs laid out `[panel][k][PANEL]`. Each
-//! output element is **one** chain of fused multiply-adds in ascending k, from y's initial value on. AVX-512, AVX2 and the
-//! portable path walk the same chain, so they give the same bits, for any number of rows, any split of the rows and any number of
-//! threads: work is divided over outputs and rows, never over the reduction. (A k-block spills its accumulators to memory and
-//! takes them up again, which is exact.)
+//! Weights never change, so they are packed once, into panels of [`PANEL`] outputs laid out
+//! `[panel][k][PANEL]`. Each output element is **one** chain of fused multiply-adds in ascending k, from y's
+//! initial value on. AVX-512, AVX2 and the portable path walk the same chain, so they give the same bits, for
+//! any number of rows, any split of the rows and any number of threads: work is divided over outputs and
+//! rows, never over the reduction. (A k-block spills its accumulators to memory and takes them up again,
+//! which is exact.)
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -98,8 +99,9 @@ pub fn instruction_set() -> &'static str {
 
 /// One register tile: `y[i][j] = (y[i][j] or 0) + Σ_k x[k * ldx + i] * w[k * ldw + j]`, k ascending.
 ///
-/// The same tile serves every product of the LoRA linear: the base (w a panel), shrink and expand (w an adapter's matrix) and the
-/// outer products of the gradient (k runs over rows, x and w are activations as they lie).
+/// The same tile serves every product of the LoRA linear: the base (w a panel), shrink and expand (w an
+/// adapter's matrix) and the outer products of the gradient (k runs over rows, x and w are activations as
+/// they lie).
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     /// Steps of the chain.
@@ -118,8 +120,9 @@ pub(super) struct Tile {
     pub ldy: usize,
     /// Start from what is in `y` instead of 0.
     pub accumulate: bool,
-    /// What to bring into the second-level cache meanwhile: for each k, the next `ahead_step` values (up to 32). Only a hint, so it
-    /// may point anywhere; but an address without memory costs a page walk every time, so without a wish it is `w` and 0.
+    /// What to bring into the second-level cache meanwhile: for each k, the next `ahead_step` values (up to
+    /// 32). Only a hint, so it may point anywhere; but an address without memory costs a page walk every
+    /// time, so without a wish it is `w` and 0.
     pub ahead: *const f32,
     /// See `ahead`.
     pub ahead_step: usize,
@@ -143,8 +146,8 @@ impl Kernels {
     /// A tile of `rows <= max_rows` by `cols` (a multiple of 16).
     ///
     /// # Safety
-    /// For all k, i < rows, j < cols, the elements of [`Tile`]'s formula must be readable, and y's writable and not accessed by
-    /// anyone else.
+    /// For all k, i < rows, j < cols, the elements of [`Tile`]'s formula must be readable, and y's
+    /// writable and not accessed by anyone else.
     pub unsafe fn tile(self, rows: usize, cols: usize, tile: &Tile) {
         debug_assert!(cols.is_multiple_of(16));
         let mut j = 0;
@@ -228,8 +231,8 @@ pub fn matmul_with(
     scratch(rows * w.inputs, |packed| {
         let packed = Shared::new(packed);
         pool.run(helpers, &[product.blocks.count, product.tasks()], &|phase, task| {
-            // SAFETY: in phase 0 each task writes its own block; phase 1 starts when all are written, reads them, and writes its own
-            // rows and columns of y.
+            // SAFETY: in phase 0 each task writes its own block; phase 1 starts when all are written, reads
+            // them, and writes its own rows and columns of y.
             unsafe {
                 match phase {
                     0 => pack_block(&product.blocks, task, x, w.inputs, packed),

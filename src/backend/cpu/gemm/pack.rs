@@ -96,7 +96,8 @@ pub fn scratch_bytes() -> usize {
     SCRATCH.load(Ordering::Relaxed)
 }
 
-/// Lends `len` aligned f32 of unspecified value: the smallest spare buffer that is large enough, else the largest, made larger.
+/// Lends `len` aligned f32 of unspecified value: the smallest spare buffer that is large enough, else the
+/// largest, made larger.
 pub(in crate::backend::cpu) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SPARE.with_borrow_mut(|Spare(spare)| {
         let place = spare.partition_point(|b| b.len < len);
@@ -220,7 +221,8 @@ impl Packed {
         Self { outputs, inputs, values: Aligned::default() }
     }
 
-    /// Packs the transpose of the `rows` x `cols` matrix whose rows `row(i, out)` writes: for `dx = dy W`, `outputs` is `cols`.
+    /// Packs the transpose of the `rows` x `cols` matrix whose rows `row(i, out)` writes: for `dx = dy W`,
+    /// `outputs` is `cols`.
     pub fn transposed(pool: &Team, rows: usize, cols: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         let panels = cols.div_ceil(PANEL);
         let len = panels * rows * PANEL;

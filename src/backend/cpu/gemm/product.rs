@@ -54,7 +54,8 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// The accumulators of one panel: some rows of [`PANEL`] values, in a task's own buffer or where they belong in y. Only its task accesses them.
+/// The accumulators of one panel: some rows of [`PANEL`] values, in a task's own buffer or where they belong
+/// in y. Only its task accesses them.
 #[derive(Clone, Copy)]
 pub(in crate::backend::cpu) struct Column<'a> {
     values: Shared<'a>,
@@ -126,8 +127,8 @@ impl Blocks {
     }
 }
 
-/// Packs one block of x `[rows, inputs]` as `[inputs][rows of the block]`, where the tile broadcasts neighbours. The block lies at
-/// `first row * inputs`.
+/// Packs one block of x `[rows, inputs]` as `[inputs][rows of the block]`, where the tile broadcasts
+/// neighbours. The block lies at `first row * inputs`.
 ///
 /// # Safety
 /// Nobody else may access this block's place in `packed` meanwhile.
@@ -199,9 +200,10 @@ impl<'a> Product<'a> {
         (self.blocks.rows + 8) * self.w.outputs * self.w.inputs
     }
 
-    /// Runs one task over `x`, packed by [`pack_block`]. For each panel, `start(panel, rows, column)` may write the initial values of
-    /// `column` and return true, or return false for zeros; `finish` takes the result `[rows][PANEL]`. With `out`, which is y
-    /// `[rows, outputs]`, whole panels are accumulated where they belong, and are not given to `finish`.
+    /// Runs one task over `x`, packed by [`pack_block`]. For each panel, `start(panel, rows, column)` may
+    /// write the initial values of `column` and return true, or return false for zeros; `finish` takes the
+    /// result `[rows][PANEL]`. With `out`, which is y `[rows, outputs]`, whole panels are accumulated where
+    /// they belong, and are not given to `finish`.
     ///
     /// # Safety
     /// Nobody else may access this task's rows and columns of `out` meanwhile.
@@ -270,7 +272,8 @@ impl<'a> Product<'a> {
                             ahead: if fetch { next.wrapping_add(b * steps * share) } else { w.as_ptr() },
                             ahead_step: if fetch { share } else { 0 },
                         };
-                        // SAFETY: x holds the block `[inputs][r.len()]` (asserted), w `steps` rows of a panel, y the block's rows.
+                        // SAFETY: x holds the block `[inputs][r.len()]` (asserted), w `steps` rows of a
+                        // panel, y the block's rows.
                         unsafe { self.kernels.tile(r.len(), PANEL, &tile) };
                     }
                 }

@@ -1,9 +1,10 @@
 //! Tasks over the worker threads.
 //!
-//! An operation is a few phases of independent tasks. The calling thread works too and never waits for a worker to wake up: one that comes
-//! when the work is done finds the door closed. Phases follow one another without sleeping in between, and a worker stays awake for a
-//! moment after each job, since a step is a hundred short ones and waking up takes longer than most of them. Which thread runs a task
-//! never matters to its result.
+//! An operation is a few phases of independent tasks. The calling thread works too and never waits for a
+//! worker to wake up: one that comes when the work is done finds the door closed. Phases follow one another
+//! without sleeping in between, and a worker stays awake for a moment after each job, since a step is a
+//! hundred short ones and waking up takes longer than most of them. Which thread runs a task never matters to
+//! its result.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -193,7 +194,8 @@ impl Job {
             return;
         }
         if self.inside.fetch_add(1, Ordering::AcqRel) & CLOSED == 0 {
-            // SAFETY: we are counted as inside, so `Close` keeps the caller, and with it the closure, in place until we leave.
+            // SAFETY: we are counted as inside, so `Close` keeps the caller, and with it the closure, in
+            // place until we leave.
             let work = unsafe { &*self.work };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.drive(work))) {
                 *self.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
@@ -236,7 +238,8 @@ impl Team {
         self.workers.len().min(cost / WORTH_A_THREAD)
     }
 
-    /// Runs `work(phase, task)` for every task of every phase, `counts[phase]` of them; a phase begins when the one before it is complete.
+    /// Runs `work(phase, task)` for every task of every phase, `counts[phase]` of them; a phase begins when
+    /// the one before it is complete.
     pub fn run(&self, helpers: usize, counts: &[usize], work: &Work<'_>) {
         if helpers == 0 {
             for (phase, &count) in counts.iter().enumerate() {
@@ -247,7 +250,8 @@ impl Team {
         assert!(counts.len() <= MAX_PHASES, "{} phases", counts.len());
         let mut phases: [Phase; MAX_PHASES] = Default::default();
         phases.iter_mut().zip(counts).for_each(|(phase, &count)| phase.count = count);
-        // SAFETY: only the lifetime changes; `Job::help` does not follow the pointer after `Close` has let this call return.
+        // SAFETY: only the lifetime changes; `Job::help` does not follow the pointer after `Close` has let
+        // this call return.
         let erased = unsafe { std::mem::transmute::<*const Work<'_>, *const Work<'static>>(work) };
         let job = Arc::new(Job {
             phases,

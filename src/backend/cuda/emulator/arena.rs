@@ -1,5 +1,5 @@
-//! Device memory at addresses where every sanitizer lets a program have memory, and where nothing else is, so that a log of launches, whose parameters hold
-//! addresses, can be replayed by another process.
+//! Device memory at addresses where every sanitizer lets a program have memory, and where nothing else is, so
+//! that a log of launches, whose parameters hold addresses, can be replayed by another process.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -66,7 +66,8 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// `bytes` bytes, a multiple of the alignment, with whatever is in them; and the region that was added for them, if one was.
+    /// `bytes` bytes, a multiple of the alignment, with whatever is in them; and the region that was added
+    /// for them, if one was.
     pub fn allocate(&mut self, bytes: u64) -> Option<(u64, Option<&Region>)> {
         debug_assert!(bytes.is_multiple_of(ALIGNMENT));
         let found =

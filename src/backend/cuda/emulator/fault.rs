@@ -1,7 +1,8 @@
 //! A device that fails on purpose, for tests of what a run does then.
 //!
-//! The environment variable `COLLOQUY_EMULATOR_FAULT` is `KERNEL:N`: the N-th launch of that kernel, counted from 1, fails as a kernel that reads
-//! outside its memory does on a GPU, and so does all that is asked of the device after it.
+//! The environment variable `COLLOQUY_EMULATOR_FAULT` is `KERNEL:N`: the N-th launch of that kernel, counted
+//! from 1, fails as a kernel that reads outside its memory does on a GPU, and so does all that is asked of
+//! the device after it.
 
 use super::super::driver::Launch;
 use super::shape_of;

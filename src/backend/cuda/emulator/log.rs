@@ -1,10 +1,12 @@
-//! A log of all that an emulated device was made to do, for `kernels/emulator/replay/replay.cpp`, which does it again under sanitizers.
+//! A log of all that an emulated device was made to do, for `kernels/emulator/replay/replay.cpp`, which does
+//! it again under sanitizers.
 //!
-//! The environment variable `COLLOQUY_EMULATOR_LOG` names a folder, which must exist; every [`super::Emulator`] writes one file there, called
-//! `THREAD.N.seedS.log`: the name of the thread that made it (in a test: the test's), how many that thread made before, and the seed.
+//! The environment variable `COLLOQUY_EMULATOR_LOG` names a folder, which must exist; every
+//! [`super::Emulator`] writes one file there, called `THREAD.N.seedS.log`: the name of the thread that made
+//! it (in a test: the test's), how many that thread made before, and the seed.
 //!
-//! A file is `MAGIC` and then records, in the order in which they took effect. A record is its tag and its fields, all u64, little-endian; a field
-//! *bytes* is a length and that many bytes.
+//! A file is `MAGIC` and then records, in the order in which they took effect. A record is its tag and its
+//! fields, all u64, little-endian; a field *bytes* is a length and that many bytes.
 //!
 //! | tag | record | fields |
 //! |---|---|---|
@@ -14,7 +16,7 @@
 //! | 4 | upload | to, *bytes* |
 //! | 5 | copy | from, to, bytes |
 //! | 6 | fill | to, byte, bytes |
-//! | 7 | launch | kernel (*bytes*), grid x, y, z, shared bytes, seed, the three numbers of [`Mma`] (signed), parameters (*bytes*) |
+//! | 7 | launch | kernel (*bytes*), grid (3), shared bytes, seed, three numbers of [`Mma`], parameters (*bytes*) |
 //! | 8 | download | from, bytes, FNV-1a hash of what was there |
 
 use std::fs::File;
