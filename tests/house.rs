@@ -129,6 +129,43 @@ fn the_list_is_the_library() {
     }
 }
 
+/// The names of the built-in recipes, from their own files.
+fn recipes() -> Vec<String> {
+    let text: String = sources(&root().join("src/recipe"))
+        .iter()
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    let named = text.split("RecipeInfo::new(").skip(1).filter_map(|rest| rest.split('"').nth(1));
+    named.map(String::from).collect()
+}
+
+/// Whether code outside of `src/recipe` names one of these recipes. `"base"` is also a value of settings.
+fn names_a_recipe(line: &str, recipes: &[String]) -> bool {
+    let named = |name: &String| line.contains(&format!("\"{name}\""));
+    recipes.iter().any(|name| named(name) && (name != "base" || line.contains("recipe")))
+}
+
+#[test]
+fn no_file_outside_recipe_names_a_recipe() {
+    let recipes = recipes();
+    assert!(recipes.len() >= 7 && recipes.contains(&"multiagent".to_string()), "{recipes:?}");
+    for line in ["if arm.recipe.name == \"star\" {", "[\"majority-ft\"]", "recipe == \"base\""] {
+        assert!(names_a_recipe(line, &recipes), "{line}");
+    }
+    assert!(!names_a_recipe("value.get(\"base\")", &recipes));
+    let mut wrong = Vec::new();
+    // Reports read folders of programs that did not yet say what a recipe is.
+    let knows = [root().join("src/recipe"), root().join("src/report")];
+    for path in sources(&root().join("src")).into_iter().filter(|p| !knows.iter().any(|k| p.starts_with(k))) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        wrong
+            .extend(code.filter(|l| names_a_recipe(l, &recipes)).map(|l| format!("{}: {l}", path.display())));
+    }
+    assert!(wrong.is_empty(), "code that names a recipe:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn files_stay_short() {
     let mut long = Vec::new();
