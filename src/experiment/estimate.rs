@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::prepare::{ArmWork, Ready};
 use super::stopwatch::{Rates, Stopwatch};
 use crate::error::Result;
-use crate::recipe::{Cost, Draw, Lengths, forecast};
+use crate::recipe::{Cost, Draw, Lengths};
 use crate::run::{SamplingSection, TaskSection};
 
 /// The share of all answers that is taken to be learnt: what matches the vote is not known before.
@@ -89,8 +89,7 @@ fn costs(stopwatch: &mut Stopwatch, rates: &Rates, ready: &Ready) -> Result<(Vec
         };
         let all = (c.debate.agents - 1) * answer;
         let lengths = Lengths { answer, summary: all.min(c.sampling.summary_max_tokens as usize) };
-        let (recipe, transfer) = (work.recipe, work.transfer.as_ref());
-        costs.push(forecast(recipe, c, &ready.codec, &work.own, transfer, lengths)?);
+        costs.push(work.forecast(&ready.codec, lengths)?);
     }
     let seen = known.iter().all(|k| k.3);
     Ok((costs, known.iter().map(|k| k.2).max().filter(|_| seen)))

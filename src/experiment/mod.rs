@@ -46,6 +46,7 @@ use crate::run::{Plan, RunFolder, Selection, Source, extend, read_manifest, sele
 
 /// A configuration, and the folder for the results of its run.
 pub struct Experiment {
+    recipes: Recipes,
     source: Source,
     sets: Vec<String>,
     selected: Vec<Selection>,
@@ -69,9 +70,17 @@ impl Experiment {
     /// # Errors
     /// What is wrong with them.
     pub fn new(source: Source, sets: &[String]) -> Result<Self> {
-        let plan = Recipes::default().load(&source, sets)?;
+        Self::with(Recipes::default(), source, sets)
+    }
+
+    /// The same where arms may name these recipes.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn with(recipes: Recipes, source: Source, sets: &[String]) -> Result<Self> {
+        let plan = recipes.load(&source, sets)?;
         let folder = source::new_folder(&source);
-        Ok(Self { source, sets: sets.to_vec(), selected: vec![], plan, folder, replace: false })
+        Ok(Self { recipes, source, sets: sets.to_vec(), selected: vec![], plan, folder, replace: false })
     }
 
     /// That of the run in `folder`, to go on with it or to check it.
@@ -79,11 +88,15 @@ impl Experiment {
     /// # Errors
     /// A folder that is no run's, or whose configuration cannot be read.
     pub fn of_folder(folder: &Path) -> Result<Self> {
+        Self::in_folder(Recipes::default(), folder)
+    }
+
+    fn in_folder(recipes: Recipes, folder: &Path) -> Result<Self> {
         read_manifest(folder)?;
         let path = folder.join("config.toml");
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let source = Source { name: path.display().to_string(), text, folder: None };
-        Ok(Self::new(source, &[])?.output(folder))
+        Ok(Self::with(recipes, source, &[])?.output(folder))
     }
 
     /// With one more setting, a dotted path and its value: `debate.rounds=3`.
@@ -92,7 +105,7 @@ impl Experiment {
     /// What is wrong with it.
     pub fn set(mut self, set: &str) -> Result<Self> {
         self.sets.push(set.into());
-        self.plan = Recipes::default().load(&self.source, &self.sets)?;
+        self.plan = self.recipes.load(&self.source, &self.sets)?;
         select(&mut self.plan, &self.selected)?;
         Ok(self)
     }
@@ -130,7 +143,7 @@ impl Experiment {
     /// What would stop the run before its first step.
     pub fn prepare(&self, watch: &mut dyn Watch) -> Result<Ready> {
         RunFolder::check_new(&self.folder, self.replace)?;
-        prepare::prepare(&self.plan, None, watch)
+        prepare::prepare(&self.plan, &self.recipes, None, watch)
     }
 
     /// Loads and checks everything that a run needs, and measures for some seconds how fast this device is.
@@ -138,7 +151,7 @@ impl Experiment {
     /// # Errors
     /// As of [`prepare`](Self::prepare); the folder may be there.
     pub fn estimate(&self, watch: &mut dyn Watch) -> Result<Estimate> {
-        let ready = prepare::prepare(&self.plan, None, watch)?;
+        let ready = prepare::prepare(&self.plan, &self.recipes, None, watch)?;
         watch.line("measuring the time it would take: some seconds");
         Estimate::of(ready)
     }
@@ -150,7 +163,7 @@ impl Experiment {
     /// [`resume`](Self::resume) goes on with it.
     pub fn run(&self, watch: &mut dyn Watch) -> Result<Finished> {
         let place = run::Place::New { folder: &self.folder, replace: self.replace };
-        run::execute(&self.plan, place, watch)
+        run::execute(&self.plan, &self.recipes, place, watch)
     }
 
     /// Goes on with the run in the folder, which ends with the bytes of one that was never interrupted. The
@@ -159,9 +172,9 @@ impl Experiment {
     /// # Errors
     /// A run of another configuration; what stops it.
     pub fn resume(&self, watch: &mut dyn Watch) -> Result<Finished> {
-        let then = Self::of_folder(&self.folder)?;
+        let then = Self::in_folder(self.recipes.clone(), &self.folder)?;
         let plan = extend(&then.plan, self.plan.clone(), &self.source.name)?;
-        run::execute(&plan, run::Place::Resume(&self.folder), watch)
+        run::execute(&plan, &self.recipes, run::Place::Resume(&self.folder), watch)
     }
 
     /// Checks the results in the folder against the run's journal, and its journal against the model. Nothing in
@@ -170,6 +183,6 @@ impl Experiment {
     /// # Errors
     /// A run that cannot be checked: one of another model, or one that is under way.
     pub fn verify(&self, options: &VerifyOptions, watch: &mut dyn Watch) -> Result<Verified> {
-        verify::verify(&self.plan, &self.folder, options, watch)
+        verify::verify(&self.plan, &self.recipes, &self.folder, options, watch)
     }
 }

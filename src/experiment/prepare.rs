@@ -8,7 +8,7 @@ use crate::adapter::NewAdapter;
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::model::ModelFiles;
-use crate::recipe::{self, Material, Recipe, Recipes, Tables};
+use crate::recipe::{self, Cost, Lengths, Material, Recipe, Recipes, Tables, forecast};
 use crate::run::*;
 use crate::task::{self, Questions};
 use crate::text::{ChatTokenizer, Codec};
@@ -50,6 +50,14 @@ impl ArmWork {
         self.own.questions.of_seed(self.arm.config.task.train_questions, seed)
     }
 
+    /// What one lane asks of an engine, at most.
+    ///
+    /// # Errors
+    /// A task that reads no answer in any text known for one.
+    pub fn forecast(&self, codec: &Rc<dyn Codec>, lengths: Lengths) -> Result<Cost> {
+        forecast(self.recipe, &self.arm.config, codec, &self.own, self.transfer.as_ref(), lengths)
+    }
+
     /// Adapters of one lane.
     pub fn adapters(&self) -> usize {
         self.recipe.society(&self.arm.config).adapters().len()
@@ -68,8 +76,8 @@ pub struct Ready {
 
 /// Loads and checks everything. A base of the hub is taken at `commit` if there is one: a run goes on with the
 /// commit at which it began, wherever its revision is by now.
-pub fn prepare(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Result<Ready> {
-    let arms = load_arms(plan)?;
+pub fn prepare(plan: &Plan, recipes: &Recipes, commit: Option<&str>, watch: &mut dyn Watch) -> Result<Ready> {
+    let arms = load_arms(plan, recipes)?;
     let session = open_session(plan, &arms, commit, watch)?;
     let codec = debated_in(&session.files, session.tokenizer.as_ref())?;
     let layout = session.engine.with(|e| e.model().layout().clone());
@@ -82,8 +90,7 @@ pub fn prepare(plan: &Plan, commit: Option<&str>, watch: &mut dyn Watch) -> Resu
     Ok(Ready { session, arms, codec })
 }
 
-fn load_arms(plan: &Plan) -> Result<Vec<ArmWork>> {
-    let recipes = Recipes::default();
+fn load_arms(plan: &Plan, recipes: &Recipes) -> Result<Vec<ArmWork>> {
     let mut loaded: Vec<(TaskSection, Material)> = Vec::new();
     let mut material = |section: &TaskSection| -> Result<Material> {
         if let Some((_, known)) = loaded.iter().find(|(s, _)| s == section) {

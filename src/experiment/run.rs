@@ -19,7 +19,7 @@ use crate::adapter::{Snapshot, write_peft};
 use crate::engine::{Driver, Journal, Scope, Service, run_waves};
 use crate::error::Result;
 use crate::measure::record::Record;
-use crate::recipe;
+use crate::recipe::{self, Recipes};
 use crate::report::{self, Running};
 use crate::run::*;
 use crate::task::AnswerKey;
@@ -51,7 +51,7 @@ pub enum Place<'a> {
 }
 
 /// Runs a plan to its end.
-pub fn execute(plan: &Plan, place: Place, watch: &mut dyn Watch) -> Result<Finished> {
+pub fn execute(plan: &Plan, recipes: &Recipes, place: Place, watch: &mut dyn Watch) -> Result<Finished> {
     let began = Instant::now();
     // An interrupted run's folder is taken at once, a new one only when nothing is wrong with the configuration.
     let resumed = match place {
@@ -59,7 +59,7 @@ pub fn execute(plan: &Plan, place: Place, watch: &mut dyn Watch) -> Result<Finis
         Place::Resume(folder) => Some((RunFolder::open(folder)?, read_manifest(folder)?)),
     };
     let commit = resumed.as_ref().and_then(|(_, manifest)| model_commit(manifest));
-    let ready = prepare(plan, commit.as_deref(), watch)?;
+    let ready = prepare(plan, recipes, commit.as_deref(), watch)?;
     ready.session.show_plan(watch);
     if let Some(waves) = waves(&ready) {
         watch.line(format!("waves    {waves}"));

@@ -16,6 +16,7 @@ use super::watch::{Queue, Watch};
 use crate::adapter::peft_files;
 use crate::engine::{Service, draw_key, run_waves};
 use crate::error::{Error, Result};
+use crate::recipe::Recipes;
 use crate::run::*;
 
 /// What is made again, and how.
@@ -76,6 +77,7 @@ fn is_training(row: &str) -> bool {
 /// What differs is no error.
 pub fn verify(
     plan: &Plan,
+    recipes: &Recipes,
     folder: &Path,
     options: &VerifyOptions,
     watch: &mut dyn Watch,
@@ -91,7 +93,7 @@ pub fn verify(
         plan.config.run.threads = threads;
     }
     let then = read_manifest(folder)?;
-    let ready = prepare(&plan, model_commit(&then).as_deref(), watch)?;
+    let ready = prepare(&plan, recipes, model_commit(&then).as_deref(), watch)?;
     let now = manifest(&plan, &ready)?;
     check_manifest(folder, &then, &now, watch)?;
     let exact = then["arithmetic"] == now["arithmetic"];

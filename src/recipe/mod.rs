@@ -32,11 +32,12 @@ use std::rc::Rc;
 use futures::future::LocalBoxFuture;
 
 pub use compute::{Ledger, Parameters, Phase, Usage};
-pub use data::{Example, MixShares, critic_mix, pseudo_label};
+pub use data::{Example, MixShares, critic_mix, matching_answers, pseudo_label};
 pub use diversity::Diversity;
 pub use exam::{Evaluation, Examination, Examiner, Methods, Sitting};
+pub use finetune::Lesson;
 pub use forecast::{Calls, Cost, Draw, Lengths, forecast};
-pub use lane::{Lane, NewAdapter};
+pub use lane::{Lane, NewAdapter, Student};
 pub use registry::{AGENT, BASE, Recipe, Recipes, SocietyNames};
 pub use schedule::steps;
 pub use settings::Training;

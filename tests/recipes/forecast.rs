@@ -140,7 +140,10 @@ fn no_recipe_asks_more_than_was_forecast() {
 #[test]
 fn arms_share_what_they_ask_of_the_base() {
     let of = |name: &str, edit: Edit| {
-        let world = World::new(config_of(edit), 12, 6, |_: &Asked| "so 7");
+        let mut config = config_of(edit);
+        // Summaries are the base's draws too, also those of what trained agents say.
+        config.debate.others = "concatenate".parse().unwrap();
+        let world = World::new(config, 12, 6, |_: &Asked| "so 7");
         forecast_of(Recipes::default().get(name).unwrap(), &world)
     };
     let many = of("multiagent", |_| {});
@@ -150,7 +153,7 @@ fn arms_share_what_they_ask_of_the_base() {
     // The samples of a vote are first answers of the debate, and two more.
     let majority = of("majority-ft", |c| c.training.samples = 5);
     assert_eq!(majority.of_base.len() - shared(&majority), 12 * 2);
-    // Agents that are told who they are are asked otherwise; so are summaries of what they answer.
+    // Agents that are told who they are are asked otherwise.
     let told = of("agent-ids", |_| {});
     assert_eq!(shared(&told), 0);
     // Every draw counts for as many questions as it stands for, and no draw of trained weights is shared.
