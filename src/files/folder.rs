@@ -6,8 +6,8 @@ use super::sync_folder;
 use super::underway::UnderWay;
 use crate::error::{Error, Result};
 
-/// A folder being filled under a temporary name. Nothing stands under its own name until [`NewFolder::finish`]; dropped before, it leaves
-/// nothing.
+/// A folder being filled under a temporary name. Nothing stands under its own name until
+/// [`NewFolder::finish`]; dropped before, it leaves nothing.
 pub struct NewFolder {
     path: PathBuf,
     temporary: UnderWay,
@@ -31,7 +31,8 @@ impl NewFolder {
         self.temporary.path()
     }
 
-    /// Gives the folder its name. One that stands there already makes way, and is removed once the new one is in its place.
+    /// Gives the folder its name. One that stands there already makes way, and is removed once the
+    /// new one is in its place.
     pub fn finish(mut self) -> Result<()> {
         sync_folder(self.temporary.path());
         let old = beside(&self.path, ".old");

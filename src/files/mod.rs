@@ -57,8 +57,9 @@ impl Bytes {
             return Err(Error::file(path, "found something that is not a file"));
         }
         let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the map is read-only and private to us. As everywhere model files are mapped, another process that truncates the
-        // file meanwhile can fault this one; we write files under new names and rename them, so our own never change in place.
+        // SAFETY: the map is read-only and private to us. As everywhere model files are mapped,
+        // another process that truncates the file meanwhile can fault this one; we write files
+        // under new names and rename them, so our own never change in place.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         if let Some(problem) = pointer(&map) {
             return Err(Error::file(path, problem));
@@ -138,8 +139,8 @@ pub(crate) fn sync_folder(folder: &Path) {
     }
 }
 
-/// A safetensors file whose header has been checked: every tensor's bytes lie inside the file, tile it without gap or overlap, and fit
-/// its type and shape.
+/// A safetensors file whose header has been checked: every tensor's bytes lie inside the file, tile
+/// it without gap or overlap, and fit its type and shape.
 pub struct TensorFile {
     place: String,
     bytes: Bytes,

@@ -1,7 +1,8 @@
 //! Regular expressions that somebody else wrote.
 
-/// Bytes of a pattern with its counted repetitions written out, which is what compiling it costs: `\w{1000}` is short and large. Counts of brackets
-/// multiply, as they may stand in one another; of the others the largest counts.
+/// Bytes of a pattern with its counted repetitions written out, which is what compiling it costs:
+/// `\w{1000}` is short and large. Counts of brackets multiply, as they may stand in one another; of
+/// the others the largest counts.
 pub fn written_out(pattern: &str) -> usize {
     let (mut brackets, mut largest) = (1usize, 1);
     for (at, _) in pattern.match_indices('{') {

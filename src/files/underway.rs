@@ -1,4 +1,5 @@
-//! Files and folders on the way to their names: known to the whole process, so that one that is told to end leaves none of them.
+//! Files and folders on the way to their names: known to the whole process, so that one that is
+//! told to end leaves none of them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

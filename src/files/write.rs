@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 
 /// A file being written. Nothing stands under its name until [`NewFile::finish`]; dropped before, it leaves nothing.
 ///
-/// A link is followed: what it points to is replaced, not the link. What is there and no plain file (`/dev/stdout`, `/dev/null`, a named
-/// pipe) is written to as it stands: replaced by name, a device would turn into a file for the whole machine.
+/// A link is followed: what it points to is replaced, not the link. What is there and no plain file
+/// (`/dev/stdout`, `/dev/null`, a named pipe) is written to as it stands: replaced by name, a
+/// device would turn into a file for the whole machine.
 pub struct NewFile {
     path: PathBuf,
     /// Where it lies until it is whole, and where then; none for what is written as it stands.
@@ -90,7 +91,8 @@ impl Drop for NewFile {
     }
 }
 
-/// Replaces `path` by `bytes`, at once: after a crash or a full disk there is the old file or the new one, never a part of either.
+/// Replaces `path` by `bytes`, at once: after a crash or a full disk there is the old file or the
+/// new one, never a part of either.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = NewFile::create(path)?;
     file.write_all(bytes).map_err(Error::io(path))?;

@@ -133,7 +133,8 @@ impl Cached {
         linked.map_err(Error::io(&path))
     }
 
-    /// Keeps other processes, Python's too, from writing the same blob. The operating system gives the lock back however the process ends.
+    /// Keeps other processes, Python's too, from writing the same blob. The operating system gives
+    /// the lock back however the process ends.
     pub fn lock(&self, etag: &str, watch: &dyn Watch) -> Result<File> {
         let path = self.locks.join(format!("{etag}.lock"));
         make_folder_of(&path)?;

@@ -1,10 +1,11 @@
 //! Models and adapters of the Hugging Face hub: from `OWNER/NAME[@REVISION]` to a folder with the
 //! files that one consists of.
 //!
-//! The folder is a snapshot in the cache that Python's huggingface_hub keeps: `models--OWNER--NAME/snapshots/COMMIT/FILE` links to
-//! `blobs/ETAG`, `refs/REVISION` holds a commit, an empty `.no_exist/COMMIT/FILE` says that the commit has no such file. What either program
-//! has downloaded, the other finds. A revision is resolved to its commit once, and every file is asked for by that commit, so that files of two
-//! commits never make one model.
+//! The folder is a snapshot in the cache that Python's huggingface_hub keeps:
+//! `models--OWNER--NAME/snapshots/COMMIT/FILE` links to `blobs/ETAG`, `refs/REVISION` holds a
+//! commit, an empty `.no_exist/COMMIT/FILE` says that the commit has no such file. What either
+//! program has downloaded, the other finds. A revision is resolved to its commit once, and every
+//! file is asked for by that commit, so that files of two commits never make one model.
 //!
 //! Downloads are checked, resumed and have time limits (`transfer.rs`).
 
@@ -230,7 +231,8 @@ impl<'a> Session<'a> {
         Ok(Self { name, kind, environment: Environment::read()?, watch })
     }
 
-    /// Resolves the revision: without the network where that is asked for, or where it is a commit of which the cache has everything.
+    /// Resolves the revision: without the network where that is asked for, or where it is a commit
+    /// of which the cache has everything.
     fn source(&self) -> Result<Source> {
         let cache = &self.environment.cache;
         let here = |cached: Cached| Ok(Source { cached, listing: None });
@@ -273,7 +275,8 @@ impl<'a> Session<'a> {
             None => Err(self.name.error(
                 None,
                 format!(
-                    "{why}, and found nothing of it in the cache {folder}; download it where there is a network, or give {}",
+                    "{why}, and found nothing of it in the cache {folder}; \
+                     download it where there is a network, or give {}",
                     self.kind.folder()
                 ),
             )),
@@ -284,7 +287,11 @@ impl<'a> Session<'a> {
                 }
                 Some(file) => Err(self.name.error(
                     Some(file),
-                    format!("{why}, and found no such file of commit {} in the cache {folder}; download it where there is a network", cached.commit()),
+                    format!(
+                        "{why}, and found no such file of commit {} in the cache {folder}; \
+                         download it where there is a network",
+                        cached.commit()
+                    ),
                 )),
             },
         }
@@ -395,7 +402,8 @@ impl<'a> Session<'a> {
             _ if !is_hub => "try again later".into(),
             (403, _) | (_, "GatedRepo") if has_token => {
                 format!(
-                    "the account of the token that is set has no access; ask for it at {page}, or set HF_TOKEN to another token"
+                    "the account of the token that is set has no access; ask for it at {page}, \
+                     or set HF_TOKEN to another token"
                 )
             }
             (403, _) | (_, "GatedRepo") => {
@@ -405,11 +413,13 @@ impl<'a> Session<'a> {
             }
             (401, _) if has_token => {
                 format!(
-                    "either there is no {repository} or the token that is set may not read it; check the name, and HF_TOKEN"
+                    "either there is no {repository} or the token that is set may not read it; \
+                     check the name, and HF_TOKEN"
                 )
             }
             (401, _) => format!(
-                "either there is no {repository} or it is not public; check the name, or set HF_TOKEN to a token that may read it"
+                "either there is no {repository} or it is not public; \
+                 check the name, or set HF_TOKEN to a token that may read it"
             ),
             (404, "RevisionNotFound") => {
                 format!("{repository} has no revision {}; check what follows the @", self.name.revision)

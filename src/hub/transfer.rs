@@ -118,8 +118,9 @@ struct Announced {
 }
 
 impl Announced {
-    /// Adds what these headers say. Those of the hub itself come first and count: the server behind a redirect has an etag of its own. A
-    /// redirect inside the hub (of a renamed repository) has none of the file's, unless as a linked one.
+    /// Adds what these headers say. Those of the hub itself come first and count: the server behind
+    /// a redirect has an etag of its own. A redirect inside the hub (of a renamed repository) has
+    /// none of the file's, unless as a linked one.
     fn add(&mut self, headers: &HeaderMap) {
         let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
         let location = text("location");
@@ -245,8 +246,8 @@ impl Client {
         })
     }
 
-    /// Asks and follows redirects. Before each request, `from` says from which byte on by what was announced so far, or that no more is
-    /// needed.
+    /// Asks and follows redirects. Before each request, `from` says from which byte on by what was
+    /// announced so far, or that no more is needed.
     fn follow(
         &self,
         url: &str,
@@ -320,7 +321,8 @@ impl Client {
     }
 }
 
-/// A blob under way: `ETAG.incomplete` beside its place, as huggingface_hub has it, which takes its name only when it is whole.
+/// A blob under way: `ETAG.incomplete` beside its place, as huggingface_hub has it, which takes its
+/// name only when it is whole.
 struct Part {
     etag: String,
     size: u64,

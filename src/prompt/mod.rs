@@ -12,7 +12,8 @@
 //! | `hint.jinja` | question, fields, answer | the question again, with the reference answer (recipe `star`) |
 //!
 //! `fields` holds the question record's other fields, the reference answer left out. An undefined variable is an error. Each file stands alone: it
-//! includes no other. Folders of prompts come from strangers like anything else, so they are bounded as chat templates are.
+//! includes no other. Folders of prompts come from strangers like anything else, so they are
+//! bounded as chat templates are.
 
 use std::path::{Path, PathBuf};
 

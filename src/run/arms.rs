@@ -117,7 +117,8 @@ impl Resolver<'_> {
         Ok(arms)
     }
 
-    /// Refuses more arms than anybody runs before one is made: a grid multiplies, and each arm has a configuration of its own.
+    /// Refuses more arms than anybody runs before one is made: a grid multiplies, and each arm has
+    /// a configuration of its own.
     fn check_size(&self, sections: &[ArmSection], grid: &[(String, Vec<Value>)]) -> Result<()> {
         let points = grid.iter().fold(1usize, |n, (_, values)| n.saturating_mul(values.len()));
         let arms = points.saturating_mul(sections.len());
@@ -167,7 +168,8 @@ impl Resolver<'_> {
         Ok(grid)
     }
 
-    /// An arm's configuration: its preset, its overrides and its point of the grid over `table`, the run's without arms and grid.
+    /// An arm's configuration: its preset, its overrides and its point of the grid over `table`,
+    /// the run's without arms and grid.
     fn resolve(
         &self,
         mut table: Table,
@@ -286,7 +288,8 @@ impl Resolver<'_> {
         Ok(())
     }
 
-    /// The primary comparison is between two arms that both measure what is compared. With a grid it names arms as they stand in the file.
+    /// The primary comparison is between two arms that both measure what is compared. With a grid
+    /// it names arms as they stand in the file.
     fn check_primary(&self, primary: &PrimarySection, sections: &[ArmSection], arms: &[Arm]) -> Result<()> {
         let at = |key: &str| (self.place)(&format!("report.primary.{key}"));
         for (key, name) in [("arm", &primary.arm), ("against", &primary.against)] {
@@ -324,7 +327,8 @@ impl Resolver<'_> {
     }
 }
 
-/// All combinations of the grid's values, one with nothing if there is no grid. What trains nothing has no use for training settings.
+/// All combinations of the grid's values, one with nothing if there is no grid. What trains nothing
+/// has no use for training settings.
 fn points(grid: &[(String, Vec<Value>)], is_trained: bool) -> Vec<Vec<(&str, &Value)>> {
     let of_training = |path: &str| path.starts_with("training.") || path.starts_with("adapter.");
     let mut points = vec![vec![]];

@@ -1,9 +1,12 @@
-//! The audit of a run: its recipes run again over its own journal, what they would write is compared with what the folder holds, and some of the journal's
-//! calls are made again by the engine and compared with what the journal says.
+//! The audit of a run: its recipes run again over its own journal, what they would write is
+//! compared with what the folder holds, and some of the journal's calls are made again by the
+//! engine and compared with what the journal says.
 //!
-//! So every byte of transcripts, data sets, metrics and adapters is held against the journal, and the journal against the model, by draws. Nothing is written.
-//! Where the arithmetic is that of the run, what is made again must be the same bits; elsewhere drawn tokens are scored instead of drawn again, and numbers are
-//! compared within [`LOGPROB_TOLERANCE`], [`MEAN_TOLERANCE`] and [`LOSS_TOLERANCE`].
+//! So every byte of transcripts, data sets, metrics and adapters is held against the journal, and
+//! the journal against the model, by draws. Nothing is written. Where the arithmetic is that of the
+//! run, what is made again must be the same bits; elsewhere drawn tokens are scored instead of
+//! drawn again, and numbers are compared within [`LOGPROB_TOLERANCE`], [`MEAN_TOLERANCE`] and
+//! [`LOSS_TOLERANCE`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,10 +26,12 @@ use crate::engine::*;
 use crate::error::{Error, Result};
 use crate::measure::record::{Record, is_schema, schema_line};
 
-/// Of a token's log-probability under other arithmetic, in nats. Adapters, K and V in bf16 move the embedded model's by 0.005 in the mean, but one in
-/// 600 tokens by more than 0.2 and one of 15165 by 0.62; what was never drawn is many nats away.
+/// Of a token's log-probability under other arithmetic, in nats. Adapters, K and V in bf16 move the
+/// embedded model's by 0.005 in the mean, but one in 600 tokens by more than 0.2 and one of 15165
+/// by 0.62; what was never drawn is many nats away.
 pub const LOGPROB_TOLERANCE: f32 = 1.5;
-/// Of the mean distance of a row's log-probabilities, in nats, where it has at least [`MEAN_ROW`] tokens: the largest of those rows' is 0.012.
+/// Of the mean distance of a row's log-probabilities, in nats, where it has at least [`MEAN_ROW`]
+/// tokens: the largest of those rows' is 0.012.
 pub const MEAN_TOLERANCE: f32 = 0.05;
 /// Tokens that make a mean.
 const MEAN_ROW: usize = 32;
@@ -233,16 +238,17 @@ impl Output for Auditor {
 
 // ---- what the journal says ----
 
-/// The journal and the engine of one lane: calls that were not drawn are answered from the journal; those that were go to the engine, are compared,
-/// and are answered from the journal too, so that one difference is found once.
+/// The journal and the engine of one lane: calls that were not drawn are answered from the journal;
+/// those that were go to the engine, are compared, and are answered from the journal too, so that
+/// one difference is found once.
 pub struct Audited {
     engine: EngineHandle,
     journal: FileJournal,
     drawn: BTreeSet<String>,
     exact: bool,
     findings: Rc<Findings>,
-    /// The drawn call under way and its journalled results that no request has taken yet: between [`Journal::replay`] and the requests of the call
-    /// nothing else happens in a lane.
+    /// The drawn call under way and its journalled results that no request has taken yet: between
+    /// [`Journal::replay`] and the requests of the call nothing else happens in a lane.
     call: RefCell<String>,
     expected: RefCell<VecDeque<Expected>>,
     /// Adapters of the training call under way.
@@ -340,7 +346,8 @@ impl Comparison {
         {
             let call = &self.call;
             self.findings.add(format!(
-                "{call}: log-probabilities made again are {far} nats from the journal's in the mean, expected at most {MEAN_TOLERANCE}"
+                "{call}: log-probabilities made again are {far} nats from the journal's in the mean, \
+                 expected at most {MEAN_TOLERANCE}"
             ));
         }
     }

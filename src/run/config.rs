@@ -29,11 +29,12 @@ pub struct RunConfig {
     pub eval: EvalSection,
     /// What the report compares first.
     pub report: ReportSection,
-    /// Another task, on whose dev and test questions every lane is measured before training and after the last iteration; keys as in
-    /// `[task]`, nothing is trained on it.
+    /// Another task, on whose dev and test questions every lane is measured before training and
+    /// after the last iteration; keys as in `[task]`, nothing is trained on it.
     #[serde(deserialize_with = "transfer")]
     pub transfer: Option<TaskSection>,
-    /// Dotted key = list of values: every arm is multiplied into arms `NAME@key=value,…`. For tuning on dev questions only.
+    /// Dotted key = list of values: every arm is multiplied into arms `NAME@key=value,…`. For
+    /// tuning on dev questions only.
     pub grid: BTreeMap<String, toml::Value>,
     /// The arms; none means one arm `multiagent`.
     pub arm: Vec<ArmSection>,
@@ -62,8 +63,8 @@ pub struct TaskSection {
     pub section: &'static str,
     /// A built-in task (`arithmetic`, `gsm8k`, `math`, `mmlu`) whose settings the other keys override, or `custom`.
     pub name: String,
-    /// JSONL, JSON, CSV (`mmlu`) or a folder of them with the questions (not for generated tasks). Split by hash unless `dev_data` or
-    /// `test_data` is given.
+    /// JSONL, JSON, CSV (`mmlu`) or a folder of them with the questions (not for generated tasks).
+    /// Split by hash unless `dev_data` or `test_data` is given.
     pub data: Option<String>,
     /// The same for dev questions.
     pub dev_data: Option<String>,
@@ -71,11 +72,13 @@ pub struct TaskSection {
     pub test_data: Option<String>,
     /// Field that holds the question; `question`, or `problem` for `math`.
     pub question_field: Option<String>,
-    /// Field that holds the reference answer; `answer`, or for `math` the first that is there of `answer` and `solution`.
+    /// Field that holds the reference answer; `answer`, or for `math` the first that is there of
+    /// `answer` and `solution`.
     pub answer_field: Option<String>,
     /// Only questions whose field `level` is one of these, as `3` or `Level 3`; empty: all.
     pub levels: Vec<u32>,
-    /// Only questions whose field `subject` (else `type`) is one of these; case, `_` and `&` for `and` don't matter; empty: all.
+    /// Only questions whose field `subject` (else `type`) is one of these; case, `_` and `&` for
+    /// `and` don't matter; empty: all.
     pub subjects: Vec<String>,
     /// Folder of prompt templates (first.jinja, summary.jinja, debate.jinja, debate-concat.jinja), or a built-in name.
     pub prompts: Option<String>,
@@ -89,7 +92,8 @@ pub struct TaskSection {
     pub equality: Option<String>,
     /// Training questions used in each iteration.
     pub train_questions: usize,
-    /// Each seed draws its `train_questions` of the first this many training questions; 0 takes the first `train_questions` for all seeds.
+    /// Each seed draws its `train_questions` of the first this many training questions; 0 takes the
+    /// first `train_questions` for all seeds.
     pub train_pool: usize,
     /// Dev questions.
     pub dev_questions: usize,
@@ -155,12 +159,15 @@ pub struct DebateSection {
     pub rounds: usize,
     /// Others' answers: `summary` (written by the base model) or `concatenate`.
     pub others: Others,
-    /// What agents make of them: `debate` (weigh them as advice) or `cooperative` (build on them); other templates, the same protocol.
+    /// What agents make of them: `debate` (weigh them as advice) or `cooperative` (build on them);
+    /// other templates, the same protocol.
     pub style: Style,
-    /// multiagent: who answers later rounds: `own` (a critic for every agent, finetuned too), `generator` (the agent's generator; nothing
-    /// is finetuned on later rounds) or `base` (the base model; the same).
+    /// multiagent: who answers later rounds: `own` (a critic for every agent, finetuned too),
+    /// `generator` (the agent's generator; nothing is finetuned on later rounds) or `base` (the
+    /// base model; the same).
     pub critics: Critics,
-    /// A question's vote counts as a pseudo-label if at least this many agents agree; 0 means more than half (2·top > N), 1 keeps all.
+    /// A question's vote counts as a pseudo-label if at least this many agents agree; 0 means more
+    /// than half (2·top > N), 1 keeps all.
     pub min_agreement: usize,
     /// Ties of the final vote: `random` (seeded by the question), `first`, or `largest` (official code).
     pub ties: Ties,
@@ -228,7 +235,8 @@ pub struct AdapterSection {
     pub rslora: bool,
     /// Rate of dropout in training.
     pub dropout: f32,
-    /// Other settings for some adapters, by role (`generator`, `critic`) or by name (`critic-1`), which counts over the role's.
+    /// Other settings for some adapters, by role (`generator`, `critic`) or by name (`critic-1`),
+    /// which counts over the role's.
     pub of: BTreeMap<String, toml::Value>,
 }
 
@@ -271,7 +279,8 @@ pub struct TrainingSection {
     pub warmup_ratio: f32,
     /// Shuffle each epoch.
     pub shuffle: bool,
-    /// A loss or gradient that is not finite: `stop` ends the run, `skip` leaves that optimizer step of that adapter out.
+    /// A loss or gradient that is not finite: `stop` ends the run, `skip` leaves that optimizer
+    /// step of that adapter out.
     pub non_finite: NonFinite,
     /// w: the share of corrected trajectories in a critic's data.
     pub critic_mix: f32,
@@ -283,16 +292,20 @@ pub struct TrainingSection {
     pub start_from: StartFrom,
     /// Keep the optimizer's moments across iterations.
     pub keep_moments: bool,
-    /// majority-ft, self-training and star: answers sampled to a training question; 0 is the number of agents, for star 1.
+    /// majority-ft, self-training and star: answers sampled to a training question; 0 is the number
+    /// of agents, for star 1.
     pub samples: usize,
-    /// multiagent: every agent learns from its `own` data, or all agents' data are pooled and `dealt` to them at random, as many examples
-    /// to each as its own would be, generators' and critics' apart.
+    /// multiagent: every agent learns from its `own` data, or all agents' data are pooled and
+    /// `dealt` to them at random, as many examples to each as its own would be, generators' and
+    /// critics' apart.
     pub data: DataOf,
-    /// multiagent: `vote` keeps what matches the pseudo-label. `shuffled` is a control: as many examples for each agent and role as the
-    /// vote would keep, but a random choice among all of its answers that parse.
+    /// multiagent: `vote` keeps what matches the pseudo-label. `shuffled` is a control: as many
+    /// examples for each agent and role as the vote would keep, but a random choice among all of
+    /// its answers that parse.
     pub labels: LabelsOf,
-    /// single-agent: `none`, or `gradient-tokens`: go over the data until as many tokens have carried gradients as multiagent finetuning
-    /// would have used on the same debates, in place of `num_epochs`.
+    /// single-agent: `none`, or `gradient-tokens`: go over the data until as many tokens have
+    /// carried gradients as multiagent finetuning would have used on the same debates, in place of
+    /// `num_epochs`.
     #[serde(rename = "match")]
     pub matching: Matching,
     /// Overrides for critics, by the keys above.
@@ -381,11 +394,11 @@ pub struct EvalSection {
     pub majority_samples: usize,
     /// Evaluate the base before the first iteration too.
     pub before: bool,
-    /// Debates of dev questions on which diversity is measured after each evaluation; 0: it is not. Each costs about N² + N sequences to
-    /// score for N agents.
+    /// Debates of dev questions on which diversity is measured after each evaluation; 0: it is not.
+    /// Each costs about N² + N sequences to score for N agents.
     pub diversity: usize,
-    /// What encodes answers for the embedding dissimilarity: `base-mean-pooled` (the base model's last hidden state after its final
-    /// norm, averaged over the answer's tokens).
+    /// What encodes answers for the embedding dissimilarity: `base-mean-pooled` (the base model's
+    /// last hidden state after its final norm, averaged over the answer's tokens).
     pub encoder: Encoder,
 }
 

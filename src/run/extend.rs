@@ -6,11 +6,12 @@ use super::{Arm, Plan, RunConfig};
 use crate::choice::list;
 use crate::error::{Error, Result};
 
-/// `wanted` as what the run of `plan` becomes. Where and how to compute (`run.device`, `run.threads` and the like) stays as it was.
+/// Returns `wanted` as what the run of `plan` becomes. Where and how to compute (`run.device`,
+/// `run.threads` and the like) stays as it was.
 ///
 /// # Errors
-/// An arm or a seed of the run that is missing in `wanted`, or an arm whose settings differ: its results so far would not be those of the
-/// configuration. `place` is what to call `wanted`.
+/// An arm or a seed of the run that is missing in `wanted`, or an arm whose settings differ: its
+/// results so far would not be those of the configuration. `place` is what to call `wanted`.
 pub fn extend(plan: &Plan, wanted: Plan, place: &str) -> Result<Plan> {
     let mut wanted = wanted;
     let computes = &plan.config.run;

@@ -85,8 +85,9 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder with its first files, all at once: a folder that is there has all it takes to resume, whenever its process is killed. One that
-    /// exists is an error unless `force`, which replaces an earlier run (and nothing else).
+    /// Makes the folder with its first files, all at once: a folder that is there has all it takes
+    /// to resume, whenever its process is killed. One that exists is an error unless `force`, which
+    /// replaces an earlier run (and nothing else).
     pub fn create(path: &Path, force: bool, files: &[(&str, &[u8])]) -> Result<Self> {
         Self::check_new(path, force)?;
         // Held until another takes its place: nobody else may work in it.
@@ -117,7 +118,8 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens the folder of a run that was interrupted or is complete, and removes what its last process left half-written.
+    /// Opens the folder of a run that was interrupted or is complete, and removes what its last
+    /// process left half-written.
     pub fn open(path: &Path) -> Result<Self> {
         read_manifest(path)?;
         let lock = lock(path)?;
@@ -185,7 +187,8 @@ pub fn worker(folder: &Path) -> Option<String> {
     }
 }
 
-/// Whether a text can be the name of a lane: folders below one another, none above. (A grid's arms are called `ARM@key=value,…`.)
+/// Whether a text can be the name of a lane: folders below one another, none above. (A grid's arms
+/// are called `ARM@key=value,…`.)
 fn is_lane(name: &str) -> bool {
     let is_part = |part: &str| {
         !part.is_empty()
@@ -370,8 +373,8 @@ impl Output for Recorder {
         (self.write_adapter)(&self.place("adapters", lane, iteration, adapter), snapshot)
     }
 
-    /// A phase keeps the time it took when it was first complete: a resumed run only reads it from the journal. Of one that was interrupted
-    /// it is what the process that completed it took.
+    /// A phase keeps the time it took when it was first complete: a resumed run only reads it from
+    /// the journal. Of one that was interrupted it is what the process that completed it took.
     fn time(&self, lane: &str, iteration: usize, phase: &str, seconds: f64) -> Result<()> {
         self.check_there()?;
         let position = self.position(lane)?;

@@ -1,8 +1,11 @@
-//! The journal on disk: completed calls of one lane, appended line by line, and the adapters that training calls left behind.
+//! The journal on disk: completed calls of one lane, appended line by line, and the adapters that
+//! training calls left behind.
 //!
-//! A line is `{"sum":"0123456789abcdef","call":"…","entry":{…}}`; the sum is over the rest of the line, so that a line a crash tore is
-//! recognised. The first bad line and all after it are forgotten: their calls are made again and give the same results. Lines
-//! survive the process as soon as they are written; they are synced to the disk about once a second and before every checkpoint.
+//! A line is `{"sum":"0123456789abcdef","call":"…","entry":{…}}`; the sum is over the rest of the
+//! line, so that a line a crash tore is recognised. The first bad line and all after it are
+//! forgotten: their calls are made again and give the same results. Lines survive the process as
+//! soon as they are written; they are synced to the disk about once a second and before every
+//! checkpoint.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -28,7 +31,8 @@ pub struct FileJournal {
     checkpoints: PathBuf,
     disk: Rc<dyn Disk>,
     file: RefCell<Box<dyn DiskFile>>,
-    /// Where each call's line starts; names and entries are read when they are asked for, since a long run makes many calls.
+    /// Where each call's line starts; names and entries are read when they are asked for, since a
+    /// long run makes many calls.
     lines: RefCell<HashMap<Digest, u64>>,
     end: Cell<u64>,
     synced: Cell<Instant>,
@@ -78,7 +82,8 @@ impl FileJournal {
         Ok((journal, Some(warning)))
     }
 
-    /// Opens the journal to read it, and nothing more: recording fails. The second value is how many lines cannot be used: the first bad one and all after it.
+    /// Opens the journal to read it, and nothing more: recording fails. The second value is how
+    /// many lines cannot be used: the first bad one and all after it.
     pub fn read(folder: &Path, lane: &str) -> Result<(Self, usize)> {
         let path = folder.join(format!("{lane}.jsonl"));
         let file = RealDisk.read(&path).map_err(Error::io(&path))?;
@@ -127,7 +132,8 @@ impl FileJournal {
         Ok((journal, lost))
     }
 
-    /// Keeps the checkpoints of so many training calls, the latest; 0 keeps all. At least two, so that the last one can be made again from the one before.
+    /// Keeps the checkpoints of so many training calls, the latest; 0 keeps all. At least two, so
+    /// that the last one can be made again from the one before.
     pub fn keeping(mut self, checkpoints: usize) -> Self {
         self.keep = if checkpoints == 0 { 0 } else { checkpoints.max(2) };
         self
@@ -187,7 +193,8 @@ impl FileJournal {
         Ok(())
     }
 
-    /// Somebody who deletes the folder under a run is told at once: what is written to a deleted file is lost when the process ends.
+    /// Somebody who deletes the folder under a run is told at once: what is written to a deleted
+    /// file is lost when the process ends.
     fn check_there(&self) -> Result<()> {
         match self.file.borrow().has_name().map_err(Error::io(&self.path))? {
             true => Ok(()),
@@ -306,7 +313,8 @@ fn digest(call: &str) -> Digest {
     digest
 }
 
-/// Reads a journal from its beginning up to the first bad line, one line at a time, each with its start; where the good ones end.
+/// Reads a journal from its beginning up to the first bad line, one line at a time, each with its
+/// start; where the good ones end.
 fn each_call(file: &mut dyn DiskFile, path: &Path, mut see: impl FnMut(u64, Line<'static>)) -> Result<u64> {
     file.seek(SeekFrom::Start(0)).map_err(Error::io(path))?;
     let mut file = BufReader::new(file);

@@ -1,8 +1,10 @@
 //! From TOML text and `--set KEY=VALUE` to one checked [`RunConfig`] and one per arm.
 //!
-//! Layers, later ones win: defaults, the preset, the file, `--set`; then for an arm the preset it names (if it names one) and its own
-//! overrides. A layer that names another task forgets how the one before it was read (`task_layer`). Every key and value is compared with a specimen of the configuration before it is deserialised, so that an
-//! error names the file, the line, what was found and what was expected.
+//! Layers, later ones win: defaults, the preset, the file, `--set`; then for an arm the preset it
+//! names (if it names one) and its own overrides. A layer that names another task forgets how the
+//! one before it was read (`task_layer`). Every key and value is compared with a specimen of the
+//! configuration before it is deserialised, so that an error names the file, the line, what was
+//! found and what was expected.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -226,7 +228,8 @@ fn check_value(value: &Value, expected: &Value, path: &str, place: &dyn Fn(&str)
             wrong("a smaller number")
         }
         (Value::Float(_), Value::Integer(_)) => Ok(()),
-        // As the configuration keeps it: one beyond that would be written to the run folder as infinite, and not be read again.
+        // As the configuration keeps it: one beyond that would be written to the run folder as
+        // infinite, and not be read again.
         (Value::Float(_), Value::Float(f)) if !(*f as f32).is_finite() => {
             wrong("a finite number below 3.4e38")
         }
@@ -319,7 +322,8 @@ pub(super) fn merge(table: &mut Table, over: Table) {
     }
 }
 
-/// Files may be named from the configuration's own folder or from where the program runs; from here on they are named in full.
+/// Files may be named from the configuration's own folder or from where the program runs; from here
+/// on they are named in full.
 pub(super) fn absolute_paths(table: &mut Table, folders: &[&Path]) {
     for (section, key) in PATHS {
         let Some(Value::Table(section)) = table.get_mut(section) else { continue };

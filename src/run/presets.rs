@@ -16,7 +16,8 @@ pub fn named(name: &str, place: impl FnOnce() -> Place) -> Result<Preset> {
 /// A preset as a layer beneath the configuration file.
 pub fn layer(preset: Preset) -> Table {
     let text = match preset {
-        // The values of an empty configuration, spelt out: an arm that names this preset beside arms with others gets them.
+        // The values of an empty configuration, spelt out: an arm that names this preset beside
+        // arms with others gets them.
         Preset::Default => {
             r#"
             [debate]

@@ -1,5 +1,5 @@
-//! Some arms and seeds of an experiment: lanes do not know of one another, so parts that run at different times or on different machines give
-//! the bits that they give together.
+//! Some arms and seeds of an experiment: lanes do not know of one another, so parts that run at
+//! different times or on different machines give the bits that they give together.
 
 use super::Plan;
 use crate::choice::list;
@@ -31,7 +31,8 @@ impl std::str::FromStr for Selection {
     }
 }
 
-/// Leaves only the selected arms and seeds (all where nothing is selected). A primary comparison that then lacks a side is left out.
+/// Leaves only the selected arms and seeds (all where nothing is selected). A primary comparison
+/// that then lacks a side is left out.
 ///
 /// # Errors
 /// An arm that the plan does not have, or a seed that its arm does not have.

@@ -97,6 +97,12 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> Place) -> Result<()> {
     let critic = critic_section(training).map_err(refused)?;
     training_section(&c, &critic, "training.critic")?;
 
+    run_section(&c, run)?;
+    bounds(&c, config)
+}
+
+/// What holds for `[run]`.
+fn run_section(c: &Check<'_>, run: &super::RunSection) -> Result<()> {
     c.at_least(run.iterations, 1, "run.iterations")?;
     c.that(!run.seeds.is_empty(), "run.seeds", "an empty list", "at least one seed")?;
     let mut seeds = run.seeds.clone();
@@ -122,9 +128,7 @@ pub fn check(config: &RunConfig, place: &dyn Fn(&str) -> Place) -> Result<()> {
         "0 (all), or 2 or more: the last one is made again from the one before if it is damaged",
     )?;
     c.at_least(run.step_rows, 1, "run.step_rows")?;
-    c.at_least(run.max_sequences, 1, "run.max_sequences")?;
-
-    bounds(&c, config)
+    c.at_least(run.max_sequences, 1, "run.max_sequences")
 }
 
 /// What would be made before anybody could see that it is too much.
@@ -190,7 +194,8 @@ fn training_section(c: &Check<'_>, t: &super::TrainingSection, path: &str) -> Re
     Ok(())
 }
 
-/// The settings of the adapter called `name`: the section, over it those of the name's role, over them those of the name itself.
+/// The settings of the adapter called `name`: the section, over it those of the name's role, over
+/// them those of the name itself.
 pub fn adapter_section(section: &super::AdapterSection, name: &str) -> Result<super::AdapterSection, String> {
     let over = |key: &str| section.of.get(key).and_then(toml::Value::as_table).cloned().unwrap_or_default();
     overridden(section, "of", over(adapter_role(name)).into_iter().chain(over(name)))

@@ -104,8 +104,9 @@ impl Reader {
     /// What [`Reader::read_among`] reads, with the rule that found it and how it is written; `None` where no rule
     /// finds anything.
     ///
-    /// Where numbers are compared, a box that holds one counts even if it can't be read as a number: then the response has no answer, and
-    /// no other extraction looks for a number elsewhere. A box without any number (`\boxed{five}`) is passed over.
+    /// Where numbers are compared, a box that holds one counts even if it can't be read as a
+    /// number: then the response has no answer, and no other extraction looks for a number
+    /// elsewhere. A box without any number (`\boxed{five}`) is passed over.
     pub fn reading(&self, response: &str, choices: usize) -> Option<Reading> {
         let mut first = None;
         for extraction in &self.extractions {

@@ -73,7 +73,8 @@ impl Arithmetic {
         (text, value)
     }
 
-    /// That a split is not asked for far more questions than there are expressions, which the search would take very long to find out.
+    /// That a split is not asked for far more questions than there are expressions, which the
+    /// search would take very long to find out.
     fn check_room(&self, section: &TaskSection) -> Result<()> {
         let operands = self.expression(0).0.split(|c: char| !c.is_ascii_digit()).count();
         let expressions = (f64::from(self.max_operand) + 1.0).powi(operands as i32);

@@ -1,8 +1,9 @@
 //! Questions from data files.
 //!
 //! `data` holds training questions. Dev and test questions come from `dev_data` and `test_data`; without such a file they are the part
-//! of `data` that [`Split::of_question`] gives to them. Where a split has more questions than asked for, those with the smallest hash are
-//! taken, so that the choice is a random one, the same for everybody, and hardly changes when the file grows.
+//! of `data` that [`Split::of_question`] gives to them. Where a split has more questions than asked
+//! for, those with the smallest hash are taken, so that the choice is a random one, the same for
+//! everybody, and hardly changes when the file grows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -224,7 +225,8 @@ fn choices(value: Option<&Value>) -> std::result::Result<Vec<String>, String> {
     }
 }
 
-/// A question as it is asked: `Which is red?: A) grass, B) blood, C) the sky, D) snow`. The same question with other choices is another one.
+/// A question as it is asked: `Which is red?: A) grass, B) blood, C) the sky, D) snow`. The same
+/// question with other choices is another one.
 fn with_choices(question: &str, choices: &[String]) -> String {
     let listed: Vec<String> =
         choices.iter().enumerate().map(|(i, text)| format!("{}) {text}", letter(i))).collect();

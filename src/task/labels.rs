@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{AnswerKey, Question};
 
-/// Reference answers of some questions. Only a recipe that asks for labels is handed one; every other recipe has no value from which it
-/// could learn an answer.
+/// Reference answers of some questions. Only a recipe that asks for labels is handed one; every
+/// other recipe has no value from which it could learn an answer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Labels(HashMap<String, String>);
 

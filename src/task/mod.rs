@@ -1,7 +1,8 @@
 //! Tasks: questions and where they come from, how answers are read, and the key that grades them.
 //!
-//! A [`Question`] carries no answer. The reference answers live in an [`AnswerKey`], which loading a task returns apart and which only
-//! measurement holds: training code has no value from which it could learn one.
+//! A [`Question`] carries no answer. The reference answers live in an [`AnswerKey`], which loading
+//! a task returns apart and which only measurement holds: training code has no value from which it
+//! could learn one.
 
 mod after;
 mod answer;
@@ -72,7 +73,8 @@ pub struct Task {
 }
 
 impl Task {
-    /// The answer in a response to a question, in canonical form. Of a question with a list `choices` only these are answers.
+    /// The answer in a response to a question, in canonical form. Of a question with a list
+    /// `choices` only these are answers.
     pub fn read(&self, question: &Question, response: &str) -> Option<String> {
         let choices = question.fields.get("choices").and_then(Value::as_array).map_or(26, Vec::len);
         self.reader.read_among(response, choices)
@@ -112,7 +114,8 @@ impl AnswerKey {
 }
 
 impl Questions {
-    /// Those of one seed: `count` training questions drawn from all of them, in their order. Dev and test are the same for every seed.
+    /// Those of one seed: `count` training questions drawn from all of them, in their order. Dev
+    /// and test are the same for every seed.
     pub fn of_seed(&self, count: usize, seed: u64) -> Self {
         if self.train.len() <= count {
             return self.clone();
@@ -164,7 +167,8 @@ pub fn open(section: &TaskSection) -> Result<Task> {
     Ok(Task { name: section.name.clone(), prompts, reader: Reader::new(&section)? })
 }
 
-/// Loads a task with its questions and answers, those of the whole `train_pool` if there is one: the splits are disjoint and as large as asked, or it is an error.
+/// Loads a task with its questions and answers, those of the whole `train_pool` if there is one:
+/// the splits are disjoint and as large as asked, or it is an error.
 pub fn load(section: &TaskSection) -> Result<Loaded> {
     let mut section = resolve(section)?;
     section.train_questions = section.train_questions.max(section.train_pool);

@@ -19,7 +19,8 @@ pub struct Record {
     pub place: String,
 }
 
-/// The data files of a path: itself, or all `.jsonl`, `.json` and `.csv` files below it, in the order of their paths. Hidden ones are left out.
+/// The data files of a path: itself, or all `.jsonl`, `.json` and `.csv` files below it, in the
+/// order of their paths. Hidden ones are left out.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -68,7 +69,8 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
 }
 
-/// All records of one file. A number that a [`Value`] would round is a string of its digits. `choices`: whether it may be the CSV of multiple choice.
+/// All records of one file. A number that a [`Value`] would round is a string of its digits.
+/// `choices`: whether it may be the CSV of multiple choice.
 pub fn read(path: &Path, choices: bool) -> Result<Vec<Record>> {
     let text = read_text(path)?;
     if has_extension(path, "csv") {
@@ -150,7 +152,8 @@ fn of_csv(path: &Path, text: &str) -> Result<Vec<Record>> {
 /// The first line of a row and its cells.
 type Row = (usize, Vec<String>);
 
-/// Rows of RFC 4180: cells may be quoted, quotes in them are doubled, line ends in them are kept. Errors have their line.
+/// Rows of RFC 4180: cells may be quoted, quotes in them are doubled, line ends in them are kept.
+/// Errors have their line.
 fn rows(text: &str) -> std::result::Result<Vec<Row>, (usize, &'static str)> {
     let mut rows = Vec::new();
     let (mut cells, mut cell, mut line, mut start) = (Vec::new(), String::new(), 1, 1);

@@ -1,4 +1,5 @@
-//! Templates from strangers: whatever is in one, rendering it ends, and takes no more memory than its input allows (see `meter.rs`).
+//! Templates from strangers: whatever is in one, rendering it ends, and takes no more memory than
+//! its input allows (see `meter.rs`).
 
 use std::collections::BTreeMap;
 

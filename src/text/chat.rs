@@ -196,12 +196,14 @@ impl ChatTokenizer {
         Ok(Turns { talk, ends: &self.eos_token_ids })
     }
 
-    /// Whether the chat template can read a message's field of this name. Without a template: yes, as its absence is the error.
+    /// Whether the chat template can read a message's field of this name. Without a template: yes,
+    /// as its absence is the error.
     pub fn reads_field(&self, name: &str) -> bool {
         self.template.as_ref().is_none_or(|template| template.reads_field(name))
     }
 
-    /// Whether a conversation is rendered in another way without the messages' field of this name. What cannot be rendered counts as if it were.
+    /// Whether a conversation is rendered in another way without the messages' field of this name.
+    /// What cannot be rendered counts as if it were.
     pub fn shows_field(&self, messages: &[Message], options: &ChatOptions, name: &str) -> bool {
         let Some(template) = &self.template else { return true };
         let mut without = messages.to_vec();

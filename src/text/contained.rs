@@ -10,8 +10,9 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `work` returns, or the message of its panic, which nothing else reports. For code that states no conditions on its input yet has some:
-/// what it was working on must not be used after a panic, unless it stays as it was.
+/// What `work` returns, or the message of its panic, which nothing else reports. For code that
+/// states no conditions on its input yet has some: what it was working on must not be used after a
+/// panic, unless it stays as it was.
 pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {

@@ -1,8 +1,11 @@
-//! Bounds on what a chat template may do: templates come with models from anywhere, and one must neither hang the program nor eat its memory.
+//! Bounds on what a chat template may do: templates come with models from anywhere, and one must
+//! neither hang the program nor eat its memory.
 //!
-//! minijinja counts instructions. One instruction can still double a string, or search one that is large, so the program is compiled here and
-//! rewritten before it runs: what could grow a value or read a large one asks a [`Meter`] first. The operators that build values (`+`, `~`,
-//! `*`, `[a:b]`, `[i]`) become calls of the functions of `python.rs`; raw text, comparisons and containers get a question put before or after them.
+//! minijinja counts instructions. One instruction can still double a string, or search one that is
+//! large, so the program is compiled here and rewritten before it runs: what could grow a value or
+//! read a large one asks a [`Meter`] first. The operators that build values (`+`, `~`, `*`,
+//! `[a:b]`, `[i]`) become calls of the functions of `python.rs`; raw text, comparisons and
+//! containers get a question put before or after them.
 
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Token, parse, tokenize};
 use minijinja::syntax::SyntaxConfig;
@@ -11,7 +14,8 @@ use minijinja::{Environment, Error, ErrorKind, State};
 
 /// Instructions a template may execute, about a fifth of a second of them; a long conversation takes some ten thousand.
 pub const FUEL: u64 = 2_000_000;
-/// Bytes that a template may build, in all: so many and [`MADE_PER_BYTE`] for each byte of the conversation and the template.
+/// Bytes that a template may build, in all: so many and [`MADE_PER_BYTE`] for each byte of the
+/// conversation and the template.
 const MADE: u64 = 16 << 20;
 const MADE_PER_BYTE: u64 = 64;
 /// Bytes that a template may read with operations whose cost grows with their operands.
@@ -19,7 +23,8 @@ const READ: u64 = 64 << 20;
 const READ_PER_BYTE: u64 = 4096;
 /// What an element of a list or dict counts as.
 pub const ELEMENT: u64 = 24;
-/// Tokens between two braces, and `elif`s in a template: the parser recurses over both. Published templates have up to 50 and 25.
+/// Tokens between two braces, and `elif`s in a template: the parser recurses over both. Published
+/// templates have up to 50 and 25.
 const TAG_TOKENS: usize = 400;
 const BRANCHES: usize = 200;
 /// How deep lists and dicts may be nested: they are shown, compared and dropped by recursion.
@@ -144,7 +149,8 @@ impl Program {
     }
 }
 
-/// Refuses what the parser would take too deep, and products of constants that it would compute, unasked, while it compiles.
+/// Refuses what the parser would take too deep, and products of constants that it would compute,
+/// unasked, while it compiles.
 fn parseable(source: &str, syntax: &SyntaxConfig) -> Result<(), Error> {
     let (mut branches, mut computed) = (0, 0u64);
     let mut tag = Tag::default();

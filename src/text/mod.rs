@@ -29,10 +29,11 @@ use crate::error::Result;
 
 /// What recipes need of a tokenizer and chat template; `ChatTokenizer` is the real one, tests have small ones.
 pub trait Codec: StopRules {
-    /// Tokens of a conversation that waits for the assistant's next turn. Nothing in a message is a control token, whatever it looks like.
+    /// Tokens of a conversation that waits for the assistant's next turn. Nothing in a message is a
+    /// control token, whatever it looks like.
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>>;
-    /// Tokens of a whole conversation and the loss weight of predicting each: assistant turns (their end token included) carry their
-    /// weight, everything else 0.
+    /// Tokens of a whole conversation and the loss weight of predicting each: assistant turns
+    /// (their end token included) carry their weight, everything else 0.
     fn training(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<f32>)>;
     /// Tokens of plain text of our own, outside any conversation; of any length.
     fn text(&self, text: &str) -> Result<Vec<u32>>;

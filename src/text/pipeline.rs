@@ -1,5 +1,5 @@
-//! Bounds on what a tokenizer.json may ask for: the tokenizers crate does what such a file says, however deep its parts are nested and however much
-//! longer they make a text.
+//! Bounds on what a tokenizer.json may ask for: the tokenizers crate does what such a file says,
+//! however deep its parts are nested and however much longer they make a text.
 
 use fancy_regex::RegexBuilder;
 use serde::Deserialize;
@@ -12,10 +12,11 @@ use crate::files::written_out;
 const MAX_DEPTH: usize = 6;
 /// Most parts of a field.
 const MAX_PARTS: usize = 256;
-/// How many times as long a text may become. Published files know `" "` as `"▁"` (3) and bytes spelled as characters (2).
+/// How many times as long a text may become. Published files know `" "` as `"▁"` (3) and bytes
+/// spelled as characters (2).
 const MAX_GROWTH: u64 = 1024;
-/// Most bytes of a compiled regular expression between its look-arounds, of which there may be [`MAX_GROUPS`] in a field. Those of published
-/// files have several classes of Unicode.
+/// Most bytes of a compiled regular expression between its look-arounds, of which there may be
+/// [`MAX_GROUPS`] in a field. Those of published files have several classes of Unicode.
 const SIZE_LIMIT: usize = 2 << 20;
 const MAX_GROUPS: usize = 32;
 /// Most bytes of a field's regular expressions with their repetitions written out. That of GPT-4o has 1300.
@@ -140,7 +141,8 @@ fn growth(part: &Value) -> Result<u64, String> {
     })
 }
 
-/// The same for the map of SentencePiece: the size of a table, which is allocated as it says, the table, and texts that end in a zero byte.
+/// The same for the map of SentencePiece: the size of a table, which is allocated as it says, the
+/// table, and texts that end in a zero byte.
 fn of_charsmap(map: &[u8]) -> Result<u64, String> {
     let Some((size, rest)) = map.split_first_chunk::<4>() else { return Ok(1) };
     let size = u32::from_le_bytes(*size) as usize;
@@ -154,7 +156,8 @@ fn of_charsmap(map: &[u8]) -> Result<u64, String> {
     Ok(longest.max(1) as u64)
 }
 
-/// What a text in base64 stands for; what is none of its characters is left out, and makes it no text of base64 for others.
+/// What a text in base64 stands for; what is none of its characters is left out, and makes it no
+/// text of base64 for others.
 fn decoded(text: &str) -> Vec<u8> {
     let digit = |b: u8| match b {
         b'A'..=b'Z' => Some(b - b'A'),

@@ -1,5 +1,5 @@
-//! What chat templates use of Python where minijinja has nothing, or something else: operators and methods, with the results of Python.
-//! Everything that can grow asks the meter first.
+//! What chat templates use of Python where minijinja has nothing, or something else: operators and
+//! methods, with the results of Python. Everything that can grow asks the meter first.
 
 use std::sync::LazyLock;
 
@@ -42,7 +42,8 @@ pub fn install(environment: &mut Environment) {
     });
 }
 
-/// Before `str(value)`: reads it, and how many bytes that takes at most. Anything but a text is shown with escapes, four bytes for one.
+/// Before `str(value)`: reads it, and how many bytes that takes at most. Anything but a text is
+/// shown with escapes, four bytes for one.
 fn text_bytes(state: &mut State, value: &Value) -> Result<u64, Error> {
     let bytes = read_value(state, value)?;
     Ok(if value.as_str().is_some() { bytes } else { 4 * bytes })
@@ -490,7 +491,8 @@ pub fn replace(
     Ok(Value::from(text.replacen(old, new, count)))
 }
 
-/// The part of `text` between two character positions, as Python's optional `start` and `end` of searches mean it; and the first in bytes.
+/// The part of `text` between two character positions, as Python's optional `start` and `end` of
+/// searches mean it; and the first in bytes.
 fn between(text: &str, start: Option<i64>, end: Option<i64>) -> (&str, usize) {
     let length = text.chars().count() as i64;
     let place = |i: i64| if i < 0 { (i + length).max(0) } else { i.min(length) } as usize;

@@ -24,8 +24,9 @@ pub fn cut_at_stop<'a>(text: &'a str, strings: &[String]) -> &'a str {
 pub struct GrowingText(String);
 
 impl GrowingText {
-    /// What to show of the text of all tokens so far. Never less than before: where characters are spelled in bytes, one that has only begun
-    /// makes some decoders take back those before it, until it is complete.
+    /// What to show of the text of all tokens so far. Never less than before: where characters are
+    /// spelled in bytes, one that has only begun makes some decoders take back those before it,
+    /// until it is complete.
     pub fn grow(&mut self, text: &str) -> &str {
         let whole = text.trim_end_matches(INCOMPLETE);
         if !self.0.starts_with(whole) {
@@ -48,8 +49,9 @@ fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
 
-/// Follows one sample. Only a window of tokens is decoded again: those not yet turned into text and, before them, those of the last
-/// complete text, because decoders treat a first token differently.
+/// Follows one sample. Only a window of tokens is decoded again: those not yet turned into text
+/// and, before them, those of the last complete text, because decoders treat a first token
+/// differently.
 struct Watcher {
     tokenizer: Rc<Tokenizer>,
     strings: Rc<[String]>,

@@ -1,4 +1,5 @@
-//! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's methods, and a clock that stands still.
+//! Chat templates as transformers renders them: Jinja with trimmed blocks, Python's methods, and a
+//! clock that stands still.
 
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -140,7 +141,8 @@ fn seen(value: &Json) -> Value {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; `special_tokens` are names such as `bos_token` with their text, `place` names the template in errors.
+    /// Compiles `source`; `special_tokens` are names such as `bos_token` with their text, `place`
+    /// names the template in errors.
     pub fn new(source: &str, special_tokens: Vec<(String, String)>, place: String) -> Result<Self> {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let syntax = syntax.map_err(|e| Error::Internal(e.to_string()))?;
@@ -153,8 +155,10 @@ impl ChatTemplate {
 
     /// The text of a conversation; with `add_generation_prompt` it waits for the assistant's next turn.
     ///
-    /// The same conversation gives the same text on any day: `strftime_now` knows only Friday, 26 July 2024, the date that Llama 3's templates
-    /// fall back to where there is no clock. A conversation that is rendered for training tomorrow must not differ from the one that was sampled.
+    /// The same conversation gives the same text on any day: `strftime_now` knows only Friday, 26
+    /// July 2024, the date that Llama 3's templates fall back to where there is no clock. A
+    /// conversation that is rendered for training tomorrow must not differ from the one that was
+    /// sampled.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         self.render_with(messages, &ChatOptions::default(), add_generation_prompt)
     }
@@ -245,8 +249,9 @@ impl ChatTemplate {
     }
 }
 
-/// A template's source as minijinja takes it. Jinja reads every kind of line end as a line feed, and `{% generation %}` only marks the
-/// assistant's text for transformers: a block that has its own variables, as that one has, keeps its whitespace control.
+/// A template's source as minijinja takes it. Jinja reads every kind of line end as a line feed,
+/// and `{% generation %}` only marks the assistant's text for transformers: a block that has its
+/// own variables, as that one has, keeps its whitespace control.
 fn prepared(source: &str) -> String {
     let open = Regex::new(r"\{%([-+]?)\s*generation\s*([-+]?)%\}").expect("a valid pattern");
     let close = Regex::new(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}").expect("a valid pattern");
