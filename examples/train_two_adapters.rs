@@ -35,15 +35,8 @@ pub fn main() -> Result<()> {
         let step = TrainStep { sequences: vec![0], learning_rate: 5e-3, normalizer: Normalizer::Weights };
         let (steps, sequences) = (vec![step; 12], vec![TrainSequence { tokens, weights }].into());
         let (name, optimizer) = (format!("adapter {seed}").into(), Optimizer::default());
-        requests.push(TrainRequest {
-            adapter,
-            name,
-            sequences,
-            steps,
-            optimizer,
-            key: 0,
-            fresh_moments: true,
-        });
+        let (key, fresh_moments) = (0, true);
+        requests.push(TrainRequest { adapter, name, sequences, steps, optimizer, key, fresh_moments });
     }
     let prompt = text.prompt(&[Message::user(QUESTION)])?;
     let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::plain(60) };
