@@ -24,7 +24,7 @@ impl Running {
 
     /// Adds an evaluation on dev questions.
     pub fn add(&mut self, line: Line) {
-        let known = self.asking.iter().any(|a| *a == line.arm);
+        let known = self.asking.contains(&line.arm);
         self.asking
             .extend(asking(std::slice::from_ref(&line)).iter().filter(|_| !known).map(|a| a.to_string()));
         self.incomplete.entry(line.iteration).or_default().push(line);

@@ -100,7 +100,7 @@ impl Auditor {
         for (number, line) in String::from_utf8_lossy(&text).lines().enumerate() {
             let record: Value = serde_json::from_str(line).unwrap_or_default();
             if let (0, Some(object)) = (number, record.as_object())
-                && is_schema(object).map_err(|e| e.at(&format!("{}:1", path.display())))?
+                && is_schema(object).map_err(|e| e.at(format!("{}:1", path.display())))?
             {
                 if line != schema_line() {
                     let (found, expected) = (line, schema_line());

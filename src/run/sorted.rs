@@ -136,7 +136,7 @@ pub fn for_each_line(path: &Path, mut see: impl FnMut(&str, Map<String, Value>) 
         }
         let place = || format!("{}:{number}", path.display());
         let record = serde_json::from_str(line.trim_end()).map_err(|e| Error::input(place(), e))?;
-        see(&line, record).map_err(|e| e.at(&place()))?;
+        see(&line, record).map_err(|e| e.at(place()))?;
     }
     Ok(())
 }

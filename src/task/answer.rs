@@ -243,6 +243,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn last_number() {
         let cases: Cases = &[
             ("**550**", Some("550")),

@@ -164,6 +164,7 @@ impl Fake {
     }
 
     /// One evaluation: simulated answers, what is measured of them, and their transcripts.
+    #[expect(clippy::too_many_lines, reason = "one record, field by field")]
     fn evaluation(&self, split: &str, skill: f64, debates: bool, chance: &mut Chance) -> (Value, Vec<Value>) {
         let unit = |chance: &mut Chance| (chance.bits() >> 11) as f64 / (1u64 << 53) as f64;
         let agents = 3;

@@ -130,6 +130,7 @@ fn what_fails_names_file_and_line() {
 
 /// Every one of these would run for hours or fill any memory. They end within the bounds of src/text/meter.rs, whatever they use.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of templates")]
 fn no_template_hangs_or_eats_the_memory() {
     let grow = |step: &str| {
         format!(

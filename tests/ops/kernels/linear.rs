@@ -210,6 +210,7 @@ struct Step {
 }
 
 /// Forward and backward of one plan.
+#[expect(clippy::too_many_arguments, reason = "the operands of one operation, as its formula has them")]
 fn step(
     d: &mut Device,
     case: &Case,
@@ -455,6 +456,7 @@ fn every_configuration_gives_the_same_bits() {
 /// A slot that is all NaN and a row that is all NaN share tiles with others: those keep their bits. Rows of the base, and of an adapter whose B is
 /// zero, are the base model's.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one batch, looked at from many sides")]
 fn nan_stays_where_it_is_and_no_adapter_is_the_base() {
     for mut d in devices() {
         let case = Case {
