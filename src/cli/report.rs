@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 use super::screen::out;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::recipe::Recipes;
 use crate::report::{Report, overlay};
 
 /// Options of `report`.
@@ -63,8 +64,9 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     // All are read before anything is written.
-    let reports = args.folders.iter().map(|f| Report::of(f)).collect::<Result<Vec<_>>>()?;
-    let html = if several { overlay(&args.folders)? } else { reports[0].html.clone() };
+    let recipes = Recipes::default().infos();
+    let reports = args.folders.iter().map(|f| Report::of(f, &recipes)).collect::<Result<Vec<_>>>()?;
+    let html = if several { overlay(&args.folders, &recipes)? } else { reports[0].html.clone() };
     for (folder, report) in args.folders.iter().zip(&reports) {
         match several || page.is_none() {
             true => report.write(folder)?,

@@ -86,7 +86,7 @@ pub fn execute(plan: &Plan, recipes: &Recipes, place: Place, watch: &mut dyn Wat
     let path = folder.path().to_path_buf();
     watch.hear(Said::Folder(path.clone()));
     run_all(plan, &ready, &folder, watch)?;
-    let report = report::Report::of(&path)?;
+    let report = report::Report::of(&path, &recipes.infos())?;
     report.write(&path)?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(Finished { folder: path, summary: report.summary, question: example(&ready.arms), seconds })

@@ -9,7 +9,7 @@ use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
 use crate::measure::record::Data;
-use crate::run::{Checked, RecipeInfo, RunConfig};
+use crate::run::{Checked, RecipeInfo, RunConfig, Standing};
 
 /// One adapter answers every question k times, the answers vote, and it is finetuned on all that match the vote. No debate is held to make
 /// data; k is `training.samples`.
@@ -19,6 +19,8 @@ impl Recipe for MajorityFt {
     fn info(&self) -> RecipeInfo {
         RecipeInfo {
             options: &["training.samples"],
+            debates: false,
+            standing: Standing::Baseline,
             ..RecipeInfo::new(
                 "majority-ft",
                 "one adapter, samples without a debate; learns those that match their vote",

@@ -10,7 +10,7 @@ use crate::debate::{Society, Speaker};
 use crate::engine::AdapterId;
 use crate::error::Result;
 use crate::measure::record::Data;
-use crate::run::{Critics, DataOf, LabelsOf, RecipeInfo, RunConfig};
+use crate::run::{Critics, DataOf, LabelsOf, RecipeInfo, RunConfig, Standing};
 
 /// N agents debate, vote, and each is finetuned on its own part of what the debate produced; L times.
 ///
@@ -22,6 +22,7 @@ impl Recipe for Multiagent {
     fn info(&self) -> RecipeInfo {
         RecipeInfo {
             options: &["debate.critics", "training.data", "training.labels"],
+            standing: Standing::Method,
             ..RecipeInfo::new(
                 "multiagent",
                 "N generators and N critics, each finetuned on its own part of the debates",

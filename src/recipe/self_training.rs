@@ -19,6 +19,7 @@ impl Recipe for SelfTraining {
     fn info(&self) -> RecipeInfo {
         RecipeInfo {
             options: &["training.samples"],
+            debates: false,
             ..RecipeInfo::new(
                 "self-training",
                 "one adapter, samples without a debate; learns every one that has an answer",

@@ -9,7 +9,7 @@ use super::{Examiner, Lane};
 use crate::debate::Society;
 use crate::error::Result;
 use crate::measure::record::Data;
-use crate::run::{Matching, RecipeInfo, RunConfig};
+use crate::run::{Matching, RecipeInfo, RunConfig, Standing};
 
 /// One adapter plays all agents of the debate, in all rounds, and is finetuned on every first answer that matches the vote.
 ///
@@ -21,6 +21,7 @@ impl Recipe for SingleAgent {
     fn info(&self) -> RecipeInfo {
         RecipeInfo {
             options: &["training.match"],
+            standing: Standing::OneModel,
             ..RecipeInfo::new(
                 "single-agent",
                 "one adapter plays all agents of the debate and learns first answers that match the vote",

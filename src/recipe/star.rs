@@ -10,7 +10,7 @@ use super::{Examiner, Lane, Usage};
 use crate::debate::{Debate, Occasion, Society, Turn};
 use crate::error::Result;
 use crate::measure::record::Data;
-use crate::run::{RecipeInfo, RunConfig};
+use crate::run::{RecipeInfo, RunConfig, Standing};
 use crate::task::Labels;
 
 /// One adapter answers every question. Answers that meet the reference are kept; where one doesn't, the question is asked again with a hint
@@ -24,6 +24,8 @@ impl Recipe for Star {
         RecipeInfo {
             options: &["training.samples"],
             asks_for_labels: true,
+            debates: false,
+            standing: Standing::Baseline,
             ..RecipeInfo::new(
                 "star",
                 "STaR: asks for reference answers; learns right samples, and after a hint those that were wrong",

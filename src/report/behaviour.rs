@@ -125,6 +125,7 @@ mod tests {
             arms: vec![super::super::folder::Arm {
                 name: "a".into(),
                 recipe: "multiagent".into(),
+                info: crate::run::RecipeInfo::new("multiagent", ""),
                 overrides: vec![],
                 uses_labels: false,
                 iterations: 1,

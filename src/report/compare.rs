@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::folder::{Arm, Run};
 use super::scores::{Mean, Method, find, last_iteration, own_method};
 use crate::measure::{Paired, holm, paired, smallest_detectable};
+use crate::run::Standing;
 
 /// One side of a comparison.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +67,7 @@ pub fn compare(run: &Run, means: &[Mean]) -> Comparisons {
         });
     }
     let named = run.arms.iter().find(|a| a.name == text("arm"));
-    let first = || run.arms.iter().find(|a| a.recipe == "multiagent").or(run.arms.first());
+    let first = || run.arms.iter().find(|a| a.info.standing == Standing::Method).or(run.arms.first());
     let Some(reference) = named.or_else(first) else { return all };
     all.reference = Some(reference.name.clone());
     for arm in run.arms.iter().filter(|a| a.name != reference.name) {

@@ -242,7 +242,7 @@ mod tests {
         }
         let manifest = json!({"schema": 1, "lanes": ["a/seed-0", "b/seed-0"], "seeds": [0]});
         std::fs::write(dir.path().join("manifest.json"), manifest.to_string()).unwrap();
-        let run = Run::read(dir.path()).unwrap();
+        let run = Run::read(dir.path(), &[]).unwrap();
         let all = choose(&run, 1.0).unwrap();
         assert_eq!(
             (all.lanes[0].chosen.len(), all.lanes[0].questions, all.lanes[0].changed),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::measure::record::{Evaluation, Line, SPLITS, Time};
-use crate::run::{read_manifest, read_metrics, read_times};
+use crate::run::{RecipeInfo, read_manifest, read_metrics, read_times};
 
 /// A run folder's results.
 pub struct Run {
@@ -34,8 +34,10 @@ pub struct Run {
 pub struct Arm {
     /// Its name.
     pub name: String,
-    /// Its recipe.
+    /// Its recipe's name.
     pub recipe: String,
+    /// What is known of its recipe.
+    pub info: RecipeInfo,
     /// What it sets otherwise than the run, by dotted path.
     pub overrides: Vec<(String, String)>,
     /// Whether its training saw right answers.
@@ -55,12 +57,9 @@ pub struct Progress {
     pub unfinished: Vec<(String, Option<u64>)>,
 }
 
-/// Recipes that train nothing: measured once, as iteration 0.
-const UNTRAINED: [&str; 1] = ["base"];
-
 impl Run {
-    /// Reads a run folder.
-    pub fn read(folder: &Path) -> Result<Self> {
+    /// Reads a run folder; `recipes` are the known ones. One that is not among them is taken for a variant that trains.
+    pub fn read(folder: &Path, recipes: &[RecipeInfo]) -> Result<Self> {
         let manifest = read_manifest(folder)?;
         let path = folder.join("config.toml");
         let text = if path.exists() {
@@ -79,7 +78,7 @@ impl Run {
         };
         let metrics = read_metrics(folder)?;
         let times = read_times(folder)?;
-        let arms = arms(&config, &manifest, &metrics);
+        let arms = arms(&config, &manifest, &metrics, recipes);
         let absolute = std::fs::canonicalize(folder).map_err(Error::io(folder))?;
         let name = absolute.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
         Ok(Self { folder: folder.to_path_buf(), name, manifest, config, splits, metrics, times, arms })
@@ -150,7 +149,7 @@ impl Run {
 
 /// The arms of a configuration that have lanes, and those that a grid made of them (`NAME@key=value,…`), in the order
 /// of the lanes.
-fn arms(config: &toml::Table, manifest: &Value, metrics: &[Line]) -> Vec<Arm> {
+fn arms(config: &toml::Table, manifest: &Value, metrics: &[Line], recipes: &[RecipeInfo]) -> Vec<Arm> {
     let string = |t: &toml::Value, key: &str| t.get(key).and_then(|v| v.as_str()).map(String::from);
     let sections = config.get("arm").and_then(|a| a.as_array()).map(Vec::as_slice).unwrap_or_default();
     let iterations =
@@ -179,9 +178,11 @@ fn arms(config: &toml::Table, manifest: &Value, metrics: &[Line]) -> Vec<Arm> {
         }
         let own = overrides.iter().find(|(k, _)| k == "run.iterations").and_then(|(_, v)| v.parse().ok());
         let planned = own.unwrap_or(iterations.max(0) as u64);
+        let info = recipes.iter().find(|r| r.name == recipe).copied().unwrap_or(RecipeInfo::new("", ""));
         Arm {
             uses_labels: metrics.iter().any(|line| line.arm == name && line.record.asks_for_labels()),
-            iterations: if UNTRAINED.contains(&recipe.as_str()) { 0 } else { planned },
+            iterations: if info.is_trained { planned } else { 0 },
+            info,
             name,
             recipe,
             overrides,

@@ -25,7 +25,7 @@ pub use tables::{LEGEND, table};
 
 use crate::error::{Error, Result};
 use crate::files::write_whole;
-use crate::run::RunConfig;
+use crate::run::{RecipeInfo, RunConfig};
 
 /// Everything that reports say of a run.
 pub struct Results {
@@ -44,9 +44,9 @@ pub struct Results {
 }
 
 impl Results {
-    /// Reads a run folder and computes it all.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let run = Run::read(folder)?;
+    /// Reads a run folder and computes it all; `recipes` are the known ones.
+    pub fn read(folder: &Path, recipes: &[RecipeInfo]) -> Result<Self> {
+        let run = Run::read(folder, recipes)?;
         let means = scores::means(&run)?;
         let comparisons = compare::compare(&run, &means);
         let mut measures = measures::measures(&run);
@@ -71,9 +71,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// The report of a run folder, complete or not.
-    pub fn of(folder: &Path) -> Result<Self> {
-        let results = Results::read(folder)?;
+    /// The report of a run folder, complete or not; `recipes` are the known ones.
+    pub fn of(folder: &Path, recipes: &[RecipeInfo]) -> Result<Self> {
+        let results = Results::read(folder, recipes)?;
         let summary = tables::summary(&results);
         let files = vec![
             ("report.txt", summary.clone()),
@@ -99,6 +99,6 @@ impl Report {
 }
 
 /// One page over several runs, arms labelled by run.
-pub fn overlay(folders: &[PathBuf]) -> Result<String> {
-    html::page(&folders.iter().map(|f| Results::read(f)).collect::<Result<Vec<_>>>()?)
+pub fn overlay(folders: &[PathBuf], recipes: &[RecipeInfo]) -> Result<String> {
+    html::page(&folders.iter().map(|f| Results::read(f, recipes)).collect::<Result<Vec<_>>>()?)
 }

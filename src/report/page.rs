@@ -14,7 +14,7 @@ use super::measures::{About, DIVERSITY, adapter_parameters, lessons};
 use super::scores::{Mean, Method, find, last_iteration, own_method};
 use crate::error::Result;
 use crate::measure::record::{Record, SPLITS};
-use crate::run::utc;
+use crate::run::{Standing, utc};
 
 /// A number; null if it is none.
 fn num(value: f64) -> Value {
@@ -407,8 +407,7 @@ impl Page {
             }
         }
         // Baselines of the paper's first table train one model; what trains agents differently stands in the second.
-        let baselines = ["star", "majority-ft"];
-        let in_one = |a: &super::folder::Arm| a.name == reference || baselines.contains(&a.recipe.as_str());
+        let in_one = |a: &super::folder::Arm| a.name == reference || a.info.standing == Standing::Baseline;
         let mut two = Vec::new();
         let of_run = result.run.arms.iter().filter(|a| trained(&a.name));
         let mut last_of_one = Vec::new();
@@ -424,7 +423,7 @@ impl Page {
                 two.push(row(label, &arm.name, method, None));
             }
             // The same agents without a debate: the paper's "single-agent FT w/o debate".
-            if method == Method::Final && arm.recipe == "single-agent" {
+            if method == Method::Final && arm.info.standing == Standing::OneModel {
                 for (m, how) in
                     [(Method::Majority, "without debate, vote"), (Method::Single, "without debate")]
                 {

@@ -287,15 +287,11 @@ pub fn means_of(metrics: &[Line], arms: &[&str], splits: &[&'static str]) -> Vec
     all
 }
 
-/// Recipes that learn from samples, without a debate.
-const WITHOUT_DEBATE: [&str; 3] = ["majority-ft", "self-training", "star"];
-
 /// How an arm is read when one number must do: the final vote of its debate, else the vote of its samples, else one
 /// answer. Where no debate is a part of the method, the vote of its samples comes before that of a debate.
 pub fn own_method(means: &[Mean], arm: &Arm) -> Option<Method> {
-    let debates = !WITHOUT_DEBATE.contains(&arm.recipe.as_str());
     means.iter().filter(|m| m.arm == arm.name).map(|m| m.method).max_by_key(|m| match m {
-        Method::Final if debates => 5,
+        Method::Final if arm.info.debates => 5,
         Method::Final => 2,
         Method::Majority => 4,
         Method::Single => 3,

@@ -467,12 +467,38 @@ pub struct RecipeInfo {
     pub asks_for_labels: bool,
     /// Whether prompts tell agents which of them they are.
     pub tells_ids: bool,
+    /// Whether a debate is a part of the method. Where none is, an arm is read by the vote of its samples.
+    pub debates: bool,
+    /// Where it stands in the paper's tables.
+    pub standing: Standing,
+}
+
+/// Where a recipe stands in the tables that reports lay out as the paper does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The method itself, which others are compared with.
+    Method,
+    /// A baseline that trains one model, beside the base.
+    Baseline,
+    /// One model that plays all agents: its rows without a debate are shown too.
+    OneModel,
+    /// Among the variants.
+    Variant,
 }
 
 impl RecipeInfo {
     /// Of a recipe that trains, without labels, and reads only what all recipes do.
     pub const fn new(name: &'static str, about: &'static str) -> Self {
-        Self { name, about, options: &[], is_trained: true, asks_for_labels: false, tells_ids: false }
+        Self {
+            name,
+            about,
+            options: &[],
+            is_trained: true,
+            asks_for_labels: false,
+            tells_ids: false,
+            debates: true,
+            standing: Standing::Variant,
+        }
     }
 }
 

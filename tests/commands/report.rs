@@ -471,11 +471,3 @@ fn tables_of_the_results_page_come_from_the_results() {
     assert!(tool(&["take", "nowhere", "small", "--command", "x"]).1.contains("manifest.json"));
     assert!(tool(&["take", run.to_str().unwrap(), "../x", "--command", "x"]).1.contains("NAME"));
 }
-
-/// src/report/folder.rs stands below the recipes and knows by name which of them is measured once.
-#[test]
-fn the_untrained_recipe_is_the_one_that_reports_know() {
-    let untrained =
-        colloquy::recipe::Recipes::default().infos().into_iter().filter(|r| !r.is_trained).map(|r| r.name);
-    assert_eq!(untrained.collect::<Vec<_>>(), ["base"]);
-}

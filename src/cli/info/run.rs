@@ -10,12 +10,13 @@ use crate::cli::screen::quoted;
 use crate::error::{Error, Result};
 use crate::experiment::{bytes, model_commit};
 use crate::hub::pinned;
+use crate::recipe::Recipes;
 use crate::report::{self, Run};
 use crate::run::{utc, worker};
 
 /// What it is.
 pub fn say(folder: &Path) -> Result<Said> {
-    let run = Run::read(folder)?;
+    let run = Run::read(folder, &Recipes::default().infos())?;
     let progress = run.progress();
     let worker = worker(folder);
     let state = match (&worker, progress.complete == progress.lanes) {
