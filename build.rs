@@ -1,6 +1,6 @@
 //! Builds what cargo cannot, and tells the program what it is built from.
 //!
-//! - `COLLOQUY_COMMIT`: the commit, if there is a git repository.
+//! - `COLLOQUY_COMMIT`: the commit, of a release build in a git repository.
 //! - `$OUT_DIR/images.rs`: every `kernels/*.cu` as one fatbin, compiled by nvcc; an empty table where there is no nvcc.
 //! - with the feature `emulator`: the same sources and `kernels/emulator/*.cpp` compiled by the C++ compiler into the static library
 //!   `colloquy_emulator`.
@@ -51,7 +51,11 @@ fn fail(message: &str) -> ! {
     exit(0)
 }
 
+/// Release builds name their commit. Others do not: the library would be built again after every commit.
 fn commit() {
+    if std::env::var("PROFILE").as_deref() != Ok("release") {
+        return;
+    }
     let git = |args: &[&str]| text_of(Command::new("git").args(args));
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return };
     println!("cargo::rustc-env=COLLOQUY_COMMIT={commit}");
