@@ -9,7 +9,7 @@
 //! `COLLOQUY_CUDA_ARCHS` replaces the list of architectures (`sm_86,compute_80`); `none` builds without kernels whether or not nvcc is there.
 //!
 //! What was compiled is kept under `target/kernels`, so that it is compiled once for all profiles and features and again only when its sources, the
-//! compiler or the flags change. (A build script runs again after every commit.)
+//! compiler or the flags change. (The build script of a release runs again after every commit.)
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
