@@ -228,7 +228,7 @@ impl Service for Counter {
         let draw = draw_key(&[&request.key.to_le_bytes(), &prompt, how.as_bytes()]);
         let mut tokens = vec![said, drawn_as(draw) as u32];
         tokens.resize(new.max(2), PAD);
-        let drawn = Draw { count: stands_for, prompt: request.prompt.len(), new };
+        let drawn = Draw { key: request.key, count: stands_for, prompt: request.prompt.len(), new };
         let is_exam = state.call.split('/').any(|part| part == "exam");
         let cost = &mut state.cost;
         let calls = if is_exam { &mut cost.evaluation } else { &mut cost.training };

@@ -6,7 +6,7 @@
 //! in the scope of a question (as [`Protocol::each`](crate::debate::Protocol::each) gives one) is counted
 //! for all questions that it stands for, as is what is trained; all else is counted as it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::counting::{Asked, Counter, MARKS, Nowhere, Shorthand, drawn_as};
@@ -44,6 +44,8 @@ impl Calls {
 /// A sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
+    /// The draw's key: the question, the agent, the round and the sample that it is for.
+    pub key: u64,
     /// How many it stands for.
     pub count: f64,
     /// Prompt tokens.
@@ -93,7 +95,9 @@ impl Cost {
             *mine = mine.max(its);
         }
         self.adapters = self.adapters.max(other.adapters);
-        self.of_base.extend(other.of_base);
+        // What both ask for differs in the answers that prompts show: it is drawn once.
+        let known: HashSet<u64> = self.of_base.values().map(|draw| draw.key).collect();
+        self.of_base.extend(other.of_base.into_iter().filter(|(_, draw)| !known.contains(&draw.key)));
         if other.own.len() > self.own.len() {
             self.own = other.own;
         }

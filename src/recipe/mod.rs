@@ -103,6 +103,11 @@ impl Tables {
     ) -> Result<Self> {
         let info = recipe.info();
         recipe.check(config).map_err(|(key, problem)| Error::input(key, problem))?;
+        let (agents, wanted) = (config.debate.agents, config.debate.min_agreement);
+        if wanted > agents.max(config.training.samples) {
+            let problem = format!("{wanted} agents can't agree when there are {agents}");
+            return Err(Error::input("debate.min_agreement", problem));
+        }
         precondition::check(recipe, config, &**codec)?;
         let mut longest = 0;
         let mut table = |material: &Material| {

@@ -590,6 +590,7 @@ fn every_recipe_is_replayed_from_its_journal() {
 fn golden_scripted_runs_ask_and_store_the_same() {
     use sha2::{Digest, Sha256};
     let mut text = String::new();
+    let called = regex::Regex::new(r#"name: "[^"]*", "#).unwrap();
     let mut add = |title: String, world: World| {
         let journal: Vec<String> = (world.journal.entries.borrow().iter())
             .map(|(call, entry)| format!("{call} {}", serde_json::to_string(entry).unwrap()))
@@ -598,7 +599,11 @@ fn golden_scripted_runs_ask_and_store_the_same() {
             ("stored", world.output.stored()),
             ("journal", journal.join("\n")),
             ("notes", world.output.notes().join("\n")),
-            ("trained", format!("{:?}", world.service.trained.borrow())),
+            // Without what errors call an adapter, which requests carry since.
+            (
+                "trained",
+                called.replace_all(&format!("{:?}", world.service.trained.borrow()), "").into_owned(),
+            ),
         ] {
             let sum = Sha256::digest(told.as_bytes());
             let sum = sum.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));

@@ -290,6 +290,7 @@ fn random_schedules(ahead: bool) {
         let fewest = (39_usize.div_ceil(page_tokens)) * if groups == 1 { 3 } else { 1 };
         let pages = fewest + random.of(&[0, 1, 4, 40, 1000]);
         let mut sampler = Sampler::new(limits.clone(), pages, page_tokens);
+        sampler.add_stop_rules(Rc::new(Numbers));
         let mut device = Simulation::new(&limits, pages, page_tokens);
 
         let stem: Vec<u32> = (0..context).map(|_| random.below(vocab) as u32).collect();
@@ -573,6 +574,7 @@ fn a_step_ahead_computes_no_surplus_row_where_the_length_ends_a_sample_and_one_w
     let limits = limits(64, 16, 512, 1000);
     for stop in [false, true] {
         let mut sampler = Sampler::new(limits.clone(), 100, 16);
+        sampler.add_stop_rules(Rc::new(Numbers));
         let mut device = Simulation::new(&limits, 100, 16);
         let mut flight = Ahead::default();
         let mut r = request(&[(6, 1.0)], &(1..=20).collect::<Vec<_>>(), 12, 3);
