@@ -95,8 +95,9 @@ impl Cost {
             *mine = mine.max(its);
         }
         self.adapters = self.adapters.max(other.adapters);
-        // What both ask for differs in the answers that prompts show: it is drawn once.
-        let known: HashSet<u64> = self.of_base.values().map(|draw| draw.key).collect();
+        // What both ask for is drawn once. It may differ in the answers that prompts show, and in whether the adapter
+        // is still the base by then: where all answers are wrong there is nothing to learn.
+        let known: HashSet<u64> = self.of_base.values().chain(&self.own).map(|draw| draw.key).collect();
         self.of_base.extend(other.of_base.into_iter().filter(|(_, draw)| !known.contains(&draw.key)));
         if other.own.len() > self.own.len() {
             self.own = other.own;
